@@ -1,0 +1,17 @@
+# fbi_test(<name> LABEL <label> SOURCES <cpp>... LIBRARIES <target>... [TIMEOUT <seconds>])
+#
+# One GoogleTest program.  LABEL is one word (gtest_discover_tests with PRE_TEST keeps only the first
+# of several): unit (no LibTorch), torch, run (starts whole programs).
+include(GoogleTest)
+function(fbi_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "LABEL;TIMEOUT" "SOURCES;LIBRARIES")
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  add_executable(${name}_test ${arg_SOURCES})
+  target_include_directories(${name}_test PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_compile_options(${name}_test PRIVATE -ffp-contract=off)
+  target_link_libraries(${name}_test PRIVATE ${arg_LIBRARIES} GTest::gmock GTest::gtest_main)
+  gtest_discover_tests(${name}_test DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT OMP_NUM_THREADS=2)
+endfunction()

@@ -1,0 +1,129 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+/// The configuration of a run. Each struct's fields are listed once more, with help, range and whether they are part of the
+/// run's identity, in src/config/fields.h; JSON, --set, --help and docs/config.md all derive from that list.
+namespace fbi::config {
+
+enum class Binarize { kColumn, kRow, kSingle, kNone };
+enum class Precision { kFp32, kBf16 };
+enum class DataFormat { kShards, kAmber };
+
+/// Rotary embedding frequencies: plain, or scaled as transformers does for "linear" and "llama3".
+struct RopeScaling {
+  std::string type = "default";  ///< default | linear | llama3
+  double factor = 1.0;
+  double low_freq_factor = 1.0;                        ///< llama3
+  double high_freq_factor = 4.0;                       ///< llama3
+  std::int64_t original_max_position_embeddings = 0;   ///< llama3
+  bool operator==(const RopeScaling&) const = default;
+};
+
+/// Architecture, with the keys of Hugging Face LlamaConfig; `binarize` is ours.
+struct ModelConfig {
+  std::int64_t vocab_size = 32000;
+  std::int64_t hidden_size = 768;
+  std::int64_t intermediate_size = 2048;
+  std::int64_t num_hidden_layers = 12;
+  std::int64_t num_attention_heads = 12;
+  std::int64_t num_key_value_heads = 0;  ///< 0: num_attention_heads (resolved on load)
+  std::int64_t head_dim = 0;             ///< 0: hidden_size / num_attention_heads (resolved on load)
+  std::int64_t max_position_embeddings = 2048;
+  double rms_norm_eps = 1e-5;
+  double rope_theta = 10000.0;
+  RopeScaling rope_scaling;
+  double initializer_range = 0.02;
+  bool tie_word_embeddings = false;
+  std::optional<std::int64_t> pad_token_id;
+  std::int64_t bos_token_id = 1;
+  std::vector<std::int64_t> eos_token_id = {2};  ///< JSON: one number or a list
+  Binarize binarize = Binarize::kColumn;
+  bool operator==(const ModelConfig&) const = default;
+};
+
+struct TeacherConfig {
+  std::string path;   ///< Hugging Face folder, or a run or checkpoint folder of ours; needed when objective.distill > 0
+  std::string dtype;  ///< "" (its own) | fp32 | bf16 | fp16
+};
+
+struct DataConfig {
+  DataFormat format = DataFormat::kShards;
+  std::vector<std::string> paths;         ///< files or folders, in this order
+  std::vector<std::int64_t> skip_files;   ///< positions in the file list that are left out (counted from 0)
+  std::uint64_t seed = 0;                 ///< order of samples
+  std::string index_dir;                  ///< where line indexes of amber files go; "" = beside the data
+};
+
+/// loss = next_token * cross entropy + distill * temperature² * soft cross entropy against the teacher.
+struct ObjectiveConfig {
+  double next_token = 0.0;
+  double distill = 1.0;
+  double temperature = 1.0;
+};
+
+struct GroupMultipliers {
+  double lr = 1.0;
+  double weight_decay = 1.0;
+};
+
+struct OptimizerGroups {
+  GroupMultipliers latent, scale, norm, embedding;
+};
+
+struct OptimizerConfig {
+  double lr = 3e-4;
+  double end_lr = 3e-5;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  double clip_norm = 1.0;  ///< 0: no clipping
+  std::int64_t warmup_steps = 2000;
+  std::int64_t total_steps = 0;  ///< length of the cosine; 0: train.steps
+  /// Micro-steps per step, A, in the published rule lr(k) = f((k+1)A - 1). 0: the run's own number when it starts, which
+  /// is then kept, so that a later change of world size does not move the schedule.
+  std::int64_t schedule_micro_steps = 0;
+  OptimizerGroups groups;
+};
+
+struct TrainConfig {
+  std::int64_t seq_len = 2048;
+  std::int64_t global_batch = 1024;  ///< samples per optimizer step
+  std::int64_t micro_batch = 8;      ///< samples per micro-step and rank
+  std::int64_t steps = 0;            ///< optimizer steps of the run
+  Precision precision = Precision::kFp32;
+  bool recompute = false;            ///< recompute each layer's activations in backward
+  std::uint64_t seed = 0;            ///< initial weights
+  std::string init_from;             ///< start from this model's weights instead of random ones (step 0, fresh moments)
+  std::int64_t loss_chunk_tokens = 1024;   ///< tokens whose logits exist at once; part of the arithmetic
+  std::int64_t max_skipped_in_row = 10;    ///< non-finite steps in a row before exit 6
+  std::string device = "auto";             ///< auto | cpu | cuda
+  std::int64_t threads = 0;                ///< 0: all processors
+};
+
+struct CheckpointConfig {
+  std::int64_t every_steps = 1000;  ///< 0: never by steps
+  double every_seconds = 0;         ///< 0: never by time
+  std::int64_t keep = 3;            ///< checkpoints kept, at least 2
+};
+
+struct LogConfig {
+  std::int64_t every_steps = 10;    ///< one line on the terminal and in train.log; metrics.jsonl has every step
+};
+
+struct RunConfig {
+  ModelConfig model;
+  TeacherConfig teacher;
+  DataConfig data;
+  ObjectiveConfig objective;
+  OptimizerConfig optimizer;
+  TrainConfig train;
+  CheckpointConfig checkpoint;
+  LogConfig log;
+};
+
+}  // namespace fbi::config

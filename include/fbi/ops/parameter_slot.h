@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace fbi::ops {
+
+/// Granularity of alpha and beta (paper §3.1; published code: scaling_pattern). With weight [O, I]: column has one pair per
+/// input ([1, I]), row one per output ([O, 1]), single one in all ([]).
+enum class ScalePattern { kColumn, kRow, kSingle };
+
+/// packed: a binarized linear; dense: a full-precision matrix; vector: norm weights.
+enum class SlotKind { kPacked, kDense, kVector };
+
+/// Which learning-rate and weight-decay multiplier applies (optimizer.groups.*).
+enum class ParameterGroup { kLatent, kScale, kNorm, kEmbedding };
+
+/// The joint between model and optimizer. The model owns the working copy (what forward and backward read) and the
+/// gradient buffer; the optimizer owns latent weights and moments and writes the working copy once per step.
+struct ParameterSlot {
+  std::string name;                  ///< published tensor name, e.g. "model.layers.0.self_attn.q_proj.weight"
+  SlotKind kind = SlotKind::kDense;
+  ParameterGroup group = ParameterGroup::kLatent;
+  std::vector<std::int64_t> shape;   ///< [O, I] or [D]
+  ScalePattern pattern = ScalePattern::kColumn;  ///< packed only
+
+  at::Tensor bits;   ///< packed: uint8 [O, ceil(I/8)], least significant bit first, 1 = +1, pad bits 0
+  at::Tensor alpha;  ///< packed: fp32, flat, numel = I (column), O (row) or 1 (single)
+  at::Tensor beta;   ///< packed: like alpha
+  at::Tensor value;  ///< dense, vector: working copy in the compute dtype (fp32 for embedding and norms)
+
+  at::Tensor grad;       ///< fp32, shape; raw dL/dW~ summed over the micro-steps of a step (packed), or dL/dvalue
+  at::Tensor tied_grad;  ///< fp32, shape; second buffer of a tied embedding (the head's part), added once per step
+
+  std::int64_t rows() const { return shape[0]; }
+  std::int64_t columns() const { return shape.size() > 1 ? shape[1] : 1; }
+};
+
+}  // namespace fbi::ops
