@@ -1,0 +1,95 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "fbi/config/run_config.h"
+#include "fbi/eval/language_model.h"
+#include "fbi/nn/rotary_embedding.h"
+#include "fbi/ops/parameter_slot.h"
+
+namespace fbi::nn {
+
+/// Keys and values of the tokens fed so far, one layer: [1, K, capacity, E] each; `length` positions are filled.
+struct KeyValueCache {
+  at::Tensor keys;
+  at::Tensor values;
+  std::int64_t length = 0;
+};
+
+/// One pre-norm LLaMA block: x + attention(norm(x)), then x + down(silu(gate(h)) · up(h)) with h = norm(x).
+class DecoderLayer {
+ public:
+  DecoderLayer(const config::ModelConfig& model, std::int64_t index, at::Device device);
+  DecoderLayer(const DecoderLayer&) = delete;  // graphs hold the addresses of the slots
+  DecoderLayer& operator=(const DecoderLayer&) = delete;
+
+  /// x [B, S, D] fp32 (the residual stream) -> the same shape. Matrix products and attention run in `dtype`.
+  at::Tensor forward(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype, KeyValueCache* cache = nullptr);
+  std::vector<ops::ParameterSlot*> slots();
+
+ private:
+  at::Tensor attention(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype, KeyValueCache* cache);
+  at::Tensor mlp(const at::Tensor& x, at::ScalarType dtype);
+
+  std::int64_t heads_, key_value_heads_, head_dim_;
+  double eps_;
+  ops::ParameterSlot input_norm_, q_, k_, v_, o_, post_attention_norm_, gate_, up_, down_;
+};
+
+struct LlamaOptions {
+  at::Device device = at::kCPU;
+  at::ScalarType compute_dtype = at::kFloat;  ///< of matrix products and attention; norms, residual stream and losses are fp32
+};
+
+/// The trainer's LLaMA: parameters are ParameterSlots (packed signs or dense), gradients go into the slots. It holds working
+/// copies only; latent weights live in the optimizer.
+class LlamaForCausalLM final : public eval::LanguageModel {
+ public:
+  LlamaForCausalLM(const config::ModelConfig& model, const LlamaOptions& options);
+
+  const config::ModelConfig& config() const { return config_; }
+  const LlamaOptions& options() const { return options_; }
+  /// Every parameter once, in the published order (a tied head is not listed); addresses stay valid.
+  const std::vector<ops::ParameterSlot*>& slots() const { return slots_; }
+  void allocate_gradients();  ///< zeroed fp32 buffers for all slots
+
+  /// Stages of the forward pass; `stage` 0..L-1 are decoder layers, L is the final norm.
+  std::int64_t stage_count() const { return static_cast<std::int64_t>(layers_.size()) + 1; }
+  at::Tensor embed(const at::Tensor& ids) const;  ///< int64 [B, S] -> fp32 [B, S, D]
+  at::Tensor forward_stage(std::int64_t stage, const at::Tensor& x, const RotaryTable& rotary);
+  void embedding_backward(const at::Tensor& ids, const at::Tensor& dx);
+  RotaryTable rotary(std::int64_t first, std::int64_t count) const;
+  ops::ParameterSlot& head() { return head_; }
+
+  /// Hidden states after the final norm, fp32 [B, S, D], without gradient.
+  at::Tensor hidden_states(const at::Tensor& ids);
+  /// fp32 [T, V] = hidden [T, D] times the head, product in the compute dtype.
+  at::Tensor head_logits(const at::Tensor& hidden);
+
+  // eval::LanguageModel
+  std::int64_t vocab_size() const override { return config_.vocab_size; }
+  std::int64_t max_position() const override { return config_.max_position_embeddings; }
+  std::string dtype_description() const override { return dtype_description_; }
+  void set_dtype_description(std::string text) { dtype_description_ = std::move(text); }
+  void logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq, std::span<float> out) override;
+  void token_nll(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq, std::span<float> out) override;
+  std::unique_ptr<eval::DecodingSession> start_decoding() override;
+
+  /// One step of a cached decode, hidden states of the new tokens; `caches` has one entry per layer.
+  at::Tensor forward_cached(const at::Tensor& ids, std::vector<KeyValueCache>& caches);
+
+ private:
+  config::ModelConfig config_;
+  LlamaOptions options_;
+  std::string dtype_description_;
+  RotaryEmbedding rotary_;
+  ops::ParameterSlot embedding_, norm_, head_;
+  std::vector<std::unique_ptr<DecoderLayer>> layers_;
+  std::vector<ops::ParameterSlot*> slots_;
+};
+
+}  // namespace fbi::nn

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <string>
+
+#include "fbi/config/run_config.h"
+#include "fbi/ops/parameter_slot.h"
+
+namespace fbi::nn {
+
+/// Slots with their working copies allocated (contents undefined until loaded) and without gradients.
+ops::ParameterSlot make_linear_slot(std::string name, std::int64_t outputs, std::int64_t inputs, config::Binarize binarize,
+                                    at::Device device);
+ops::ParameterSlot make_norm_slot(std::string name, std::int64_t width, at::Device device);
+ops::ParameterSlot make_embedding_slot(std::string name, std::int64_t vocab_size, std::int64_t hidden, at::Device device);
+
+}  // namespace fbi::nn

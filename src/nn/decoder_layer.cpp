@@ -1,0 +1,88 @@
+#include <ATen/ops/arange.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/silu.h>
+
+#include "fbi/nn/llama.h"
+#include "fbi/nn/slots.h"
+#include "fbi/ops/slot_ops.h"
+
+namespace fbi::nn {
+namespace {
+
+/// [B, K, S, E] -> [B, K·groups, S, E]: key and value heads shared by `groups` query heads.
+at::Tensor repeat_heads(const at::Tensor& x, std::int64_t groups) {
+  if (groups == 1) return x;
+  return x.unsqueeze(2).expand({-1, -1, groups, -1, -1}).reshape({x.size(0), x.size(1) * groups, x.size(2), x.size(3)});
+}
+
+/// Appends the new positions and returns all that are filled.
+void extend(KeyValueCache& cache, at::Tensor& keys, at::Tensor& values) {
+  const std::int64_t end = cache.length + keys.size(2);
+  cache.keys.slice(2, cache.length, end).copy_(keys);
+  cache.values.slice(2, cache.length, end).copy_(values);
+  cache.length = end;
+  keys = cache.keys.slice(2, 0, end);
+  values = cache.values.slice(2, 0, end);
+}
+
+}  // namespace
+
+DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index, at::Device device)
+    : heads_(model.num_attention_heads),
+      key_value_heads_(model.num_key_value_heads),
+      head_dim_(model.head_dim),
+      eps_(model.rms_norm_eps) {
+  const std::string prefix = "model.layers." + std::to_string(index) + ".";
+  const std::int64_t hidden = model.hidden_size, inner = model.intermediate_size;
+  const std::int64_t queries = heads_ * head_dim_, keys = key_value_heads_ * head_dim_;
+  const auto linear = [&](const char* name, std::int64_t outputs, std::int64_t inputs) {
+    return make_linear_slot(prefix + name + ".weight", outputs, inputs, model.binarize, device);
+  };
+  input_norm_ = make_norm_slot(prefix + "input_layernorm.weight", hidden, device);
+  q_ = linear("self_attn.q_proj", queries, hidden);
+  k_ = linear("self_attn.k_proj", keys, hidden);
+  v_ = linear("self_attn.v_proj", keys, hidden);
+  o_ = linear("self_attn.o_proj", hidden, queries);
+  post_attention_norm_ = make_norm_slot(prefix + "post_attention_layernorm.weight", hidden, device);
+  gate_ = linear("mlp.gate_proj", inner, hidden);
+  up_ = linear("mlp.up_proj", inner, hidden);
+  down_ = linear("mlp.down_proj", hidden, inner);
+}
+
+std::vector<ops::ParameterSlot*> DecoderLayer::slots() {
+  return {&input_norm_, &q_, &k_, &v_, &o_, &post_attention_norm_, &gate_, &up_, &down_};
+}
+
+at::Tensor DecoderLayer::attention(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype,
+                                   KeyValueCache* cache) {
+  const std::int64_t batch = x.size(0), seq = x.size(1);
+  const auto project = [&](ops::ParameterSlot& slot, std::int64_t heads) {
+    return ops::linear(x, slot, dtype).view({batch, seq, heads, head_dim_}).transpose(1, 2);
+  };
+  const at::Tensor queries = ops::rotary(project(q_, heads_), rotary.cos, rotary.sin);
+  at::Tensor keys = ops::rotary(project(k_, key_value_heads_), rotary.cos, rotary.sin);
+  at::Tensor values = project(v_, key_value_heads_);
+  if (cache) extend(*cache, keys, values);
+
+  std::optional<at::Tensor> mask;
+  const std::int64_t past = keys.size(2) - seq;
+  if (past > 0 && seq > 1) {  // several new tokens behind a filled cache: token s sees positions 0 … past + s
+    const auto options = x.options().dtype(at::kLong);
+    mask = at::arange(past + seq, options).unsqueeze(0) <= at::arange(past, past + seq, options).unsqueeze(1);
+  }
+  const std::int64_t groups = heads_ / key_value_heads_;
+  const at::Tensor mixed = at::scaled_dot_product_attention(queries, repeat_heads(keys, groups), repeat_heads(values, groups),
+                                                            mask, 0.0, /*is_causal=*/past == 0);
+  return ops::linear(mixed.transpose(1, 2).reshape({batch, seq, heads_ * head_dim_}), o_, dtype);
+}
+
+at::Tensor DecoderLayer::mlp(const at::Tensor& x, at::ScalarType dtype) {
+  return ops::linear(at::silu(ops::linear(x, gate_, dtype)) * ops::linear(x, up_, dtype), down_, dtype);
+}
+
+at::Tensor DecoderLayer::forward(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype, KeyValueCache* cache) {
+  const at::Tensor h = x + attention(ops::rms_norm(x, input_norm_, eps_), rotary, dtype, cache);
+  return h + mlp(ops::rms_norm(h, post_attention_norm_, eps_), dtype);
+}
+
+}  // namespace fbi::nn

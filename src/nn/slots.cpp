@@ -1,0 +1,59 @@
+#include "fbi/nn/slots.h"
+
+#include <ATen/ops/empty.h>
+
+namespace fbi::nn {
+namespace {
+
+using ops::ParameterGroup;
+using ops::ParameterSlot;
+using ops::ScalePattern;
+using ops::SlotKind;
+
+ParameterSlot dense_slot(std::string name, SlotKind kind, ParameterGroup group, std::vector<std::int64_t> shape,
+                         at::Device device) {
+  ParameterSlot slot;
+  slot.name = std::move(name);
+  slot.kind = kind;
+  slot.group = group;
+  slot.value = at::empty(shape, at::TensorOptions().dtype(at::kFloat).device(device));
+  slot.shape = std::move(shape);
+  return slot;
+}
+
+ScalePattern pattern_of(config::Binarize binarize) {
+  if (binarize == config::Binarize::kRow) return ScalePattern::kRow;
+  if (binarize == config::Binarize::kSingle) return ScalePattern::kSingle;
+  return ScalePattern::kColumn;
+}
+
+}  // namespace
+
+ParameterSlot make_linear_slot(std::string name, std::int64_t outputs, std::int64_t inputs, config::Binarize binarize,
+                               at::Device device) {
+  if (binarize == config::Binarize::kNone)
+    return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kLatent, {outputs, inputs}, device);
+  ParameterSlot slot;
+  slot.name = std::move(name);
+  slot.kind = SlotKind::kPacked;
+  slot.shape = {outputs, inputs};
+  slot.pattern = pattern_of(binarize);
+  const std::int64_t scales = slot.pattern == ScalePattern::kColumn ? inputs
+                              : slot.pattern == ScalePattern::kRow  ? outputs
+                                                                    : 1;
+  const auto options = at::TensorOptions().device(device);
+  slot.bits = at::empty({outputs, (inputs + 7) / 8}, options.dtype(at::kByte));
+  slot.alpha = at::empty({scales}, options.dtype(at::kFloat));
+  slot.beta = at::empty({scales}, options.dtype(at::kFloat));
+  return slot;
+}
+
+ParameterSlot make_norm_slot(std::string name, std::int64_t width, at::Device device) {
+  return dense_slot(std::move(name), SlotKind::kVector, ParameterGroup::kNorm, {width}, device);
+}
+
+ParameterSlot make_embedding_slot(std::string name, std::int64_t vocab_size, std::int64_t hidden, at::Device device) {
+  return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kEmbedding, {vocab_size, hidden}, device);
+}
+
+}  // namespace fbi::nn
