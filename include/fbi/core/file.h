@@ -37,10 +37,15 @@ class DurableFile {
   DurableFile& operator=(const DurableFile&) = delete;
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
+  /// Replaces bytes that were written before: headers whose content is known only at the end. UsageError beyond them.
+  void overwrite(std::uint64_t offset, std::span<const std::byte> bytes);
   std::uint64_t bytes_written() const { return bytes_written_; }
   void commit();
 
  private:
+  [[noreturn]] void fail(const char* action, int error) const;
+  void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+
   std::filesystem::path path_, temporary_;
   int descriptor_ = -1;
   std::uint64_t bytes_written_ = 0;

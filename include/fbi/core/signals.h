@@ -1,0 +1,16 @@
+#pragma once
+
+namespace fbi {
+
+/// SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 from now on only set a flag; a second SIGINT ends the process the default way.
+/// SIGXFSZ and SIGPIPE are ignored: a file-size limit or a closed pipe is an error of `write`, not the end of the process.
+/// `main` calls it before anything else.
+void install_stop_handlers();
+
+/// The first stop signal that arrived, or 0. Async-signal-safe, cheap enough for an inner loop.
+int stop_requested();
+
+/// Forgets the request: for programs that run several loops one after the other, and for tests.
+void clear_stop_request();
+
+}  // namespace fbi

@@ -1,0 +1,189 @@
+#include "fbi/core/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "fbi/core/error.h"
+#include "fbi/core/human.h"
+#include "fbi/core/system.h"
+
+namespace fbi {
+namespace {
+
+// An open descriptor of a file that is only read.
+class InputDescriptor {
+ public:
+  explicit InputDescriptor(const std::filesystem::path& path)
+      // O_NONBLOCK: opening a named pipe without a writer must fail later, not wait here.
+      : path_(path), descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+    if (descriptor_ < 0) fail("cannot open", errno);
+  }
+  ~InputDescriptor() { close(descriptor_); }
+  InputDescriptor(const InputDescriptor&) = delete;
+  InputDescriptor& operator=(const InputDescriptor&) = delete;
+
+  int get() const { return descriptor_; }
+  std::uint64_t regular_file_size() const {
+    struct stat info = {};
+    if (fstat(descriptor_, &info) != 0) fail("cannot examine", errno);
+    if (S_ISDIR(info.st_mode)) fail("cannot read", EISDIR);
+    if (!S_ISREG(info.st_mode)) throw DataError(concat(path_.string(), " is not a regular file"));
+    return static_cast<std::uint64_t>(info.st_size);
+  }
+  [[noreturn]] void fail(const char* action, int error) const {
+    throw DataError(concat(action, " ", path_.string(), ": ", std::strerror(error)));
+  }
+
+ private:
+  const std::filesystem::path& path_;
+  int descriptor_;
+};
+
+std::string free_space_note(const std::filesystem::path& path) {
+  try {
+    return concat(format_bytes(free_disk_bytes(path)), " free there");
+  } catch (const DiskError&) {
+    return "free space unknown";
+  }
+}
+
+std::filesystem::path folder_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path() : ".";
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
+  const InputDescriptor input(path_);
+  size_ = input.regular_file_size();
+  if (size_ == 0) return;
+  void* address = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, input.get(), 0);
+  if (address == MAP_FAILED) input.fail("cannot map", errno);
+  data_ = static_cast<const std::byte*>(address);
+}
+
+MappedFile::~MappedFile() {
+  if (data_) munmap(const_cast<std::byte*>(data_), size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+DurableFile::DurableFile(const std::filesystem::path& path) : path_(path), temporary_(path) {
+  temporary_ += ".tmp";
+  descriptor_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) fail("cannot create", errno);
+}
+
+DurableFile::~DurableFile() {
+  if (descriptor_ < 0) return;
+  close(descriptor_);
+  unlink(temporary_.c_str());
+}
+
+void DurableFile::fail(const char* action, int error) const {
+  throw DiskError(concat(action, " ", path_.string(), " after ", bytes_written_,
+                         " bytes: ", std::strerror(error), " (", free_space_note(path_), ")"));
+}
+
+void DurableFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
+  // Linux writes at most 2 GB a call; short writes and interrupts are normal.
+  while (!bytes.empty()) {
+    const ssize_t written =
+        pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail("cannot write", errno);
+    if (written == 0) fail("cannot write", ENOSPC);
+    offset += static_cast<std::uint64_t>(written);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+    bytes_written_ = std::max(bytes_written_, offset);
+  }
+}
+
+void DurableFile::write(std::span<const std::byte> bytes) {
+  write_at(bytes_written_, bytes);
+}
+
+void DurableFile::overwrite(std::uint64_t offset, std::span<const std::byte> bytes) {
+  if (offset > bytes_written_ || bytes.size() > bytes_written_ - offset) {
+    throw UsageError(concat("overwrite of ", path_.string(), ": expected a range within the ",
+                            bytes_written_, " bytes written, found ", bytes.size(),
+                            " bytes at offset ", offset));
+  }
+  write_at(offset, bytes);
+}
+
+void DurableFile::commit() {
+  if (fsync(descriptor_) != 0) fail("cannot flush", errno);
+  // Network file systems report a full disk as late as here. The descriptor is gone either way.
+  if (close(std::exchange(descriptor_, -1)) != 0) {
+    const int error = errno;
+    unlink(temporary_.c_str());
+    fail("cannot close", error);
+  }
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const int error = errno;
+    unlink(temporary_.c_str());
+    fail("cannot rename the finished file to", error);
+  }
+  sync_directory(folder_of(path_));
+}
+
+void write_file(const std::filesystem::path& path, std::string_view text) {
+  DurableFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
+  const InputDescriptor input(path);
+  const std::uint64_t size = input.regular_file_size();
+  if (size > max_bytes) {
+    throw DataError(concat("cannot read ", path.string(), ": expected at most ", max_bytes,
+                           " bytes, found ", size));
+  }
+  std::string text(size, '\0');
+  std::size_t filled = 0;
+  while (filled < text.size()) {
+    const ssize_t count = read(input.get(), text.data() + filled, text.size() - filled);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) input.fail("cannot read", errno);
+    if (count == 0) break;  // the file became shorter meanwhile
+    filled += static_cast<std::size_t>(count);
+  }
+  text.resize(filled);
+  return text;
+}
+
+void sync_directory(const std::filesystem::path& directory) {
+  const int descriptor = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  int error = descriptor < 0 ? errno : 0;
+  if (descriptor >= 0) {
+    // Some network file systems can't sync a folder and say so with EINVAL; their renames are as
+    // durable as they get.
+    if (fsync(descriptor) != 0 && errno != EINVAL && errno != ENOTSUP) error = errno;
+    close(descriptor);
+  }
+  if (error != 0) {
+    throw DiskError(concat("cannot flush folder ", directory.string(), ": ", std::strerror(error)));
+  }
+}
+
+}  // namespace fbi

@@ -1,0 +1,44 @@
+#include "fbi/core/signals.h"
+
+#include <atomic>
+#include <csignal>
+
+namespace fbi {
+namespace {
+
+std::atomic<int> stop_signal = 0;
+static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may touch nothing else");
+
+extern "C" void remember_signal(int signal) {
+  int none = 0;
+  stop_signal.compare_exchange_strong(none, signal);
+}
+
+void set_handler(int signal, void (*handler)(int), int flags) {
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  action.sa_flags = flags;
+  sigemptyset(&action.sa_mask);
+  sigaction(signal, &action, nullptr);
+}
+
+}  // namespace
+
+void install_stop_handlers() {
+  // SA_RESETHAND: the next SIGINT meets the default action.
+  set_handler(SIGINT, remember_signal, SA_RESTART | SA_RESETHAND);
+  for (const int signal : {SIGTERM, SIGUSR1, SIGUSR2}) {
+    set_handler(signal, remember_signal, SA_RESTART);
+  }
+  for (const int signal : {SIGXFSZ, SIGPIPE}) set_handler(signal, SIG_IGN, 0);
+}
+
+int stop_requested() {
+  return stop_signal.load(std::memory_order_relaxed);
+}
+
+void clear_stop_request() {
+  stop_signal = 0;
+}
+
+}  // namespace fbi

@@ -1,0 +1,110 @@
+#include "fbi/core/system.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "fbi/core/error.h"
+
+namespace fbi {
+namespace {
+
+// "max 100000" or "150000 100000": microseconds of processor time per period.
+int cgroup_processors() {
+  std::ifstream file("/sys/fs/cgroup/cpu.max");
+  double quota = 0, period = 0;
+  if (!(file >> quota >> period) || period <= 0) return 0;
+  return std::max(1, static_cast<int>(quota / period + 0.5));
+}
+
+// The fields of /proc/PID/stat after the command, which may itself hold blanks and brackets: field
+// 3 (state) comes first.
+std::istringstream stat_after_command(std::int64_t pid) {
+  std::ifstream file(concat("/proc/", pid, "/stat"));
+  std::string line;
+  std::getline(file, line);
+  const auto bracket = line.rfind(')');
+  return std::istringstream(bracket == std::string::npos ? "" : line.substr(bracket + 1));
+}
+
+}  // namespace
+
+int usable_processors() {
+  cpu_set_t set;
+  int count = sched_getaffinity(0, sizeof set, &set) == 0
+                  ? CPU_COUNT(&set)
+                  : static_cast<int>(std::thread::hardware_concurrency());
+  if (const int quota = cgroup_processors(); quota > 0) count = std::min(count, quota);
+  return std::max(1, count);
+}
+
+std::uint64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  std::uint64_t all_pages = 0, resident_pages = 0;
+  if (!(file >> all_pages >> resident_pages)) return 0;
+  return resident_pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+std::uint64_t peak_resident_bytes() {
+  // Not getrusage: its maximum is inherited from the program that called exec.
+  std::ifstream file("/proc/self/status");
+  std::string line;
+  while (std::getline(file, line)) {
+    if (!line.starts_with("VmHWM:")) continue;
+    std::uint64_t kibibytes = 0;
+    std::istringstream(line.substr(6)) >> kibibytes;
+    return kibibytes * 1024;
+  }
+  return 0;
+}
+
+std::uint64_t free_disk_bytes(const std::filesystem::path& path) {
+  std::error_code ignored;
+  auto folder = std::filesystem::absolute(path, ignored);
+  while (!std::filesystem::exists(folder, ignored) && folder.has_relative_path()) {
+    folder = folder.parent_path();
+  }
+  struct statvfs info = {};
+  if (statvfs(folder.c_str(), &info) != 0) {
+    throw DiskError(
+        concat("cannot ask for the free space of ", folder.string(), ": ", std::strerror(errno)));
+  }
+  return std::uint64_t{info.f_bavail} * info.f_frsize;
+}
+
+std::string host_name() {
+  char name[256] = {};
+  if (gethostname(name, sizeof name - 1) != 0) return "unknown";
+  return name;
+}
+
+std::int64_t process_id() {
+  return getpid();
+}
+
+bool process_alive(std::int64_t pid) {
+  if (pid <= 0) return false;
+  if (kill(static_cast<pid_t>(pid), 0) != 0 && errno != EPERM) return false;
+  char state = 0;
+  stat_after_command(pid) >> state;
+  return state != 'Z' && state != 'X';
+}
+
+std::uint64_t process_start_ticks(std::int64_t pid) {
+  auto fields = stat_after_command(pid);
+  std::string skipped;
+  for (int field = 3; field < 22; ++field) fields >> skipped;
+  std::uint64_t ticks = 0;
+  fields >> ticks;
+  return ticks;
+}
+
+}  // namespace fbi
