@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "fbi/eval/language_model.h"
+
+/// Perplexity by the published method: windows of equal length, each evaluated on its own; the mean
+/// of a window's negative log-likelihoods is taken first, then the mean over windows; perplexity is
+/// its exponential.
+namespace fbi::eval {
+
+/// Windows of `length` ids each, read one at a time so that a set larger than memory can be
+/// evaluated.
+struct WindowSource {
+  std::int64_t count = 0;
+  std::int64_t length = 0;  ///< S ids, hence S-1 predictions
+  /// Fills out ([length]) with window `index`.
+  std::function<void(std::int64_t index, std::span<std::int32_t> out)> read;
+};
+
+/// Cuts a token stream into windows of `length`; the tail that fills none is dropped. `max_tokens`
+/// > 0 first shortens the stream to that many ids. The ids must outlive the source. UsageError when
+/// there is not one whole window.
+WindowSource stream_windows(std::span<const std::int32_t> ids, std::int64_t length,
+                            std::int64_t max_tokens = 0);
+
+struct PerplexityProgress {
+  std::int64_t windows_done = 0;
+  std::int64_t windows_total = 0;  ///< of this part
+  double mean_nll = 0;             ///< over the windows done
+};
+
+struct PerplexityOptions {
+  std::int64_t batch = 1;        ///< windows per forward
+  std::int64_t max_windows = 0;  ///< 0: all
+  /// This call evaluates part `part` of `parts`. Parts are cut between batches, so that every
+  /// forward sees the same rows as in an undivided run and the merged result is bit-identical to
+  /// it.
+  int part = 0;
+  int parts = 1;
+  std::function<void(const PerplexityProgress&)> on_progress;  ///< after each forward
+};
+
+struct PerplexityResult {
+  double perplexity = 0;  ///< exp(mean_nll); NaN, like mean_nll, for a part that got no window
+  double mean_nll = 0;    ///< mean over windows of the mean over predictions, natural logarithm
+  std::int64_t windows = 0;
+  std::int64_t tokens = 0;  ///< ids in those windows: windows * window length
+  std::string dtype;        ///< the model's dtype_description()
+
+  std::int64_t first_window = 0;   ///< position of this part in the whole
+  std::int64_t windows_total = 0;  ///< of the whole
+  std::vector<double> window_nll;  ///< mean of each window of this part, in order
+};
+
+/// Throws UsageError when the options or the window length do not fit the model, DataError on an id
+/// outside the vocabulary and on a log-likelihood that is not finite.
+PerplexityResult perplexity(LanguageModel& model, const WindowSource& windows,
+                            const PerplexityOptions& options = {});
+
+/// Joins the parts of one evaluation, in any order; bit-identical to the evaluation as a whole.
+/// UsageError when they overlap, leave a gap or differ in dtype or window length.
+PerplexityResult merge(std::span<const PerplexityResult> parts);
+
+/// {"perplexity", "mean_nll", "windows", "tokens", "dtype"}, numbers that round-trip.
+std::string to_json(const PerplexityResult& result);
+
+}  // namespace fbi::eval

@@ -1,0 +1,196 @@
+#include "fbi/eval/perplexity.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include "fbi/core/error.h"
+
+namespace fbi::eval {
+namespace {
+
+struct Range {
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
+/// Windows [begin, end) of a part: a run of whole batches, sizes differing by at most one batch.
+Range part_range(std::int64_t windows, const PerplexityOptions& options) {
+  const std::int64_t batches = (windows + options.batch - 1) / options.batch;
+  const std::int64_t small = batches / options.parts, larger = batches % options.parts;
+  const std::int64_t first = options.part * small + std::min<std::int64_t>(options.part, larger);
+  const std::int64_t last = first + small + (options.part < larger ? 1 : 0);
+  return {std::min(first * options.batch, windows), std::min(last * options.batch, windows)};
+}
+
+void check(const LanguageModel& model, const WindowSource& windows,
+           const PerplexityOptions& options) {
+  if (windows.length < 2) {
+    throw UsageError(
+        concat("a window needs at least 2 tokens to hold a prediction, found ", windows.length));
+  }
+  // The last id of a window is only predicted, never fed.
+  if (windows.length - 1 > model.max_position()) {
+    throw UsageError(concat("windows of ", windows.length, " tokens need ", windows.length - 1,
+                            " positions, but the model supports ", model.max_position(),
+                            "; use a shorter seq_len"));
+  }
+  if (windows.count < 1) throw UsageError("there is no window of tokens to evaluate");
+  if (options.batch < 1) {
+    throw UsageError(concat("batch must be at least 1, found ", options.batch));
+  }
+  if (options.max_windows < 0) {
+    throw UsageError(
+        concat("max_windows must be 0 (all) or positive, found ", options.max_windows));
+  }
+  if (options.parts < 1 || options.part < 0 || options.part >= options.parts) {
+    throw UsageError(concat("part must be in [0, parts), found part ", options.part, " of ",
+                            options.parts, " parts"));
+  }
+}
+
+void check_ids(std::span<const std::int32_t> ids, std::int64_t window, std::int64_t vocab_size) {
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= vocab_size) {
+      throw DataError(concat("window ", window, ", position ", i, ": token id ", ids[i],
+                             " is outside the model's vocabulary of ", vocab_size,
+                             "; the text was tokenized for another model"));
+    }
+  }
+}
+
+double window_mean(std::span<const float> nll, std::int64_t window, const LanguageModel& model) {
+  double sum = 0;
+  for (std::size_t i = 0; i < nll.size(); ++i) {
+    if (!std::isfinite(nll[i])) {
+      throw DataError(concat("window ", window, ", prediction ", i, ": negative log-likelihood is ",
+                             nll[i], " (model in ", model.dtype_description(),
+                             "); try dtype fp32, or the weights are broken"));
+    }
+    sum += nll[i];
+  }
+  return sum / static_cast<double>(nll.size());
+}
+
+double mean(std::span<const double> values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return values.empty() ? std::numeric_limits<double>::quiet_NaN()
+                        : sum / static_cast<double>(values.size());
+}
+
+void summarize(PerplexityResult& result, std::int64_t window_length) {
+  result.windows = static_cast<std::int64_t>(result.window_nll.size());
+  result.tokens = result.windows * window_length;
+  result.mean_nll = mean(result.window_nll);
+  result.perplexity = std::exp(result.mean_nll);
+}
+
+}  // namespace
+
+WindowSource stream_windows(std::span<const std::int32_t> ids, std::int64_t length,
+                            std::int64_t max_tokens) {
+  if (length < 2) throw UsageError(concat("seq_len must be at least 2, found ", length));
+  if (max_tokens < 0) {
+    throw UsageError(concat("max_tokens must be 0 (all) or positive, found ", max_tokens));
+  }
+  if (max_tokens > 0 && ids.size() > static_cast<std::uint64_t>(max_tokens)) {
+    ids = ids.first(static_cast<std::size_t>(max_tokens));
+  }
+  const auto count = static_cast<std::int64_t>(ids.size()) / length;
+  if (count == 0) {
+    throw UsageError(concat("the text has ", ids.size(), " tokens, fewer than one window of ",
+                            length, "; use a longer text or a smaller seq_len"));
+  }
+  const auto read = [ids, length](std::int64_t index, std::span<std::int32_t> out) {
+    std::ranges::copy(
+        ids.subspan(static_cast<std::size_t>(index * length), static_cast<std::size_t>(length)),
+        out.begin());
+  };
+  return {count, length, read};
+}
+
+PerplexityResult perplexity(LanguageModel& model, const WindowSource& windows,
+                            const PerplexityOptions& options) {
+  check(model, windows, options);
+  PerplexityResult result;
+  result.dtype = model.dtype_description();
+  result.windows_total =
+      options.max_windows > 0 ? std::min(options.max_windows, windows.count) : windows.count;
+  const Range range = part_range(result.windows_total, options);
+  result.first_window = range.begin;
+  result.window_nll.reserve(static_cast<std::size_t>(range.end - range.begin));
+
+  const std::int64_t length = windows.length;
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(options.batch * length));
+  double sum = 0;
+  std::vector<float> nll(static_cast<std::size_t>(options.batch * (length - 1)));
+  for (std::int64_t begin = range.begin; begin < range.end; begin += options.batch) {
+    const std::int64_t batch = std::min(options.batch, range.end - begin);
+    for (std::int64_t b = 0; b < batch; ++b) {
+      const auto row = std::span(tokens).subspan(b * length, length);
+      windows.read(begin + b, row);
+      check_ids(row, begin + b, model.vocab_size());
+    }
+    model.token_nll(std::span(tokens).first(batch * length), batch, length,
+                    std::span(nll).first(batch * (length - 1)));
+    for (std::int64_t b = 0; b < batch; ++b) {
+      const auto row = std::span<const float>(nll).subspan(b * (length - 1), length - 1);
+      result.window_nll.push_back(window_mean(row, begin + b, model));
+      sum += result.window_nll.back();
+    }
+    if (options.on_progress) {
+      const std::int64_t done = begin + batch - range.begin;
+      options.on_progress({done, range.end - range.begin, sum / static_cast<double>(done)});
+    }
+  }
+  summarize(result, length);
+  return result;
+}
+
+PerplexityResult merge(std::span<const PerplexityResult> parts) {
+  if (parts.empty()) throw UsageError("no parts of a perplexity evaluation to merge");
+  std::vector<const PerplexityResult*> sorted;
+  for (const PerplexityResult& part : parts) {
+    if (part.windows > 0) sorted.push_back(&part);
+  }
+  std::ranges::sort(sorted, {}, [](const PerplexityResult* part) { return part->first_window; });
+
+  PerplexityResult whole;
+  whole.dtype = parts.front().dtype;
+  whole.windows_total = parts.front().windows_total;
+  const std::int64_t length = sorted.empty() ? 0 : sorted.front()->tokens / sorted.front()->windows;
+  for (const PerplexityResult* part : sorted) {
+    const auto expected = static_cast<std::int64_t>(whole.window_nll.size());
+    if (part->first_window != expected || part->windows_total != whole.windows_total ||
+        part->dtype != whole.dtype || part->tokens != part->windows * length) {
+      throw UsageError(concat("parts of a perplexity evaluation do not fit: expected window ",
+                              expected, " of ", whole.windows_total, ", length ", length, ", in ",
+                              whole.dtype, "; found window ", part->first_window, " of ",
+                              part->windows_total, ", length ", part->tokens / part->windows,
+                              ", in ", part->dtype));
+    }
+    whole.window_nll.insert(whole.window_nll.end(), part->window_nll.begin(),
+                            part->window_nll.end());
+  }
+  if (static_cast<std::int64_t>(whole.window_nll.size()) != whole.windows_total) {
+    throw UsageError(concat("parts of a perplexity evaluation are missing: found ",
+                            whole.window_nll.size(), " of ", whole.windows_total, " windows"));
+  }
+  summarize(whole, length);
+  return whole;
+}
+
+std::string to_json(const PerplexityResult& result) {
+  const nlohmann::ordered_json json = {{"perplexity", result.perplexity},
+                                       {"mean_nll", result.mean_nll},
+                                       {"windows", result.windows},
+                                       {"tokens", result.tokens},
+                                       {"dtype", result.dtype}};
+  return json.dump();
+}
+
+}  // namespace fbi::eval
