@@ -19,8 +19,12 @@ std::string expect_error(Call&& call, const Parts&... parts) {
   } catch (const std::exception& error) {
     EXPECT_EQ(typeid(error), typeid(E))
         << "unexpected kind of error " << typeid(error).name() << ": " << error.what();
-    (EXPECT_THAT(error.what(), ::testing::HasSubstr(parts)), ...);
-    return error.what();
+    const std::string message = error.what();
+    const auto expect_part = [&message](const std::string& part) {
+      EXPECT_THAT(message, ::testing::HasSubstr(part));
+    };
+    (expect_part(parts), ...);
+    return message;
   }
   ADD_FAILURE() << "expected an error, none was thrown";
   return {};

@@ -1,0 +1,38 @@
+#include "fbi/core/signals.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <csignal>
+
+namespace fbi {
+namespace {
+
+// Each body runs in a child process: handlers outlive a test.
+TEST(Signals, FirstSignalIsRemembered) {
+  const auto child = [] {
+    install_stop_handlers();
+    if (stop_requested() != 0) return 1;
+    raise(SIGTERM);
+    raise(SIGUSR1);
+    if (stop_requested() != SIGTERM) return 2;
+    clear_stop_request();
+    raise(SIGUSR2);
+    return stop_requested() == SIGUSR2 ? 0 : 3;
+  };
+  EXPECT_EXIT(_exit(child()), testing::ExitedWithCode(0), "");
+}
+
+TEST(Signals, SecondInterruptKills) {
+  const auto child = [] {
+    install_stop_handlers();
+    raise(SIGINT);
+    if (stop_requested() != SIGINT) return 1;
+    raise(SIGINT);
+    return 2;
+  };
+  EXPECT_EXIT(_exit(child()), testing::KilledBySignal(SIGINT), "");
+}
+
+}  // namespace
+}  // namespace fbi
