@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/abs.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/sign.h>
@@ -18,9 +19,9 @@ void check_latent(const at::Tensor& latent) {
     throw UsageError(concat("binarize: expected a latent weight [out, in], found ",
                             latent.defined() ? concat(latent.sizes()) : "an undefined tensor"));
   if (latent.scalar_type() != at::kFloat && latent.scalar_type() != at::kDouble)
-    throw UsageError(concat("binarize: latent weights are kept in Float (or Double), found ",
-                            latent.scalar_type(),
-                            "; keep the module in Float and cast activations for reduced precision"));
+    throw UsageError(concat(
+        "binarize: latent weights are kept in Float (or Double), found ", latent.scalar_type(),
+        "; keep the module in Float and cast activations for reduced precision"));
 }
 
 void check_scale(const char* name, const at::Tensor& scale, const at::Tensor& latent) {
@@ -37,7 +38,7 @@ void check_scale(const char* name, const at::Tensor& scale, const at::Tensor& la
 }
 
 /// Sums the gradient of W~ over the dimensions along which a scale of `shape` was broadcast.
-at::Tensor sum_to(const at::Tensor& grad, at::IntArrayRef shape) {
+at::Tensor sum_broadcast(const at::Tensor& grad, at::IntArrayRef shape) {
   if (shape.empty()) return at::sum(grad);
   std::vector<std::int64_t> broadcast;
   for (std::int64_t d = 0; d < 2; ++d)
@@ -58,8 +59,9 @@ struct Binarize : torch::autograd::Function<Binarize> {
     const at::Tensor &latent = saved[0], &alpha = saved[1], &grad = grads[0];
     torch::autograd::variable_list result(3);
     if (context->needs_input_grad(0)) result[0] = grad * alpha;
-    if (context->needs_input_grad(1)) result[1] = sum_to(grad * at::sign(latent), alpha.sizes());
-    if (context->needs_input_grad(2)) result[2] = sum_to(grad, alpha.sizes());
+    if (context->needs_input_grad(1))
+      result[1] = sum_broadcast(grad * at::sign(latent), alpha.sizes());
+    if (context->needs_input_grad(2)) result[2] = sum_broadcast(grad, alpha.sizes());
     return result;
   }
 };
