@@ -1,5 +1,6 @@
 #include "fbi/nn/rotary_embedding.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/reciprocal.h>

@@ -15,4 +15,14 @@ inline kernels::ScaleStrides scale_strides(const ParameterSlot& slot) {
   return kernels::ScaleStrides::per_column();
 }
 
+/// Shape under which alpha and beta are stored: [1, I], [O, 1] or [] (the published tensors).
+inline std::vector<std::int64_t> scale_shape(const ParameterSlot& slot) {
+  switch (slot.pattern) {
+    case ScalePattern::kRow: return {slot.rows(), 1};
+    case ScalePattern::kSingle: return {};
+    case ScalePattern::kColumn: break;
+  }
+  return {1, slot.columns()};
+}
+
 }  // namespace fbi::ops

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "fbi/ops/parameter_slot.h"
+
+namespace fbi::ops {
+
+/// Published name of a scale or shift: "….q_proj.weight" -> "….q_proj.wscale".
+std::string sibling_name(const std::string& weight_name, const std::string& suffix);
+
+/// slot.bits from the latent weight (fp32 [O, I]): `latent >= 0` is +1.
+void pack_signs(ParameterSlot& slot, const at::Tensor& latent);
+
+/// slot.alpha and slot.beta from the latent weight, as the published method starts: beta = mean, alpha = mean |W - beta|.
+void initial_scales(ParameterSlot& slot, const at::Tensor& latent);
+
+}  // namespace fbi::ops

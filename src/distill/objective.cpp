@@ -1,0 +1,58 @@
+#include "fbi/distill/objective.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+
+#include "fbi/ops/slot_ops.h"
+
+namespace fbi::distill {
+namespace {
+
+at::Tensor as_rows(const at::Tensor& hidden) { return hidden.reshape({-1, hidden.size(-1)}); }
+
+/// [t, V] fp32; products in the dtype of `weight`.
+at::Tensor chunk_logits(const at::Tensor& hidden, const at::Tensor& weight) {
+  return at::mm(hidden.to(weight.scalar_type()), weight.t()).to(at::kFloat);
+}
+
+}  // namespace
+
+Objective::Objective(const config::ObjectiveConfig& objective, std::int64_t chunk_tokens)
+    : weights_{objective.next_token, objective.distill, objective.temperature}, chunk_tokens_(chunk_tokens) {}
+
+Objective::Result Objective::run(nn::LlamaForCausalLM& student, const at::Tensor& student_hidden,
+                                 nn::LlamaForCausalLM* teacher, const at::Tensor& teacher_hidden,
+                                 const at::Tensor& targets, double grad_scale) const {
+  const at::NoGradGuard no_grad;
+  ops::ParameterSlot& head = student.head();
+  const at::Tensor weight = ops::working_weight(head, student.options().compute_dtype);
+  const at::Tensor teacher_weight =
+      needs_teacher() ? ops::working_weight(teacher->head(), teacher->options().compute_dtype) : at::Tensor();
+  const at::Tensor hidden = as_rows(student_hidden);
+  const at::Tensor reference = needs_teacher() ? as_rows(teacher_hidden) : at::Tensor();
+
+  Result result{at::empty_like(hidden), {}};
+  for (std::int64_t begin = 0; begin < hidden.size(0); begin += chunk_tokens_) {
+    const std::int64_t end = std::min(begin + chunk_tokens_, hidden.size(0));
+    const at::Tensor rows = hidden.slice(0, begin, end);
+    at::Tensor logits = chunk_logits(rows, weight);
+    const at::Tensor soft = needs_teacher() ? chunk_logits(reference.slice(0, begin, end), teacher_weight) : at::Tensor();
+    const auto sums = ops::distill_loss(logits, soft, targets.slice(0, begin, end), weights_, grad_scale);
+    result.sums.next_token += sums.next_token;
+    result.sums.distill += sums.distill;
+    const at::Tensor dlogits = logits.to(weight.scalar_type());
+    result.dhidden.slice(0, begin, end).copy_(at::mm(dlogits, weight));
+    ops::accumulate_outer(head.grad, dlogits, rows.to(weight.scalar_type()));
+  }
+  result.dhidden = result.dhidden.view(student_hidden.sizes());
+  return result;
+}
+
+double Objective::loss(const ops::LossSums& sums, std::int64_t tokens) const {
+  return (weights_.next_token * sums.next_token + weights_.distill * sums.distill) / static_cast<double>(tokens);
+}
+
+}  // namespace fbi::distill

@@ -1,0 +1,120 @@
+#include "fbi/train/trainer.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
+
+#include <cmath>
+
+#include "fbi/core/error.h"
+
+namespace fbi::train {
+namespace {
+
+std::int64_t checked_micro_steps(const config::TrainConfig& train, int world_size) {
+  const std::int64_t samples = train.micro_batch * world_size;
+  if (samples <= 0 || train.global_batch % samples != 0)
+    throw UsageError(concat("train.global_batch ", train.global_batch, " is not a multiple of train.micro_batch ",
+                            train.micro_batch, " x ", world_size, " ranks"));
+  return train.global_batch / samples;
+}
+
+}  // namespace
+
+Trainer::Trainer(TrainerParts parts, const config::ObjectiveConfig& objective, const config::TrainConfig& train,
+                 const optim::Schedule& schedule)
+    : parts_(std::move(parts)),
+      objective_(objective, train.loss_chunk_tokens),
+      train_(train),
+      schedule_(schedule),
+      pass_(parts_.student, train.recompute),
+      micro_steps_(checked_micro_steps(train, parts_.communicator.size())) {
+  if (objective_.needs_teacher() && !parts_.teacher) throw UsageError("objective.distill > 0 needs a teacher");
+}
+
+void Trainer::set_state(const TrainState& state) {
+  state_ = state;
+  parts_.optimizer.set_updates(state.updates);
+}
+
+StepMetrics Trainer::step() {
+  StepMetrics metrics;
+  metrics.step = state_.step;
+  metrics.lr = schedule_.at_step(state_.step);
+  metrics.sample_first = state_.position;
+  metrics.sample_count = train_.global_batch;
+
+  ops::LossSums sums;
+  for (std::int64_t index = 0; index < micro_steps_; ++index) {
+    const auto part = micro_step(index);
+    sums.next_token += part.next_token;
+    sums.distill += part.distill;
+  }
+  const std::int64_t tokens = train_.global_batch * train_.seq_len;
+  sums = reduce_losses(sums);
+  metrics.loss = objective_.loss(sums, tokens);
+  metrics.loss_next_token = sums.next_token / static_cast<double>(tokens);
+  metrics.loss_distill = sums.distill / static_cast<double>(tokens);
+
+  metrics.grad_norm = parts_.optimizer.finish_gradients();
+  metrics.skipped = !agree_finite(metrics.loss, metrics.grad_norm);
+  if (!metrics.skipped) {
+    parts_.optimizer.update(metrics.lr, metrics.grad_norm);
+    report_flips(metrics);
+  }
+  parts_.optimizer.zero_gradients();
+
+  state_.step += 1;
+  state_.updates = parts_.optimizer.updates();
+  state_.tokens += tokens;
+  state_.position += train_.global_batch;
+  state_.skipped += metrics.skipped;
+  state_.skipped_in_row = metrics.skipped ? state_.skipped_in_row + 1 : 0;
+  metrics.tokens = state_.tokens;
+  return metrics;
+}
+
+ops::LossSums Trainer::micro_step(std::int64_t index) {
+  const std::int64_t ranks = parts_.communicator.size();
+  const std::int64_t first =
+      state_.position + (index * ranks + parts_.communicator.rank()) * train_.micro_batch;
+  at::Tensor ids = at::empty({train_.micro_batch, train_.seq_len + 1}, at::kInt);
+  parts_.read_samples(first, train_.micro_batch, {ids.data_ptr<std::int32_t>(), static_cast<std::size_t>(ids.numel())});
+  ids = ids.to(parts_.student.options().device);
+  const at::Tensor inputs = ids.slice(1, 0, train_.seq_len).to(at::kLong);
+  const at::Tensor targets = ids.slice(1, 1, train_.seq_len + 1).reshape(-1);
+
+  const at::Tensor teacher_hidden =
+      objective_.needs_teacher() ? parts_.teacher->hidden_states(inputs) : at::Tensor();
+  const at::Tensor hidden = pass_.forward(inputs);
+  const double grad_scale = 1.0 / static_cast<double>(train_.global_batch * train_.seq_len);
+  const auto result =
+      objective_.run(parts_.student, hidden, parts_.teacher, teacher_hidden, targets, grad_scale);
+  pass_.backward(result.dhidden);
+  return result.sums;
+}
+
+ops::LossSums Trainer::reduce_losses(const ops::LossSums& sums) {
+  at::Tensor both = at::tensor({sums.next_token, sums.distill}, at::kDouble);
+  parts_.communicator.all_reduce(both, distributed::Reduce::kSum)->wait();
+  return {both[0].item<double>(), both[1].item<double>()};
+}
+
+bool Trainer::agree_finite(double loss, double grad_norm) {
+  at::Tensor flag = at::tensor({std::isfinite(loss) && std::isfinite(grad_norm) ? 1.0 : 0.0}, at::kDouble);
+  parts_.communicator.all_reduce(flag, distributed::Reduce::kMin)->wait();
+  return flag.item<double>() == 1.0;
+}
+
+void Trainer::report_flips(StepMetrics& metrics) const {
+  std::int64_t weights = 0;
+  for (const auto& state : parts_.optimizer.states()) {
+    if (state.slot->kind != ops::SlotKind::kPacked) continue;
+    metrics.layer_flips.emplace_back(state.slot->name, state.flips);
+    metrics.flips += state.flips;
+    weights += state.slot->rows() * state.slot->columns();
+  }
+  metrics.flip_rate = weights ? static_cast<double>(metrics.flips) / static_cast<double>(weights) : 0.0;
+}
+
+}  // namespace fbi::train
