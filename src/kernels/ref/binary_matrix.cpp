@@ -1,0 +1,80 @@
+#include <algorithm>
+#include <bit>
+
+#include "kernels/ref/ref.h"
+
+namespace fbi::kernels::ref {
+namespace {
+
+float effective(const BinaryRow& row, std::int64_t i) {
+  const std::int64_t k = row.per_column ? i : 0;
+  return with_sign(row.bits, i, row.alpha[k]) + row.beta[k];
+}
+
+double sum_of_lanes(const double (&lanes)[kLanes]) {
+  double sum = 0;
+  for (double lane : lanes) sum += lane;
+  return sum;
+}
+
+}  // namespace
+
+void pack_row(const float* latent, std::int64_t columns, std::uint8_t* bits) {
+  std::fill_n(bits, (columns + 7) / 8, std::uint8_t{0});
+  for (std::int64_t i = 0; i < columns; ++i) {
+    bits[i / 8] |= static_cast<std::uint8_t>((latent[i] >= 0) << (i % 8));
+  }
+}
+
+void effective_row(const BinaryRow& row, float* out) {
+  for (std::int64_t i = 0; i < row.columns; ++i) out[i] = effective(row, i);
+}
+
+void effective_row_bf16(const BinaryRow& row, std::uint16_t* out) {
+  for (std::int64_t i = 0; i < row.columns; ++i) {
+    const float w = effective(row, i);
+    to_bfloat16(&w, 1, &out[i]);
+  }
+}
+
+std::int64_t differing_bits(const std::uint8_t* a, const std::uint8_t* b, std::int64_t bytes) {
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i < bytes; ++i) {
+    count += std::popcount(static_cast<std::uint8_t>(a[i] ^ b[i]));
+  }
+  return count;
+}
+
+double sum_of_squares(const float* x, std::int64_t count) {
+  double lanes[kLanes] = {};
+  for (std::int64_t i = 0; i < count; ++i) lanes[i % kLanes] += double{x[i]} * x[i];
+  return sum_of_lanes(lanes);
+}
+
+GradientSums gradient_row_sums(const float* raw_grad, const std::uint8_t* bits, float alpha,
+                               std::int64_t columns) {
+  double signed_sum[kLanes] = {}, sum[kLanes] = {}, squares[kLanes] = {};
+  for (std::int64_t i = 0; i < columns; ++i) {
+    const float g = alpha * raw_grad[i];
+    signed_sum[i % kLanes] += with_sign(bits, i, raw_grad[i]);
+    sum[i % kLanes] += raw_grad[i];
+    squares[i % kLanes] += double{g} * g;
+  }
+  return {sum_of_lanes(signed_sum), sum_of_lanes(sum), sum_of_lanes(squares)};
+}
+
+void gradient_column_sums(const GradientBlock& block, double* sums) {
+  const std::int64_t columns = block.columns;
+  for (std::int64_t o = 0; o < block.rows; ++o) {
+    const float* raw_grad = block.raw_grad + o * columns;
+    const std::uint8_t* bits = block.bits + o * ((columns + 7) / 8);
+    for (std::int64_t i = 0; i < columns; ++i) {
+      const float g = block.alpha[i] * raw_grad[i];
+      sums[i] += with_sign(bits, i, raw_grad[i]);
+      sums[columns + i] += raw_grad[i];
+      sums[2 * columns + i] += double{g} * g;
+    }
+  }
+}
+
+}  // namespace fbi::kernels::ref

@@ -1,0 +1,24 @@
+#include "kernels/ref/ref.h"
+
+namespace fbi::kernels {
+
+constinit const CpuKernels kRefKernels = {
+    .pack_row = ref::pack_row,
+    .effective_row = ref::effective_row,
+    .effective_row_bf16 = ref::effective_row_bf16,
+    .differing_bits = ref::differing_bits,
+    .adamw = ref::adamw,
+    .adamw_latent_row = ref::adamw_latent_row,
+    .sum_of_squares = ref::sum_of_squares,
+    .gradient_row_sums = ref::gradient_row_sums,
+    .gradient_column_sums = ref::gradient_column_sums,
+    .max = ref::max,
+    .sum_exp = ref::sum_exp,
+    .distill_sums = ref::distill_sums,
+    .loss_gradient = ref::loss_gradient,
+    .to_bfloat16 = ref::to_bfloat16,
+    .from_bfloat16 = ref::from_bfloat16,
+    .exp = ref::exp,
+};
+
+}  // namespace fbi::kernels

@@ -1,0 +1,38 @@
+#pragma once
+
+#include "kernels/cpu_kernels.h"
+
+/// The reference, declared for its own files only; cpu_kernels.h holds the contracts.
+namespace fbi::kernels::ref {
+
+void pack_row(const float* latent, std::int64_t columns, std::uint8_t* bits);
+void effective_row(const BinaryRow& row, float* out);
+void effective_row_bf16(const BinaryRow& row, std::uint16_t* out);
+std::int64_t differing_bits(const std::uint8_t* a, const std::uint8_t* b, std::int64_t bytes);
+
+void adamw(float* value, float* moment1, float* moment2, const float* grad, std::int64_t count,
+           const AdamWConstants& constants);
+std::int64_t adamw_latent_row(const LatentRow& row, const AdamWConstants& constants);
+
+double sum_of_squares(const float* x, std::int64_t count);
+GradientSums gradient_row_sums(const float* raw_grad, const std::uint8_t* bits, float alpha,
+                               std::int64_t columns);
+void gradient_column_sums(const GradientBlock& block, double* sums);
+
+float max(const float* x, std::int64_t count);
+double sum_exp(const float* x, std::int64_t count, float max, float factor);
+DistillSums distill_sums(const LogitRow& row);
+void loss_gradient(const LogitRow& row, const LossGradient& factors);
+
+void to_bfloat16(const float* x, std::int64_t count, std::uint16_t* out);
+void from_bfloat16(const std::uint16_t* x, std::int64_t count, float* out);
+void exp(const float* x, std::int64_t count, float* out);
+
+inline bool sign_bit(const std::uint8_t* bits, std::int64_t i) {
+  return bits[i / 8] >> (i % 8) & 1;
+}
+inline float with_sign(const std::uint8_t* bits, std::int64_t i, float x) {
+  return sign_bit(bits, i) ? x : -x;
+}
+
+}  // namespace fbi::kernels::ref
