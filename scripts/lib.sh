@@ -59,3 +59,20 @@ have_library() {
 }
 
 seconds_as_minutes() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
+
+# Makes the packages that deps.sh unpacked without root visible, where there are some.
+use_debian_prefix() {
+  if [[ -f $debian_prefix/env.sh && ${FBI_DEBIAN_PREFIX:-} != "$debian_prefix" ]]; then
+    # shellcheck disable=SC1091 # written by deps.sh
+    source "$debian_prefix/env.sh"
+  fi
+}
+
+# How many compilers to run at once.
+default_jobs() {
+  local processors memory_mb fit
+  processors=$(nproc)
+  memory_mb=$(awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo)
+  fit=$((memory_mb / 1500)) # a file that includes LibTorch takes up to 1.3 GB
+  echo $((fit < 1 ? 1 : fit < processors ? fit : processors))
+}
