@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fbi/eval/language_model.h"
+#include "fbi/infer/sampler.h"
+#include "fbi/text/tokenizer.h"
+
+namespace fbi::infer {
+
+struct GenerateOptions {
+  std::int64_t max_new_tokens = 128;  ///< >= 0
+  SamplerOptions sampling;
+  bool add_bos = true;
+  std::vector<std::string> stop;      ///< text ends before the first of these that appears
+  std::vector<std::int32_t> eos_ids;  ///< tokens that end the text, besides the tokenizer's EOS
+};
+
+enum class FinishReason {
+  kLength,   ///< max_new_tokens reached
+  kEos,      ///< the model ended the text
+  kStop,     ///< a stop string appeared
+  kContext,  ///< the model's max_position reached
+};
+
+struct GenerateResult {
+  std::string text;               ///< what follows the prompt
+  std::vector<std::int32_t> ids;  ///< new tokens, without the one that ended the text
+  FinishReason finish_reason = FinishReason::kLength;
+  std::int64_t prompt_tokens = 0;  ///< BOS included
+  std::int64_t new_tokens = 0;     ///< ids.size()
+  double prompt_seconds = 0;       ///< feeding the prompt
+  double generate_seconds = 0;     ///< everything after it
+};
+
+/// Continues `prompt`. `on_text` receives `text` piece by piece as it is certain, each piece valid
+/// UTF-8; an exception it throws ends the generation. Ids beyond the tokenizer's vocabulary
+/// (padding of the model's) are never drawn. Throws UsageError: options, an empty prompt without
+/// BOS, a prompt that leaves no room in the model's context, a tokenizer of another model.
+GenerateResult generate(eval::LanguageModel& model, const text::Tokenizer& tokenizer,
+                        std::string_view prompt, const GenerateOptions& options,
+                        const std::function<void(std::string_view)>& on_text = {});
+
+std::string to_string(FinishReason reason);  ///< "length", "eos", "stop", "context"
+
+/// The fields of GenerateResult under their own names.
+std::string to_json(const GenerateResult& result);
+
+}  // namespace fbi::infer
