@@ -1,0 +1,129 @@
+#include "fbi/text/train_sentencepiece.h"
+
+#include <sentencepiece_trainer.h>
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "text/utf8.h"
+
+namespace fbi::text {
+
+namespace {
+
+constexpr std::int64_t kFixedPieces = 3 + 256;  // <unk> <s> </s> and the bytes
+constexpr std::int64_t kMaxVocabSize = 1 << 24;
+// The trainer silently leaves out sentences above its own limit, so longer lines are cut here.
+constexpr std::size_t kMaxSentenceBytes = 4000;
+
+/// The lines of several files, long ones in parts that end at a space where there is one, else
+/// between characters.
+class LineIterator final : public sentencepiece::SentenceIterator {
+ public:
+  explicit LineIterator(const std::vector<std::filesystem::path>& inputs) {
+    for (const auto& input : inputs) files_.emplace_back(input);
+    Next();
+  }
+  bool done() const override { return done_; }
+  const std::string& value() const override { return sentence_; }
+  sentencepiece::util::Status status() const override { return {}; }
+
+  void Next() override {
+    while (line_.empty()) {
+      if (rest_.empty()) {
+        if (file_ == files_.size()) {
+          done_ = true;
+          return;
+        }
+        const auto bytes = files_[file_++].bytes();
+        rest_ = {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+        continue;
+      }
+      const std::size_t end = rest_.find('\n');
+      line_ = rest_.substr(0, end);
+      rest_.remove_prefix(end == std::string_view::npos ? rest_.size() : end + 1);
+      if (line_.ends_with('\r')) line_.remove_suffix(1);
+    }
+    const std::size_t length = part_length(line_);
+    sentence_ = line_.substr(0, length);
+    line_.remove_prefix(length);
+    if (line_.starts_with(' '))
+      line_.remove_prefix(1);  // the trainer puts one before each sentence
+  }
+
+ private:
+  static std::size_t part_length(std::string_view line) {
+    if (line.size() <= kMaxSentenceBytes) return line.size();
+    const std::size_t space = line.rfind(' ', kMaxSentenceBytes - 1);
+    if (space != std::string_view::npos && space > 0) return space;
+    std::size_t length = kMaxSentenceBytes;
+    while (length > 1 && (static_cast<unsigned char>(line[length]) & 0xC0) == 0x80) --length;
+    return length;
+  }
+
+  std::vector<MappedFile> files_;
+  std::size_t file_ = 0;
+  std::string_view rest_, line_;
+  std::string sentence_;
+  bool done_ = false;
+};
+
+void check(const SentencePieceTraining& options) {
+  if (options.inputs.empty()) throw UsageError("training a tokenizer needs at least one text file");
+  if (options.vocab_size <= kFixedPieces || options.vocab_size > kMaxVocabSize) {
+    throw UsageError(concat("vocab_size ", options.vocab_size, ": expected more than ",
+                            kFixedPieces, " (special pieces and bytes) and at most ",
+                            kMaxVocabSize));
+  }
+  if (!(options.character_coverage >= 0.98 && options.character_coverage <= 1.0)) {
+    throw UsageError(concat("character_coverage ", options.character_coverage,
+                            ": expected a number from 0.98 to 1"));
+  }
+}
+
+std::unordered_map<std::string, std::string> trainer_arguments(
+    const SentencePieceTraining& options) {
+  std::string coverage = std::to_string(options.character_coverage);
+  // The decimal point of the locale of the program that uses this library may be a comma.
+  std::replace(coverage.begin(), coverage.end(), ',', '.');
+  return {{"model_type", "bpe"},
+          {"vocab_size", std::to_string(options.vocab_size)},
+          {"character_coverage", coverage},
+          {"byte_fallback", "true"},
+          {"split_digits", "true"},
+          {"allow_whitespace_only_pieces", "true"},
+          {"normalization_rule_name", "identity"},
+          {"remove_extra_whitespaces", "false"},
+          {"add_dummy_prefix", "true"},
+          {"max_sentence_length", std::to_string(kMaxSentenceBytes + 1)},
+          {"unk_id", "0"},
+          {"bos_id", "1"},
+          {"eos_id", "2"},
+          {"pad_id", "-1"},
+          {"num_threads", "1"},
+          {"minloglevel", "4"}};
+}
+
+}  // namespace
+
+void train_sentencepiece(const SentencePieceTraining& options) {
+  check(options);
+  LineIterator lines(options.inputs);
+  std::string model;
+  const auto status =
+      sentencepiece::SentencePieceTrainer::Train(trainer_arguments(options), &lines, &model);
+  if (!status.ok()) {
+    std::string files;
+    for (const auto& input : options.inputs) files += (files.empty() ? "" : ", ") + input.string();
+    throw DataError(concat("cannot train a tokenizer with vocab_size ", options.vocab_size, " on ",
+                           files, ": ", status.ToString(),
+                           " (give more text or choose another vocab_size)"));
+  }
+  write_file(options.output, model);
+}
+
+}  // namespace fbi::text
