@@ -2,12 +2,10 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json_fwd.hpp>
 
 #include "fbi/formats/safetensors.h"
 
@@ -28,9 +26,11 @@ struct CheckpointManifest {
   std::int64_t step = 0;
   std::string config_hash;
   std::vector<CheckpointShard> shards;
-  std::string state_json;  ///< {"updates":…, "tokens":…, "position":…, …}
+  std::string state_json = "{}";  ///< {"updates":…, "tokens":…, "position":…, …}
 };
 
+/// The text of manifest.json. It ends in a hash of its own content, so that any later change is noticed. UsageError when
+/// state_json is not a JSON object.
 std::string manifest_to_json(const CheckpointManifest& manifest);
 /// Throws CheckpointError naming the file and the field.
 CheckpointManifest manifest_from_file(const std::filesystem::path& path);
@@ -44,13 +44,17 @@ class CheckpointReader {
   const std::filesystem::path& path() const { return directory_; }
   const TensorView* find(const std::string& name) const;
   const TensorView& at(const std::string& name) const;  ///< CheckpointError when absent
-  std::vector<std::string> names() const;
+  std::vector<std::string> names() const;               ///< sorted
 
  private:
   std::filesystem::path directory_;
   CheckpointManifest manifest_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::map<std::string, const TensorView*> by_name_;
 };
+
+/// `step-00001234`: the folder of a committed checkpoint.
+std::string checkpoint_folder_name(std::int64_t step);
 
 /// Committed checkpoint folders below `checkpoints`, newest step first, by name only (nothing is opened).
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& checkpoints);

@@ -1,0 +1,233 @@
+#include "fbi/formats/checkpoint_reader.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <limits>
+#include <optional>
+
+#include "fbi/core/error.h"
+#include "fbi/core/hash.h"
+#include "fbi/core/log.h"
+#include "fbi/core/text_distance.h"
+#include "formats/strict_json.h"
+
+namespace fbi::formats {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+constexpr const char* kManifestFile = "manifest.json";
+constexpr const char* kOwnHash = "manifest_xxh3_128";
+
+std::string hash_of(const json& value) {
+  const std::string text = value.dump();
+  return hash128_hex(std::as_bytes(std::span(text.data(), text.size())));
+}
+
+template <class... Args>
+[[noreturn]] void fail(const Args&... args) {
+  throw CheckpointError(concat(args...));
+}
+
+// One field of an object, of the type that T stands for.
+template <class T>
+T field(const json& object, const char* name, const std::string& place) {
+  const auto found = object.find(name);
+  if (found == object.end()) fail(place, ": field ", name, " is missing");
+  if constexpr (std::is_same_v<T, std::string>) {
+    if (!found->is_string()) fail(place, ": field ", name, ": expected a string");
+  } else {
+    if (!found->is_number_unsigned() ||
+        found->get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<T>::max())) {
+      fail(place, ": field ", name, ": expected a whole number from 0 to ",
+           std::numeric_limits<T>::max(), ", found ", printable(found->dump()));
+    }
+  }
+  return found->get<T>();
+}
+
+CheckpointShard shard_from_json(const json& entry, const std::string& place) {
+  if (!entry.is_object()) fail(place, ": field shards: expected objects");
+  CheckpointShard shard;
+  shard.file = field<std::string>(entry, "file", place);
+  shard.bytes = field<std::uint64_t>(entry, "bytes", place);
+  shard.xxh3_128 = field<std::string>(entry, "xxh3_128", place);
+  const fs::path name(shard.file);
+  if (shard.file.empty() || name.filename() != name || name == "." || name == "..") {
+    fail(place, ": field shards: expected a plain file name, found ", printable(shard.file));
+  }
+  return shard;
+}
+
+CheckpointManifest manifest_from_text(const std::string& text, const std::string& place) {
+  json root = parse_strict_json(text, place);
+  if (!root.is_object()) fail(place, ": expected an object");
+  CheckpointManifest manifest;
+  manifest.format_version = field<int>(root, "format_version", place);
+  if (manifest.format_version != kCheckpointFormatVersion) {
+    fail(place, ": expected format version ", kCheckpointFormatVersion, ", found ",
+         manifest.format_version, "; it was written by another version of this program");
+  }
+  const auto expected_hash = field<std::string>(root, kOwnHash, place);
+  root.erase(kOwnHash);
+  if (const std::string found = hash_of(root); found != expected_hash) {
+    fail(place, " has been altered: expected XXH3 ", printable(expected_hash), ", found ", found);
+  }
+  manifest.step = field<std::int64_t>(root, "step", place);
+  manifest.config_hash = field<std::string>(root, "config_hash", place);
+  if (!root.contains("shards") || !root["shards"].is_array()) {
+    fail(place, ": field shards: expected an array");
+  }
+  for (const json& entry : root["shards"]) manifest.shards.push_back(shard_from_json(entry, place));
+  if (!root.contains("state") || !root["state"].is_object()) {
+    fail(place, ": field state: expected an object");
+  }
+  manifest.state_json = root["state"].dump();
+  return manifest;
+}
+
+// 1234 for "step-00001234" and for nothing else that looks similar.
+std::optional<std::int64_t> step_of(const std::string& name) {
+  constexpr std::string_view kPrefix = "step-";
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  std::int64_t step = 0;
+  const char* end = name.data() + name.size();
+  const auto [rest, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
+  if (error != std::errc() || rest != end || checkpoint_folder_name(step) != name)
+    return std::nullopt;
+  return step;
+}
+
+// Size first: it needs no reading and explains a truncated file better than a hash.
+void check_shard(const fs::path& path, const CheckpointShard& shard, bool verify_hash) {
+  std::error_code error;
+  const std::uint64_t bytes = fs::file_size(path, error);
+  if (error) fail("shard ", path.string(), " of the checkpoint: ", error.message());
+  if (bytes != shard.bytes) {
+    fail("shard ", path.string(), ": expected ", shard.bytes, " bytes, found ", bytes);
+  }
+  if (!verify_hash) return;
+  if (const std::string found = hash128_hex(MappedFile(path).bytes()); found != shard.xxh3_128) {
+    fail("shard ", path.string(), " has been altered: expected XXH3 ", printable(shard.xxh3_128),
+         ", found ", found);
+  }
+}
+
+}  // namespace
+
+std::string manifest_to_json(const CheckpointManifest& manifest) {
+  json root;
+  try {
+    json shards = json::array();
+    for (const auto& shard : manifest.shards) {
+      shards.push_back(
+          {{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3_128", shard.xxh3_128}});
+    }
+    root = {{"format_version", manifest.format_version},
+            {"step", manifest.step},
+            {"config_hash", manifest.config_hash},
+            {"shards", shards},
+            {"state", json::parse(manifest.state_json)}};
+    if (!root["state"].is_object())
+      throw UsageError("manifest: state_json: expected a JSON object");
+    root[kOwnHash] = hash_of(root);
+    return root.dump(2) + "\n";
+  } catch (const json::exception& error) {
+    throw UsageError(concat("manifest: state_json: ", error.what()));
+  }
+}
+
+CheckpointManifest manifest_from_file(const fs::path& path) {
+  try {
+    return manifest_from_text(read_file(path), path.string());
+  } catch (const DataError& error) {
+    throw CheckpointError(error.what());
+  }
+}
+
+CheckpointReader::CheckpointReader(const fs::path& directory, bool verify_hash)
+    : directory_(directory), manifest_(manifest_from_file(directory / kManifestFile)) {
+  const auto named_step = step_of(directory.filename().string());
+  if (named_step && *named_step != manifest_.step) {
+    fail((directory / kManifestFile).string(), ": expected step ", *named_step,
+         " as the folder's name says, found ", manifest_.step);
+  }
+  try {
+    for (const auto& shard : manifest_.shards) {
+      const fs::path path = directory / shard.file;
+      check_shard(path, shard, verify_hash);
+      files_.push_back(std::make_unique<SafetensorsFile>(path));
+      for (const auto& tensor : files_.back()->tensors()) {
+        if (!by_name_.emplace(tensor.name, &tensor).second) {
+          fail(path.string(), ": tensor ", printable(tensor.name), " is in another shard too");
+        }
+      }
+    }
+  } catch (const DataError& error) {
+    throw CheckpointError(error.what());
+  }
+}
+
+const TensorView* CheckpointReader::find(const std::string& name) const {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : found->second;
+}
+
+const TensorView& CheckpointReader::at(const std::string& name) const {
+  if (const TensorView* tensor = find(name)) return *tensor;
+  const std::string closest = nearest(name, names());
+  fail("checkpoint ", directory_.string(), " has no tensor ", printable(name),
+       closest.empty() ? "" : concat("; the nearest name is ", printable(closest)));
+}
+
+std::vector<std::string> CheckpointReader::names() const {
+  std::vector<std::string> result;
+  for (const auto& [name, tensor] : by_name_) result.push_back(name);
+  return result;
+}
+
+std::string checkpoint_folder_name(std::int64_t step) {
+  if (step < 0) throw UsageError(concat("expected a step from 0 on, found ", step));
+  char name[32];
+  std::snprintf(name, sizeof name, "step-%08lld", static_cast<long long>(step));
+  return name;
+}
+
+std::vector<fs::path> list_checkpoints(const fs::path& checkpoints) {
+  std::error_code ignored;
+  if (!fs::exists(checkpoints, ignored)) return {};
+  std::vector<std::pair<std::int64_t, fs::path>> found;
+  try {
+    for (const auto& entry : fs::directory_iterator(checkpoints)) {
+      const auto step = step_of(entry.path().filename().string());
+      if (step && entry.is_directory()) found.emplace_back(*step, entry.path());
+    }
+  } catch (const fs::filesystem_error& error) {
+    fail("cannot list checkpoints in ", checkpoints.string(), ": ", error.code().message());
+  }
+  std::sort(found.begin(), found.end(), std::greater<>());
+  std::vector<fs::path> result;
+  for (auto& [step, path] : found) result.push_back(std::move(path));
+  return result;
+}
+
+std::unique_ptr<CheckpointReader> open_newest_checkpoint(const fs::path& checkpoints) {
+  const auto folders = list_checkpoints(checkpoints);
+  std::string newest_reason;
+  for (const auto& folder : folders) {
+    try {
+      return std::make_unique<CheckpointReader>(folder);
+    } catch (const CheckpointError& error) {
+      log::warn("checkpoint ", folder.string(),
+                " is unusable, trying the one before: ", error.what());
+      if (newest_reason.empty()) newest_reason = error.what();
+    }
+  }
+  if (folders.empty()) return nullptr;
+  fail("none of the ", folders.size(), " checkpoints in ", checkpoints.string(),
+       " is usable; the newest: ", newest_reason);
+}
+
+}  // namespace fbi::formats
