@@ -84,6 +84,25 @@ void LlamaForCausalLM::allocate_gradients() {
   if (config_.tie_word_embeddings) head_.grad = embedding_.tied_grad = zeros(embedding_);
 }
 
+void LlamaForCausalLM::store_values_as(at::ScalarType dtype) {
+  for (auto* slot : slots_)
+    if (slot->kind == ops::SlotKind::kDense) slot->value = slot->value.to(dtype);
+  if (config_.tie_word_embeddings) head_.value = embedding_.value;
+}
+
+void LlamaForCausalLM::round_weights(at::ScalarType dtype) {
+  const auto round = [&](at::Tensor& values) { values.copy_(values.to(dtype)); };
+  for (auto* slot : slots_) {
+    if (slot->kind != ops::SlotKind::kPacked) {
+      round(slot->value);
+      continue;
+    }
+    round(slot->alpha);
+    round(slot->beta);
+    slot->rounding = dtype;
+  }
+}
+
 at::Tensor LlamaForCausalLM::embed(const at::Tensor& ids) const {
   return ops::embedding(ids.reshape(-1), embedding_).to(at::kFloat).view({ids.size(0), ids.size(1), config_.hidden_size});
 }

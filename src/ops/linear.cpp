@@ -16,6 +16,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 at::Tensor unpacked(const ParameterSlot& slot, at::ScalarType dtype) {
+  if (slot.rounding != at::kFloat) dtype = slot.rounding;
   const bool bf16 = dtype == at::kBFloat16;
   at::Tensor out = at::empty(slot.shape, slot.bits.options().dtype(bf16 ? at::kBFloat16 : at::kFloat));
   const kernels::MatrixShape shape{slot.rows(), slot.columns()};
@@ -62,7 +63,7 @@ struct SlotLinear : torch::autograd::Function<SlotLinear> {
 }  // namespace
 
 at::Tensor working_weight(const ParameterSlot& slot, at::ScalarType dtype) {
-  return slot.kind == SlotKind::kPacked ? unpacked(slot, dtype) : slot.value.to(dtype);
+  return (slot.kind == SlotKind::kPacked ? unpacked(slot, dtype) : slot.value).to(dtype);
 }
 
 at::Tensor linear(const at::Tensor& x, ParameterSlot& slot, at::ScalarType dtype) {

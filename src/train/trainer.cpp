@@ -39,14 +39,14 @@ void Trainer::set_state(const TrainState& state) {
 
 StepMetrics Trainer::step() {
   StepMetrics metrics;
-  metrics.step = state_.step;
+  metrics.step = state_.step + 1;
   metrics.lr = schedule_.at_step(state_.step);
   metrics.sample_first = state_.position;
   metrics.sample_count = train_.global_batch;
 
   ops::LossSums sums;
   for (std::int64_t index = 0; index < micro_steps_; ++index) {
-    const auto part = micro_step(index);
+    const auto& part = metrics.micro_losses.emplace_back(micro_step(index));
     sums.next_token += part.next_token;
     sums.distill += part.distill;
   }

@@ -57,6 +57,11 @@ class LlamaForCausalLM final : public eval::LanguageModel {
   const std::vector<ops::ParameterSlot*>& slots() const { return slots_; }
   void allocate_gradients();  ///< zeroed fp32 buffers for all slots
 
+  /// Inference only: keeps embedding, head and dense linears in `dtype` (norms stay fp32).
+  void store_values_as(at::ScalarType dtype);
+  /// Evaluation only: rounds every weight to `dtype`; binarized ones become round(round(beta) ± round(alpha)).
+  void round_weights(at::ScalarType dtype);
+
   /// Stages of the forward pass; `stage` 0..L-1 are decoder layers, L is the final norm.
   std::int64_t stage_count() const { return static_cast<std::int64_t>(layers_.size()) + 1; }
   at::Tensor embed(const at::Tensor& ids) const;  ///< int64 [B, S] -> fp32 [B, S, D]

@@ -2,13 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 
-namespace fbi::ops {
+#include "fbi/ops/loss_sums.h"
 
-/// Sums over the tokens of one chunk, natural logarithm.
-struct LossSums {
-  double next_token = 0;
-  double distill = 0;
-};
+namespace fbi::ops {
 
 struct LossWeights {
   double next_token = 0;

@@ -31,7 +31,9 @@ struct ParameterSlot {
   at::Tensor bits;   ///< packed: uint8 [O, ceil(I/8)], least significant bit first, 1 = +1, pad bits 0
   at::Tensor alpha;  ///< packed: fp32, flat, numel = I (column), O (row) or 1 (single)
   at::Tensor beta;   ///< packed: like alpha
-  at::Tensor value;  ///< dense, vector: working copy in the compute dtype (fp32 for embedding and norms)
+  at::Tensor value;  ///< dense, vector: working copy, fp32 in training
+  /// Evaluation only: W~ of a packed slot is rounded to this type before the compute dtype (fp32: no extra rounding).
+  at::ScalarType rounding = at::kFloat;
 
   at::Tensor grad;       ///< fp32, shape; raw dL/dW~ summed over the micro-steps of a step (packed), or dL/dvalue
   at::Tensor tied_grad;  ///< fp32, shape; second buffer of a tied embedding (the head's part), added once per step

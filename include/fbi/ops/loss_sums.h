@@ -1,0 +1,11 @@
+#pragma once
+
+namespace fbi::ops {
+
+/// Sums over the tokens of one chunk, natural logarithm.
+struct LossSums {
+  double next_token = 0;
+  double distill = 0;
+};
+
+}  // namespace fbi::ops

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdio>
+#include <filesystem>
+#include <string>
+
+#include "fbi/config/run_config.h"
+#include "fbi/train/step_metrics.h"
+
+namespace fbi::train {
+
+/// How fast the run is going, from wall-clock time; never part of the arithmetic.
+struct Pace {
+  double step_seconds = 0;       ///< duration of this step
+  double tokens_per_second = 0;  ///< over the last steps
+  double eta_seconds = 0;        ///< to the last step of the run
+};
+
+/// One line of metrics.jsonl: JSON with numbers that round-trip. Losses that the objective does not use are null, as are
+/// non-finite numbers. docs/formats.md lists the keys.
+std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConfig& objective, const Pace& pace);
+
+/// Appends lines to metrics.jsonl, the truth about a run. Throws DiskError.
+class MetricsFile {
+ public:
+  explicit MetricsFile(const std::filesystem::path& path);
+  ~MetricsFile();
+  MetricsFile(const MetricsFile&) = delete;
+  MetricsFile& operator=(const MetricsFile&) = delete;
+  void append(const std::string& line);
+  void sync();  ///< fsync: before a checkpoint is committed, so that it never is ahead of its metrics
+
+ private:
+  std::filesystem::path path_;
+  std::FILE* file_ = nullptr;
+};
+
+}  // namespace fbi::train

@@ -1,0 +1,99 @@
+#include "fbi/nn/model_folder.h"
+
+#include <nlohmann/json.hpp>
+
+#include "fbi/config/huggingface.h"
+#include "fbi/config/load.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/core/log.h"
+#include "fbi/formats/checkpoint_reader.h"
+#include "fbi/formats/safetensors.h"
+
+namespace fbi::nn {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path tokenizer_in(const fs::path& directory) {
+  const fs::path file = directory / "tokenizer.model";
+  return fs::exists(file) ? file : fs::path();
+}
+
+at::ScalarType torch_dtype(formats::DType dtype) {
+  if (dtype == formats::DType::kBF16) return at::kBFloat16;
+  if (dtype == formats::DType::kF16) return at::kHalf;
+  return at::kFloat;
+}
+
+ModelFolder open_checkpoint(std::unique_ptr<formats::CheckpointReader> reader) {
+  ModelFolder folder;
+  folder.path = reader->path();
+  folder.kind = "checkpoint";
+  const std::string place = (reader->path() / "manifest.json").string();
+  const auto state = nlohmann::json::parse(reader->manifest().state_json, nullptr, /*allow_exceptions=*/false);
+  if (!state.is_object() || !state.contains("config"))
+    throw CheckpointError(concat(place, ": state.config is missing; this is no checkpoint of a training run"));
+  folder.run_config_json = state["config"].dump();
+  folder.config = config::parse_run_config(folder.run_config_json, place, folder.path).model;
+  folder.tokenizer = tokenizer_in(fs::absolute(folder.path).parent_path().parent_path());
+  folder.weights = checkpoint_weights(std::move(reader));
+  return folder;
+}
+
+/// [1, I], [O, 1] or []: the shape of a scale tells the pattern that a native export was trained with.
+config::Binarize pattern_of(const formats::TensorView& scale) {
+  if (scale.shape.empty()) return config::Binarize::kSingle;
+  return scale.shape[0] == 1 ? config::Binarize::kColumn : config::Binarize::kRow;
+}
+
+ModelFolder open_tensor_folder(const fs::path& path) {
+  ModelFolder folder;
+  folder.path = path;
+  const fs::path config_file = path / "config.json";
+  folder.config = config::model_config_from_hf_json(read_file(config_file), config_file.string());
+  const formats::TensorFolder tensors(path);
+  folder.stored_dtype = torch_dtype(tensors.at("model.embed_tokens.weight").dtype);
+  const auto* scale = tensors.find("model.layers.0.self_attn.q_proj.wscale");
+  folder.kind = scale ? "native export" : "Hugging Face folder";
+  folder.config.binarize = scale ? pattern_of(*scale) : config::Binarize::kNone;
+  folder.tokenizer = tokenizer_in(path);
+  folder.weights = folder_weights(path);
+  return folder;
+}
+
+}  // namespace
+
+ModelFolder open_model_folder(const fs::path& path) {
+  if (!fs::is_directory(path))
+    throw DataError(concat(path.string(), " is not a folder; expected a Hugging Face model, a checkpoint or a run directory"));
+  if (fs::exists(path / "manifest.json")) return open_checkpoint(std::make_unique<formats::CheckpointReader>(path));
+  if (fs::is_directory(path / "checkpoints")) {
+    auto newest = formats::open_newest_checkpoint(path / "checkpoints");
+    if (!newest) throw CheckpointError(concat(path.string(), ": the run has no checkpoint yet"));
+    return open_checkpoint(std::move(newest));
+  }
+  if (!fs::exists(path / "config.json"))
+    throw DataError(concat(path.string(), " holds no model: neither config.json with safetensors, nor manifest.json, nor checkpoints/"));
+  return open_tensor_folder(path);
+}
+
+EvaluationDtype evaluation_dtype(const std::string& name, at::Device device) {
+  if (name == "fp32") return {at::kFloat, at::kFloat, "fp32"};
+  if (name == "bf16") return {at::kBFloat16, at::kBFloat16, "bf16"};
+  if (name != "fp16") throw UsageError(concat("dtype '", name, "' is unknown; choose fp32, bf16 or fp16"));
+  if (device.is_cuda()) return {at::kHalf, at::kHalf, "fp16"};
+  return {at::kHalf, at::kFloat, "fp16 weights, fp32 arithmetic"};
+}
+
+std::unique_ptr<LlamaForCausalLM> load_for_evaluation(const ModelFolder& folder, const EvaluationDtype& dtype, at::Device device) {
+  auto model = std::make_unique<LlamaForCausalLM>(folder.config, LlamaOptions{device, dtype.compute});
+  const auto report = load_weights(*model, *folder.weights);
+  if (report.zero_signs)
+    log::warn(folder.path.string(), ": ", report.zero_signs, " latent weights are exactly 0; their sign is taken as +1");
+  if (dtype.weights != at::kFloat) model->round_weights(dtype.weights);
+  model->set_dtype_description(dtype.description);
+  return model;
+}
+
+}  // namespace fbi::nn

@@ -1,0 +1,147 @@
+#include "fbi/nn/weights.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+
+#include <algorithm>
+#include <set>
+
+#include "fbi/core/error.h"
+#include "fbi/core/hash.h"
+#include "fbi/core/random.h"
+#include "fbi/formats/checkpoint_reader.h"
+#include "fbi/formats/safetensors.h"
+#include "fbi/ops/packing.h"
+#include "fbi/ops/scale_strides.h"
+
+namespace fbi::nn {
+namespace {
+
+std::string shape_text(const std::vector<std::int64_t>& shape) { return concat(at::IntArrayRef(shape)); }
+
+at::Tensor read_view(const formats::TensorView& view, const std::vector<std::int64_t>& shape, const std::string& place) {
+  if (view.shape != shape)
+    throw DataError(concat(view.name, ": expected ", shape_text(shape), ", found ", shape_text(view.shape), " in ", place));
+  at::Tensor out = at::empty(shape, at::kFloat);
+  formats::to_float(view, {out.data_ptr<float>(), static_cast<std::size_t>(out.numel())});
+  return out;
+}
+
+class RandomWeights final : public WeightSource {
+ public:
+  RandomWeights(const config::ModelConfig& model, std::uint64_t seed) : model_(model), seed_(seed) {}
+  std::string description() const override { return concat("random weights, seed ", seed_); }
+  std::vector<std::string> names() const override { return {}; }
+  bool contains(const std::string& name) const override { return name.ends_with(".weight"); }
+  at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
+    if (shape.size() == 1) return at::ones(shape, at::kFloat);
+    at::Tensor out = at::empty(shape, at::kFloat);
+    fill_normal({out.data_ptr<float>(), static_cast<std::size_t>(out.numel())}, seed_, hash64(name), 0, 0.0,
+                model_.initializer_range);
+    if (name == "model.embed_tokens.weight" && model_.pad_token_id) out.select(0, *model_.pad_token_id).zero_();
+    return out;
+  }
+
+ private:
+  config::ModelConfig model_;
+  std::uint64_t seed_;
+};
+
+class FolderWeights final : public WeightSource {
+ public:
+  explicit FolderWeights(const std::filesystem::path& directory) : folder_(directory) {}
+  std::string description() const override { return folder_.path().string(); }
+  std::vector<std::string> names() const override { return folder_.names(); }
+  bool contains(const std::string& name) const override { return folder_.find(name); }
+  at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
+    return read_view(folder_.at(name), shape, description());
+  }
+
+ private:
+  formats::TensorFolder folder_;
+};
+
+class CheckpointWeights final : public WeightSource {
+ public:
+  explicit CheckpointWeights(std::unique_ptr<formats::CheckpointReader> reader) : reader_(std::move(reader)) {}
+  std::string description() const override { return reader_->path().string(); }
+  std::vector<std::string> names() const override {
+    auto all = reader_->names();
+    std::erase_if(all, [](const std::string& name) { return name.starts_with("optimizer."); });
+    return all;
+  }
+  bool contains(const std::string& name) const override { return reader_->find(name); }
+  at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
+    return read_view(reader_->at(name), shape, description());
+  }
+
+ private:
+  std::unique_ptr<formats::CheckpointReader> reader_;
+};
+
+at::Tensor load_packed(ops::ParameterSlot& slot, const WeightSource& source, LoadReport& report) {
+  const at::Tensor latent = source.tensor(slot.name, slot.shape).to(slot.bits.device());
+  report.zero_signs += latent.eq(0).sum().item<std::int64_t>();
+  ops::pack_signs(slot, latent);
+  const std::string scale = ops::sibling_name(slot.name, "wscale");
+  if (source.contains(scale)) {
+    const auto shape = ops::scale_shape(slot);
+    slot.alpha.copy_(source.tensor(scale, shape).reshape(-1));
+    slot.beta.copy_(source.tensor(ops::sibling_name(slot.name, "wbias"), shape).reshape(-1));
+  } else {
+    ops::initial_scales(slot, latent);
+  }
+  return latent;
+}
+
+}  // namespace
+
+std::unique_ptr<WeightSource> random_weights(const config::ModelConfig& model, std::uint64_t seed) {
+  return std::make_unique<RandomWeights>(model, seed);
+}
+std::unique_ptr<WeightSource> folder_weights(const std::filesystem::path& directory) {
+  return std::make_unique<FolderWeights>(directory);
+}
+std::unique_ptr<WeightSource> checkpoint_weights(std::unique_ptr<formats::CheckpointReader> reader) {
+  return std::make_unique<CheckpointWeights>(std::move(reader));
+}
+
+at::Tensor load_slot(ops::ParameterSlot& slot, const WeightSource& source, LoadReport& report) {
+  if (slot.kind == ops::SlotKind::kPacked) return load_packed(slot, source, report);
+  slot.value.copy_(source.tensor(slot.name, slot.shape));
+  return slot.value;
+}
+
+LoadReport load_weights(LlamaForCausalLM& model, const WeightSource& source) {
+  check_weight_names(model, source);
+  LoadReport report;
+  for (auto* slot : model.slots()) load_slot(*slot, source, report);
+  return report;
+}
+
+void check_weight_names(LlamaForCausalLM& model, const WeightSource& source) {
+  const auto names = source.names();
+  if (names.empty()) return;  // random weights have every name
+  std::set<std::string> expected;
+  bool scaled = false;
+  for (const auto& name : names) scaled |= name.ends_with(".wscale");
+  for (const auto* slot : model.slots()) {
+    expected.insert(slot->name);
+    if (slot->kind != ops::SlotKind::kPacked || !scaled) continue;
+    expected.insert(ops::sibling_name(slot->name, "wscale"));
+    expected.insert(ops::sibling_name(slot->name, "wbias"));
+  }
+  std::string problems;
+  for (const auto& name : expected)
+    if (!source.contains(name)) problems += concat("\n  missing: ", name);
+  for (const auto& name : names) {
+    const bool tied_head = model.config().tie_word_embeddings && name == "lm_head.weight";
+    if (!expected.contains(name) && !tied_head && !name.ends_with("rotary_emb.inv_freq"))
+      problems += concat("\n  not used by this architecture: ", name);
+  }
+  if (!problems.empty())
+    throw DataError(concat("tensors of ", source.description(), " do not fit the model:", problems,
+                           "\nCheck the folder's config.json (num_hidden_layers, tie_word_embeddings, binarize)."));
+}
+
+}  // namespace fbi::nn

@@ -1,0 +1,178 @@
+#include "parity/trainer_replay.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+
+#include "fbi/core/error.h"
+#include "fbi/nn/weights.h"
+#include "fbi/ops/packing.h"
+#include "fbi/ops/scale_strides.h"
+#include "fbi/ops/slot_ops.h"
+#include "fbi/train/trainer.h"
+
+namespace fbi::parity {
+namespace {
+
+constexpr std::int64_t kLossChunkTokens = 50;  // divides no recording's micro-batch: the last chunk is short
+
+class RecordedWeights final : public nn::WeightSource {
+ public:
+  explicit RecordedWeights(const NamedTensors& tensors) : tensors_(tensors) {}
+  std::string description() const override { return "recording"; }
+  std::vector<std::string> names() const override {
+    std::vector<std::string> out;
+    for (const auto& entry : tensors_) out.push_back(entry.first);
+    return out;
+  }
+  bool contains(const std::string& name) const override { return tensors_.contains(name); }
+  at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
+    return tensors_.at(name).view(shape).clone();
+  }
+
+ private:
+  const NamedTensors& tensors_;
+};
+
+config::TrainConfig train_config(const Trace& trace, bool recompute) {
+  config::TrainConfig train;
+  train.seq_len = trace.seq;
+  train.micro_batch = trace.batch;
+  train.global_batch = trace.batch * trace.accumulate;
+  train.recompute = recompute;
+  train.loss_chunk_tokens = kLossChunkTokens;
+  return train;
+}
+
+config::OptimizerConfig optimizer_config(const Trace& trace) {
+  config::OptimizerConfig out;
+  if (!trace.optimizer) return out;
+  const auto& o = *trace.optimizer;
+  out.lr = o.lr;
+  out.end_lr = o.end_lr;
+  out.beta1 = o.beta1;
+  out.beta2 = o.beta2;
+  out.eps = o.eps;
+  out.weight_decay = o.weight_decay;
+  out.clip_norm = o.clip_norm;
+  return out;
+}
+
+optim::Schedule schedule(const Trace& trace) {
+  if (!trace.optimizer) return {};
+  const auto& o = *trace.optimizer;
+  return {o.lr, o.end_lr, o.warmup_micro_steps, o.total_micro_steps, trace.accumulate};
+}
+
+train::SampleReader sample_reader(const at::Tensor& tokens) {
+  const at::Tensor samples = tokens.reshape({-1, tokens.size(-1)}).to(at::kInt).contiguous();
+  return [samples](std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) {
+    const auto* begin = samples.const_data_ptr<std::int32_t>() + first * samples.size(1);
+    std::copy_n(begin, count * samples.size(1), ids.begin());
+  };
+}
+
+at::Tensor micro_batch_logits(nn::LlamaForCausalLM& model, const at::Tensor& ids) {
+  const at::Tensor logits = model.head_logits(model.hidden_states(ids));
+  return logits.view({ids.size(0), ids.size(1), model.vocab_size()});
+}
+
+/// dLoss/dW = alpha·G and the scale gradients, under the published names and shapes.
+NamedTensors gradients(const optim::AdamW& optimizer) {
+  NamedTensors out;
+  for (const auto& state : optimizer.states()) {
+    const auto& slot = *state.slot;
+    if (slot.kind != ops::SlotKind::kPacked) {
+      out[slot.name] = slot.grad.clone();
+      continue;
+    }
+    const auto shape = ops::scale_shape(slot);
+    out[slot.name] = slot.grad * slot.alpha.view(shape);
+    out[ops::sibling_name(slot.name, "wscale")] = state.alpha_grad.view(shape).clone();
+    out[ops::sibling_name(slot.name, "wbias")] = state.beta_grad.view(shape).clone();
+  }
+  return out;
+}
+
+NamedTensors initial_scales(nn::LlamaForCausalLM& model, const nn::WeightSource& weights) {
+  NamedTensors out;
+  for (auto* slot : model.slots()) {
+    if (slot->kind != ops::SlotKind::kPacked) continue;
+    ops::initial_scales(*slot, weights.tensor(slot->name, slot->shape));
+    const auto shape = ops::scale_shape(*slot);
+    out[ops::sibling_name(slot->name, "wscale")] = slot->alpha.view(shape).clone();
+    out[ops::sibling_name(slot->name, "wbias")] = slot->beta.view(shape).clone();
+  }
+  return out;
+}
+
+LossTerms loss_terms(const Trace& trace, const ops::LossSums& sums) {
+  const auto tokens = static_cast<double>(trace.batch * trace.seq);
+  LossTerms terms;
+  if (trace.next_token_weight > 0) terms.next_token = sums.next_token / tokens;
+  if (trace.distill_weight > 0) terms.distill = sums.distill / tokens;
+  terms.loss = trace.next_token_weight * terms.next_token.value_or(0) + trace.distill_weight * terms.distill.value_or(0);
+  return terms;
+}
+
+StepValues step_values(const Trace& trace, const train::StepMetrics& metrics) {
+  StepValues values;
+  values.lr = metrics.lr;
+  values.grad_norm = metrics.grad_norm;
+  values.grad_norm_after_clip =
+      metrics.grad_norm * std::min(1.0, trace.optimizer->clip_norm / (metrics.grad_norm + 1e-6));
+  const std::map<std::string, std::int64_t> flips(metrics.layer_flips.begin(), metrics.layer_flips.end());
+  for (const auto& module : trace.binarized_modules) values.flips.push_back(flips.at(module + ".weight"));
+  return values;
+}
+
+}  // namespace
+
+ReplayResult replay_trainer(const Trace& trace, config::Precision precision, bool recompute) {
+  if (const auto zeros = count_zero_latents(trace))
+    throw UsageError(concat(trace.name, ": ", zeros, " latent weights are exactly 0, which a sign bit cannot represent"));
+  const auto dtype = precision == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
+  nn::LlamaForCausalLM student(trace.student, {at::kCPU, dtype});
+  student.allocate_gradients();
+  std::unique_ptr<nn::LlamaForCausalLM> teacher;
+  if (trace.teacher) {
+    teacher = std::make_unique<nn::LlamaForCausalLM>(*trace.teacher, nn::LlamaOptions{at::kCPU, dtype});
+    nn::load_weights(*teacher, RecordedWeights(trace.teacher_init));
+  }
+  const RecordedWeights weights(trace.student_init);
+  nn::check_weight_names(student, weights);
+  const auto communicator = distributed::make_single_rank();
+  optim::AdamW optimizer(student.slots(), optimizer_config(trace), *communicator);
+
+  ReplayResult result;
+  result.initial_scales = initial_scales(student, weights);
+  nn::LoadReport report;
+  for (auto* slot : student.slots()) optimizer.adopt_latent(*slot, nn::load_slot(*slot, weights, report));
+
+  const at::Tensor first_ids = trace.tokens.select(0, 0).slice(1, 0, trace.seq);
+  result.student_logits = micro_batch_logits(student, first_ids);
+  if (teacher) result.teacher_logits = micro_batch_logits(*teacher, first_ids);
+  for (auto* slot : student.slots())
+    if (trace.effective.contains(slot->name)) result.effective[slot->name] = ops::working_weight(*slot, at::kFloat);
+
+  const config::ObjectiveConfig objective{trace.next_token_weight, trace.distill_weight, 1.0};
+  train::Trainer trainer({student, teacher.get(), optimizer, *communicator, sample_reader(trace.tokens)}, objective,
+                         train_config(trace, recompute), schedule(trace));
+  const auto first = trainer.micro_step(0);
+  optimizer.finish_gradients();
+  result.first_gradients = gradients(optimizer);
+  optimizer.zero_gradients();
+  if (!trace.optimizer) {
+    result.losses.push_back(loss_terms(trace, first));
+    return result;
+  }
+  while (trainer.state().step * trace.accumulate < trace.micro_steps) {
+    const auto metrics = trainer.step();
+    for (const auto& sums : metrics.micro_losses) result.losses.push_back(loss_terms(trace, sums));
+    result.steps.push_back(step_values(trace, metrics));
+  }
+  for (const auto& [name, tensor] : optimizer.named_tensors())
+    if (!name.starts_with("optimizer.")) result.final_parameters[name] = tensor;
+  return result;
+}
+
+}  // namespace fbi::parity
