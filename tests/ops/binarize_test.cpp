@@ -1,9 +1,7 @@
 #include "fbi/ops/binarize.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
 #include <string>
 #include <vector>
 
@@ -16,23 +14,13 @@
 #include <ATen/ops/zeros.h>
 
 #include "fbi/core/error.h"
+#include "support/expect_error.h"
 
 namespace fbi::ops {
 namespace {
 
-using ::testing::HasSubstr;
-
 at::Tensor leaf(const at::Tensor& value) {
   return value.detach().clone().requires_grad_(true);
-}
-
-std::string message_of(const at::Tensor& latent, const at::Tensor& alpha, const at::Tensor& beta) {
-  try {
-    binarize(latent, alpha, beta);
-  } catch (const UsageError& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(Binarize, SignOfZeroIsZeroWhicheverItsSign) {
@@ -110,21 +98,26 @@ TEST(Binarize, AnUpdateBetweenForwardAndBackwardIsAnError) {
   EXPECT_THROW(loss.backward(), c10::Error);
 }
 
+void expect_refused(const at::Tensor& latent, const at::Tensor& alpha, const at::Tensor& beta,
+                    const std::string& message) {
+  test::expect_error<UsageError>([&] { binarize(latent, alpha, beta); }, message);
+}
+
 TEST(Binarize, RefusesWrongShapesAndTypes) {
   const at::Tensor latent = at::zeros({4, 3}), column = at::zeros({1, 3});
-  EXPECT_THAT(message_of(at::zeros({3}), column, column),
-              HasSubstr("expected a latent weight [out, in], found [3]"));
-  EXPECT_THAT(message_of(at::Tensor(), column, column), HasSubstr("an undefined tensor"));
-  EXPECT_THAT(message_of(latent, at::zeros({3}), column),
-              HasSubstr("alpha of a weight [4, 3] must be [1, 3] (column), [4, 1] (row) or [] "
-                        "(single), found [3]"));
-  EXPECT_THAT(message_of(latent, column, at::zeros({1, 4})), HasSubstr("beta of a weight [4, 3]"));
-  EXPECT_THAT(message_of(latent, column, at::Tensor()), HasSubstr("beta is undefined"));
-  EXPECT_THAT(message_of(latent, column, at::zeros({4, 1})),
-              HasSubstr("alpha and beta must have one shape, found [1, 3] and [4, 1]"));
-  EXPECT_THAT(message_of(latent, column.to(at::kDouble), column),
-              HasSubstr("alpha must be Float like the latent weight, found Double"));
-  EXPECT_THAT(message_of(latent.to(at::kBFloat16), column, column), HasSubstr("found BFloat16"));
+  expect_refused(at::zeros({3}), column, column, "expected a latent weight [out, in], found [3]");
+  expect_refused(at::zeros({0, 3}), column, column, "found [0, 3]");
+  expect_refused(at::Tensor(), column, column, "an undefined tensor");
+  expect_refused(latent.to(at::kBFloat16), column, column, "found BFloat16");
+  expect_refused(latent, at::zeros({3}), column,
+                 "alpha of a weight [4, 3] must be [1, 3] (column), [4, 1] (row) or [] (single), "
+                 "found [3]");
+  expect_refused(latent, column, at::zeros({1, 4}), "beta of a weight [4, 3]");
+  expect_refused(latent, column, at::Tensor(), "beta is undefined");
+  expect_refused(latent, column, at::zeros({4, 1}),
+                 "alpha and beta must have one shape, found [1, 3] and [4, 1]");
+  expect_refused(latent, column.to(at::kDouble), column,
+                 "alpha must be Float like the latent weight, found Double");
 }
 
 TEST(InitialScales, AreMeanAndMeanAbsoluteDeviation) {
