@@ -3,15 +3,21 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 /// The configuration of a run. Each struct's fields are listed once more, with help, range and whether they are part of the
-/// run's identity, in src/config/fields.h; JSON, --set, --help and docs/config.md all derive from that list.
+/// run's identity, in src/config/fields.cpp; JSON, --set, --help and docs/config.md all derive from that list.
 namespace fbi::config {
 
 enum class Binarize { kColumn, kRow, kSingle, kNone };
 enum class Precision { kFp32, kBf16 };
 enum class DataFormat { kShards, kAmber };
+
+/// Spelling in configurations and logs, e.g. "column".
+std::string_view to_string(Binarize value);
+std::string_view to_string(Precision value);
+std::string_view to_string(DataFormat value);
 
 /// Rotary embedding frequencies: plain, or scaled as transformers does for "linear" and "llama3".
 struct RopeScaling {

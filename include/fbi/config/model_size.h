@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstdint>
+
+#include "fbi/config/run_config.h"
+
+namespace fbi::config {
+
+/// Parameters by what they cost: one bit, or a number each.
+struct ModelSize {
+  std::int64_t binarized = 0;  ///< weights of binarized linear layers
+  std::int64_t scales = 0;     ///< their alpha and beta
+  std::int64_t dense = 0;      ///< embedding, head, norms; all linear layers in dense mode
+  std::int64_t total() const { return binarized + scales + dense; }
+};
+
+/// Counts of a resolved model; a tied head is not counted twice.
+ModelSize parameter_counts(const ModelConfig& model);
+
+}  // namespace fbi::config

@@ -1,0 +1,61 @@
+#include "fbi/config/compare.h"
+
+#include <algorithm>
+#include <span>
+
+#include "config/fields.h"
+#include "config/values.h"
+#include "fbi/core/hash.h"
+
+namespace fbi::config {
+namespace {
+
+nlohmann::ordered_json::json_pointer pointer_to(std::string key) {
+  std::replace(key.begin(), key.end(), '.', '/');
+  return nlohmann::ordered_json::json_pointer("/" + key);
+}
+
+bool is_input_only(const Field& field) {
+  return std::holds_alternative<std::monostate>(field.member);
+}
+
+}  // namespace
+
+std::string to_json(const RunConfig& config) {
+  RunConfig copy = config;
+  nlohmann::ordered_json out = nlohmann::ordered_json::object();
+  for (const Field& field : fields_of(copy)) {
+    if (!is_input_only(field)) out[pointer_to(field.key)] = write_value(field);
+  }
+  return out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+std::vector<FieldDifference> identity_differences(const RunConfig& saved,
+                                                  const RunConfig& current) {
+  RunConfig saved_copy = saved;
+  RunConfig current_copy = current;
+  const auto saved_fields = fields_of(saved_copy);
+  const auto current_fields = fields_of(current_copy);
+  std::vector<FieldDifference> differences;
+  for (std::size_t i = 0; i < saved_fields.size(); ++i) {
+    if (saved_fields[i].role != Role::kIdentity) continue;
+    const Json before = write_value(saved_fields[i]);
+    const Json after = write_value(current_fields[i]);
+    if (before != after) differences.push_back({saved_fields[i].key, show(before), show(after)});
+  }
+  return differences;
+}
+
+std::string identity_hash(const RunConfig& config) {
+  RunConfig copy = config;
+  Json identity = Json::object();
+  for (const Field& field : fields_of(copy)) {
+    if (field.role == Role::kIdentity && !is_input_only(field)) {
+      identity[field.key] = write_value(field);
+    }
+  }
+  const std::string text = identity.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return hash128_hex(std::as_bytes(std::span(text.data(), text.size())));
+}
+
+}  // namespace fbi::config

@@ -1,0 +1,103 @@
+#include "fbi/config/load.h"
+
+#include "config/architecture.h"
+#include "config/fields.h"
+#include "config/reader.h"
+#include "config/validate.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+
+namespace fbi::config {
+namespace {
+
+constexpr std::uint64_t kMaxFileBytes = 4u << 20;
+
+// `"model": "FILE"` is short for `"model": {"architecture": "FILE"}`.
+void expand_model(Json& root) {
+  if (root.contains("model") && root["model"].is_string()) {
+    root["model"] = Json{{"architecture", root["model"]}};
+  }
+}
+
+bool names_architecture(const Json& root) {
+  return root.contains("model") && root["model"].is_object() &&
+         root["model"].contains("architecture");
+}
+
+// The keys of the architecture file, in ModelConfig's terms; empty when it is unreadable. `section`
+// holds keys that go before those of the file.
+Json load_architecture(const std::filesystem::path& file, const Json& section, Problems& problems) {
+  try {
+    Problems syntax;
+    const Json source =
+        parse_document<DataError>(read_file(file, kMaxFileBytes), file.string(), syntax);
+    if (!syntax.empty()) throw DataError(syntax.report(file.string()));
+    for (const auto& item : source.items()) {
+      if (!section.contains(item.key())) {
+        problems.set_origin("model." + item.key(), file.string());
+      }
+    }
+    return plain_architecture(source, "model.", UnknownKeys::kLog, problems);
+  } catch (const DataError& error) {
+    problems.add("model.architecture", "", error.what());
+    return Json::object();
+  }
+}
+
+// Replaces the model section by one with ModelConfig's own keys only.
+void flatten_model(Json& root, const std::filesystem::path& folder, Problems& problems) {
+  if (!root.contains("model") || !root["model"].is_object()) return;
+  Json& section = root["model"];
+  Json plain = Json::object();
+  if (const auto name = section.find("architecture"); name != section.end()) {
+    if (name->is_string()) {
+      plain = load_architecture(folder / name->get<std::string>(), section, problems);
+    } else {
+      problems.add("model.architecture", show(*name), "expected the path of a file");
+    }
+    section.erase("architecture");
+  }
+  for (const auto& item : section.items()) {
+    if (item.value().is_null()) plain.erase(item.key());
+  }
+  merge_into(plain, plain_architecture(section, "model.", UnknownKeys::kKeep, problems));
+  section = std::move(plain);
+}
+
+}  // namespace
+
+RunConfig parse_run_config(std::string_view text, const std::string& source_name,
+                           const std::filesystem::path& folder, const LoadOptions& options) {
+  Problems problems;
+  RunConfig config;
+  const std::vector<Field> fields = fields_of(config);
+  Json root = parse_document<UsageError>(text, source_name, problems);
+  expand_model(root);
+  std::filesystem::path architecture_folder = folder;
+  for (const std::string& assignment : options.overrides) {
+    const bool had_architecture = names_architecture(root);
+    const Json before = had_architecture ? root["model"]["architecture"] : Json();
+    apply_override(fields, assignment, root, problems);
+    expand_model(root);
+    if (names_architecture(root) && root["model"]["architecture"] != before)
+      architecture_folder = ".";
+  }
+  flatten_model(root, architecture_folder, problems);
+  read_fields(fields, root, problems);
+  check_config(config, options.world_size, problems);
+  if (!problems.empty()) throw UsageError(problems.report(source_name));
+  resolve(config, options.world_size, options.continued);
+  return config;
+}
+
+RunConfig load_run_config(const std::filesystem::path& file, const LoadOptions& options) {
+  std::string text;
+  try {
+    text = read_file(file, kMaxFileBytes);
+  } catch (const DataError& error) {
+    throw UsageError(concat("cannot read the configuration: ", error.what()));
+  }
+  return parse_run_config(text, file.string(), file.parent_path(), options);
+}
+
+}  // namespace fbi::config
