@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -25,6 +26,8 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   virtual std::string description() const = 0;
+  /// Where tensors of collectives must lie.
+  virtual at::Device device() const { return at::kCPU; }
   /// In place on every rank.
   virtual std::unique_ptr<Work> all_reduce(at::Tensor& tensor, Reduce op) = 0;
   /// output [n] = sum over ranks of their input [size * n], part `rank`.
@@ -37,5 +40,10 @@ class Communicator {
 
 /// The group of one rank: every collective is the identity.
 std::unique_ptr<Communicator> make_single_rank();
+
+/// A group of `size` ranks within this process, one per thread (tests). Collectives are finished when they return and
+/// reduce in rank order, so results don't depend on timing. A rank whose communicator is destroyed makes all that wait
+/// for it throw PeerError; ranks that call different operations all throw UsageError.
+std::vector<std::unique_ptr<Communicator>> make_thread_group(int size);
 
 }  // namespace fbi::distributed

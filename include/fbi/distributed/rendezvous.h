@@ -28,15 +28,17 @@ using Environment = std::map<std::string, std::string>;
 /// The variables of this process.
 Environment current_environment();
 
-/// Rank and world size, from the first that tells both: flags; RANK, WORLD_SIZE, LOCAL_RANK (torchrun's names); a task of a
-/// Slurm step; Open MPI's OMPI_COMM_WORLD_*; else one rank. What an earlier source leaves open comes from the next, and
-/// flags must agree with the source below them. MASTER_ADDR and MASTER_PORT count everywhere; without them Slurm's first
-/// node serves, or 127.0.0.1 when all ranks are on this machine.
-/// A pure function. Throws UsageError, with all values named, for values that contradict each other, are no numbers or are
-/// out of range, or leave something open that several ranks need.
+/// Rank and world size, from the first that tells both: flags; RANK, WORLD_SIZE, LOCAL_RANK
+/// (torchrun's names); a task of a Slurm step; Open MPI's OMPI_COMM_WORLD_*; else one rank. What an
+/// earlier source leaves open comes from the next, and flags must agree with the source below them.
+/// MASTER_ADDR and MASTER_PORT count everywhere; without them Slurm's first node serves, or
+/// 127.0.0.1 when all ranks are on this machine. A pure function. Throws UsageError, with all
+/// values named, for values that contradict each other, are no numbers or are out of range, or
+/// leave something open that several ranks need.
 Rendezvous discover_rank(const RankFlags& flags, const Environment& environment);
 
-/// The first host of a Slurm node list: "gpu[03-07,12],login1" -> "gpu03". Throws UsageError when it can't be read.
+/// The first host of a Slurm node list: "gpu[03-07,12],login1" -> "gpu03". Throws UsageError when
+/// it can't be read.
 std::string first_host(const std::string& node_list);
 
 }  // namespace fbi::distributed

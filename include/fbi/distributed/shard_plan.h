@@ -12,9 +12,10 @@ struct RowRange {
   bool operator==(const RowRange&) const = default;
 };
 
-/// How the rows of one [O, I] matrix lie over `size` ranks: equal blocks of ceil(O / size) rows in rank order. The last
-/// blocks may be short or empty; collectives exchange whole blocks, so their buffers hold `padded_rows()` rows.
-/// Throws UsageError when rows < 0, size < 1 or, in `range`, the rank does not exist.
+/// How the rows of one [O, I] matrix lie over `size` ranks: equal blocks of ceil(O / size) rows in
+/// rank order. The last blocks may be short or empty; collectives exchange whole blocks, so their
+/// buffers hold `padded_rows()` rows. Throws UsageError when rows < 0, size < 1 or, in `range`, the
+/// rank does not exist.
 class ShardPlan {
  public:
   ShardPlan(std::int64_t rows, int size);
