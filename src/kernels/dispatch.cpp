@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "fbi/core/error.h"
+#include "kernels/cpu/levels.h"
 #include "kernels/dispatch.h"
 
 namespace fbi::kernels {
@@ -24,6 +25,8 @@ std::string never() {
 /// Best first. A level for another kind of device (cuda) goes on top: it declines pointers that are
 /// not its own and then has entries of its own beside the loops over CpuKernels.
 constexpr std::array kTable = {
+    TableRow{Level::kAvx512, &kAvx512Kernels, kAvx512Features, avx512_declined},
+    TableRow{Level::kAvx2, &kAvx2Kernels, kAvx2Features, avx2_declined},
     TableRow{Level::kRef, &kRefKernels, "nothing", never},
 };
 

@@ -1,0 +1,29 @@
+#pragma once
+
+#include "kernels/cpu/vec16_loss.h"
+#include "kernels/cpu/vec16_matrix.h"
+
+namespace fbi::kernels {
+namespace {
+
+constexpr CpuKernels kVec16Kernels = {
+    .pack_row = pack_row,
+    .effective_row = effective_row,
+    .effective_row_bf16 = effective_row_bf16,
+    .differing_bits = differing_bits,
+    .adamw = adamw,
+    .adamw_latent_row = adamw_latent_row,
+    .sum_of_squares = sum_of_squares,
+    .gradient_row_sums = gradient_row_sums,
+    .gradient_column_sums = gradient_column_sums,
+    .max = max,
+    .sum_exp = sum_exp,
+    .distill_sums = distill_sums,
+    .loss_gradient = loss_gradient,
+    .to_bfloat16 = to_bfloat16,
+    .from_bfloat16 = from_bfloat16,
+    .exp = exp,
+};
+
+}  // namespace
+}  // namespace fbi::kernels
