@@ -1,0 +1,224 @@
+#include "fbi/exporter/export.h"
+
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include "exporter/model_card.h"
+#include "exporter/shard_writer.h"
+#include "exporter/staged_export.h"
+#include "fbi/config/huggingface.h"
+#include "fbi/config/load.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/text/hugging_face.h"
+
+namespace fbi::exporter {
+namespace {
+
+using formats::DType;
+using Role = TensorSpec::Role;
+
+std::string position_text(std::size_t index, const std::vector<std::int64_t>& shape) {
+  std::string text;
+  auto rest = static_cast<std::int64_t>(index);
+  for (auto extent = shape.rbegin(); extent != shape.rend(); ++extent) {
+    text = concat(rest % *extent, text.empty() ? "" : ", ", text);
+    rest /= *extent;
+  }
+  return "[" + text + "]";
+}
+
+/// Reads tensors one at a time and refuses values that an export must not hold.
+class TensorReader {
+ public:
+  TensorReader(const ModelSource& source, DType dtype) : source_(source), dtype_(dtype) {}
+
+  /// Values that will be cast to the export's dtype.
+  std::vector<float> read_for_cast(const TensorSpec& tensor) const {
+    return read(tensor, overflow_limit(dtype_));
+  }
+  /// Latent weights: only their signs go into a folded export.
+  std::vector<float> read_finite(const TensorSpec& tensor) const {
+    return read(tensor, overflow_limit(DType::kF32));
+  }
+
+ private:
+  std::vector<float> read(const TensorSpec& tensor, float limit) const {
+    std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
+    source_.read(tensor.name, values);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (!(std::abs(values[i]) < limit)) refuse(tensor, i, values[i]);
+    }
+    return values;
+  }
+
+  [[noreturn]] void refuse(const TensorSpec& tensor, std::size_t index, float value) const {
+    const std::string found = concat(tensor.name, position_text(index, tensor.shape), " is ", value,
+                                     " in ", source_.description());
+    if (!std::isfinite(value)) {
+      throw DataError(concat(found, "; a model with values that are not finite is not exported"));
+    }
+    throw DataError(concat(found, ", too large for ", formats::to_string(dtype_),
+                           "; export it in another dtype"));
+  }
+
+  const ModelSource& source_;
+  DType dtype_;
+};
+
+class Exporter {
+ public:
+  Exporter(const ModelSource& source, const config::ModelConfig& model, ExportKind kind,
+           const Folding& folding, const std::filesystem::path& target,
+           const ExportOptions& options)
+      : source_(source),
+        model_(model),
+        kind_(kind),
+        folding_(folding),
+        options_(options),
+        reader_(source, folding.dtype) {
+    config::resolve(model_);
+    check_tokenizer();
+    check_tensors(source_, model_);
+    staged_ = std::make_unique<StagedExport::Impl>(target);
+  }
+
+  StagedExport run() {
+    write_tensors();
+    write_configuration();
+    if (options_.tokenizer) {
+      report().tokenizer_note = text::write_hugging_face_tokenizer(
+          *options_.tokenizer, staged_->staging, model_.max_position_embeddings);
+    }
+    report().directory = staged_->target;
+    write("README.md", model_card_text(model_, kind_, folding_, options_.card, report()));
+    staged_->list_files();
+    return StagedExport(std::move(staged_));
+  }
+
+ private:
+  ExportReport& report() { return staged_->report; }
+  void write(const char* name, const std::string& text) {
+    write_file(staged_->staging / name, text);
+  }
+
+  void check_tokenizer() const {
+    if (options_.tokenizer && options_.tokenizer->vocab_size() > model_.vocab_size) {
+      throw UsageError(concat("the tokenizer ", options_.tokenizer->path().string(), " has ",
+                              options_.tokenizer->vocab_size(), " pieces, the model's vocabulary ",
+                              model_.vocab_size, "; it belongs to another model"));
+    }
+  }
+
+  /// What the export consists of: all tensors, or without scales and shifts once they are folded.
+  std::vector<TensorSpec> exported_tensors() const {
+    std::vector<TensorSpec> tensors = model_tensors(model_);
+    if (kind_ == ExportKind::kFolded) {
+      std::erase_if(tensors, [](const TensorSpec& tensor) {
+        return tensor.role == Role::kScale || tensor.role == Role::kShift;
+      });
+    }
+    return tensors;
+  }
+
+  void write_tensors() {
+    const std::vector<TensorSpec> tensors = exported_tensors();
+    std::vector<formats::TensorView> layout;
+    for (const TensorSpec& tensor : tensors) {
+      layout.push_back({tensor.name, folding_.dtype, tensor.shape, {}});
+      const bool weight = tensor.role == Role::kDense || tensor.role == Role::kLatent;
+      report().weights += weight ? tensor.numel() : 0;
+    }
+    ShardWriter writer(staged_->staging, std::move(layout), options_.max_shard_bytes);
+    report().bits_per_weight =
+        8.0 * static_cast<double>(writer.tensor_bytes()) / static_cast<double>(report().weights);
+    for (const TensorSpec& tensor : tensors) {
+      writer.write(encode(tensor));
+      ++report().tensors;
+      if (options_.on_progress) {
+        options_.on_progress({report().tensors, static_cast<std::int64_t>(tensors.size())});
+      }
+    }
+    writer.finish();
+  }
+
+  std::vector<std::byte> encode(const TensorSpec& tensor) {
+    std::vector<std::byte> bytes(
+        static_cast<std::size_t>(tensor.numel() * formats::size_of(folding_.dtype)));
+    if (tensor.role != Role::kLatent) {
+      cast(reader_.read_for_cast(tensor), folding_.dtype, bytes);
+      return bytes;
+    }
+    const std::vector<float> latent = reader_.read_finite(tensor);
+    ZeroCounts zeros;
+    if (kind_ == ExportKind::kNative) {
+      cast(latent, folding_.dtype, bytes);
+      zeros = count_zeros(latent);
+    } else {
+      zeros = fold_matrix(tensor, latent, bytes);
+    }
+    report().zeros.exact += zeros.exact;
+    report().zeros.fp16 += zeros.fp16;
+    return bytes;
+  }
+
+  ZeroCounts fold_matrix(const TensorSpec& tensor, std::span<const float> latent,
+                         std::span<std::byte> out) const {
+    const kernels::MatrixShape shape = {tensor.shape[0], tensor.shape[1]};
+    const auto scales = scale_shape(model_.binarize, shape);
+    const TensorSpec scale_spec = {scale_name(tensor.name), scales, Role::kScale};
+    const TensorSpec shift_spec = {shift_name(tensor.name), scales, Role::kShift};
+    const std::vector<float> scale = reader_.read_for_cast(scale_spec);
+    const std::vector<float> shift = reader_.read_for_cast(shift_spec);
+    for (std::size_t i = 0; i < scale.size(); ++i) {
+      if (!(std::abs(scale[i]) + std::abs(shift[i]) < overflow_limit(folding_.dtype))) {
+        throw DataError(concat(tensor.name, ": weight ", shift[i], " ± ", scale[i], " (pair ", i,
+                               ") in ", source_.description(), " is too large for ",
+                               formats::to_string(folding_.dtype), "; export it in another dtype"));
+      }
+    }
+    return fold({shape, scale_strides(model_.binarize), latent, scale, shift}, folding_, out);
+  }
+
+  void write_configuration() {
+    config::ModelConfig model = model_;
+    if (kind_ == ExportKind::kFolded) model.binarize = config::Binarize::kNone;
+    write("config.json", config::model_config_to_hf_json(model, torch_dtype_name(folding_.dtype)));
+    nlohmann::ordered_json generation = {{"_from_model_config", true},
+                                         {"bos_token_id", model.bos_token_id}};
+    if (model.eos_token_id.size() == 1) {
+      generation["eos_token_id"] = model.eos_token_id.front();
+    } else if (!model.eos_token_id.empty()) {
+      generation["eos_token_id"] = model.eos_token_id;
+    }
+    if (model.pad_token_id) generation["pad_token_id"] = *model.pad_token_id;
+    write("generation_config.json", generation.dump(2) + "\n");
+  }
+
+  const ModelSource& source_;
+  config::ModelConfig model_;
+  ExportKind kind_;
+  Folding folding_;
+  const ExportOptions& options_;
+  TensorReader reader_;
+  std::unique_ptr<StagedExport::Impl> staged_;
+};
+
+}  // namespace
+
+StagedExport export_native(const ModelSource& source, const config::ModelConfig& model,
+                           const std::filesystem::path& target, const ExportOptions& options) {
+  return Exporter(source, model, ExportKind::kNative, {DType::kF32}, target, options).run();
+}
+
+StagedExport export_folded(const ModelSource& source, const config::ModelConfig& model,
+                           const std::filesystem::path& target, const Folding& folding,
+                           const ExportOptions& options) {
+  validate(folding);
+  return Exporter(source, model, ExportKind::kFolded, folding, target, options).run();
+}
+
+}  // namespace fbi::exporter

@@ -1,0 +1,102 @@
+#include "exporter/model_card.h"
+
+#include <iomanip>
+#include <sstream>
+#include <string_view>
+
+#include "fbi/config/model_size.h"
+#include "fbi/core/error.h"
+#include "fbi/core/human.h"
+
+namespace fbi::exporter {
+namespace {
+
+std::string summary(const config::ModelConfig& model, ExportKind kind) {
+  if (model.binarize == config::Binarize::kNone) {
+    return "A LLaMA in full precision, trained with fbi-llm.";
+  }
+  const std::string what =
+      "A fully binarized LLaMA (FBI-LLM, arXiv 2407.07093), trained with fbi-llm: every weight of "
+      "the "
+      "linear layers inside the decoder is `beta ± alpha`, one bit, with alpha and beta learned "
+      "per ";
+  const std::string per = model.binarize == config::Binarize::kColumn ? "input column"
+                          : model.binarize == config::Binarize::kRow  ? "output row"
+                                                                      : "matrix";
+  const std::string form =
+      kind == ExportKind::kNative
+          ? "This folder holds the latent weights (`….weight`) and their alpha (`….wscale`) and "
+            "beta "
+            "(`….wbias`), from which training can go on. Without binarization they are no usable "
+            "model."
+          : "This folder holds them folded into dense matrices: a stock `LlamaForCausalLM`.";
+  return what + per + ". Embedding, norms and head are full precision.\n\n" + form;
+}
+
+void add_row(std::ostream& out, std::string_view name, const std::string& value) {
+  out << "| " << name << " | " << value << " |\n";
+}
+
+std::string fold_rule(const Folding& folding) {
+  if (folding.published_fp16_zeros) {
+    return "fp16(fp16(beta) ± fp16(alpha)), fp16(beta) where the latent weight is 0 in fp16";
+  }
+  switch (folding.dtype) {
+    case formats::DType::kF16:
+      return "fp16(fp16(beta) ± fp16(alpha))";
+    case formats::DType::kBF16:
+      return "bf16(beta ± alpha)";
+    default:
+      return "beta ± alpha in fp32";
+  }
+}
+
+}  // namespace
+
+std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
+                            const Folding& folding, const ModelCard& card,
+                            const ExportReport& report) {
+  const config::ModelSize size = config::parameter_counts(model);
+  const bool binarized = model.binarize != config::Binarize::kNone;
+  std::ostringstream out;
+  out << "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- llama\n- "
+         "fbi-llm\n"
+      << (binarized ? "- 1-bit\n" : "") << "---\n\n# "
+      << (card.title.empty() ? report.directory.filename().string() : card.title) << "\n\n"
+      << summary(model, kind) << "\n\n|  |  |\n| --- | --- |\n";
+  add_row(out, "parameters", format_count(static_cast<std::uint64_t>(size.total())));
+  if (binarized) {
+    add_row(out, "of these binarized", format_count(static_cast<std::uint64_t>(size.binarized)));
+  }
+  add_row(out, "layers, hidden, feed-forward",
+          concat(model.num_hidden_layers, ", ", model.hidden_size, ", ", model.intermediate_size));
+  add_row(out, "heads, key/value heads",
+          concat(model.num_attention_heads, ", ", model.num_key_value_heads));
+  add_row(out, "vocabulary, context",
+          concat(model.vocab_size, ", ", model.max_position_embeddings));
+  add_row(out, "stored as",
+          concat(torch_dtype_name(folding.dtype), ", ", std::setprecision(4),
+                 report.bits_per_weight, " bits per weight"));
+  if (binarized && kind == ExportKind::kFolded) {
+    add_row(out, "weights", fold_rule(folding));
+    add_row(out, "latent weights exactly 0 (taken as +)", concat(report.zeros.exact));
+    add_row(out, "latent weights that are 0 in fp16", concat(report.zeros.fp16));
+  }
+  if (card.step) add_row(out, "optimizer steps", concat(*card.step));
+  if (!card.config_hash.empty()) {
+    add_row(out, "hash of the run's configuration", "`" + card.config_hash + "`");
+  }
+  if (card.perplexity) {
+    add_row(out, "perplexity",
+            concat(std::setprecision(5), *card.perplexity, card.perplexity_note.empty() ? "" : ", ",
+                   card.perplexity_note));
+  }
+  if (kind == ExportKind::kFolded) {
+    out << "\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+           "model = AutoModelForCausalLM.from_pretrained(\".\")\n"
+           "tokenizer = AutoTokenizer.from_pretrained(\".\")\n```\n";
+  }
+  return out.str();
+}
+
+}  // namespace fbi::exporter

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <string>
+
+#include "fbi/config/run_config.h"
+#include "fbi/exporter/export.h"
+
+namespace fbi::exporter {
+
+enum class ExportKind { kNative, kFolded };
+
+/// The README.md of an export, for people who meet the folder without us.
+std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
+                            const Folding& folding, const ModelCard& card,
+                            const ExportReport& report);
+
+}  // namespace fbi::exporter
