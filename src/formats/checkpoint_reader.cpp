@@ -95,8 +95,9 @@ std::optional<std::int64_t> step_of(const std::string& name) {
   std::int64_t step = 0;
   const char* end = name.data() + name.size();
   const auto [rest, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
-  if (error != std::errc() || rest != end || checkpoint_folder_name(step) != name)
+  if (error != std::errc() || rest != end || step < 0 || checkpoint_folder_name(step) != name) {
     return std::nullopt;
+  }
   return step;
 }
 

@@ -1,5 +1,4 @@
 #include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "fbi/core/error.h"
@@ -94,8 +93,9 @@ std::uint16_t float_to_half(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const auto sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000u);
   const std::uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > kInfinity) {  // NaN: keep its upper bits, but never become infinity
-    return static_cast<std::uint16_t>(sign | 0x7e00u | (magnitude >> 13 & 0x3ffu));
+  if (magnitude > kInfinity) {  // NaN: its upper bits stay, unless only an infinity would be left
+    const std::uint32_t fraction = magnitude >> 13 & 0x3ffu;
+    return static_cast<std::uint16_t>(sign | 0x7c00u | (fraction != 0 ? fraction : 0x200u));
   }
   if (magnitude >= kHalfOverflow) return static_cast<std::uint16_t>(sign | 0x7c00u);
   if (magnitude < kSmallestNormal) {
@@ -124,7 +124,9 @@ float half_to_float(std::uint16_t bits) {
 
 std::uint16_t float_to_bfloat16(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
-  if (std::isnan(value)) return static_cast<std::uint16_t>(bits >> 16 | 0x40u);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) {  // NaN, as in float_to_half
+    return static_cast<std::uint16_t>(bits >> 16 | ((bits >> 16 & 0x7fu) != 0 ? 0u : 0x40u));
+  }
   return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
