@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "fbi/distributed/communicator.h"
+#include "fbi/formats/checkpoint_reader.h"
+
+/// How tensors lie in a checkpoint. Each rank writes the rows it owns into safetensors files of its
+/// own, `shard-r<rank>-<number>.safetensors`. A whole tensor has its plain name. A part, rows
+/// [begin, end) of a tensor that has R rows, is called `name@begin:end/R`; the parts of a tensor,
+/// from whatever files, cover [0, R) once. The name alone thus tells the global shape, and any
+/// number of ranks can read what any other number wrote (CheckpointTensors).
+namespace fbi::checkpoint {
+
+/// This rank's rows of one tensor.
+struct TensorPart {
+  std::string name;  ///< without '@'
+  at::Tensor rows;   ///< [end - begin, ...], possibly no rows; CPU or CUDA
+  std::int64_t row_begin = 0;
+  /// Rows of the whole tensor, when ranks hold different rows. -1: `rows` is the whole tensor, of
+  /// any shape, and equal on all ranks; rank 0 writes it.
+  std::int64_t total_rows = -1;
+};
+
+struct CommitOptions {
+  std::uint64_t max_shard_bytes = 4'000'000'000;  ///< a larger tensor gets a file of its own
+  std::int64_t keep = 3;                          ///< see to_delete
+};
+
+/// Writes a checkpoint so that a kill or power cut at any moment leaves it whole or absent: files
+/// and then the manifest go, each fsynced, to a temporary folder, which is renamed to
+/// `<checkpoints>/step-%08d`; only then retention deletes old ones. `manifest` brings step,
+/// config_hash and state_json; shards are filled in. A valid checkpoint of that step stays as it
+/// is; an invalid one is replaced. All ranks call this and get the result together: an error on one
+/// is an error on all (DiskError for a full disk: the temporary folder is gone, earlier checkpoints
+/// are untouched). Returns the folder.
+std::filesystem::path commit_checkpoint(distributed::Communicator& communicator,
+                                        const std::filesystem::path& checkpoints,
+                                        formats::CheckpointManifest manifest,
+                                        std::span<const TensorPart> parts,
+                                        const CommitOptions& options = {});
+
+}  // namespace fbi::checkpoint

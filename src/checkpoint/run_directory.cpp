@@ -1,0 +1,133 @@
+#include "fbi/checkpoint/run_directory.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "fbi/checkpoint/retention.h"
+#include "fbi/core/error.h"
+
+namespace fbi::checkpoint {
+namespace {
+
+namespace fs = std::filesystem;
+
+enum class Content { kEmpty, kRun, kForeign };
+
+/// Names that a run creates itself, so that one killed before it wrote its configuration counts as
+/// a run, too.
+bool belongs_to_run(const fs::path& entry) {
+  static const char* const kNames[] = {"config.json", "environment.json", "metrics.jsonl",
+                                       "train.log",   "checkpoints",      "export"};
+  const fs::path name = entry.extension() == ".tmp" ? entry.stem() : entry.filename();
+  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+}
+
+Content content_of(const RunPaths& paths) {
+  std::error_code error;
+  const fs::file_status status = fs::status(paths.root, error);
+  if (!fs::exists(status)) return Content::kEmpty;
+  if (!fs::is_directory(status)) {
+    throw UsageError(concat("run directory ", paths.root.string(), " is not a folder"));
+  }
+  Content content = Content::kEmpty;
+  for (const auto& entry : fs::directory_iterator(paths.root, error)) {
+    if (entry.path().filename() == ".lock") continue;
+    if (!belongs_to_run(entry.path()) && !fs::exists(paths.config())) return Content::kForeign;
+    content = Content::kRun;
+  }
+  if (error) {
+    throw UsageError(
+        concat("run directory ", paths.root.string(), " can't be read: ", error.message()));
+  }
+  return content;
+}
+
+bool same_folder(const fs::path& one, const fs::path& other) {
+  std::error_code error;
+  return fs::equivalent(one, other, error) && !error;
+}
+
+/// A run continues from one of its own checkpoints only if that is its newest; later ones would
+/// belong to another history than the one that now follows.
+void require_newest_of_run(const RunPaths& paths, const fs::path& checkpoint) {
+  const std::string run = paths.root.string();
+  const fs::path normal = checkpoint.has_filename() ? checkpoint : checkpoint.parent_path();
+  const fs::path folder = normal.has_parent_path() ? normal.parent_path() : ".";
+  if (!same_folder(folder, paths.checkpoints())) {
+    throw UsageError(
+        concat("run directory ", run, " holds another run than ", checkpoint.string(),
+               ": continue in a new run directory, or continue this one by --resume auto"));
+  }
+  const std::vector<fs::path> all = formats::list_checkpoints(paths.checkpoints());
+  if (!all.empty() && !same_folder(all.front(), normal)) {
+    throw UsageError(concat("run directory ", run, " holds later checkpoints than ",
+                            checkpoint.string(), " (", all.front().filename().string(),
+                            "): move them away, or continue in a new run directory"));
+  }
+}
+
+void require_suitable(const RunPaths& paths, const Resume& resume) {
+  const Content content = content_of(paths);
+  if (content == Content::kEmpty) return;
+  const std::string run = paths.root.string();
+  if (resume.mode == Resume::Mode::kNone) {
+    throw UsageError(concat("run directory ", run,
+                            " is not empty: continue it by --resume auto, or choose another one"));
+  }
+  if (content == Content::kForeign) {
+    throw UsageError(concat("run directory ", run,
+                            " is not empty and holds no run (no config.json): choose another one"));
+  }
+  if (resume.mode == Resume::Mode::kPath) require_newest_of_run(paths, resume.checkpoint);
+}
+
+void create_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw DiskError(concat("cannot create ", folder.string(), ": ", error.message()));
+}
+
+}  // namespace
+
+Resume Resume::from_text(const std::string& text) {
+  if (text.empty()) {
+    throw UsageError("--resume: expected none, auto or a checkpoint folder, found nothing");
+  }
+  if (text == "none") return {};
+  if (text == "auto") return {Mode::kAuto, {}};
+  return {Mode::kPath, text};
+}
+
+RunDirectory::RunDirectory(RunPaths paths, Resume resume, bool is_continued, RunLock lock)
+    : paths_(std::move(paths)),
+      resume_(std::move(resume)),
+      is_continued_(is_continued),
+      lock_(std::move(lock)) {}
+
+RunDirectory RunDirectory::create_or_resume(const fs::path& directory, const Resume& resume,
+                                            std::chrono::seconds lock_stale_after) {
+  const RunPaths paths{directory};
+  require_suitable(paths, resume);
+  create_folder(paths.root);
+  RunLock lock(paths.root, lock_stale_after);
+  require_suitable(paths,
+                   resume);  // another process may have used the folder before the lock was ours
+  const bool is_continued = content_of(paths) == Content::kRun;
+  if (is_continued) remove_temporaries(paths.checkpoints());
+  return RunDirectory(paths, resume, is_continued, std::move(lock));
+}
+
+std::unique_ptr<formats::CheckpointReader> RunDirectory::open_checkpoint() const {
+  switch (resume_.mode) {
+    case Resume::Mode::kNone:
+      return nullptr;
+    case Resume::Mode::kPath:
+      return std::make_unique<formats::CheckpointReader>(resume_.checkpoint);
+    case Resume::Mode::kAuto:
+      return formats::open_newest_checkpoint(paths_.checkpoints());
+  }
+  return nullptr;
+}
+
+}  // namespace fbi::checkpoint

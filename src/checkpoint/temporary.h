@@ -1,0 +1,20 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+namespace fbi::checkpoint {
+
+/// Where this process prepares or dismantles a checkpoint: a folder beside it that no reader looks
+/// at, whose name tells the process apart from all others: ".tmp-<what>-<host>-<pid>-<start>".
+std::filesystem::path temporary_path(const std::filesystem::path& checkpoints,
+                                     const std::string& what);
+
+/// Renames a folder to a temporary path, so that no reader meets it half deleted, then deletes it.
+/// Throws DiskError.
+void delete_folder(const std::filesystem::path& folder);
+
+/// std::filesystem::rename with DiskError naming both ends.
+void rename_folder(const std::filesystem::path& from, const std::filesystem::path& to);
+
+}  // namespace fbi::checkpoint
