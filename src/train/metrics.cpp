@@ -1,5 +1,6 @@
 #include "fbi/train/metrics.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -8,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fbi/core/error.h"
+#include "fbi/core/log.h"
 
 namespace fbi::train {
 namespace {
@@ -41,23 +43,34 @@ std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConf
   return line.dump();
 }
 
-MetricsFile::MetricsFile(const std::filesystem::path& path) : path_(path), file_(std::fopen(path.c_str(), "ab")) {
-  if (!file_) throw DiskError(concat("cannot append to ", path.string(), ": ", std::strerror(errno)));
+MetricsFile::MetricsFile(const std::filesystem::path& path)
+    : path_(path), descriptor_(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644)) {
+  if (descriptor_ < 0) throw DiskError(concat("cannot append to ", path.string(), ": ", std::strerror(errno)));
 }
 
-MetricsFile::~MetricsFile() {
-  if (file_) std::fclose(file_);
-}
+MetricsFile::~MetricsFile() { ::close(descriptor_); }
 
 void MetricsFile::append(const std::string& line) {
-  if (std::fprintf(file_, "%s\n", line.c_str()) < 0 || std::fflush(file_) != 0)
-    throw DiskError(concat("cannot append to ", path_.string(), ": ", std::strerror(errno),
-                           "; free some space and resume"));
+  pending_ += line;
+  pending_ += '\n';
+  const bool was_failing = failing_;
+  failing_ = !write_pending();
+  if (failing_ && !was_failing)
+    log::error("cannot append to ", path_.string(), ": ", std::strerror(errno), "; lines are kept in memory, free some space");
+}
+
+bool MetricsFile::write_pending() {
+  while (!pending_.empty()) {
+    const ssize_t written = ::write(descriptor_, pending_.data(), pending_.size());
+    if (written < 0 && errno != EINTR) return false;
+    if (written > 0) pending_.erase(0, static_cast<std::size_t>(written));
+  }
+  return true;
 }
 
 void MetricsFile::sync() {
-  if (std::fflush(file_) != 0 || ::fsync(::fileno(file_)) != 0)
-    throw DiskError(concat("cannot sync ", path_.string(), ": ", std::strerror(errno)));
+  if (!write_pending() || ::fsync(descriptor_) != 0)
+    throw DiskError(concat("cannot write ", path_.string(), ": ", std::strerror(errno), "; free some space"));
 }
 
 }  // namespace fbi::train

@@ -6,21 +6,11 @@
 
 #include <cmath>
 
+#include "fbi/config/load.h"
+#include "fbi/data/batcher.h"
 #include "fbi/core/error.h"
 
 namespace fbi::train {
-namespace {
-
-std::int64_t checked_micro_steps(const config::TrainConfig& train, int world_size) {
-  const std::int64_t samples = train.micro_batch * world_size;
-  if (samples <= 0 || train.global_batch % samples != 0)
-    throw UsageError(concat("train.global_batch ", train.global_batch, " is not a multiple of train.micro_batch ",
-                            train.micro_batch, " x ", world_size, " ranks"));
-  return train.global_batch / samples;
-}
-
-}  // namespace
-
 Trainer::Trainer(TrainerParts parts, const config::ObjectiveConfig& objective, const config::TrainConfig& train,
                  const optim::Schedule& schedule)
     : parts_(std::move(parts)),
@@ -28,7 +18,7 @@ Trainer::Trainer(TrainerParts parts, const config::ObjectiveConfig& objective, c
       train_(train),
       schedule_(schedule),
       pass_(parts_.student, train.recompute),
-      micro_steps_(checked_micro_steps(train, parts_.communicator.size())) {
+      micro_steps_(config::micro_steps_per_step(train, parts_.communicator.size())) {
   if (objective_.needs_teacher() && !parts_.teacher) throw UsageError("objective.distill > 0 needs a teacher");
 }
 
@@ -75,11 +65,10 @@ StepMetrics Trainer::step() {
 }
 
 ops::LossSums Trainer::micro_step(std::int64_t index) {
-  const std::int64_t ranks = parts_.communicator.size();
-  const std::int64_t first =
-      state_.position + (index * ranks + parts_.communicator.rank()) * train_.micro_batch;
+  const auto range = data::micro_batch_range(state_.position, index, parts_.communicator.rank(), parts_.communicator.size(),
+                                             train_.micro_batch);
   at::Tensor ids = at::empty({train_.micro_batch, train_.seq_len + 1}, at::kInt);
-  parts_.read_samples(first, train_.micro_batch, {ids.data_ptr<std::int32_t>(), static_cast<std::size_t>(ids.numel())});
+  parts_.read_samples(range.first, range.count, {ids.data_ptr<std::int32_t>(), static_cast<std::size_t>(ids.numel())});
   ids = ids.to(parts_.student.options().device);
   const at::Tensor inputs = ids.slice(1, 0, train_.seq_len).to(at::kLong);
   const at::Tensor targets = ids.slice(1, 1, train_.seq_len + 1).reshape(-1);

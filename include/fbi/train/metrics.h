@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstdio>
 #include <filesystem>
 #include <string>
 
@@ -20,19 +19,25 @@ struct Pace {
 /// non-finite numbers. docs/formats.md lists the keys.
 std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConfig& objective, const Pace& pace);
 
-/// Appends lines to metrics.jsonl, the truth about a run. Throws DiskError.
+/// Appends lines to metrics.jsonl, the truth about a run. While the disk is full lines wait in memory (logged once) and are written
+/// with the next ones.
 class MetricsFile {
  public:
-  explicit MetricsFile(const std::filesystem::path& path);
+  explicit MetricsFile(const std::filesystem::path& path);  ///< DiskError when it can't be opened
   ~MetricsFile();
   MetricsFile(const MetricsFile&) = delete;
   MetricsFile& operator=(const MetricsFile&) = delete;
   void append(const std::string& line);
-  void sync();  ///< fsync: before a checkpoint is committed, so that it never is ahead of its metrics
+  /// Everything on disk, before a checkpoint is committed: a checkpoint never is ahead of its metrics. Throws DiskError.
+  void sync();
 
  private:
+  bool write_pending();  ///< false with errno set
+
   std::filesystem::path path_;
-  std::FILE* file_ = nullptr;
+  int descriptor_ = -1;
+  std::string pending_;
+  bool failing_ = false;
 };
 
 }  // namespace fbi::train

@@ -1,0 +1,116 @@
+#include <charconv>
+#include <cxxopts.hpp>
+
+#include "cli/verb.h"
+#include "fbi/core/error.h"
+#include "fbi/core/text_distance.h"
+
+namespace fbi::cli {
+
+/// Fills Arguments; a struct of its own so that cxxopts stays in this file.
+struct ArgumentParser {
+  const Verb& verb;
+  Arguments result;
+
+  const Option* find(const std::string& name) const {
+    for (const auto& option : verb.options)
+      if (option.name == name) return &option;
+    return nullptr;
+  }
+
+  cxxopts::Options declare() const {
+    cxxopts::Options options("fbi-llm " + verb.name);
+    for (const auto& option : verb.options) {
+      if (option.value.empty())
+        options.add_options()(option.name, option.help);
+      else
+        options.add_options()(option.name, option.help, cxxopts::value<std::string>());
+    }
+    if (!verb.positional.empty()) options.parse_positional({verb.positional});
+    return options;
+  }
+
+  void parse(const std::vector<std::string>& words) {
+    std::vector<const char*> argv{"fbi-llm"};
+    for (const auto& word : words) {
+      check_known(word);
+      argv.push_back(word.c_str());
+    }
+    auto options = declare();
+    const auto parsed = [&] {
+      try {
+        return options.parse(static_cast<int>(argv.size()), argv.data());
+      } catch (const cxxopts::exceptions::exception& error) {
+        throw UsageError(concat(error.what(), "; see fbi-llm ", verb.name, " --help"));
+      }
+    }();
+    for (const auto& unmatched : parsed.unmatched())
+      throw UsageError(concat("unexpected argument '", unmatched, "'; see fbi-llm ", verb.name, " --help"));
+    for (const auto& item : parsed.arguments()) result.values_[item.key()].push_back(item.value());
+    apply_defaults();
+  }
+
+  void check_known(const std::string& word) const {
+    if (!word.starts_with("--") || word == "--") return;
+    const std::string name = word.substr(2, word.find('=') - 2);
+    if (find(name)) return;
+    std::vector<std::string> names;
+    for (const auto& option : verb.options) names.push_back(option.name);
+    const std::string close = nearest(name, names);
+    throw UsageError(concat("unknown option --", name, " of fbi-llm ", verb.name,
+                            close.empty() ? std::string() : concat("; did you mean --", close, "?"), " See fbi-llm ", verb.name,
+                            " --help"));
+  }
+
+  void apply_defaults() {
+    std::string missing;
+    for (const auto& option : verb.options) {
+      auto& values = result.values_;
+      if (!values.contains(option.name)) {
+        if (option.required) missing += concat("\n  --", option.name, " ", option.value, "  ", option.help);
+        if (!option.default_value.empty()) values[option.name] = {option.default_value};
+      } else if (!option.repeated && values[option.name].size() > 1) {
+        throw UsageError(concat("--", option.name, " is given ", values[option.name].size(), " times; once is enough"));
+      }
+    }
+    if (!missing.empty()) throw UsageError(concat("fbi-llm ", verb.name, " needs:", missing));
+  }
+};
+
+Arguments parse_arguments(const Verb& verb, const std::vector<std::string>& words) {
+  ArgumentParser parser{verb, {}};
+  parser.parse(words);
+  return std::move(parser.result);
+}
+
+std::string Arguments::text(const std::string& name) const {
+  const auto found = values_.find(name);
+  return found == values_.end() ? std::string() : found->second.front();
+}
+
+namespace {
+
+template <class Number>
+Number parse_number(const std::string& name, const std::string& text, const char* kind) {
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size())
+    throw UsageError(concat("--", name, ": expected ", kind, ", found '", text, "'"));
+  return value;
+}
+
+}  // namespace
+
+std::int64_t Arguments::integer(const std::string& name) const {
+  return parse_number<std::int64_t>(name, text(name), "an integer");
+}
+
+double Arguments::number(const std::string& name) const { return parse_number<double>(name, text(name), "a number"); }
+
+const std::vector<std::string>& Arguments::list(const std::string& name) const {
+  static const std::vector<std::string> none;
+  const auto found = values_.find(name);
+  return found == values_.end() ? none : found->second;
+}
+
+}  // namespace fbi::cli

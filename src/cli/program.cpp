@@ -1,0 +1,83 @@
+#include <cstdio>
+#include <exception>
+#include <iostream>
+
+#include "cli/verb.h"
+#include "fbi/core/error.h"
+#include "fbi/core/log.h"
+#include "fbi/core/text_distance.h"
+#include "fbi/core/version.h"
+
+namespace fbi::cli {
+namespace {
+
+/// The verb that the first one or two words name; `words` keeps the rest.
+const Verb& find_verb(std::vector<std::string>& words) {
+  const std::string one = words[0], two = words.size() > 1 ? words[0] + " " + words[1] : words[0];
+  std::vector<std::string> names;
+  for (const auto& verb : verbs()) {
+    names.push_back(verb.name);
+    if (verb.name != two && verb.name != one) continue;
+    words.erase(words.begin(), words.begin() + (verb.name == one ? 1 : 2));
+    return verb;
+  }
+  std::string parts;
+  for (const auto& name : names)
+    if (name.starts_with(one + " ")) parts += "\n  fbi-llm " + name;
+  if (!parts.empty()) throw UsageError(concat("fbi-llm ", one, " needs one more word:", parts));
+  const std::string close = nearest(one, names);
+  throw UsageError(concat("unknown verb '", one, "'", close.empty() ? std::string() : concat("; did you mean '", close, "'?"),
+                          " Run fbi-llm --help for the list."));
+}
+
+bool asks_for_help(const std::vector<std::string>& words) {
+  for (const auto& word : words)
+    if (word == "--help" || word == "-h") return true;
+  return false;
+}
+
+int run_words(std::vector<std::string> words) {
+  if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
+    std::cout << (words.size() > 1 && words[1] == "--markdown" ? markdown_reference() : overview_text());
+    return words.empty() ? static_cast<int>(ExitCode::kUsage) : 0;
+  }
+  if (words[0] == "--version") {
+    std::cout << "fbi-llm " << version() << "\n";
+    return 0;
+  }
+  if (words.size() == 2 && asks_for_help(words)) {  // fbi-llm eval --help: all verbs that begin so
+    bool found = false;
+    for (const auto& verb : verbs()) {
+      if (verb.name != words[0] && !verb.name.starts_with(words[0] + " ")) continue;
+      std::cout << (found ? "\n" : "") << help_text(verb);
+      found = true;
+    }
+    if (found) return 0;
+  }
+  const Verb& verb = find_verb(words);
+  if (asks_for_help(words)) {
+    std::cout << help_text(verb);
+    return 0;
+  }
+  return verb.run(parse_arguments(verb, words));
+}
+
+}  // namespace
+
+int run_program(int argc, char** argv) {
+  log::add_terminal(log::Level::kInfo);
+  try {
+    return run_words({argv + 1, argv + argc});
+  } catch (const Error& error) {
+    log::error(error.what());
+    return static_cast<int>(error.exit_code());
+  } catch (const std::bad_alloc&) {
+    log::error("out of memory; try a smaller train.micro_batch, train.loss_chunk_tokens or train.recompute=true");
+    return 1;
+  } catch (const std::exception& error) {
+    log::error("unexpected error: ", error.what());
+    return 1;
+  }
+}
+
+}  // namespace fbi::cli

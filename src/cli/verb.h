@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fbi::cli {
+
+/// One command-line option. The lists of options are the one source of --help, of parsing and of docs/cli.md.
+struct Option {
+  std::string name;           ///< without dashes
+  std::string value;          ///< placeholder of its value ("DIR"); empty: a flag
+  std::string help;
+  std::string default_value;  ///< empty: none
+  bool required = false;
+  bool repeated = false;      ///< may be given several times
+};
+
+/// Parsed options of one call. Accessors throw UsageError naming option and value when a value is no number.
+class Arguments {
+ public:
+  bool has(const std::string& name) const { return values_.contains(name); }
+  std::string text(const std::string& name) const;  ///< "" when absent
+  std::int64_t integer(const std::string& name) const;
+  double number(const std::string& name) const;
+  const std::vector<std::string>& list(const std::string& name) const;
+
+ private:
+  friend struct ArgumentParser;
+  std::map<std::string, std::vector<std::string>> values_;
+};
+
+/// One thing that fbi-llm does, e.g. "train" or "eval perplexity".
+struct Verb {
+  std::string name;
+  std::string summary;      ///< one line
+  std::string description;  ///< some sentences for --help
+  std::string positional;   ///< name of the option that takes arguments without dashes; empty: none
+  std::vector<Option> options;
+  std::vector<std::string> examples;
+  int (*run)(const Arguments& arguments);
+};
+
+/// All verbs, in the order of a project: data, training, evaluation, export, looking.
+const std::vector<Verb>& verbs();
+
+/// Parses `words` (without the verb). UsageError for unknown options (with the nearest one) and missing required ones.
+Arguments parse_arguments(const Verb& verb, const std::vector<std::string>& words);
+
+std::string help_text(const Verb& verb);
+std::string overview_text();
+std::string markdown_reference();  ///< docs/cli.md
+
+/// Runs the whole program: chooses the verb, prints help, maps exceptions to exit codes.
+int run_program(int argc, char** argv);
+
+}  // namespace fbi::cli

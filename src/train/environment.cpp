@@ -1,0 +1,54 @@
+#include "train/environment.h"
+
+#include <ATen/Parallel.h>
+#include <torch/headeronly/version.h>
+
+#include <chrono>
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "fbi/core/file.h"
+#include "fbi/core/system.h"
+#include "fbi/core/version.h"
+#include "fbi/data/training_data.h"
+#include "fbi/kernels/dispatch.h"
+
+namespace fbi::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string utc_now() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+}  // namespace
+
+std::string environment_json(const config::RunConfig& config, const std::string& command_line) {
+  const nlohmann::ordered_json out = {
+      {"program", version()},
+      {"libtorch", TORCH_VERSION},
+      {"compiler", __VERSION__},
+      {"kernels", kernels::level_name(kernels::chosen_level())},
+      {"device", config.train.device},
+      {"threads", at::get_num_threads()},
+      {"host", host_name()},
+      {"pid", process_id()},
+      {"started", utc_now()},
+      {"command_line", command_line},
+  };
+  return out.dump(2) + "\n";
+}
+
+void copy_tokenizer(const config::RunConfig& config, const fs::path& run_directory) {
+  const fs::path target = run_directory / "tokenizer.model";
+  if (fs::exists(target)) return;
+  if (const auto source = data::find_tokenizer(config.data)) write_file(target, read_file(*source));
+}
+
+}  // namespace fbi::train

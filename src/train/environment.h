@@ -1,0 +1,17 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "fbi/config/run_config.h"
+
+namespace fbi::train {
+
+/// environment.json: program, libraries, machine and command line of the last start.
+std::string environment_json(const config::RunConfig& config, const std::string& command_line);
+
+/// Copies the tokenizer.model that lies beside the training data, if any, into the run directory: evaluation, generation and
+/// export of the run need it.
+void copy_tokenizer(const config::RunConfig& config, const std::filesystem::path& run_directory);
+
+}  // namespace fbi::train

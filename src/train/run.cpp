@@ -1,0 +1,192 @@
+#include "fbi/train/run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <nlohmann/json.hpp>
+
+#include "fbi/checkpoint/metrics_log.h"
+#include "fbi/checkpoint/run_directory.h"
+#include "fbi/config/compare.h"
+#include "fbi/config/load.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/core/log.h"
+#include "fbi/core/signals.h"
+#include "train/environment.h"
+#include "train/session.h"
+
+namespace fbi::train {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+/// Rate over the last steps: a mean over the whole run would hide a slow-down and count pauses.
+class PaceMeter {
+ public:
+  Pace add(double step_seconds, std::int64_t step_tokens, std::int64_t steps_left) {
+    recent_.push_back(step_seconds);
+    if (recent_.size() > 20) recent_.pop_front();
+    double total = 0;
+    for (const double seconds : recent_) total += seconds;
+    const double mean = total / static_cast<double>(recent_.size());
+    return {step_seconds, static_cast<double>(step_tokens) / mean, mean * static_cast<double>(steps_left)};
+  }
+
+ private:
+  std::deque<double> recent_;
+};
+
+/// Identity fields must be those of the saved run, except the ones that the user allows by name.
+void check_identity(const config::RunConfig& saved, const config::RunConfig& current, const std::vector<std::string>& allowed) {
+  std::string refused;
+  for (const auto& difference : config::identity_differences(saved, current)) {
+    const std::string text = concat(difference.key, ": the run has ", difference.saved, ", now ", difference.current);
+    if (std::find(allowed.begin(), allowed.end(), difference.key) != allowed.end())
+      log::warn("allowed change of ", text);
+    else
+      refused += "\n  " + text;
+  }
+  if (!refused.empty())
+    throw UsageError(concat("the configuration differs from that of the run to be continued:", refused,
+                            "\nUse the run's own values, another --run-dir, or --allow-change KEY for a change that is meant."));
+}
+
+class TrainingRun {
+ public:
+  TrainingRun(const config::RunConfig& config, const RunOptions& options, distributed::Communicator& communicator,
+              RunObserver& observer)
+      : config_(config),
+        options_(options),
+        observer_(observer),
+        directory_(checkpoint::RunDirectory::create_or_resume(options.directory, checkpoint::Resume::from_text(options.resume))),
+        session_((prepare(), config), communicator),
+        metrics_(directory_.paths().metrics()) {}
+
+  RunOutcome run() {
+    begin();
+    observer_.on_start(config_, state().step);
+    while (state().step < config_.train.steps) {
+      step();
+      if (stop_requested()) return stop();
+      if (save_due() && state().step < config_.train.steps) try_save();
+    }
+    if (last_saved_step_ != state().step) save();
+    observer_.on_end();
+    log::info("finished: ", state().step, " steps, ", state().tokens, " tokens; ", state().skipped, " steps skipped");
+    return RunOutcome::kFinished;
+  }
+
+ private:
+  const TrainState& state() { return session_.trainer().state(); }
+
+  /// Before anything heavy is loaded: log file, identity, metrics cut back to the checkpoint.
+  void prepare() {
+    const auto& paths = directory_.paths();
+    log::add_file(paths.log());
+    checkpoint_ = directory_.open_checkpoint();
+    if (checkpoint_)
+      check_identity(checkpoint_config(*checkpoint_), config_, options_.allow_change);
+    else if (const auto saved = saved_run_config(paths.root))
+      check_identity(*saved, config_, options_.allow_change);
+    write_file(paths.config(), config::to_json(config_));
+    write_file(paths.environment(), environment_json(config_, options_.command_line));
+    checkpoint::cut_metrics(paths.metrics(), checkpoint_ ? checkpoint_->manifest().step : 0);
+    copy_tokenizer(config_, paths.root);
+  }
+
+  void begin() {
+    if (!checkpoint_) {
+      session_.start();
+      log::info("starting at step 0");
+      return;
+    }
+    session_.restore(*checkpoint_);
+    last_saved_step_ = state().step;
+    log::info("continuing from ", checkpoint_->path().string(), ", step ", state().step);
+    checkpoint_.reset();
+  }
+
+  void step() {
+    const auto start = Clock::now();
+    const auto metrics = session_.trainer().step();
+    const Pace pace = pace_.add(seconds_since(start), config_.train.global_batch * config_.train.seq_len,
+                                config_.train.steps - metrics.step);
+    metrics_.append(metrics_line(metrics, config_.objective, pace));
+    observer_.on_step(metrics, pace);
+    if (seconds_since(touched_) > 30) {
+      directory_.lock().touch();
+      touched_ = Clock::now();
+    }
+    if (state().skipped_in_row >= config_.train.max_skipped_in_row) diverged();
+  }
+
+  [[noreturn]] void diverged() {
+    observer_.on_end();
+    const auto last = formats::list_checkpoints(directory_.paths().checkpoints());
+    throw DivergedError(concat(state().skipped_in_row, " steps in a row had a non-finite loss or gradient norm (step ", state().step,
+                               "). Last good checkpoint: ", last.empty() ? std::string("none") : last.front().string(),
+                               ". Lower optimizer.lr or look at the data of these steps, then resume."));
+  }
+
+  bool save_due() {
+    const auto& every = config_.checkpoint;
+    if (every.every_steps > 0 && state().step % every.every_steps == 0) return true;
+    return every.every_seconds > 0 && seconds_since(saved_at_) >= every.every_seconds;
+  }
+
+  void save() {
+    metrics_.sync();
+    const fs::path folder = session_.save(directory_.paths().checkpoints());
+    last_saved_step_ = state().step;
+    saved_at_ = Clock::now();
+    log::info("saved ", folder.string());
+    observer_.on_checkpoint(state().step, folder);
+  }
+
+  /// A full disk must not end a run that can go on: the previous checkpoint is intact, and the next save tries again.
+  void try_save() {
+    try {
+      save();
+    } catch (const DiskError& error) {
+      saved_at_ = Clock::now();
+      log::error("checkpoint of step ", state().step, " not saved, training goes on: ", error.what());
+    }
+  }
+
+  RunOutcome stop() {
+    if (last_saved_step_ != state().step) save();
+    observer_.on_end();
+    log::info("stopped by signal ", stop_requested(), " at step ", state().step, "; run again with --resume auto to continue");
+    return state().step < config_.train.steps ? RunOutcome::kStopped : RunOutcome::kFinished;
+  }
+
+  config::RunConfig config_;
+  RunOptions options_;
+  RunObserver& observer_;
+  checkpoint::RunDirectory directory_;
+  std::unique_ptr<formats::CheckpointReader> checkpoint_;  // set by prepare(), until begin() has read it
+  Session session_;
+  MetricsFile metrics_;
+  PaceMeter pace_;
+  std::int64_t last_saved_step_ = -1;
+  Clock::time_point saved_at_ = Clock::now(), touched_ = Clock::now();
+};
+
+}  // namespace
+
+std::optional<config::RunConfig> saved_run_config(const fs::path& directory) {
+  const fs::path file = directory / "config.json";
+  if (!fs::exists(file)) return std::nullopt;
+  return config::load_run_config(file);
+}
+
+RunOutcome run_training(const config::RunConfig& config, const RunOptions& options, distributed::Communicator& communicator,
+                        RunObserver& observer) {
+  return TrainingRun(config, options, communicator, observer).run();
+}
+
+}  // namespace fbi::train

@@ -1,0 +1,116 @@
+#include "train/session.h"
+
+#include <ATen/Context.h>
+
+#include <nlohmann/json.hpp>
+
+#include "fbi/checkpoint/checkpoint_tensors.h"
+#include "fbi/checkpoint/commit.h"
+#include "fbi/config/compare.h"
+#include "fbi/config/load.h"
+#include "fbi/core/error.h"
+#include "fbi/core/log.h"
+#include "fbi/distill/teacher.h"
+#include "fbi/nn/model_folder.h"
+#include "fbi/ops/parallel.h"
+
+namespace fbi::train {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json state_to_json(const TrainState& state) {
+  return {{"step", state.step},         {"updates", state.updates}, {"tokens", state.tokens},
+          {"position", state.position}, {"skipped", state.skipped}, {"skipped_in_row", state.skipped_in_row}};
+}
+
+TrainState state_from_json(const Json& json, const std::string& place) {
+  TrainState state;
+  try {
+    json.at("step").get_to(state.step);
+    json.at("updates").get_to(state.updates);
+    json.at("tokens").get_to(state.tokens);
+    json.at("position").get_to(state.position);
+    json.at("skipped").get_to(state.skipped);
+    json.at("skipped_in_row").get_to(state.skipped_in_row);
+  } catch (const Json::exception& error) {
+    throw CheckpointError(concat(place, ": state.train: ", error.what()));
+  }
+  return state;
+}
+
+Json manifest_state(const formats::CheckpointReader& checkpoint) {
+  const auto state = Json::parse(checkpoint.manifest().state_json, nullptr, /*allow_exceptions=*/false);
+  if (!state.is_object() || !state.contains("train") || !state.contains("config"))
+    throw CheckpointError(concat(checkpoint.path().string(), ": state.train or state.config is missing in manifest.json"));
+  return state;
+}
+
+}  // namespace
+
+at::Device choose_device(const std::string& name, int local_rank) {
+  const bool available = at::hasCUDA();
+  if (name == "cuda" && !available)
+    throw UsageError("train.device is cuda, but this machine or this build has no CUDA; use --set train.device=cpu");
+  if (name == "cpu" || !available) return at::kCPU;
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(local_rank));
+}
+
+config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint) {
+  return config::parse_run_config(manifest_state(checkpoint)["config"].dump(), checkpoint.path().string(), checkpoint.path());
+}
+
+Session::Session(const config::RunConfig& config, distributed::Communicator& communicator)
+    : config_(config), communicator_(communicator) {
+  ops::set_threads(static_cast<int>(config.train.threads));
+  const at::Device device = choose_device(config.train.device, communicator.rank());
+  data_ = data::open_training_data(config.data, config.train, config.model.vocab_size);
+  batcher_ = std::make_unique<data::Batcher>(*data_, communicator.size());
+  if (config.objective.distill > 0) teacher_ = distill::load_teacher(config.teacher, config.model, config.train, device);
+  const auto dtype = config.train.precision == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
+  student_ = std::make_unique<nn::LlamaForCausalLM>(config.model, nn::LlamaOptions{device, dtype});
+  student_->allocate_gradients();
+  optimizer_ = std::make_unique<optim::AdamW>(student_->slots(), config.optimizer, communicator);
+  trainer_ = std::make_unique<Trainer>(TrainerParts{*student_, teacher_.get(), *optimizer_, communicator, sample_reader()},
+                                       config.objective, config.train, optim::make_schedule(config.optimizer));
+}
+
+SampleReader Session::sample_reader() {
+  return [this](std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) { batcher_->read({first, count}, ids); };
+}
+
+void Session::start() {
+  nn::ModelFolder folder;
+  if (!config_.train.init_from.empty()) folder = nn::open_model_folder(config_.train.init_from);
+  const auto source = folder.weights ? std::move(folder.weights) : nn::random_weights(config_.model, config_.train.seed);
+  nn::check_weight_names(*student_, *source);
+  nn::LoadReport report;
+  for (auto* slot : student_->slots()) optimizer_->adopt_latent(*slot, nn::load_slot(*slot, *source, report));
+  if (report.zero_signs)
+    log::warn(source->description(), ": ", report.zero_signs, " latent weights are exactly 0; their sign is taken as +1");
+}
+
+void Session::restore(const formats::CheckpointReader& checkpoint) {
+  const checkpoint::CheckpointTensors tensors(checkpoint);
+  for (auto& [name, tensor] : optimizer_->named_tensors()) {
+    at::Tensor target = tensor;
+    tensors.load(name, target);
+  }
+  optimizer_->publish();
+  trainer_->set_state(state_from_json(manifest_state(checkpoint)["train"], checkpoint.path().string()));
+}
+
+std::filesystem::path Session::save(const std::filesystem::path& checkpoints) {
+  std::vector<checkpoint::TensorPart> parts;
+  for (const auto& [name, tensor] : optimizer_->named_tensors()) parts.push_back({name, tensor});
+  formats::CheckpointManifest manifest;
+  manifest.step = trainer_->state().step;
+  manifest.config_hash = config::identity_hash(config_);
+  manifest.state_json =
+      Json{{"train", state_to_json(trainer_->state())}, {"config", Json::parse(config::to_json(config_))}}.dump();
+  checkpoint::CommitOptions options;
+  options.keep = config_.checkpoint.keep;
+  return checkpoint::commit_checkpoint(communicator_, checkpoints, std::move(manifest), parts, options);
+}
+
+}  // namespace fbi::train

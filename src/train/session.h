@@ -1,0 +1,48 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "fbi/config/run_config.h"
+#include "fbi/data/batcher.h"
+#include "fbi/distributed/communicator.h"
+#include "fbi/formats/checkpoint_reader.h"
+#include "fbi/nn/llama.h"
+#include "fbi/optim/adamw.h"
+#include "fbi/train/trainer.h"
+
+namespace fbi::train {
+
+/// Everything of a run that lives in memory: data, student, teacher, optimizer and the trainer over them.
+class Session {
+ public:
+  Session(const config::RunConfig& config, distributed::Communicator& communicator);
+
+  /// Step 0: random weights, or those of train.init_from.
+  void start();
+  /// Continues from a checkpoint, bit for bit.
+  void restore(const formats::CheckpointReader& checkpoint);
+  /// Commits a checkpoint and returns its folder. Throws DiskError.
+  std::filesystem::path save(const std::filesystem::path& checkpoints);
+
+  Trainer& trainer() { return *trainer_; }
+
+ private:
+  SampleReader sample_reader();
+
+  config::RunConfig config_;
+  distributed::Communicator& communicator_;
+  std::unique_ptr<data::TrainingData> data_;
+  std::unique_ptr<data::Batcher> batcher_;
+  std::unique_ptr<nn::LlamaForCausalLM> student_, teacher_;
+  std::unique_ptr<optim::AdamW> optimizer_;
+  std::unique_ptr<Trainer> trainer_;
+};
+
+/// "auto" takes a GPU when there is one. UsageError when CUDA is asked for and missing.
+at::Device choose_device(const std::string& name, int local_rank);
+
+/// The configuration inside a checkpoint.
+config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint);
+
+}  // namespace fbi::train
