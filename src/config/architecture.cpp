@@ -17,6 +17,8 @@ constexpr std::array<std::string_view, 9> kHarmless = {
     "_name_or_path", "architectures",        "dtype",     "max_sequence_length", "pretraining_tp",
     "torch_dtype",   "transformers_version", "use_cache", "tokenizer_class"};
 
+constexpr double kTransformersEps = 1e-6;  // LlamaConfig's rms_norm_eps where a file has none
+
 struct Refused {
   std::string_view key;
   bool (*allowed)(
@@ -91,11 +93,12 @@ class Rewriter {
           problems_.add(prefix_ + key, show(value), std::string(rule->message));
         }
       } else if (contains(known_, key)) {
-        if (!means_none(key, value)) plain_[key] = value;
+        put_known(key, value);
       } else if (std::find(kHarmless.begin(), kHarmless.end(), key) == kHarmless.end()) {
         put_unknown(plain_, key, prefix_ + key, value);
       }
     }
+    if (unknown_ == UnknownKeys::kLog) complete_file();
     return std::move(plain_);
   }
 
@@ -106,10 +109,24 @@ class Rewriter {
     return rule == kRefused.end() ? nullptr : rule;
   }
 
-  // The first LLaMA configurations mark "no padding" with -1.
-  bool means_none(const std::string& key, const Json& value) const {
+  void put_known(const std::string& key, const Json& value) {
     const bool file = unknown_ == UnknownKeys::kLog;
-    return value.is_null() || (file && key == "pad_token_id" && value.is_number() && value == -1);
+    if (key == "eos_token_id" && value.is_null()) {
+      plain_[key] = Json::array();
+    } else if (file && key == "pad_token_id" && value.is_number() && value == -1) {
+      return;  // the first LLaMA configurations mark "no padding" with -1
+    } else if (!value.is_null()) {
+      plain_[key] = value;
+    }
+  }
+
+  // A file stands for itself: our defaults are not those of its author.
+  void complete_file() {
+    for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                            "num_attention_heads"}) {
+      if (!plain_.contains(key)) problems_.add(prefix_ + key, "", "missing");
+    }
+    if (!plain_.contains("rms_norm_eps")) plain_["rms_norm_eps"] = kTransformersEps;
   }
 
   // An unknown key that is kept is reported when fields are read.
@@ -159,13 +176,14 @@ class Rewriter {
     if (unknown_ == UnknownKeys::kLog) check_complete(scaling, path);
   }
 
-  // In an architecture file our defaults would stand for values that its author never saw.
+  // As complete_file, for the rotary embedding.
   void check_complete(const Json& scaling, const std::string& path) {
     std::vector<const char*> needed;
     const Json type = scaling.value("rope_type", Json("default"));
     if (type == "linear" || type == "llama3") needed = {"factor"};
     if (type == "llama3") {
-      needed.insert(needed.end(), {"low_freq_factor", "high_freq_factor"});
+      needed.insert(needed.end(),
+                    {"low_freq_factor", "high_freq_factor", "original_max_position_embeddings"});
     }
     for (const char* key : needed) {
       if (!scaling.contains(key)) {

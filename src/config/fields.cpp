@@ -83,8 +83,8 @@ void list(FieldList& f, ModelConfig& c) {
   const std::string prefix = f.prefix();
   f.add("architecture", {}, kAny,
         "File with Hugging Face `config.json` keys, relative to the configuration; the other keys "
-        "here "
-        "go before it. `\"model\": \"FILE\"` is short for this key alone.");
+        "here go before it. `\"model\": \"FILE\"` is short for this key alone. Not kept: "
+        "config.json of a run holds the keys that were read.");
   f.add("vocab_size", &c.vocab_size, {1, kMaxVocab}, "Number of token ids.");
   f.add("hidden_size", &c.hidden_size, {1, kMaxHidden}, "Width of the residual stream.");
   f.add("intermediate_size", &c.intermediate_size, {1, kMaxIntermediate},
@@ -233,7 +233,8 @@ void list(FieldList& f, LogConfig& c) {
 
 template <class Enum, std::size_t size>
 std::string_view spelling(Enum value, const std::array<std::string_view, size>& names) {
-  return names.at(static_cast<std::size_t>(value));
+  const auto index = static_cast<std::size_t>(value);
+  return index < size ? names[index] : "invalid";
 }
 
 constexpr std::array<std::string_view, 4> kBinarize = {"column", "row", "single", "none"};

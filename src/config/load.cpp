@@ -46,7 +46,12 @@ Json load_architecture(const std::filesystem::path& file, const Json& section, P
 
 // Replaces the model section by one with ModelConfig's own keys only.
 void flatten_model(Json& root, const std::filesystem::path& folder, Problems& problems) {
-  if (!root.contains("model") || !root["model"].is_object()) return;
+  if (!root.contains("model")) return;
+  if (!root["model"].is_object()) {
+    problems.add("model", show(root["model"]), "expected an object {...} or the path of a file");
+    root.erase("model");
+    return;
+  }
   Json& section = root["model"];
   Json plain = Json::object();
   if (const auto name = section.find("architecture"); name != section.end()) {

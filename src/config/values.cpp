@@ -160,12 +160,12 @@ Json to_value(const T& value) {
   }
 }
 
-// JSON has no word for numbers that are not finite.
-std::string shown(const Field& field, const Json& value) {
+// A member for a message. JSON has no word for numbers that are not finite.
+std::string show_member(const Field& field) {
   if (const auto* number = std::get_if<double*>(&field.member)) {
-    if (!std::isfinite(**number)) return concat(**number);
+    return std::isfinite(**number) ? number_text(**number) : concat(**number);
   }
-  return show(value);
+  return show(write_value(field));
 }
 
 const char* element_name(const Field& field) {
@@ -216,9 +216,8 @@ void check_range(const Field& field, Problems& problems) {
       },
       field.member);
   if (allowed || problems.touches(field.key)) return;
-  const Json value = write_value(field);
-  problems.add(field.key, shown(field, value),
-               concat("expected ", expectation(field), suggestion(field, value),
+  problems.add(field.key, show_member(field),
+               concat("expected ", expectation(field), suggestion(field, write_value(field)),
                       field.required ? "; this field is required" : ""));
 }
 
