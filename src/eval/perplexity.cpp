@@ -91,28 +91,6 @@ void summarize(PerplexityResult& result, std::int64_t window_length) {
 
 }  // namespace
 
-WindowSource stream_windows(std::span<const std::int32_t> ids, std::int64_t length,
-                            std::int64_t max_tokens) {
-  if (length < 2) throw UsageError(concat("seq_len must be at least 2, found ", length));
-  if (max_tokens < 0) {
-    throw UsageError(concat("max_tokens must be 0 (all) or positive, found ", max_tokens));
-  }
-  if (max_tokens > 0 && ids.size() > static_cast<std::uint64_t>(max_tokens)) {
-    ids = ids.first(static_cast<std::size_t>(max_tokens));
-  }
-  const auto count = static_cast<std::int64_t>(ids.size()) / length;
-  if (count == 0) {
-    throw UsageError(concat("the text has ", ids.size(), " tokens, fewer than one window of ",
-                            length, "; use a longer text or a smaller seq_len"));
-  }
-  const auto read = [ids, length](std::int64_t index, std::span<std::int32_t> out) {
-    std::ranges::copy(
-        ids.subspan(static_cast<std::size_t>(index * length), static_cast<std::size_t>(length)),
-        out.begin());
-  };
-  return {count, length, read};
-}
-
 PerplexityResult perplexity(LanguageModel& model, const WindowSource& windows,
                             const PerplexityOptions& options) {
   check(model, windows, options);

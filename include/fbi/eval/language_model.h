@@ -25,7 +25,8 @@ class LanguageModel {
   virtual std::string dtype_description() const = 0;  ///< e.g. "fp32 (weights rounded to fp16)"; printed with every result
   /// tokens [batch, seq] row-major; logits [batch, seq, vocab] fp32.
   virtual void logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq, std::span<float> out) = 0;
-  /// out[b, s] = -log p(tokens[b, s+1] | tokens[b, 0..s]), [batch, seq-1], natural logarithm, never holding all logits.
+  /// out[b, s] = -log p(tokens[b, s+1] | tokens[b, 0..s]), [batch, seq-1], natural logarithm, never holding all logits. The last
+  /// token of a row is a target only: seq <= max_position() + 1.
   virtual void token_nll(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
                          std::span<float> out) = 0;
   virtual std::unique_ptr<DecodingSession> start_decoding() = 0;

@@ -7,26 +7,12 @@
 #include <vector>
 
 #include "fbi/eval/language_model.h"
+#include "fbi/eval/windows.h"
 
 /// Perplexity by the published method: windows of equal length, each evaluated on its own; the mean
 /// of a window's negative log-likelihoods is taken first, then the mean over windows; perplexity is
 /// its exponential.
 namespace fbi::eval {
-
-/// Windows of `length` ids each, read one at a time so that a set larger than memory can be
-/// evaluated.
-struct WindowSource {
-  std::int64_t count = 0;
-  std::int64_t length = 0;  ///< S ids, hence S-1 predictions
-  /// Fills out ([length]) with window `index`.
-  std::function<void(std::int64_t index, std::span<std::int32_t> out)> read;
-};
-
-/// Cuts a token stream into windows of `length`; the tail that fills none is dropped. `max_tokens`
-/// > 0 first shortens the stream to that many ids. The ids must outlive the source. UsageError when
-/// there is not one whole window.
-WindowSource stream_windows(std::span<const std::int32_t> ids, std::int64_t length,
-                            std::int64_t max_tokens = 0);
 
 struct PerplexityProgress {
   std::int64_t windows_done = 0;
