@@ -1,18 +1,14 @@
 #pragma once
 
-#include <fstream>
 #include <memory>
 #include <string>
 
 #include "fbi/text/tokenizer.h"
 #include "fbi/text/train_sentencepiece.h"
 #include "support/temp_dir.h"
+#include "support/write_text.h"
 
 namespace fbi::test {
-
-inline void write_text(const std::filesystem::path& path, const std::string& text) {
-  std::ofstream(path, std::ios::binary) << text;
-}
 
 /// About 20 kB of repetitive English, enough for a vocabulary of 400.
 inline std::string small_corpus() {

@@ -1,0 +1,104 @@
+#include "data/documents.h"
+
+#include "data/token_line.h"
+#include "fbi/core/error.h"
+
+namespace fbi::data {
+
+namespace {
+
+constexpr std::size_t kNone = std::string_view::npos;
+
+struct Cut {
+  std::size_t begin, end;  // of what stands between two documents
+};
+
+/// The first line that holds nothing but spaces, with the line break before it.
+Cut find_blank_line(std::string_view text) {
+  for (std::size_t at = text.find('\n'); at != kNone; at = text.find('\n', at + 1)) {
+    const std::size_t next = text.find_first_not_of(" \t\r", at + 1);
+    if (next != kNone && text[next] == '\n') return {at, next + 1};
+  }
+  return {text.size(), text.size()};
+}
+
+Cut find_separator(std::string_view text, const std::string& separator) {
+  if (separator == kBlankLine) return find_blank_line(text);
+  const std::size_t at = text.find(separator);
+  if (at == kNone) return {text.size(), text.size()};
+  return {at, at + separator.size()};
+}
+
+std::string_view trim_line_breaks(std::string_view text) {
+  const std::size_t first = text.find_first_not_of("\r\n");
+  if (first == kNone) return {};
+  return text.substr(first, text.find_last_not_of("\r\n") - first + 1);
+}
+
+std::vector<std::int32_t> encode(std::string_view text, const text::Tokenizer& tokenizer) {
+  auto ids = tokenizer.encode(text);
+  ids.insert(ids.begin(), tokenizer.bos_id());
+  ids.push_back(tokenizer.eos_id());
+  return ids;
+}
+
+}  // namespace
+
+DocumentCutter::DocumentCutter(std::string_view content, bool json_lines, std::string separator)
+    : rest_(content), json_lines_(json_lines), separator_(std::move(separator)) {
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (rest_.starts_with(kByteOrderMark)) rest_.remove_prefix(kByteOrderMark.size());
+  if (json_lines_) rest_ = rest_.substr(0, rest_.find_last_not_of(" \t\r\n") + 1);
+}
+
+bool DocumentCutter::next(RawDocument& document) {
+  return json_lines_ ? next_line(document) : next_text(document);
+}
+
+bool DocumentCutter::next_line(RawDocument& document) {
+  if (rest_.empty()) return false;
+  const std::size_t end = rest_.find('\n');
+  document = {rest_.substr(0, end), number_++};
+  rest_.remove_prefix(end == kNone ? rest_.size() : end + 1);
+  return true;
+}
+
+bool DocumentCutter::next_text(RawDocument& document) {
+  while (!rest_.empty()) {
+    const Cut cut = find_separator(rest_, separator_);
+    document = {trim_line_breaks(rest_.substr(0, cut.begin)), number_};
+    rest_.remove_prefix(cut.end);
+    if (document.bytes.empty()) continue;
+    ++number_;
+    return true;
+  }
+  return false;
+}
+
+bool is_json_lines(const PrepareOptions& options, const std::filesystem::path& input) {
+  if (options.format != InputFormat::kByName) return options.format == InputFormat::kJsonLines;
+  return input.extension() == ".jsonl" || input.extension() == ".json";
+}
+
+std::vector<std::int32_t> document_ids(const RawDocument& document,
+                                       const std::filesystem::path& input,
+                                       const PrepareOptions& options,
+                                       const text::Tokenizer* tokenizer, std::int64_t vocab_size) {
+  if (!is_json_lines(options, input)) {
+    if (document.bytes.size() > kMaxDocumentBytes) {
+      throw DataError(concat(input.string(), ", document ", document.number + 1,
+                             ": expected at most ", kMaxDocumentBytes, " bytes, found ",
+                             document.bytes.size(),
+                             "; choose the separator that stands between documents"));
+    }
+    return encode(document.bytes, *tokenizer);
+  }
+  const LinePlace place{input, document.number};
+  if (!options.field.empty())
+    return encode(parse_text_field(document.bytes, place, options.field), *tokenizer);
+  std::vector<std::int32_t> ids;
+  parse_token_ids(document.bytes, place, vocab_size, false, ids);
+  return ids;
+}
+
+}  // namespace fbi::data

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fbi/data/prepare.h"
+#include "fbi/text/tokenizer.h"
+
+namespace fbi::data {
+
+/// A document as it stands in the input: a line of JSON, or text.
+struct RawDocument {
+  std::string_view bytes;
+  std::int64_t number = 0;  ///< within its file, from 0: the line of JSON lines, else the document
+};
+
+/// Cuts the content of an input file into documents, one at a time. Line breaks around a text
+/// document are taken off, empty text documents and empty lines at the end of JSON lines left out.
+class DocumentCutter {
+ public:
+  DocumentCutter(std::string_view content, bool json_lines, std::string separator);
+  bool next(RawDocument& document);
+
+ private:
+  bool next_line(RawDocument& document);
+  bool next_text(RawDocument& document);
+
+  std::string_view rest_;
+  bool json_lines_;
+  std::string separator_;
+  std::int64_t number_ = 0;
+};
+
+/// Whether `input` is read as JSON lines.
+bool is_json_lines(const PrepareOptions& options, const std::filesystem::path& input);
+
+/// The ids that a document contributes. Throws DataError naming file and line or document.
+/// `tokenizer` may be null for token_ids.
+std::vector<std::int32_t> document_ids(const RawDocument& document,
+                                       const std::filesystem::path& input,
+                                       const PrepareOptions& options,
+                                       const text::Tokenizer* tokenizer, std::int64_t vocab_size);
+
+}  // namespace fbi::data

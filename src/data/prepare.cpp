@@ -1,0 +1,244 @@
+#include "fbi/data/prepare.h"
+
+#include <exception>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "data/dataset_file.h"
+#include "data/documents.h"
+#include "data/shard_set.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/core/hash.h"
+
+namespace fbi::data {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::int64_t kMaxVocabSize = std::int64_t{1} << 31;
+constexpr std::int64_t kMaxSeqLen = std::int64_t{1} << 24;
+// Documents are encoded in parallel in groups of this size, which bounds the memory.
+constexpr std::size_t kGroupBytes = 8u << 20;
+constexpr std::size_t kGroupDocuments = 4096;
+
+bool needs_tokenizer(const PrepareOptions& options) {
+  if (!options.field.empty()) return true;
+  for (const auto& input : options.inputs) {
+    if (!is_json_lines(options, input)) return true;
+  }
+  return false;
+}
+
+void check(const PrepareOptions& options) {
+  const auto fail = [](const auto&... args) { throw UsageError(concat(args...)); };
+  if (options.inputs.empty()) fail("prepare needs at least one input file");
+  if (options.output.empty()) fail("prepare needs an output folder");
+  if (options.seq_len < 1 || options.seq_len > kMaxSeqLen) {
+    fail("seq_len: expected 1 to ", kMaxSeqLen, ", found ", options.seq_len);
+  }
+  if (!(options.valid_fraction >= 0 && options.valid_fraction < 1)) {
+    fail("valid_fraction: expected at least 0 and below 1, found ", options.valid_fraction);
+  }
+  if (options.separator.empty()) fail("the separator between documents must not be empty");
+  if (!options.tokenizer.empty()) return;
+  if (needs_tokenizer(options)) fail("text input needs a tokenizer (a tokenizer.model)");
+  if (options.vocab_size < 1 || options.vocab_size >= kMaxVocabSize) {
+    fail("token_ids without a tokenizer need vocab_size: expected 1 to ", kMaxVocabSize - 1,
+         ", found ", options.vocab_size);
+  }
+}
+
+/// Whether document `index` of all inputs belongs to the validation part.
+bool is_valid_document(std::int64_t index, const PrepareOptions& options) {
+  const std::uint64_t hash = hash64(concat("validation ", options.seed, ' ', index));
+  return static_cast<double>(hash >> 11) * 0x1p-53 < options.valid_fraction;
+}
+
+/// The work on all inputs, in their order.
+class Preparation {
+ public:
+  Preparation(const PrepareOptions& options, const text::Tokenizer* tokenizer,
+              const PrepareResult& facts, const fs::path& folder, ParallelFor& parallel,
+              const Progress& progress)
+      : options_(options),
+        tokenizer_(tokenizer),
+        vocab_size_(facts.vocab_size),
+        parallel_(parallel),
+        progress_(progress),
+        train_(folder, "train", shard_info(options, facts), options.max_shard_bytes),
+        valid_(folder, "valid", shard_info(options, facts), options.max_shard_bytes) {}
+
+  void run(PrepareResult& result) {
+    for (const auto& input : options_.inputs) read_input(input);
+    result.train = train_.finish();
+    result.valid = valid_.finish();
+    if (result.train.samples > 0) return;
+    throw DataError(concat("expected at least one training sample of ", options_.seq_len + 1,
+                           " ids, found ", result.train.ids, " ids in ", result.train.documents,
+                           " documents of ", options_.inputs.front().string(),
+                           options_.inputs.size() > 1 ? ", …" : "",
+                           "; give more text or a smaller seq_len"));
+  }
+
+ private:
+  static formats::TokenShardInfo shard_info(const PrepareOptions& options,
+                                            const PrepareResult& facts) {
+    return {static_cast<std::uint32_t>(facts.vocab_size),
+            static_cast<std::uint32_t>(options.seq_len + 1), 0, facts.tokenizer_hash};
+  }
+
+  void read_input(const fs::path& input) {
+    const MappedFile file(input);
+    const std::string_view content(reinterpret_cast<const char*>(file.bytes().data()),
+                                   file.bytes().size());
+    DocumentCutter cutter(content, is_json_lines(options_, input), options_.separator);
+    std::vector<RawDocument> group;
+    std::size_t group_bytes = 0;
+    for (RawDocument document; cutter.next(document);) {
+      group.push_back(document);
+      group_bytes += document.bytes.size();
+      if (group_bytes < kGroupBytes && group.size() < kGroupDocuments) continue;
+      add_group(group, input);
+      if (progress_) {
+        const auto done = document.bytes.data() + document.bytes.size() - content.data();
+        progress_("preparing " + input.string(), static_cast<std::uint64_t>(done), content.size());
+      }
+      group.clear();
+      group_bytes = 0;
+    }
+    add_group(group, input);
+    if (progress_) progress_("preparing " + input.string(), content.size(), content.size());
+  }
+
+  void add_group(const std::vector<RawDocument>& group, const fs::path& input) {
+    std::vector<std::vector<std::int32_t>> ids(group.size());
+    std::vector<std::exception_ptr> errors(group.size());
+    parallel_.run(0, std::ssize(group), 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t k = begin; k < end; ++k) {
+        try {
+          ids[k] = document_ids(group[k], input, options_, tokenizer_, vocab_size_);
+        } catch (...) {
+          errors[k] = std::current_exception();
+        }
+      }
+    });
+    for (const auto& error : errors) {  // the first in the file, whatever thread met one first
+      if (error) std::rethrow_exception(error);
+    }
+    for (const auto& document : ids) {
+      (is_valid_document(documents_++, options_) ? valid_ : train_).add(document);
+    }
+  }
+
+  const PrepareOptions& options_;
+  const text::Tokenizer* tokenizer_;
+  std::int64_t vocab_size_;
+  ParallelFor& parallel_;
+  const Progress& progress_;
+  ShardSet train_, valid_;
+  std::int64_t documents_ = 0;
+};
+
+/// A folder beside the output that becomes it; what an interrupted run left there is deleted.
+class PartialFolder {
+ public:
+  explicit PartialFolder(const fs::path& output) : output_(output), path_(output) {
+    path_ += ".partial";
+    std::error_code error;
+    fs::remove_all(path_, error);
+    if (!error) fs::create_directories(path_, error);
+    if (error)
+      throw DiskError(concat("cannot make the folder ", path_.string(), ": ", error.message()));
+  }
+  ~PartialFolder() {
+    std::error_code ignored;
+    if (!committed_) fs::remove_all(path_, ignored);
+  }
+  const fs::path& path() const { return path_; }
+
+  void commit() {
+    sync_directory(path_);
+    std::error_code error;
+    fs::rename(path_, output_, error);
+    if (error) {
+      throw DiskError(concat("cannot rename ", path_.string(), " to ", output_.string(), ": ",
+                             error.message()));
+    }
+    committed_ = true;
+    sync_directory(fs::absolute(output_).parent_path());
+  }
+
+ private:
+  fs::path output_, path_;
+  bool committed_ = false;
+};
+
+/// "out/" and "out" are the same folder, but only the second has a name to extend.
+fs::path without_trailing_slash(const fs::path& path) {
+  return path.has_filename() ? path : path.parent_path();
+}
+
+bool holds_something(const fs::path& folder) {
+  if (!fs::exists(folder)) return false;
+  if (!fs::is_directory(folder))
+    throw UsageError(concat("the output ", folder.string(), " is not a folder"));
+  return !fs::is_empty(folder);
+}
+
+}  // namespace
+
+PrepareResult prepare(const PrepareOptions& options, ParallelFor& parallel,
+                      const Progress& progress) {
+  check(options);
+  const fs::path output = without_trailing_slash(options.output);
+  PrepareResult result;
+  std::unique_ptr<text::Tokenizer> tokenizer;
+  if (!options.tokenizer.empty()) {
+    tokenizer = text::load_tokenizer(options.tokenizer);
+    result.tokenizer_hash = tokenizer->file_hash();
+  }
+  result.vocab_size = tokenizer ? tokenizer->vocab_size() : options.vocab_size;
+  const nlohmann::json identity = dataset_identity(options, result, progress);
+  if (holds_something(output)) return read_prepared(output, identity);
+
+  PartialFolder folder(output);
+  Preparation(options, tokenizer.get(), result, folder.path(), parallel, progress).run(result);
+  if (tokenizer) write_file(folder.path() / "tokenizer.model", tokenizer->file_bytes());
+  write_file(folder.path() / kDatasetFile, dataset_to_json(identity, result));
+  folder.commit();
+  return result;
+}
+
+std::string unescape_separator(std::string_view text) {
+  std::string out;
+  for (std::size_t k = 0; k < text.size(); ++k) {
+    if (text[k] != '\\') {
+      out += text[k];
+      continue;
+    }
+    const char code = ++k < text.size() ? text[k] : '\0';
+    switch (code) {
+      case 'n':
+        out += '\n';
+        break;
+      case 't':
+        out += '\t';
+        break;
+      case 'r':
+        out += '\r';
+        break;
+      case '\\':
+        out += '\\';
+        break;
+      default:
+        throw UsageError(
+            concat("separator \"", text, "\": expected \\n, \\t, \\r or \\\\ after a backslash"));
+    }
+  }
+  return out;
+}
+
+}  // namespace fbi::data

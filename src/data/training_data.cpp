@@ -1,0 +1,161 @@
+#include "fbi/data/training_data.h"
+
+#include <algorithm>
+#include <set>
+
+#include "data/shard_source.h"
+#include "fbi/core/error.h"
+
+namespace fbi::data {
+
+namespace fs = std::filesystem;
+
+TrainingData::TrainingData(std::vector<std::unique_ptr<SampleSource>> files, std::uint64_t seed,
+                           std::string tokenizer_hash)
+    : files_(std::move(files)),
+      tokenizer_hash_(std::move(tokenizer_hash)),
+      order_(
+          std::ssize(files_),
+          [this](std::int64_t file) { return files_[file] ? files_[file]->sample_count() : 0; },
+          seed) {
+  for (const auto& file : files_) {
+    if (!file) continue;
+    if (ids_per_sample_ == 0) ids_per_sample_ = file->ids_per_sample();
+    if (file->ids_per_sample() != ids_per_sample_) {
+      throw UsageError(concat(file->path().string(), ": expected ", ids_per_sample_,
+                              " ids per sample as in the files before, found ",
+                              file->ids_per_sample()));
+    }
+  }
+}
+
+void TrainingData::read(std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) const {
+  if (std::ssize(ids) != count * ids_per_sample_) {
+    throw UsageError(concat("expected room for ", count, " samples of ", ids_per_sample_,
+                            " ids, found ", ids.size()));
+  }
+  for (std::int64_t k = 0; k < count; ++k) {
+    const SampleId id = sample_at(first + k);
+    files_[id.file]->read(id.sample, ids.subspan(k * ids_per_sample_, ids_per_sample_));
+  }
+}
+
+void TrainingData::verify() const {
+  for (const auto& file : files_) {
+    if (file) file->verify();
+  }
+}
+
+namespace {
+
+std::vector<fs::path> files_of_folder(const fs::path& folder, const std::string& extension) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const fs::path& path = entry.path();
+    if (path.extension() == extension && !path.filename().string().starts_with("valid-")) {
+      files.push_back(path);
+    }
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+/// [k] says whether file k is left out.
+std::vector<bool> skipped_files(const std::vector<std::int64_t>& skip_files, std::int64_t files) {
+  std::vector<bool> skipped(files);
+  for (const std::int64_t index : skip_files) {
+    if (index < 0 || index >= files) {
+      throw UsageError(concat("data.skip_files: expected positions from 0 to ", files - 1,
+                              " (data.paths give ", files, " files), found ", index));
+    }
+    skipped[index] = true;
+  }
+  if (std::find(skipped.begin(), skipped.end(), false) == skipped.end()) {
+    throw UsageError(concat("data.skip_files leaves none of the ", files, " files of data.paths"));
+  }
+  return skipped;
+}
+
+std::unique_ptr<SampleSource> open_shard(const fs::path& path, std::int64_t seq_len,
+                                         std::int64_t vocab_size, std::string& tokenizer_hash) {
+  auto shard = std::make_unique<ShardSource>(path);
+  const formats::TokenShardInfo& info = shard->info();
+  if (info.ids_per_sample != seq_len + 1) {
+    throw DataError(concat(path.string(), ": expected ", seq_len + 1,
+                           " ids per sample (train.seq_len ", seq_len, " + 1), found ",
+                           info.ids_per_sample,
+                           "; set train.seq_len=", std::int64_t{info.ids_per_sample} - 1,
+                           " or prepare the data with --seq-len ", seq_len));
+  }
+  if (info.vocab_size > vocab_size) {
+    throw DataError(concat(path.string(), ": expected a vocabulary of at most ", vocab_size,
+                           " (model.vocab_size), found ", info.vocab_size,
+                           "; set model.vocab_size=", info.vocab_size,
+                           " or prepare the data with the model's tokenizer"));
+  }
+  if (tokenizer_hash.empty()) tokenizer_hash = info.tokenizer_hash;
+  if (!info.tokenizer_hash.empty() && info.tokenizer_hash != tokenizer_hash) {
+    throw DataError(concat(path.string(), ": expected the tokenizer of the shards before, ",
+                           tokenizer_hash, ", found ", info.tokenizer_hash,
+                           "; prepare all data with one tokenizer"));
+  }
+  return shard;
+}
+
+}  // namespace
+
+std::vector<fs::path> expand_data_paths(const config::DataConfig& data) {
+  const bool shards = data.format == config::DataFormat::kShards;
+  const std::string extension = shards ? ".tokens" : ".jsonl";
+  std::vector<fs::path> files;
+  for (const std::string& text : data.paths) {
+    const fs::path path(text);
+    if (!fs::exists(path)) throw DataError(concat("data.paths: ", text, " does not exist"));
+    if (!fs::is_directory(path)) {
+      files.push_back(path);
+      continue;
+    }
+    const auto inside = files_of_folder(path, extension);
+    if (inside.empty()) {
+      throw DataError(concat("data.paths: expected training files *", extension, " in the folder ",
+                             text, ", found none; is data.format=", shards ? "shards" : "amber",
+                             " right?"));
+    }
+    files.insert(files.end(), inside.begin(), inside.end());
+  }
+  if (files.empty())
+    throw UsageError("data.paths is empty: expected files or folders of training data");
+  return files;
+}
+
+std::unique_ptr<TrainingData> open_training_data(const config::DataConfig& data,
+                                                 const config::TrainConfig& train,
+                                                 std::int64_t vocab_size,
+                                                 const Progress& progress) {
+  const auto paths = expand_data_paths(data);
+  const auto skipped = skipped_files(data.skip_files, std::ssize(paths));
+  const JsonLinesOptions amber{.ids_per_sample = train.seq_len + 1,
+                               .vocab_size = vocab_size,
+                               .index_dir = data.index_dir,
+                               .progress = progress};
+  std::vector<std::unique_ptr<SampleSource>> files(paths.size());
+  std::string tokenizer_hash;
+  for (std::size_t k = 0; k < paths.size(); ++k) {
+    if (skipped[k]) continue;
+    files[k] = data.format == config::DataFormat::kShards
+                   ? open_shard(paths[k], train.seq_len, vocab_size, tokenizer_hash)
+                   : open_json_lines(paths[k], amber);
+  }
+  return std::make_unique<TrainingData>(std::move(files), data.seed, tokenizer_hash);
+}
+
+std::optional<fs::path> find_tokenizer(const config::DataConfig& data) {
+  for (const std::string& text : data.paths) {
+    const fs::path path(text);
+    const fs::path file = (fs::is_directory(path) ? path : path.parent_path()) / "tokenizer.model";
+    if (fs::exists(file)) return file;
+  }
+  return std::nullopt;
+}
+
+}  // namespace fbi::data
