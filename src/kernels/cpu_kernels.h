@@ -46,21 +46,20 @@ struct BinaryRow {
   std::int64_t columns;
 };
 
-/// Rows [0, rows) of raw gradients and signs, column pattern.
+/// Raw gradients and signs [rows, columns].
 struct GradientBlock {
   const float* raw_grad;
   const std::uint8_t* bits;
-  const float* alpha;  ///< [columns]
   std::int64_t rows;
   std::int64_t columns;
 };
 
-/// What the gradients of alpha and beta and the norm of the latent gradient g = alpha·G are made
-/// of.
+/// What the gradients of alpha and beta and the norm of the latent gradient are made of: dalpha = Σ
+/// s·G = 2·positive - sum, dbeta = sum, Σ (alpha·G)² = alpha²·squares.
 struct GradientSums {
-  double signed_sum;  ///< Σ s·G
-  double sum;         ///< Σ G
-  double squares;     ///< Σ fp32(alpha·G)²
+  double positive;  ///< Σ of G where s = +1
+  double sum;       ///< Σ G
+  double squares;   ///< Σ G²
 };
 
 /// Logits of one token, [vocab_size] each. exp(x) stands for exp((x - max) · inverse_temperature).
@@ -98,7 +97,8 @@ struct CpuKernels {
   std::int64_t (*adamw_latent_row)(const LatentRow& row, const AdamWConstants& constants);
 
   double (*sum_of_squares)(const float* x, std::int64_t count);
-  GradientSums (*gradient_row_sums)(const float* raw_grad, const std::uint8_t* bits, float alpha,
+  /// Of one row.
+  GradientSums (*gradient_row_sums)(const float* raw_grad, const std::uint8_t* bits,
                                     std::int64_t columns);
   /// Adds the rows in ascending order to `sums`: [3][columns], in the order of GradientSums.
   void (*gradient_column_sums)(const GradientBlock& block, double* sums);

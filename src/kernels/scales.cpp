@@ -34,56 +34,48 @@ std::vector<double> scale_sums(const float* x, ScaleStrides strides, MatrixShape
   return sums;
 }
 
-/// Sums of alpha·G of the column pattern; returns the squared norm.
-double column_gradients(const GradientBlock& matrix, float* dalpha, float* dbeta,
-                        ParallelFor& parallel) {
+/// Σ (alpha·G)² of one scale's elements; stores the scale's two gradients.
+double finish(const GradientSums& sums, float alpha, float& dalpha, float& dbeta) {
+  dalpha = static_cast<float>(2 * sums.positive - sums.sum);
+  dbeta = static_cast<float>(sums.sum);
+  return double{alpha} * alpha * sums.squares;
+}
+
+double column_gradients(const GradientBlock& matrix, const float* alpha, float* dalpha,
+                        float* dbeta, ParallelFor& parallel) {
   const std::int64_t columns = matrix.columns;
   const CpuKernels& kernels = cpu_kernels();
   const std::vector<double> sums = sum_row_blocks(
       matrix.rows, 3 * columns, parallel, [&](std::int64_t begin, std::int64_t end, double* out) {
-        GradientBlock block = matrix;
-        block.raw_grad += begin * columns;
-        block.bits += begin * row_bytes(columns);
-        block.rows = end - begin;
+        const GradientBlock block = {.raw_grad = matrix.raw_grad + begin * columns,
+                                     .bits = matrix.bits + begin * row_bytes(columns),
+                                     .rows = end - begin,
+                                     .columns = columns};
         kernels.gradient_column_sums(block, out);
       });
   double squares = 0;
   for (std::int64_t i = 0; i < columns; ++i) {
-    dalpha[i] = static_cast<float>(sums[i]);
-    dbeta[i] = static_cast<float>(sums[columns + i]);
-    squares += sums[2 * columns + i];
+    squares +=
+        finish({sums[i], sums[columns + i], sums[2 * columns + i]}, alpha[i], dalpha[i], dbeta[i]);
   }
   return squares;
 }
 
-/// The same for one scale per row or one in all.
-double row_gradients(const GradientBlock& matrix, ScaleStrides strides, float* dalpha, float* dbeta,
-                     ParallelFor& parallel) {
+std::vector<GradientSums> row_sums(const GradientBlock& matrix, ParallelFor& parallel) {
   const std::int64_t columns = matrix.columns;
   const CpuKernels& kernels = cpu_kernels();
   std::vector<GradientSums> sums(static_cast<std::size_t>(matrix.rows));
   parallel.run(0, matrix.rows, grain_rows(columns), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t o = begin; o < end; ++o) {
       sums[o] = kernels.gradient_row_sums(matrix.raw_grad + o * columns,
-                                          matrix.bits + o * row_bytes(columns),
-                                          matrix.alpha[o * strides.row], columns);
+                                          matrix.bits + o * row_bytes(columns), columns);
     }
   });
-  GradientSums total = {};
-  for (std::int64_t o = 0; o < matrix.rows; ++o) {
-    total.signed_sum += sums[o].signed_sum;
-    total.sum += sums[o].sum;
-    total.squares += sums[o].squares;
-    if (strides.row) {
-      dalpha[o] = static_cast<float>(sums[o].signed_sum);
-      dbeta[o] = static_cast<float>(sums[o].sum);
-    }
-  }
-  if (!strides.row) {
-    *dalpha = static_cast<float>(total.signed_sum);
-    *dbeta = static_cast<float>(total.sum);
-  }
-  return total.squares;
+  return sums;
+}
+
+GradientSums add(const GradientSums& a, const GradientSums& b) {
+  return {a.positive + b.positive, a.sum + b.sum, a.squares + b.squares};
 }
 
 }  // namespace
@@ -107,9 +99,18 @@ double scale_gradients(const float* raw_grad, const std::uint8_t* bits, const fl
                        ScaleStrides strides, MatrixShape shape, float* dalpha, float* dbeta,
                        ParallelFor& parallel) {
   check_strides(strides);
-  const GradientBlock matrix = {raw_grad, bits, alpha, shape.rows, shape.columns};
-  return strides.column ? column_gradients(matrix, dalpha, dbeta, parallel)
-                        : row_gradients(matrix, strides, dalpha, dbeta, parallel);
+  const GradientBlock matrix = {raw_grad, bits, shape.rows, shape.columns};
+  if (strides.column) return column_gradients(matrix, alpha, dalpha, dbeta, parallel);
+  const std::vector<GradientSums> rows = row_sums(matrix, parallel);
+  if (!strides.row) {
+    const GradientSums all = std::accumulate(rows.begin(), rows.end(), GradientSums{}, add);
+    return finish(all, *alpha, *dalpha, *dbeta);
+  }
+  double squares = 0;
+  for (std::int64_t o = 0; o < shape.rows; ++o) {
+    squares += finish(rows[o], alpha[o], dalpha[o], dbeta[o]);
+  }
+  return squares;
 }
 
 }  // namespace fbi::kernels

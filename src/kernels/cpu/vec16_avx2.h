@@ -98,15 +98,21 @@ inline std::uint32_t nonnegative(Floats x) {
   const int high = _mm256_movemask_ps(_mm256_cmp_ps(x.high, zero, _CMP_GE_OQ));
   return static_cast<std::uint32_t>(low | high << 8);
 }
+/// Bit j of sixteen moved to the sign of lane j; what is below the sign is of no meaning.
+struct SignBits {
+  __m256i low, high;
+};
+inline SignBits sign_bits(std::uint32_t bits) {
+  const __m256i all = _mm256_set1_epi32(static_cast<int>(bits));
+  return {_mm256_sllv_epi32(all, _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24)),
+          _mm256_sllv_epi32(all, _mm256_setr_epi32(23, 22, 21, 20, 19, 18, 17, 16))};
+}
 /// Changes the sign of the lanes whose bit is 0.
 inline Floats with_signs(Floats x, std::uint32_t bits) {
-  // Lane j's bit is moved to the sign position; the complement makes a 0 flip.
-  const __m256i clear = _mm256_set1_epi32(static_cast<int>(~bits));
-  const __m256i sign = _mm256_set1_epi32(INT32_MIN);
-  const __m256i low = _mm256_sllv_epi32(clear, _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24));
-  const __m256i high = _mm256_sllv_epi32(clear, _mm256_setr_epi32(23, 22, 21, 20, 19, 18, 17, 16));
-  return {_mm256_xor_ps(x.low, _mm256_castsi256_ps(_mm256_and_si256(low, sign))),
-          _mm256_xor_ps(x.high, _mm256_castsi256_ps(_mm256_and_si256(high, sign)))};
+  const SignBits clear = sign_bits(~bits);
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_xor_ps(x.low, _mm256_and_ps(_mm256_castsi256_ps(clear.low), sign)),
+          _mm256_xor_ps(x.high, _mm256_and_ps(_mm256_castsi256_ps(clear.high), sign))};
 }
 inline __m256 exponent_of(__m256 t) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23));
@@ -133,16 +139,19 @@ inline Doubles widen(Floats x) {
            _mm256_cvtps_pd(_mm256_castps256_ps128(x.high)),
            _mm256_cvtps_pd(_mm256_extractf128_ps(x.high, 1))}};
 }
-inline void accumulate(Doubles& sum, Floats x) {
-  const Doubles wide = widen(x);
-  for (int i = 0; i < 4; ++i) sum.part[i] = _mm256_add_pd(sum.part[i], wide.part[i]);
+inline void accumulate(Doubles& sum, const Doubles& x) {
+  for (int i = 0; i < 4; ++i) sum.part[i] = _mm256_add_pd(sum.part[i], x.part[i]);
+}
+/// Adds the lanes whose bit is 1; wide = widen(x).
+inline void add_where(Doubles& sum, std::uint32_t bits, Floats x, const Doubles&) {
+  const SignBits set = sign_bits(bits);
+  const __m256 low = _mm256_castsi256_ps(_mm256_srai_epi32(set.low, 31));
+  const __m256 high = _mm256_castsi256_ps(_mm256_srai_epi32(set.high, 31));
+  accumulate(sum, widen({_mm256_and_ps(x.low, low), _mm256_and_ps(x.high, high)}));
 }
 /// A square of an fp32 value is exact in double, so fused and separate operations agree.
-inline void accumulate_square(Doubles& sum, Floats x) {
-  const Doubles wide = widen(x);
-  for (int i = 0; i < 4; ++i) {
-    sum.part[i] = _mm256_fmadd_pd(wide.part[i], wide.part[i], sum.part[i]);
-  }
+inline void accumulate_square(Doubles& sum, const Doubles& x) {
+  for (int i = 0; i < 4; ++i) sum.part[i] = _mm256_fmadd_pd(x.part[i], x.part[i], sum.part[i]);
 }
 
 inline __m256i bfloat16_bits(__m256 x) {

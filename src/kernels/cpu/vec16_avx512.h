@@ -100,16 +100,19 @@ inline Doubles widen(Floats x) {
   return {_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
           _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))};
 }
-inline void accumulate(Doubles& sum, Floats x) {
-  const Doubles wide = widen(x);
-  sum.low = _mm512_add_pd(sum.low, wide.low);
-  sum.high = _mm512_add_pd(sum.high, wide.high);
+inline void accumulate(Doubles& sum, const Doubles& x) {
+  sum.low = _mm512_add_pd(sum.low, x.low);
+  sum.high = _mm512_add_pd(sum.high, x.high);
+}
+/// Adds the lanes whose bit is 1; wide = widen(x).
+inline void add_where(Doubles& sum, std::uint32_t bits, Floats, const Doubles& wide) {
+  sum.low = _mm512_mask_add_pd(sum.low, static_cast<__mmask8>(bits), sum.low, wide.low);
+  sum.high = _mm512_mask_add_pd(sum.high, static_cast<__mmask8>(bits >> 8), sum.high, wide.high);
 }
 /// A square of an fp32 value is exact in double, so fused and separate operations agree.
-inline void accumulate_square(Doubles& sum, Floats x) {
-  const Doubles wide = widen(x);
-  sum.low = _mm512_fmadd_pd(wide.low, wide.low, sum.low);
-  sum.high = _mm512_fmadd_pd(wide.high, wide.high, sum.high);
+inline void accumulate_square(Doubles& sum, const Doubles& x) {
+  sum.low = _mm512_fmadd_pd(x.low, x.low, sum.low);
+  sum.high = _mm512_fmadd_pd(x.high, x.high, sum.high);
 }
 
 inline void store_bfloat16(std::uint16_t* out, Floats x) {

@@ -80,7 +80,7 @@ double sum_exp(const float* x, std::int64_t count, float max, float factor) {
       const Floats e = exp_nonpositive(shift(load(x + first + i, lanes)));
       partial = add(partial, keep(e, lanes));
     });
-    accumulate(sum, partial);
+    accumulate(sum, widen(partial));
   });
   return sum_of_lanes(sum);
 }
@@ -99,9 +99,9 @@ DistillSums distill_sums(const LogitRow& row) {
       teacher_part = add(teacher_part, t);
       cross_part = fma(t, keep(z, lanes), cross_part);
     });
-    accumulate(student, student_part);
-    accumulate(teacher, teacher_part);
-    accumulate(cross, cross_part);
+    accumulate(student, widen(student_part));
+    accumulate(teacher, widen(teacher_part));
+    accumulate(cross, widen(cross_part));
   });
   return {sum_of_lanes(student), sum_of_lanes(teacher), sum_of_lanes(cross)};
 }

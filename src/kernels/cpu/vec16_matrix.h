@@ -116,43 +116,47 @@ std::int64_t adamw_latent_row(const LatentRow& row, const AdamWConstants& consta
 
 double sum_of_squares(const float* x, std::int64_t count) {
   Doubles sum = zero_doubles();
-  for_lanes(count, [&](std::int64_t i, auto lanes) { accumulate_square(sum, load(x + i, lanes)); });
+  for_lanes(count,
+            [&](std::int64_t i, auto lanes) { accumulate_square(sum, widen(load(x + i, lanes))); });
   return sum_of_lanes(sum);
 }
 
-GradientSums gradient_row_sums(const float* raw_grad, const std::uint8_t* bits, float alpha,
-                               std::int64_t columns) {
-  const Floats scale = splat(alpha);
-  Doubles signed_sum = zero_doubles(), sum = zero_doubles(), squares = zero_doubles();
-  for_lanes(columns, [&](std::int64_t i, auto lanes) {
-    const Floats g = load(raw_grad + i, lanes);
-    accumulate(signed_sum, with_signs(g, load_bits(bits, i, lanes)));
+struct GradientLanes {
+  Doubles positive, sum, squares;
+
+  void add(Floats raw_grad, std::uint32_t bits) {
+    const Doubles g = widen(raw_grad);
+    add_where(positive, bits, raw_grad, g);
     accumulate(sum, g);
-    // A factor that is not finite must not turn the zeros behind the row's end into NaN.
-    accumulate_square(squares, keep(mul(scale, g), lanes));
+    accumulate_square(squares, g);
+  }
+};
+
+GradientSums gradient_row_sums(const float* raw_grad, const std::uint8_t* bits,
+                               std::int64_t columns) {
+  GradientLanes sums = {zero_doubles(), zero_doubles(), zero_doubles()};
+  for_lanes(columns, [&](std::int64_t i, auto lanes) {
+    sums.add(load(raw_grad + i, lanes), load_bits(bits, i, lanes));
   });
-  return {sum_of_lanes(signed_sum), sum_of_lanes(sum), sum_of_lanes(squares)};
+  return {sum_of_lanes(sums.positive), sum_of_lanes(sums.sum), sum_of_lanes(sums.squares)};
 }
 
 /// Rows per visit of a column group: so many streams a prefetcher follows, and so many rows share
 /// one read and write of the sums.
 constexpr std::int64_t kRowsPerVisit = 8;
 
+/// Adds rows [row, row + rows) of columns [i, i + n) to three arrays of sixteen sums.
 template <class Lanes>
 void add_columns(const GradientBlock& block, std::int64_t row, std::int64_t rows, std::int64_t i,
-                 Lanes lanes, double* signed_sums, double* sums, double* squares) {
-  const Floats alpha = load(block.alpha + i, lanes);
-  Doubles signed_sum = load(signed_sums), sum = load(sums), square = load(squares);
+                 Lanes lanes, double* positive, double* sum, double* squares) {
+  GradientLanes sums = {load(positive), load(sum), load(squares)};
   for (std::int64_t o = row; o < row + rows; ++o) {
-    const Floats g = load(block.raw_grad + o * block.columns + i, lanes);
     const std::uint8_t* bits = block.bits + o * ((block.columns + 7) / 8);
-    accumulate(signed_sum, with_signs(g, load_bits(bits, i, lanes)));
-    accumulate(sum, g);
-    accumulate_square(square, mul(alpha, g));
+    sums.add(load(block.raw_grad + o * block.columns + i, lanes), load_bits(bits, i, lanes));
   }
-  store(signed_sums, signed_sum);
-  store(sums, sum);
-  store(squares, square);
+  store(positive, sums.positive);
+  store(sum, sums.sum);
+  store(squares, sums.squares);
 }
 
 void gradient_column_sums(const GradientBlock& block, double* sums) {

@@ -51,16 +51,16 @@ double sum_of_squares(const float* x, std::int64_t count) {
   return sum_of_lanes(lanes);
 }
 
-GradientSums gradient_row_sums(const float* raw_grad, const std::uint8_t* bits, float alpha,
+GradientSums gradient_row_sums(const float* raw_grad, const std::uint8_t* bits,
                                std::int64_t columns) {
-  double signed_sum[kLanes] = {}, sum[kLanes] = {}, squares[kLanes] = {};
+  double positive[kLanes] = {}, sum[kLanes] = {}, squares[kLanes] = {};
   for (std::int64_t i = 0; i < columns; ++i) {
-    const float g = alpha * raw_grad[i];
-    signed_sum[i % kLanes] += with_sign(bits, i, raw_grad[i]);
-    sum[i % kLanes] += raw_grad[i];
-    squares[i % kLanes] += double{g} * g;
+    const double g = raw_grad[i];
+    if (sign_bit(bits, i)) positive[i % kLanes] += g;
+    sum[i % kLanes] += g;
+    squares[i % kLanes] += g * g;
   }
-  return {sum_of_lanes(signed_sum), sum_of_lanes(sum), sum_of_lanes(squares)};
+  return {sum_of_lanes(positive), sum_of_lanes(sum), sum_of_lanes(squares)};
 }
 
 void gradient_column_sums(const GradientBlock& block, double* sums) {
@@ -69,10 +69,10 @@ void gradient_column_sums(const GradientBlock& block, double* sums) {
     const float* raw_grad = block.raw_grad + o * columns;
     const std::uint8_t* bits = block.bits + o * ((columns + 7) / 8);
     for (std::int64_t i = 0; i < columns; ++i) {
-      const float g = block.alpha[i] * raw_grad[i];
-      sums[i] += with_sign(bits, i, raw_grad[i]);
-      sums[columns + i] += raw_grad[i];
-      sums[2 * columns + i] += double{g} * g;
+      const double g = raw_grad[i];
+      if (sign_bit(bits, i)) sums[i] += g;
+      sums[columns + i] += g;
+      sums[2 * columns + i] += g * g;
     }
   }
 }

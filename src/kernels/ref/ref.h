@@ -15,7 +15,7 @@ void adamw(float* value, float* moment1, float* moment2, const float* grad, std:
 std::int64_t adamw_latent_row(const LatentRow& row, const AdamWConstants& constants);
 
 double sum_of_squares(const float* x, std::int64_t count);
-GradientSums gradient_row_sums(const float* raw_grad, const std::uint8_t* bits, float alpha,
+GradientSums gradient_row_sums(const float* raw_grad, const std::uint8_t* bits,
                                std::int64_t columns);
 void gradient_column_sums(const GradientBlock& block, double* sums);
 
