@@ -32,8 +32,8 @@ struct StepValues {
   double lr = 0;
   double grad_norm = 0;  ///< of the accumulated gradient, before clipping
   double grad_norm_after_clip = 0;
-  std::vector<std::int64_t>
-      flips;  ///< in the order of Trace::binarized_modules, counted as changes of W > 0
+  /// Changes of W > 0, in the order of Trace::binarized_modules.
+  std::vector<std::int64_t> flips;
 };
 
 struct TraceOptimizer {
@@ -47,14 +47,14 @@ struct Trace {
   std::string name;
   config::Precision precision = config::Precision::kFp32;
   ops::ScalePattern pattern = ops::ScalePattern::kColumn;
-  double next_token_weight = 0,
-         distill_weight = 0;    ///< loss = next_token_weight * AR + distill_weight * KD
-  config::ModelConfig student;  ///< key/value heads and head_dim resolved
+  /// loss = next_token_weight * AR + distill_weight * KD
+  double next_token_weight = 0, distill_weight = 0;
+  config::ModelConfig student;                 ///< key/value heads and head_dim resolved
   std::optional<config::ModelConfig> teacher;  ///< binarize none
   std::int64_t batch = 0, seq = 0, micro_steps = 0, accumulate = 1;
   std::vector<std::string> binarized_modules;
-  std::optional<TraceOptimizer>
-      optimizer;      ///< absent: forward and gradient of one micro-batch only
+  /// Absent: forward and gradient of one micro-batch only.
+  std::optional<TraceOptimizer> optimizer;
   at::Tensor tokens;  ///< int64 [M, B, S+1]
   NamedTensors student_init, teacher_init;
 
@@ -75,14 +75,12 @@ Trace load_trace(const std::filesystem::path& directory);
 /// them.
 std::int64_t count_zero_latents(const Trace& trace);
 
-/// Learning rate of a micro-step by the published rule.
-double micro_step_lr(const TraceOptimizer& optimizer, std::int64_t micro_step);
-
 /// What a replay observed; filled by each form of the student, judged by compare.h. Everything the
-/// recording has must be there; names, shapes and order are those of Trace.
+/// recording has must be there (loss terms: those the objective uses); names, shapes and order are
+/// those of Trace.
 struct ReplayResult {
-  NamedTensors initial_scales;  ///< "….wscale", "….wbias" as our initialisation forms them from the
-                                ///< latent weights
+  /// "….wscale", "….wbias" as our initialisation forms them from the latent weights.
+  NamedTensors initial_scales;
   at::Tensor student_logits;      ///< [B, S, V] of the first micro-batch, fp32
   at::Tensor teacher_logits;      ///< undefined without a teacher
   NamedTensors first_gradients;   ///< of loss / A, latent, scale and shift gradients included

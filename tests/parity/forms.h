@@ -1,0 +1,27 @@
+#pragma once
+
+#include <iosfwd>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "parity/trace.h"
+
+namespace fbi::parity {
+
+/// A way to hold and train the binarized student.
+struct Form {
+  std::string_view name;
+  ReplayResult (*replay)(const Trace& trace, config::Precision precision);
+  /// Why the form cannot replay a recording; "" when it can.
+  std::string (*declines)(const Trace& trace);
+};
+
+/// All forms.
+std::span<const Form> forms();
+
+/// Replays in the recording's precision (bf16: also in fp32), prints a line per quantity, and
+/// returns whether all hold.
+bool replay_and_judge(const Form& form, const Trace& trace, std::ostream& out);
+
+}  // namespace fbi::parity
