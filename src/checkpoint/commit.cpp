@@ -75,14 +75,20 @@ formats::TensorView describe(const TensorPart& part) {
   return view;
 }
 
+bool is_written_by(int rank, const TensorPart& part) {
+  if (part.total_rows < 0) return rank == 0;
+  const bool has_rows =
+      part.rows.dim() == 0 || part.rows.size(0) > 0;  // `describe` refuses scalars
+  return has_rows || (part.total_rows == 0 && rank == 0);
+}
+
 /// What this rank has to write, cut into files of at most max_bytes where tensors allow.
 std::vector<std::vector<const TensorPart*>> cut_into_files(std::span<const TensorPart> parts,
                                                            int rank, std::uint64_t max_bytes) {
   std::vector<std::vector<const TensorPart*>> files;
   std::uint64_t bytes = 0;
   for (const TensorPart& part : parts) {
-    const bool whole = part.total_rows < 0;
-    if (whole ? rank != 0 : part.rows.numel() == 0 && part.total_rows != 0) continue;
+    if (!is_written_by(rank, part)) continue;
     const std::uint64_t size = part.rows.nbytes();
     if (files.empty() || (bytes > 0 && bytes + size > max_bytes)) {
       files.emplace_back();
