@@ -26,6 +26,13 @@ void check_fit(const config::ModelConfig& teacher, const config::ModelConfig& st
 
 }  // namespace
 
+config::ModelConfig check_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
+                                  const config::TrainConfig& train) {
+  const auto folder = nn::open_model_folder(teacher.path);
+  check_fit(folder.config, student, train, teacher.path);
+  return folder.config;
+}
+
 std::unique_ptr<nn::LlamaForCausalLM> load_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
                                                    const config::TrainConfig& train, at::Device device) {
   const auto folder = nn::open_model_folder(teacher.path);

@@ -97,8 +97,10 @@ void LlamaForCausalLM::round_weights(at::ScalarType dtype) {
       round(slot->value);
       continue;
     }
-    round(slot->alpha);
-    round(slot->beta);
+    if (dtype == at::kHalf) {  // the published evaluation casts before it multiplies
+      round(slot->alpha);
+      round(slot->beta);
+    }
     slot->rounding = dtype;
   }
 }
@@ -156,7 +158,7 @@ void LlamaForCausalLM::token_nll(std::span<const std::int32_t> tokens, std::int6
                                  std::span<float> out) {
   const at::Tensor ids = ids_tensor(tokens, batch, seq, options_.device);
   const at::Tensor hidden =
-      hidden_states(ids).slice(1, 0, seq - 1).reshape({batch * (seq - 1), config_.hidden_size});
+      hidden_states(ids.slice(1, 0, seq - 1)).reshape({batch * (seq - 1), config_.hidden_size});
   const at::Tensor targets = ids.slice(1, 1, seq).reshape(-1).to(at::kInt);
   for (std::int64_t begin = 0; begin < hidden.size(0); begin += kEvalChunkTokens) {
     const std::int64_t end = std::min(begin + kEvalChunkTokens, hidden.size(0));

@@ -1,7 +1,5 @@
 #include "train/session.h"
 
-#include <ATen/Context.h>
-
 #include <nlohmann/json.hpp>
 
 #include "fbi/checkpoint/checkpoint_tensors.h"
@@ -12,6 +10,7 @@
 #include "fbi/core/log.h"
 #include "fbi/distill/teacher.h"
 #include "fbi/nn/model_folder.h"
+#include "fbi/ops/device.h"
 #include "fbi/ops/parallel.h"
 
 namespace fbi::train {
@@ -48,14 +47,6 @@ Json manifest_state(const formats::CheckpointReader& checkpoint) {
 
 }  // namespace
 
-at::Device choose_device(const std::string& name, int local_rank) {
-  const bool available = at::hasCUDA();
-  if (name == "cuda" && !available)
-    throw UsageError("train.device is cuda, but this machine or this build has no CUDA; use --set train.device=cpu");
-  if (name == "cpu" || !available) return at::kCPU;
-  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(local_rank));
-}
-
 config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint) {
   return config::parse_run_config(manifest_state(checkpoint)["config"].dump(), checkpoint.path().string(), checkpoint.path());
 }
@@ -63,7 +54,7 @@ config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint)
 Session::Session(const config::RunConfig& config, distributed::Communicator& communicator)
     : config_(config), communicator_(communicator) {
   ops::set_threads(static_cast<int>(config.train.threads));
-  const at::Device device = choose_device(config.train.device, communicator.rank());
+  const at::Device device = ops::choose_device(config.train.device, communicator.rank());
   data_ = data::open_training_data(config.data, config.train, config.model.vocab_size);
   batcher_ = std::make_unique<data::Batcher>(*data_, communicator.size());
   if (config.objective.distill > 0) teacher_ = distill::load_teacher(config.teacher, config.model, config.train, device);

@@ -39,9 +39,6 @@ class Session {
   std::unique_ptr<Trainer> trainer_;
 };
 
-/// "auto" takes a GPU when there is one. UsageError when CUDA is asked for and missing.
-at::Device choose_device(const std::string& name, int local_rank);
-
 /// The configuration inside a checkpoint.
 config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint);
 

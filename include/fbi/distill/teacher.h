@@ -12,4 +12,8 @@ namespace fbi::distill {
 std::unique_ptr<nn::LlamaForCausalLM> load_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
                                                    const config::TrainConfig& train, at::Device device);
 
+/// The checks alone: the teacher's architecture; no weights are read.
+config::ModelConfig check_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
+                                  const config::TrainConfig& train);
+
 }  // namespace fbi::distill

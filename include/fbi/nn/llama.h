@@ -59,7 +59,8 @@ class LlamaForCausalLM final : public eval::LanguageModel {
 
   /// Inference only: keeps embedding, head and dense linears in `dtype` (norms stay fp32).
   void store_values_as(at::ScalarType dtype);
-  /// Evaluation only: rounds every weight to `dtype`; binarized ones become round(round(beta) ± round(alpha)).
+  /// Evaluation only: rounds every weight to `dtype`. Binarized ones become fp16(fp16(beta) ± fp16(alpha)), as in the published
+  /// evaluation, or bf16(beta ± alpha), as in bf16 training.
   void round_weights(at::ScalarType dtype);
 
   /// Stages of the forward pass; `stage` 0..L-1 are decoder layers, L is the final norm.

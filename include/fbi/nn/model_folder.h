@@ -24,8 +24,8 @@ struct ModelFolder {
 /// Throws DataError (no model there, unreadable, architecture not implemented) or CheckpointError (no valid checkpoint).
 ModelFolder open_model_folder(const std::filesystem::path& path);
 
-/// How a model is evaluated. Weights are rounded to `weights` first (for binarized layers W~ = round(round(beta) ± round(alpha)), as
-/// the published evaluation does for fp16); the arithmetic is that of `compute`.
+/// How a model is evaluated. Weights are rounded to `weights` first (LlamaForCausalLM::round_weights); the arithmetic is that of
+/// `compute`.
 struct EvaluationDtype {
   at::ScalarType weights = at::kFloat;
   at::ScalarType compute = at::kFloat;

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "fbi/config/run_config.h"
+
+namespace fbi::train {
+
+/// Checks everything that can be checked without training, and returns a report for people: parameters, batches, schedule, samples and
+/// epochs, the teacher's architecture, memory, checkpoint size against free disk. Throws what training would throw (UsageError, DataError).
+/// Writes nothing but line indexes of data that have none.
+std::string dry_run(const config::RunConfig& config, const std::filesystem::path& run_directory, int world_size);
+
+}  // namespace fbi::train

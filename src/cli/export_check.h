@@ -1,0 +1,23 @@
+#pragma once
+
+#include <filesystem>
+
+#include <ATen/core/ScalarType.h>
+
+#include "fbi/nn/model_folder.h"
+
+namespace fbi::cli {
+
+/// Logits of an export against those of the model it was made from, on random windows, fp32 arithmetic.
+struct ExportComparison {
+  double worst_to_rounded = 0;    ///< largest absolute difference to the model with the same rounded weights
+  double worst_to_unrounded = 0;  ///< to the model as trained
+  double kl_to_unrounded = 0;     ///< mean KL(model as trained || export), nats per token
+};
+
+/// Largest worst_to_rounded that counts as equal: both sides multiply the same values in fp32, only in another order.
+inline constexpr double kExportTolerance = 1e-5;
+
+ExportComparison compare_export(const std::filesystem::path& source, const std::filesystem::path& exported, at::ScalarType dtype);
+
+}  // namespace fbi::cli

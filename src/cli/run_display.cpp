@@ -1,0 +1,56 @@
+#include "cli/run_display.h"
+
+#include <cstdio>
+
+#include "fbi/config/load.h"
+#include "fbi/config/model_size.h"
+#include "fbi/core/error.h"
+#include "fbi/core/human.h"
+#include "fbi/core/log.h"
+#include "fbi/core/system.h"
+
+namespace fbi::cli {
+namespace {
+
+std::string formatted(const char* format, double value) {
+  char text[48];
+  std::snprintf(text, sizeof text, format, value);
+  return text;
+}
+
+}  // namespace
+
+void RunDisplay::on_start(const config::RunConfig& config, std::int64_t first_step) {
+  config_ = config;
+  const auto size = config::parameter_counts(config.model);
+  log::info("model: ", format_count(size.total()), " parameters, of them ", format_count(size.binarized), " at one bit");
+  log::info("steps ", first_step, " to ", config.train.steps, ", ", config.train.global_batch, " samples of ", config.train.seq_len,
+            " tokens each, ", config::micro_steps_per_step(config.train, 1), " micro-steps, ", to_string(config.train.precision));
+}
+
+std::string RunDisplay::line(const train::StepMetrics& metrics, const train::Pace& pace) const {
+  std::string out = concat("step ", metrics.step, "/", config_.train.steps, "  loss ", formatted("%.4f", metrics.loss));
+  if (config_.objective.next_token > 0 && config_.objective.distill > 0)
+    out += concat(" (next ", formatted("%.4f", metrics.loss_next_token), ", distill ", formatted("%.4f", metrics.loss_distill), ")");
+  out += concat("  norm ", formatted("%.3f", metrics.grad_norm), "  lr ", formatted("%.2e", metrics.lr));
+  if (config_.model.binarize != config::Binarize::kNone) out += concat("  flips ", formatted("%.3f%%", 100 * metrics.flip_rate));
+  out += concat("  ", format_rate(pace.tokens_per_second, "tokens/s"), "  ", format_bytes(resident_bytes()), "  ETA ",
+                format_duration(pace.eta_seconds));
+  if (metrics.skipped) out += "  SKIPPED: loss or gradient norm is not finite";
+  return out;
+}
+
+void RunDisplay::on_step(const train::StepMetrics& metrics, const train::Pace& pace) {
+  const bool due = metrics.step % config_.log.every_steps == 0 || metrics.step == config_.train.steps || metrics.skipped;
+  if (due) {
+    bar_.clear();
+    log::info(line(metrics, pace));
+  }
+  bar_.show(metrics.step, config_.train.steps,
+            concat("loss ", formatted("%.3f", metrics.loss), "  ", format_rate(pace.tokens_per_second, "tokens/s"), "  ETA ",
+                   format_duration(pace.eta_seconds)));
+}
+
+void RunDisplay::on_checkpoint(std::int64_t, const std::filesystem::path&) { bar_.clear(); }
+
+}  // namespace fbi::cli

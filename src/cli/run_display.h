@@ -1,0 +1,25 @@
+#pragma once
+
+#include "cli/terminal.h"
+#include "fbi/train/run.h"
+
+namespace fbi::cli {
+
+/// Shows a training run: one line per log.every_steps through the log (terminal and train.log), and between them a progress bar on a
+/// terminal.
+class RunDisplay final : public train::RunObserver {
+ public:
+  void on_start(const config::RunConfig& config, std::int64_t first_step) override;
+  void on_step(const train::StepMetrics& metrics, const train::Pace& pace) override;
+  void on_checkpoint(std::int64_t step, const std::filesystem::path& folder) override;
+  void on_end() override { bar_.clear(); }
+
+ private:
+  std::string line(const train::StepMetrics& metrics, const train::Pace& pace) const;
+
+  config::RunConfig config_;
+  std::int64_t last_step_ = 0;
+  ProgressBar bar_;
+};
+
+}  // namespace fbi::cli

@@ -1,0 +1,19 @@
+#pragma once
+
+#include "cli/verb.h"
+
+/// Every verb is defined in a file of its own in src/cli/verbs/.
+namespace fbi::cli {
+
+Verb tokenizer_train_verb();
+Verb prepare_verb();
+Verb train_verb();
+Verb plot_verb();
+Verb eval_perplexity_verb();
+Verb eval_logits_verb();
+Verb export_verb();
+Verb generate_verb();
+Verb inspect_verb();
+Verb config_verb();
+
+}  // namespace fbi::cli

@@ -1,0 +1,124 @@
+#include <iostream>
+
+#include "cli/model_arguments.h"
+#include "cli/terminal.h"
+#include "cli/verbs.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/data/sample_source.h"
+#include "fbi/eval/perplexity.h"
+#include "fbi/formats/safetensors.h"
+
+namespace fbi::cli {
+namespace {
+
+/// Windows to evaluate, and what they read from.
+struct Windows {
+  std::vector<std::int32_t> stream;
+  std::unique_ptr<data::SampleSource> samples;
+  eval::WindowSource source;
+};
+
+std::vector<Option> window_options() {
+  return {{"tokens", "FILE", "windows of ids: a prepared *.tokens shard, or JSON lines (an array or {\"token_ids\": […]} each)", "", false,
+           false},
+          {"text", "FILE", "a text file: one document with one BOS in front, cut into windows", "", false, false},
+          {"seq-len", "N", "tokens of a window of --text", "2048", false, false},
+          {"max-tokens", "N", "--text: only the first N tokens; 0: all", "0", false, false}};
+}
+
+std::unique_ptr<Windows> open_windows(const Arguments& arguments, const LoadedModel& loaded) {
+  auto windows = std::make_unique<Windows>();
+  if (arguments.has("tokens") == arguments.has("text"))
+    throw UsageError("give the data with either --tokens FILE or --text FILE");
+  if (arguments.has("tokens")) {
+    windows->samples = data::open_token_windows(arguments.text("tokens"), loaded.folder.config.vocab_size);
+    auto* samples = windows->samples.get();
+    windows->source = {samples->sample_count(), samples->ids_per_sample(),
+                       [samples](std::int64_t index, std::span<std::int32_t> out) { samples->read(index, out); }};
+    return windows;
+  }
+  const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
+  windows->stream = tokenizer->encode(read_file(arguments.text("text"), 4ull << 30));
+  windows->stream.insert(windows->stream.begin(), tokenizer->bos_id());
+  windows->source = eval::stream_windows(windows->stream, arguments.integer("seq-len"), arguments.integer("max-tokens"));
+  return windows;
+}
+
+int run_perplexity(const Arguments& arguments) {
+  const auto loaded = load_model(arguments);
+  const auto windows = open_windows(arguments, loaded);
+  ProgressBar bar;
+  eval::PerplexityOptions options;
+  options.batch = arguments.integer("batch");
+  options.max_windows = arguments.integer("max-windows");
+  options.on_progress = [&](const eval::PerplexityProgress& progress) {
+    bar.show(progress.windows_done, progress.windows_total,
+             concat("window ", progress.windows_done, " of ", progress.windows_total, ", mean nll ", progress.mean_nll));
+  };
+  const auto result = eval::perplexity(*loaded.model, windows->source, options);
+  bar.clear();
+  if (arguments.has("json"))
+    std::cout << eval::to_json(result) << "\n";
+  else
+    std::cout << "perplexity " << result.perplexity << "  (mean nll " << result.mean_nll << ", " << result.windows << " windows, "
+              << result.tokens << " tokens, " << result.dtype << ")\n";
+  return 0;
+}
+
+int run_logits(const Arguments& arguments) {
+  const auto loaded = load_model(arguments);
+  const auto windows = open_windows(arguments, loaded);
+  const std::int64_t vocab = loaded.model->vocab_size(), length = windows->source.length;
+  const std::int64_t count = arguments.integer("max-windows") > 0 ? std::min(windows->source.count, arguments.integer("max-windows"))
+                                                                   : windows->source.count;
+  std::vector<float> logits(static_cast<std::size_t>(count * length * vocab));
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(length));
+  ProgressBar bar;
+  for (std::int64_t window = 0; window < count; ++window) {
+    windows->source.read(window, ids);
+    const auto part = static_cast<std::size_t>(length * vocab);
+    loaded.model->logits(ids, 1, length, std::span(logits).subspan(static_cast<std::size_t>(window) * part, part));
+    bar.show(window + 1, count, "windows");
+  }
+  bar.clear();
+  const formats::TensorView view{"logits", formats::DType::kF32, {count, length, vocab}, std::as_bytes(std::span(logits))};
+  const auto written = formats::write_safetensors(arguments.text("out"), {&view, 1});
+  std::cout << arguments.text("out") << ": logits [" << count << ", " << length << ", " << vocab << "], " << written.bytes
+            << " bytes, " << loaded.model->dtype_description() << "\n";
+  return 0;
+}
+
+std::vector<Option> with(std::vector<Option> options, const std::vector<Option>& more) {
+  options.insert(options.end(), more.begin(), more.end());
+  return options;
+}
+
+}  // namespace
+
+Verb eval_perplexity_verb() {
+  return {"eval perplexity",
+          "measure perplexity by the published method",
+          "Independent windows, tail dropped; the mean negative log-likelihood of each window's predictions, then the mean over windows, "
+          "then its exponential. --dtype fp16 on a binarized model folds as the published evaluation does.",
+          "",
+          with(with(model_options(), window_options()), {{"batch", "N", "windows per forward", "4", false, false},
+                                                         {"max-windows", "N", "0: all", "0", false, false},
+                                                         {"json", "", "print one JSON object", "", false, false}}),
+          {"fbi-llm eval perplexity --model runs/a --text wikitext2-test.txt --seq-len 2048 --dtype fp16",
+           "fbi-llm eval perplexity --model quickstart/student --tokens quickstart/data/valid-00000.tokens --json"},
+          run_perplexity};
+}
+
+Verb eval_logits_verb() {
+  return {"eval logits",
+          "write a model's logits to a safetensors file",
+          "For comparisons with other programs: one fp32 tensor `logits` [windows, tokens, vocabulary].",
+          "",
+          with(with(model_options(), window_options()), {{"max-windows", "N", "0: all", "0", false, false},
+                                                         {"out", "FILE", "safetensors file to write", "", true, false}}),
+          {"fbi-llm eval logits --model export/hf --tokens windows.jsonl --out logits.safetensors"},
+          run_logits};
+}
+
+}  // namespace fbi::cli

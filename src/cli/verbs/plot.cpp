@@ -1,0 +1,34 @@
+#include "cli/plot.h"
+
+#include <iostream>
+
+#include "cli/verbs.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+
+namespace fbi::cli {
+namespace {
+
+int run(const Arguments& arguments) {
+  std::vector<std::filesystem::path> runs;
+  for (const auto& run : arguments.list("run")) runs.emplace_back(run);
+  write_file(arguments.text("out"), render_svg(arguments.text("title"), run_panels(runs)));
+  std::cout << "wrote " << arguments.text("out") << "\n";
+  return 0;
+}
+
+}  // namespace
+
+Verb plot_verb() {
+  return {"plot",
+          "draw the curves of runs into an SVG picture",
+          "Loss, gradient norm, sign-flip rate and learning rate over steps, several runs in one picture; any browser shows it.",
+          "run",
+          {{"run", "RUN", "run directory or metrics.jsonl", "", true, true},
+           {"out", "FILE", "SVG file to write", "curves.svg", false, false},
+           {"title", "TEXT", "heading of the picture", "fbi-llm", false, false}},
+          {"fbi-llm plot runs/a runs/b --out compare.svg"},
+          run};
+}
+
+}  // namespace fbi::cli

@@ -1,0 +1,78 @@
+#include "fbi/data/prepare.h"
+
+#include <iostream>
+
+#include "cli/terminal.h"
+#include "cli/verbs.h"
+#include "fbi/core/error.h"
+#include "fbi/core/human.h"
+#include "fbi/core/parallel.h"
+
+namespace fbi::cli {
+namespace {
+
+data::InputFormat input_format(const std::string& name) {
+  if (name == "auto") return data::InputFormat::kByName;
+  if (name == "jsonl") return data::InputFormat::kJsonLines;
+  if (name == "text") return data::InputFormat::kText;
+  throw UsageError(concat("--format: expected auto, jsonl or text, found '", name, "'"));
+}
+
+void print_part(const char* name, const data::PreparedPart& part) {
+  if (part.documents == 0) return;
+  std::cout << "  " << name << ": " << part.documents << " documents, " << part.ids << " ids -> " << part.samples << " samples, "
+            << part.dropped_ids << " ids at the end dropped\n";
+}
+
+int run(const Arguments& arguments) {
+  data::PrepareOptions options;
+  for (const auto& input : arguments.list("input")) options.inputs.emplace_back(input);
+  options.format = input_format(arguments.text("format"));
+  options.field = arguments.text("field");
+  options.separator = data::unescape_separator(arguments.text("separator"));
+  options.tokenizer = arguments.text("tokenizer");
+  options.vocab_size = arguments.integer("vocab-size");
+  options.output = arguments.text("out");
+  options.seq_len = arguments.integer("seq-len");
+  options.valid_fraction = arguments.number("valid-fraction");
+  options.seed = static_cast<std::uint64_t>(arguments.integer("seed"));
+  ThreadPool pool(static_cast<int>(arguments.integer("threads")));
+  ProgressBar bar;
+  const auto result = data::prepare(options, pool, [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
+    bar.show(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total),
+             concat(what, ", ", format_bytes(done), " of ", format_bytes(total)));
+  });
+  bar.clear();
+  std::cout << options.output.string() << (result.already_done ? " already holds this preparation:\n" : " prepared:\n");
+  print_part("train", result.train);
+  print_part("valid", result.valid);
+  std::cout << "Use it with data.format \"shards\" and data.paths [\"" << options.output.string() << "\"].\n";
+  return 0;
+}
+
+}  // namespace
+
+Verb prepare_verb() {
+  return {"prepare",
+          "turn text or JSON lines into token shards for training",
+          "Cuts documents into samples of seq-len + 1 ids: each document is BOS, its ids, EOS; documents are concatenated and cut "
+          "without overlap. Writes train-*.tokens and valid-*.tokens (memory-mapped while training), dataset.json with all counts, "
+          "and a copy of the tokenizer. Running it again is free when nothing has changed.",
+          "input",
+          {{"input", "FILE", "text or .jsonl file", "", true, true},
+           {"tokenizer", "FILE", "tokenizer.model or a folder that holds it; not needed for lines of token_ids", "", false, false},
+           {"out", "DIR", "folder to make", "", true, false},
+           {"seq-len", "N", "tokens that a training sample predicts", "2048", false, false},
+           {"format", "KIND", "auto (by file name), jsonl or text", "auto", false, false},
+           {"field", "KEY", "JSON lines: key of the text; without it lines hold token_ids", "", false, false},
+           {"separator", "TEXT", "text: what stands between documents, \\n and \\t allowed", "\\n\\n", false, false},
+           {"valid-fraction", "X", "share of documents held out in valid-*.tokens", "0", false, false},
+           {"vocab-size", "N", "token_ids without a tokenizer: ids must be below this", "0", false, false},
+           {"seed", "N", "chooses the held-out documents", "0", false, false},
+           {"threads", "N", "0: all processors", "0", false, false}},
+          {"fbi-llm prepare --input stories.txt --tokenizer tokenizer.model --seq-len 256 --valid-fraction 0.02 --out data/stories",
+           "fbi-llm prepare --input c4.jsonl --field text --tokenizer llama2/tokenizer.model --out data/c4"},
+          run};
+}
+
+}  // namespace fbi::cli

@@ -1,0 +1,62 @@
+#include <chrono>
+#include <iostream>
+
+#include "cli/run_display.h"
+#include "cli/verbs.h"
+#include "fbi/config/load.h"
+#include "fbi/core/error.h"
+#include "fbi/core/log.h"
+#include "fbi/distributed/communicator.h"
+#include "fbi/train/dry_run.h"
+#include "fbi/train/run.h"
+
+namespace fbi::cli {
+namespace {
+
+std::string command_line(const Arguments& arguments) {
+  std::string line = concat("fbi-llm train --config ", arguments.text("config"));
+  for (const auto& change : arguments.list("set")) line += " --set " + change;
+  return line + " --run-dir " + arguments.text("run-dir") + " --resume " + arguments.text("resume");
+}
+
+int run(const Arguments& arguments) {
+  const std::filesystem::path directory = arguments.text("run-dir");
+  const bool resume = arguments.text("resume") != "none";
+  const auto continued = resume ? train::saved_run_config(directory) : std::nullopt;
+  config::LoadOptions load;
+  load.overrides = arguments.list("set");
+  load.continued = continued ? &*continued : nullptr;
+  const auto config = config::load_run_config(arguments.text("config"), load);
+  if (arguments.has("dry-run")) {
+    std::cout << train::dry_run(config, directory, /*world_size=*/1);
+    return 0;
+  }
+  const auto communicator = distributed::make_single_rank();
+  RunDisplay display;
+  const auto outcome = train::run_training(
+      config, {directory, arguments.text("resume"), arguments.list("allow-change"), command_line(arguments)}, *communicator, display);
+  return static_cast<int>(outcome == train::RunOutcome::kStopped ? ExitCode::kStopped : ExitCode::kOk);
+}
+
+}  // namespace
+
+Verb train_verb() {
+  return {"train",
+          "train a model: distil a 1-bit student, or train a dense one",
+          "Trains as the configuration says and writes everything to the run directory: config.json, metrics.jsonl, train.log and "
+          "checkpoints/. Stopping it (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2) saves a checkpoint and exits with 75; --resume auto continues bit for bit, "
+          "also after a crash. model.binarize=none trains a dense model, e.g. a teacher.",
+          "",
+          {{"config", "FILE", "run configuration, e.g. configs/130m.json", "", true, false},
+           {"set", "KEY=VALUE", "change a field of it, e.g. optimizer.lr=2e-4", "", false, true},
+           {"run-dir", "DIR", "where the run is kept", "", true, false},
+           {"resume", "WHAT", "none: the folder must be new; auto: continue from the newest valid checkpoint; or a checkpoint folder",
+            "none", false, false},
+           {"allow-change", "KEY", "let this field differ from the run that is continued", "", false, true},
+           {"dry-run", "", "check configuration, data, teacher, memory and disk; train nothing, write nothing", "", false, false}},
+          {"fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --run-dir runs/a --resume auto",
+           "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run"},
+          run};
+}
+
+}  // namespace fbi::cli
