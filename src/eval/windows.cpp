@@ -42,9 +42,11 @@ WindowSource stream_windows(std::vector<std::int32_t> ids, std::int64_t length,
 WindowSource sample_windows(std::shared_ptr<const data::SampleSource> samples) {
   const std::int64_t count = samples->sample_count();
   if (count == 0) throw DataError(concat(samples->path().string(), " has no sample"));
-  return {
-      count, samples->ids_per_sample(),
-      [samples](std::int64_t index, std::span<std::int32_t> out) { samples->read(index, out); }};
+  const std::int64_t length = samples->ids_per_sample();
+  return {count, length,
+          [samples = std::move(samples)](std::int64_t index, std::span<std::int32_t> out) {
+            samples->read(index, out);
+          }};
 }
 
 }  // namespace fbi::eval

@@ -15,8 +15,8 @@ std::string sibling(const std::string& weight, std::string_view suffix) {
   return concat(std::string_view(weight).substr(0, weight.rfind('.') + 1), suffix);
 }
 
-void add_linear(std::vector<TensorSpec>& tensors, config::Binarize binarize, std::string name,
-                kernels::MatrixShape shape) {
+void add_linear(std::vector<TensorSpec>& tensors, config::Binarize binarize,
+                const std::string& name, kernels::MatrixShape shape) {
   const bool dense = binarize == config::Binarize::kNone;
   tensors.push_back({name, {shape.rows, shape.columns}, dense ? Role::kDense : Role::kLatent});
   if (dense) return;

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+
+#include "fbi/eval/language_model.h"
+#include "fbi/eval/windows.h"
+
+namespace fbi::eval {
+
+/// How far the predictions of two models are apart.
+struct LogitComparison {
+  double max_abs_difference = 0;  ///< of any logit
+  double mean_kl = 0;             ///< KL(reference || candidate) in nats, mean over positions
+  double max_kl = 0;
+  double same_top =
+      0;  ///< share of positions with the same most likely token (the first of equals)
+  std::int64_t positions = 0;
+};
+
+/// Over all positions of all windows. Throws UsageError when vocabulary or context do not fit,
+/// DataError on a logit that is not finite.
+LogitComparison compare_logits(LanguageModel& reference, LanguageModel& candidate,
+                               const WindowSource& windows);
+
+}  // namespace fbi::eval
