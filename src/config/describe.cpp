@@ -15,25 +15,30 @@ constexpr std::size_t kHelpColumn = 46;
 
 constexpr std::string_view kIntroduction = R"(# Configuration
 
-A run is described by one JSON file; `//` and `/* */` comments are allowed. `configs/` has examples. Every field
-has a default, except those marked *required*. A field is changed on the command line with `--set KEY=VALUE`:
+A run is described by one JSON file; `//` and `/* */` comments are allowed. `configs/` has
+examples. Every field has a default, except those marked *required*. A field is changed on the
+command line with `--set KEY=VALUE`:
 
-    fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --set 'data.paths=["a", "b"]' --run-dir runs/a
+    fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 \
+        --set 'data.paths=["a", "b"]' --run-dir runs/a
 
-VALUE is JSON, or else plain text; an object is merged into what the file says; a list of one may be written without
-brackets. All mistakes are reported together, and unknown keys with the nearest valid one, before anything starts.
-`fbi-llm config --explain KEY` prints the row of one field.
+VALUE is JSON, or else plain text; an object is merged into what the file says; a list of one may
+be written without brackets. All mistakes are reported together, and unknown keys with the nearest
+valid one, before anything starts. `fbi-llm config --explain KEY` prints the row of one field.
 
-`model` takes the keys of a Hugging Face `config.json` (LLaMA), as an object or as the path of such a file, relative to
-the configuration's folder: `"model": "FBI-LLM_llama2_130M.json"`. With `"model": {"architecture": "FILE", ...}` other
-keys go before those of the file. A path given with `--set` starts at the current folder. Keys that change the maths and
-are not implemented (`attention_bias`, `mlp_bias`, `sliding_window`, other activations, other rotary scalings, quantized
-weights, other model types) are refused by name; `rope_parameters` is read as well as `rope_scaling` and `rope_theta`.
+`model` takes the keys of a Hugging Face `config.json` (LLaMA), as an object or as the path of
+such a file, relative to the configuration's folder: `"model": "FBI-LLM_llama2_130M.json"`. With
+`"model": {"architecture": "FILE", ...}` other keys go before those of the file. A path given with
+`--set` starts at the current folder. Keys that change the maths and are not implemented
+(`attention_bias`, `mlp_bias`, `sliding_window`, other activations, other rotary scalings,
+quantized weights, other model types) are refused by name; `rope_parameters` is read as well as
+`rope_scaling` and `rope_theta`.
 
-*Identity* fields decide what a run computes: together they are hashed into every checkpoint, and continuing a run with
-another value is refused unless `--allow-change KEY` says otherwise. *Free* fields may change whenever a run is
-continued. A longer run (`train.steps`) is a legal continuation when `optimizer.total_steps` is set; when that is 0 it
-takes the value of `train.steps` at the start, and so fixes the schedule.
+*Identity* fields decide what a run computes: together they are hashed into every checkpoint, and
+continuing a run with another value is refused unless `--allow-change KEY` says otherwise. *Free*
+fields may change whenever a run is continued. A longer run (`train.steps`) is a legal
+continuation when `optimizer.total_steps` is set; when that is 0 it takes the value of
+`train.steps` at the start, and so fixes the schedule.
 
 micro-steps per optimizer step = `train.global_batch` / (`train.micro_batch` x ranks)
 

@@ -130,7 +130,9 @@ void list(FieldList& f, DataConfig& c) {
   f.begin("data.", Role::kIdentity);
   f.add("format", &c.format, kAny,
         "shards: files written by `fbi-llm prepare`; amber: JSON lines `{\"token_ids\": [...]}`.");
-  f.add("paths", &c.paths, kAny, "Files or folders with training data, in the order of reading.")
+  f.add("paths", &c.paths, kAny,
+        "Files or folders with training data, in the order of reading; a folder gives its files by "
+        "name.")
       .required = true;
   f.add("skip_files", &c.skip_files, {0, kInfinity},
         "Positions in the list of files, counted from 0, that are left out.");
