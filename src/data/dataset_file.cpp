@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "data/mapped_text.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/hash.h"
@@ -19,7 +20,9 @@ std::string content_hash(const std::filesystem::path& path, const Progress& prog
   const MappedFile file(path);
   Hasher128 hasher;
   for (std::size_t at = 0; at < file.bytes().size(); at += kStep) {
-    hasher.update(file.bytes().subspan(at, std::min(kStep, file.bytes().size() - at)));
+    const std::string_view part = text_of(file).substr(at, kStep);
+    hasher.update(std::as_bytes(std::span(part)));
+    release_pages(file, part);
     if (progress) progress("reading " + path.string(), at, file.bytes().size());
   }
   return hasher.hex();

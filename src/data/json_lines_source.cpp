@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <mutex>
 
 #include "data/line_index.h"
+#include "data/mapped_text.h"
 #include "data/token_line.h"
 #include "fbi/core/error.h"
 #include "fbi/data/sample_source.h"
@@ -13,8 +15,7 @@ class JsonLinesSource final : public SampleSource {
  public:
   JsonLinesSource(const std::filesystem::path& path, const JsonLinesOptions& options)
       : data_(path), options_(options) {
-    const std::string_view text(reinterpret_cast<const char*>(data_.bytes().data()),
-                                data_.bytes().size());
+    const std::string_view text = text_of(data_);
     if (text.find_first_not_of(" \t\r\n") == std::string_view::npos) {
       throw DataError(concat(path.string(), ": expected JSON lines, found an empty file"));
     }
@@ -37,8 +38,9 @@ class JsonLinesSource final : public SampleSource {
                               " and room for ", out.size()));
     }
     thread_local std::vector<std::int32_t> ids;
-    parse_token_ids(index().line(data_, sample), {data_.path(), sample}, options_.vocab_size,
-                    options_.bare_arrays, ids);
+    const std::string_view line = index().line(data_, sample);
+    parse_token_ids(line, {data_.path(), sample}, options_.vocab_size, options_.bare_arrays, ids);
+    release_pages(data_, line);
     check_count(ids, sample);
     std::copy(ids.begin(), ids.end(), out.begin());
   }

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "data/mapped_text.h"
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/log.h"
@@ -48,15 +49,11 @@ Header key_of(const MappedFile& data) {
   return header;
 }
 
-std::string_view as_text(const MappedFile& data) {
-  return {reinterpret_cast<const char*>(data.bytes().data()), data.bytes().size()};
-}
-
 }  // namespace
 
 LineIndex LineIndex::build(const MappedFile& data, const Progress& progress) {
   constexpr std::size_t kStep = 64 << 20;
-  const std::string_view text = as_text(data);
+  const std::string_view text = text_of(data);
   const std::size_t last = text.find_last_not_of(" \t\r\n");
   const std::size_t end = last == std::string_view::npos ? 0 : last + 1;
   const std::string what = "indexing " + data.path().string();
@@ -65,9 +62,13 @@ LineIndex LineIndex::build(const MappedFile& data, const Progress& progress) {
   std::size_t reported = 0;
   for (std::size_t at = text.find('\n'); at < end; at = text.find('\n', at + 1)) {
     index.built_.push_back(at + 1);
-    if (progress && at - reported >= kStep) progress(what, reported = at, text.size());
+    if (at - reported < kStep) continue;
+    release_pages(data, text.substr(reported, at - reported));
+    reported = at;
+    if (progress) progress(what, at, text.size());
   }
   index.built_.push_back(end);
+  release_pages(data, text.substr(reported));
   if (progress) progress(what, text.size(), text.size());
   return index;
 }
@@ -147,7 +148,7 @@ std::span<const std::uint64_t> LineIndex::offsets() const {
 
 std::string_view LineIndex::line(const MappedFile& data, std::int64_t line) const {
   const auto all = offsets();
-  return as_text(data).substr(all[line], all[line + 1] - all[line]);
+  return text_of(data).substr(all[line], all[line + 1] - all[line]);
 }
 
 std::filesystem::path line_index_path(const std::filesystem::path& data,

@@ -7,6 +7,7 @@
 
 #include "data/dataset_file.h"
 #include "data/documents.h"
+#include "data/mapped_text.h"
 #include "data/shard_set.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
@@ -92,25 +93,24 @@ class Preparation {
 
   void read_input(const fs::path& input) {
     const MappedFile file(input);
-    const std::string_view content(reinterpret_cast<const char*>(file.bytes().data()),
-                                   file.bytes().size());
+    const std::string_view content = text_of(file);
+    const std::string what = "preparing " + input.string();
     DocumentCutter cutter(content, is_json_lines(options_, input), options_.separator);
     std::vector<RawDocument> group;
-    std::size_t group_bytes = 0;
+    const char* group_begin = content.data();
     for (RawDocument document; cutter.next(document);) {
       group.push_back(document);
-      group_bytes += document.bytes.size();
+      const char* group_end = document.bytes.data() + document.bytes.size();
+      const auto group_bytes = static_cast<std::size_t>(group_end - group_begin);
       if (group_bytes < kGroupBytes && group.size() < kGroupDocuments) continue;
       add_group(group, input);
-      if (progress_) {
-        const auto done = document.bytes.data() + document.bytes.size() - content.data();
-        progress_("preparing " + input.string(), static_cast<std::uint64_t>(done), content.size());
-      }
+      release_pages(file, {group_begin, group_bytes});
+      if (progress_) progress_(what, group_end - content.data(), content.size());
       group.clear();
-      group_bytes = 0;
+      group_begin = group_end;
     }
     add_group(group, input);
-    if (progress_) progress_("preparing " + input.string(), content.size(), content.size());
+    if (progress_) progress_(what, content.size(), content.size());
   }
 
   void add_group(const std::vector<RawDocument>& group, const fs::path& input) {

@@ -10,6 +10,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
+#include "fbi/core/system.h"
 #include "fbi/data/sample_source.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
@@ -213,6 +214,24 @@ TEST_F(JsonLines, AnIndexThatCannotBeKeptIsAWarning) {
   EXPECT_THAT(read_sample(*source, 0), ElementsAre(1, 2, 3));
   log::reset();
   EXPECT_THAT(read_file(folder_ / "log"), ::testing::HasSubstr("data.index_dir"));
+}
+
+TEST_F(JsonLines, TheFileIsNeverInMemoryAsAWhole) {
+  constexpr int kLines = 1500;
+  constexpr std::uint64_t kLineBytes = 64 << 10;
+  {
+    std::ofstream file(file_, std::ios::binary);
+    const std::string padding(kLineBytes, ' ');
+    for (int line = 0; line < kLines; ++line) file << token_line(line % 90, 3) << padding << "\n";
+  }
+  const auto source = reopen();
+  read_sample(*source, 0);  // the parser's own memory is there from now on
+  const std::uint64_t before = resident_bytes();
+  for (int line = 0; line < kLines; ++line) EXPECT_EQ(read_sample(*source, line)[0], line % 90);
+  EXPECT_EQ(builds_, 1);
+  // Of 98 MB, a tenth: pages that other faults brought along.
+  EXPECT_LT(resident_bytes(), before + kLines * kLineBytes / 10);
+  EXPECT_LT(before, kLines * kLineBytes) << "the scan for lines keeps pages";
 }
 
 TEST_F(JsonLines, ManyThreadsReadTheSame) {
