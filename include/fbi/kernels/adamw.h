@@ -9,6 +9,8 @@ namespace fbi::kernels {
 /// One AdamW update (Loshchilov & Hutter 2019, the order of torch.optim.AdamW):
 ///   p *= 1 - lr·weight_decay;  m += (1-beta1)(g-m);  v = beta2·v + (1-beta2)g²;
 ///   p -= lr / bias_correction1 · m / (sqrt(v) / sqrt_bias_correction2 + eps)
+/// in fp32 with PyTorch's roundings on a processor with fused multiply-add (single-tensor form);
+/// every level of the dispatch table gives the same bits.
 struct AdamWStep {
   double lr = 0;
   double weight_decay = 0;
@@ -21,14 +23,15 @@ struct AdamWStep {
 };
 
 /// Dense parameters: value, moment1, moment2, grad are fp32 [count].
-void adamw(float* value, float* moment1, float* moment2, const float* grad, std::int64_t count, const AdamWStep& step,
-           ParallelFor& parallel);
+void adamw(float* value, float* moment1, float* moment2, const float* grad, std::int64_t count,
+           const AdamWStep& step, ParallelFor& parallel);
 
-/// Latent weights of a binarized matrix, gradient alpha·G formed on the fly; writes the new sign bits while the weights are
-/// in registers and returns the number of flipped signs (changes of `latent >= 0`). `alpha` must still be that of the forward.
-std::int64_t adamw_latent(float* latent, float* moment1, float* moment2, const float* raw_grad, const float* alpha,
-                          ScaleStrides strides, MatrixShape shape, std::uint8_t* bits, const AdamWStep& step,
-                          ParallelFor& parallel);
+/// Latent weights of a binarized matrix, gradient alpha·G formed on the fly; writes the new sign
+/// bits while the weights are in registers and returns the number of flipped signs (changes of
+/// `latent >= 0`). `alpha` must still be that of the forward.
+std::int64_t adamw_latent(float* latent, float* moment1, float* moment2, const float* raw_grad,
+                          const float* alpha, ScaleStrides strides, MatrixShape shape,
+                          std::uint8_t* bits, const AdamWStep& step, ParallelFor& parallel);
 
 /// Σ x², accumulated in double in fixed order (bit-equal for any thread count).
 double sum_of_squares(const float* x, std::int64_t count, ParallelFor& parallel);

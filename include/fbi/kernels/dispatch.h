@@ -5,8 +5,9 @@
 #include <string_view>
 #include <vector>
 
-/// Which implementation the kernels of this process use. By default the first row of the table that can run here; the
-/// environment variable FBI_KERNEL (a row's name) chooses another one and is read at the first kernel call.
+/// Which implementation the kernels of this process use. By default the first row of the table that
+/// can run here; the environment variable FBI_KERNEL (a row's name) chooses another one and is read
+/// at the first kernel call.
 namespace fbi::kernels {
 
 enum class Level { kRef, kAvx2, kAvx512 };
@@ -27,8 +28,8 @@ std::vector<DispatchRow> dispatch_rows();
 /// Throws UsageError naming the choices when FBI_KERNEL is unknown or can't run here.
 Level chosen_level();
 
-/// Overrides FBI_KERNEL for this process (tests, benchmarks); nullopt returns to it and reads it again. Not while kernels
-/// run. Throws UsageError like chosen_level.
+/// Overrides FBI_KERNEL for this process (tests, benchmarks); nullopt returns to it and reads it
+/// again. Not while kernels run. Throws UsageError like chosen_level.
 void force_level(std::optional<Level> level);
 
 }  // namespace fbi::kernels
