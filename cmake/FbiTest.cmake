@@ -1,7 +1,8 @@
 # fbi_test(<name> LABEL <label> SOURCES <cpp>... LIBRARIES <target>... [TIMEOUT <seconds>])
 #
 # One GoogleTest program.  LABEL is one word (gtest_discover_tests with PRE_TEST keeps only the first
-# of several): unit (no LibTorch), torch, run (starts whole programs).
+# of several): unit (no LibTorch), torch, run (starts whole programs).  One OpenMP thread per test: ctest runs several at once,
+# and libgomp's spinning makes more threads than processors many times slower.
 include(GoogleTest)
 function(fbi_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "LABEL;TIMEOUT" "SOURCES;LIBRARIES")
@@ -13,5 +14,5 @@ function(fbi_test name)
   target_compile_options(${name}_test PRIVATE -ffp-contract=off)
   target_link_libraries(${name}_test PRIVATE ${arg_LIBRARIES} GTest::gmock GTest::gtest_main)
   gtest_discover_tests(${name}_test DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT OMP_NUM_THREADS=2)
+    PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT OMP_NUM_THREADS=1)
 endfunction()

@@ -34,7 +34,7 @@ std::string RunDisplay::line(const train::StepMetrics& metrics, const train::Pac
     out += concat(" (next ", formatted("%.4f", metrics.loss_next_token), ", distill ", formatted("%.4f", metrics.loss_distill), ")");
   out += concat("  norm ", formatted("%.3f", metrics.grad_norm), "  lr ", formatted("%.2e", metrics.lr));
   if (config_.model.binarize != config::Binarize::kNone) out += concat("  flips ", formatted("%.3f%%", 100 * metrics.flip_rate));
-  out += concat("  ", format_rate(pace.tokens_per_second, "tokens/s"), "  ", format_bytes(resident_bytes()), "  ETA ",
+  out += concat("  ", format_rate(pace.tokens_per_second, "tokens"), "  ", format_bytes(resident_bytes()), "  ETA ",
                 format_duration(pace.eta_seconds));
   if (metrics.skipped) out += "  SKIPPED: loss or gradient norm is not finite";
   return out;
@@ -47,7 +47,7 @@ void RunDisplay::on_step(const train::StepMetrics& metrics, const train::Pace& p
     log::info(line(metrics, pace));
   }
   bar_.show(metrics.step, config_.train.steps,
-            concat("loss ", formatted("%.3f", metrics.loss), "  ", format_rate(pace.tokens_per_second, "tokens/s"), "  ETA ",
+            concat("loss ", formatted("%.3f", metrics.loss), "  ", format_rate(pace.tokens_per_second, "tokens"), "  ETA ",
                    format_duration(pace.eta_seconds)));
 }
 

@@ -2,6 +2,8 @@
 
 #include <ATen/Parallel.h>
 
+#include <cstdlib>
+
 #include "fbi/core/system.h"
 
 namespace fbi::ops {
@@ -22,6 +24,11 @@ ParallelFor& torch_parallel_for() {
   return instance;
 }
 
-void set_threads(int threads) { at::set_num_threads(threads > 0 ? threads : usable_processors()); }
+void set_threads(int threads) {
+  if (threads > 0)
+    at::set_num_threads(threads);
+  else if (std::getenv("OMP_NUM_THREADS") == nullptr)  // LibTorch has read that variable itself
+    at::set_num_threads(usable_processors());
+}
 
 }  // namespace fbi::ops

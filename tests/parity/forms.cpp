@@ -5,11 +5,23 @@
 
 #include "parity/compare.h"
 #include "parity/latent_replay.h"
+#include "parity/trainer_replay.h"
 
 namespace fbi::parity {
+namespace {
+
+std::string trainer_declines(const Trace& trace) {
+  const std::int64_t zeros = count_zero_latents(trace);
+  if (zeros == 0) return "";
+  return std::to_string(zeros) + " latent weights are exactly 0, which a sign bit cannot represent";
+}
+
+}  // namespace
 
 std::span<const Form> forms() {
-  static constexpr std::array<Form, 1> kForms{
+  static constexpr std::array<Form, 2> kForms{
+      Form{"trainer", [](const Trace& trace, config::Precision precision) { return replay_trainer(trace, precision); },
+           trainer_declines},
       Form{"latent", replay_latent, [](const Trace&) { return std::string(); }}};
   return kForms;
 }

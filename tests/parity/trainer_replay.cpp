@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
-#include "fbi/core/error.h"
 #include "fbi/nn/weights.h"
 #include "fbi/ops/packing.h"
 #include "fbi/ops/scale_strides.h"
@@ -128,8 +127,6 @@ StepValues step_values(const Trace& trace, const train::StepMetrics& metrics) {
 }  // namespace
 
 ReplayResult replay_trainer(const Trace& trace, config::Precision precision, bool recompute) {
-  if (const auto zeros = count_zero_latents(trace))
-    throw UsageError(concat(trace.name, ": ", zeros, " latent weights are exactly 0, which a sign bit cannot represent"));
   const auto dtype = precision == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
   nn::LlamaForCausalLM student(trace.student, {at::kCPU, dtype});
   student.allocate_gradients();

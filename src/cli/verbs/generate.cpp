@@ -40,7 +40,7 @@ int run(const Arguments& arguments) {
     return 0;
   }
   std::cout << "\n";
-  log::info(result.new_tokens, " tokens, ", format_rate(static_cast<double>(result.new_tokens) / result.generate_seconds, "tokens/s"),
+  log::info(result.new_tokens, " tokens, ", format_rate(static_cast<double>(result.new_tokens) / result.generate_seconds, "tokens"),
             ", ended by ", infer::to_string(result.finish_reason));
   return 0;
 }
