@@ -9,8 +9,9 @@ namespace fbi::kernels {
 /// One AdamW update (Loshchilov & Hutter 2019, the order of torch.optim.AdamW):
 ///   p *= 1 - lr·weight_decay;  m += (1-beta1)(g-m);  v = beta2·v + (1-beta2)g²;
 ///   p -= lr / bias_correction1 · m / (sqrt(v) / sqrt_bias_correction2 + eps)
-/// in fp32 with PyTorch's roundings on a processor with fused multiply-add (single-tensor form);
-/// every level of the dispatch table gives the same bits.
+/// in fp32 with the roundings of PyTorch's single-tensor form on a processor with fused
+/// multiply-add, but with an exactly rounded square root (PyTorch's comes from MKL and may be off
+/// by one unit in the last place). Every level of the dispatch table gives the same bits.
 struct AdamWStep {
   double lr = 0;
   double weight_decay = 0;
