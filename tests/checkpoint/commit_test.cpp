@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/child.h"
+#include "support/child_process.h"
 #include "distributed/ranks.h"
 #include "fbi/checkpoint/checkpoint_tensors.h"
 #include "fbi/core/error.h"

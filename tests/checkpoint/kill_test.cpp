@@ -13,7 +13,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "checkpoint/child.h"
+#include "support/child_process.h"
 #include "fbi/checkpoint/checkpoint_tensors.h"
 #include "fbi/checkpoint/commit.h"
 #include "fbi/checkpoint/retention.h"

@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <string>
 
-#include "checkpoint/child.h"
+#include "support/child_process.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/system.h"

@@ -14,7 +14,7 @@
 #include <optional>
 #include <vector>
 
-#include "checkpoint/child.h"
+#include "support/child_process.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"

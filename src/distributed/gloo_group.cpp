@@ -1,0 +1,251 @@
+#include <ATen/ops/empty.h>
+#include <c10/util/Logging.h>
+#include <signal.h>
+
+#include <functional>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include <utility>
+
+#include "distributed/handshake.h"
+#include "distributed/local_address.h"
+#include "distributed/rank_order.h"
+#include "fbi/core/error.h"
+#include "fbi/core/system.h"
+#include "fbi/distributed/process_group.h"
+
+namespace fbi::distributed {
+namespace {
+
+using c10d::ProcessGroupGloo;
+using StorePointer = c10::intrusive_ptr<c10d::Store>;
+
+class Finished final : public Work {
+ public:
+  void wait() override {}
+};
+
+std::string message_of(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  return torch_error ? torch_error->what_without_backtrace() : error.what();
+}
+
+/// Calls into c10d; what it throws about other ranks becomes a PeerError.
+template <class Call>
+auto guarded(const std::string& operation, Call&& call) {
+  try {
+    return call();
+  } catch (const std::exception& error) {
+    throw PeerError(concat(operation, ": a rank was lost or stands still: ", message_of(error)));
+  }
+}
+
+/// A collective in the background; `finish` turns what arrived into the result.
+class GlooWork final : public Work {
+ public:
+  GlooWork(std::string operation, c10::intrusive_ptr<c10d::Work> work,
+           std::function<void()> finish = {})
+      : operation_(std::move(operation)), work_(std::move(work)), finish_(std::move(finish)) {}
+  void wait() override {
+    guarded(operation_, [&] { return work_->wait(); });
+    if (finish_) std::exchange(finish_, {})();
+  }
+
+ private:
+  std::string operation_;
+  c10::intrusive_ptr<c10d::Work> work_;
+  std::function<void()> finish_;
+};
+
+class GlooRank final : public Communicator {
+ public:
+  GlooRank(StorePointer store, c10::intrusive_ptr<ProcessGroupGloo> group, bool deterministic)
+      : store_(std::move(store)), group_(std::move(group)), deterministic_(deterministic) {}
+
+  int rank() const override { return group_->getRank(); }
+  int size() const override { return group_->getSize(); }
+  std::string description() const override {
+    return concat("process ", rank(), " of ", size(), " over Gloo");
+  }
+
+  std::unique_ptr<Work> all_reduce(at::Tensor& tensor, Reduce op) override {
+    require_cpu(tensor);
+    if (tensor.numel() == 0) return std::make_unique<Finished>();
+    if (op == Reduce::kSum && deterministic_) return sum_in_rank_order(tensor);
+    c10d::AllreduceOptions options;
+    options.reduceOp = op == Reduce::kSum   ? c10d::ReduceOp::SUM
+                       : op == Reduce::kMax ? c10d::ReduceOp::MAX
+                                            : c10d::ReduceOp::MIN;
+    std::vector<at::Tensor> tensors = {tensor};
+    return start("all_reduce", [&] { return group_->allreduce(tensors, options); });
+  }
+
+  std::unique_ptr<Work> reduce_scatter(at::Tensor& output, const at::Tensor& input) override {
+    require_sizes("reduce_scatter", input, output);
+    if (input.numel() == 0) return std::make_unique<Finished>();
+    at::Tensor sent = input.view({-1});
+    if (!deterministic_) {
+      at::Tensor received = output.view({-1});
+      return start("reduce_scatter", [&] { return group_->_reduce_scatter_base(received, sent); });
+    }
+    at::Tensor received = at::empty({size(), output.numel()}, input.options());
+    at::Tensor flat = received.view({-1});
+    std::vector<std::int64_t> equal_parts;
+    return start(
+        "reduce_scatter",
+        [&] { return group_->alltoall_base(flat, sent, equal_parts, equal_parts); },
+        [received, output]() mutable {
+          output.copy_(reduce_in_rank_order(received.unbind(0), Reduce::kSum).view(output.sizes()));
+        });
+  }
+
+  std::unique_ptr<Work> all_gather(at::Tensor& output, const at::Tensor& input) override {
+    require_sizes("all_gather", output, input);
+    if (input.numel() == 0) return std::make_unique<Finished>();
+    // `input` may be a part of `output`, which Gloo does not expect.
+    at::Tensor sent = input.is_alias_of(output) ? input.clone().view({-1}) : input.view({-1});
+    at::Tensor received = output.view({-1});
+    return start("all_gather", [&] { return group_->_allgather_base(received, sent); });
+  }
+
+  std::unique_ptr<Work> broadcast(at::Tensor& tensor, int root) override {
+    if (root < 0 || root >= size()) {
+      throw UsageError(concat("broadcast: expected a root in [0, ", size(), "), found ", root));
+    }
+    require_cpu(tensor);
+    if (tensor.numel() == 0) return std::make_unique<Finished>();
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    std::vector<at::Tensor> tensors = {tensor};
+    return start("broadcast", [&] { return group_->broadcast(tensors, options); });
+  }
+
+  void barrier() override {
+    start("barrier", [&] { return group_->barrier(); })->wait();
+  }
+
+ private:
+  template <class Start>
+  std::unique_ptr<Work> start(const char* operation, Start&& call,
+                              std::function<void()> finish = {}) {
+    const std::string name = concat(operation, " on rank ", rank());
+    return std::make_unique<GlooWork>(name, guarded(name, call), std::move(finish));
+  }
+
+  std::unique_ptr<Work> sum_in_rank_order(at::Tensor& tensor) {
+    at::Tensor all = at::empty({size(), tensor.numel()}, tensor.options());
+    at::Tensor received = all.view({-1}), sent = tensor.view({-1});
+    return start(
+        "all_reduce", [&] { return group_->_allgather_base(received, sent); },
+        [all, tensor]() mutable {
+          tensor.copy_(reduce_in_rank_order(all.unbind(0), Reduce::kSum).view(tensor.sizes()));
+        });
+  }
+
+  static void require_cpu(const at::Tensor& tensor) {
+    if (tensor.device().is_cpu() && tensor.is_contiguous()) return;
+    throw UsageError(concat("Gloo: expected a contiguous tensor on the CPU, found one on ",
+                            tensor.device().str()));
+  }
+  void require_sizes(const char* operation, const at::Tensor& large,
+                     const at::Tensor& small) const {
+    require_cpu(large);
+    require_cpu(small);
+    if (large.numel() == small.numel() * size() && large.scalar_type() == small.scalar_type())
+      return;
+    throw UsageError(concat(operation, " over ", size(), " ranks: ", large.numel(), " x ",
+                            c10::toString(large.scalar_type()), " is not ", size(), " times ",
+                            small.numel(), " x ", c10::toString(small.scalar_type())));
+  }
+
+  StorePointer store_;  ///< rank 0 serves it to the others
+  c10::intrusive_ptr<ProcessGroupGloo> group_;
+  bool deterministic_;
+};
+
+/// While it lives LibTorch prints nothing below a fatal error: what goes wrong is in the exception.
+class QuietLibTorch {
+ public:
+  QuietLibTorch() : before_(FLAGS_caffe2_log_level) {
+    FLAGS_caffe2_log_level = static_cast<int>(c10::GLOG_FATAL);
+  }
+  ~QuietLibTorch() { FLAGS_caffe2_log_level = before_; }
+  QuietLibTorch(const QuietLibTorch&) = delete;
+  QuietLibTorch& operator=(const QuietLibTorch&) = delete;
+
+ private:
+  int before_;
+};
+
+/// Gloo writes to sockets whose peer may be gone; by default that would end the process instead of
+/// giving an error.
+void ignore_broken_pipes() {
+  struct sigaction action = {};
+  if (sigaction(SIGPIPE, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) return;
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
+}
+
+StorePointer open_store(const Rendezvous& rendezvous, const ProcessGroupOptions& options) {
+  c10d::TCPStoreOptions store;
+  store.port = static_cast<std::uint16_t>(rendezvous.master_port);
+  store.isServer = rendezvous.rank == 0;
+  store.waitWorkers = false;
+  store.timeout = options.start_timeout;
+  try {
+    return c10::make_intrusive<c10d::TCPStore>(rendezvous.master_addr, store);
+  } catch (const std::exception& error) {
+    const std::string place = concat(rendezvous.master_addr, ":", rendezvous.master_port);
+    if (store.isServer) {
+      throw UsageError(concat(
+          "rank 0 can't listen at ", place,
+          ", another program may use the port (set another MASTER_PORT): ", message_of(error)));
+    }
+    throw UsageError(concat("rank ", rendezvous.rank, " can't reach rank 0 at ", place, " (",
+                            options.start_timeout.count(), " ms): ", message_of(error)));
+  }
+}
+
+c10::intrusive_ptr<ProcessGroupGloo> connect(const StorePointer& store,
+                                             const Rendezvous& rendezvous,
+                                             const ProcessGroupOptions& options) {
+  auto settings = ProcessGroupGloo::Options::create(options.start_timeout);
+  settings->devices.push_back(
+      options.network_interface.empty()
+          ? ProcessGroupGloo::createDeviceForHostname(local_address_towards(rendezvous.master_addr))
+          : ProcessGroupGloo::createDeviceForInterface(options.network_interface));
+  return guarded("connecting ranks", [&] {
+    auto group =
+        c10::make_intrusive<ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>("gloo", store),
+                                              rendezvous.rank, rendezvous.world_size, settings);
+    group->setTimeout(options.timeout);
+    return group;
+  });
+}
+
+}  // namespace
+
+bool has_gloo() {
+  return true;
+}
+
+std::unique_ptr<Communicator> make_gloo_group(const Rendezvous& rendezvous,
+                                              const ProcessGroupOptions& options) {
+  if (rendezvous.world_size == 1) return make_single_rank();
+  const QuietLibTorch quiet;
+  ignore_broken_pipes();
+  const StorePointer store = open_store(rendezvous, options);
+  const Hello hello{rendezvous.rank, rendezvous.world_size, host_name(), process_id(),
+                    options.must_agree};
+  try {
+    shake_hands(*store, hello, options.start_timeout);
+  } catch (const c10::Error& error) {
+    throw PeerError(concat("rank ", rendezvous.rank,
+                           " lost rank 0 before all ranks had met: ", message_of(error)));
+  }
+  return std::make_unique<GlooRank>(store, connect(store, rendezvous, options),
+                                    options.deterministic);
+}
+
+}  // namespace fbi::distributed

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "fbi/distributed/rendezvous.h"
+
+namespace c10d {
+class Store;
+}
+
+namespace fbi::distributed {
+
+/// How a process introduces itself.
+struct Hello {
+  int rank = 0;
+  int world_size = 1;
+  std::string host;
+  std::int64_t pid = 0;
+  std::map<std::string, std::string> must_agree;
+};
+
+/// What keeps these processes from being one group of `world_size` ranks, naming the odd ones; ""
+/// when nothing does. Before all have arrived (`complete` false) only what can't get right any more
+/// is reported.
+std::string find_disagreement(const std::vector<Hello>& hellos, int world_size, bool complete);
+
+/// Every rank says hello through the store, rank 0 judges, and all learn the verdict: returns on
+/// all or throws the same UsageError on all (PeerError where rank 0 is lost meanwhile).
+void shake_hands(c10d::Store& store, const Hello& hello, std::chrono::milliseconds timeout);
+
+}  // namespace fbi::distributed

@@ -1,0 +1,309 @@
+// Real processes: each rank is a forked child. This process itself must start no threads, because
+// children inherit none of them.
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "distributed/ranks.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/distributed/process_group.h"
+#include "support/child_process.h"
+#include "support/temp_dir.h"
+
+namespace fbi::distributed {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+/// A port that was free a moment ago.
+int free_port() {
+  const int descriptor = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof(address);
+  auto* any = reinterpret_cast<sockaddr*>(&address);
+  const bool bound =
+      bind(descriptor, any, length) == 0 && getsockname(descriptor, any, &length) == 0;
+  close(descriptor);
+  if (!bound) throw std::runtime_error("no free port");
+  return ntohs(address.sin_port);
+}
+
+Rendezvous place(int rank, int world_size, int port) {
+  Rendezvous result;
+  result.rank = result.local_rank = rank;
+  result.world_size = world_size;
+  result.master_addr = "127.0.0.1";
+  result.master_port = port;
+  return result;
+}
+
+/// What one process of a group does; its text comes back to the parent, an error as "<exit code>
+/// <message>".
+using Body = std::function<std::string()>;
+
+std::vector<std::string> run_processes(const std::vector<Body>& bodies) {
+  const test::TempDir folder;
+  std::vector<std::unique_ptr<test::Child>> children;
+  for (std::size_t i = 0; i < bodies.size(); ++i) {
+    children.push_back(std::make_unique<test::Child>([&, i] {
+      std::string text;
+      try {
+        text = bodies[i]();
+      } catch (const Error& error) {
+        text = concat(static_cast<int>(error.exit_code()), " ", error.what());
+      }
+      write_file(folder / std::to_string(i), text);
+    }));
+  }
+  std::vector<std::string> texts;
+  for (std::size_t i = 0; i < bodies.size(); ++i) {
+    const int status = children[i]->wait();
+    const auto path = folder / std::to_string(i);
+    texts.push_back(std::filesystem::exists(path) ? read_file(path)
+                                                  : concat("ended with status ", status));
+  }
+  return texts;
+}
+
+std::vector<std::string> run_group(int size, const ProcessGroupOptions& options,
+                                   const std::function<std::string(Communicator&)>& body) {
+  const int port = free_port();
+  std::vector<Body> bodies;
+  for (int rank = 0; rank < size; ++rank) {
+    bodies.push_back(
+        [&, rank] { return body(*make_gloo_group(place(rank, size, port), options)); });
+  }
+  return run_processes(bodies);
+}
+
+ProcessGroupOptions quick() {
+  ProcessGroupOptions options;
+  options.start_timeout = seconds(10);
+  options.timeout = seconds(10);
+  return options;
+}
+
+void append_bytes(std::string& text, const at::Tensor& tensor) {
+  const at::Tensor dense = tensor.contiguous();
+  text.append(static_cast<const char*>(dense.const_data_ptr()), dense.nbytes());
+}
+
+/// Values whose sums depend on the order of summation.
+at::Tensor uneven(std::int64_t count, int rank, at::ScalarType type) {
+  return at::arange(count, at::kFloat)
+      .add(1)
+      .mul(0.37 + 1.7 * rank * rank)
+      .cos()
+      .mul(rank + 1)
+      .to(type);
+}
+
+/// All collectives, sizes and dtypes one after the other; returns every bit that came out.
+std::string exercise(Communicator& ranks) {
+  std::string bits;
+  const int me = ranks.rank(), size = ranks.size();
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kDouble}) {
+    for (const std::int64_t count : {0, 1, 1000}) {
+      at::Tensor sum = uneven(count, me, type);
+      auto reduced = ranks.all_reduce(sum, Reduce::kSum);
+      at::Tensor part = at::empty({count}, type);
+      auto scattered = ranks.reduce_scatter(part, uneven(count * size, me, type));  // two in flight
+      scattered->wait();
+      reduced->wait();
+      at::Tensor largest = uneven(count, me, type), smallest = largest.clone();
+      ranks.all_reduce(largest, Reduce::kMax)->wait();
+      ranks.all_reduce(smallest, Reduce::kMin)->wait();
+      at::Tensor told = uneven(count, me, type);
+      ranks.broadcast(told, size - 1)->wait();
+      at::Tensor all = at::zeros({size, count}, type);
+      all[me].copy_(part);
+      ranks.all_gather(all, all[me])->wait();
+      for (const at::Tensor& tensor : {sum, part, largest, smallest, told, all})
+        append_bytes(bits, tensor);
+    }
+  }
+  at::Tensor bytes = at::empty({size, 3}, at::kByte);
+  ranks.all_gather(bytes, at::full({3}, me, at::kByte))->wait();
+  at::Tensor counts = at::full({2}, me + 1, at::kLong);
+  ranks.all_reduce(counts, Reduce::kSum)->wait();
+  append_bytes(bits, bytes);
+  append_bytes(bits, counts);
+  ranks.barrier();
+  return bits;
+}
+
+TEST(Gloo, ProcessesAndThreadsGiveTheSameBits) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  for (const int size : {2, 3}) {
+    const auto processes = run_group(size, quick(), exercise);
+    const auto again = run_group(size, quick(), exercise);
+    EXPECT_EQ(processes, again);
+    for (int rank = 0; rank < size; ++rank) {
+      const auto thread = run_processes({[&] {
+        std::string bits;
+        test::run_ranks_ok(size, [&](Communicator& ranks) {
+          const std::string mine = exercise(ranks);
+          if (ranks.rank() == rank) bits = mine;
+        });
+        return bits;
+      }});
+      EXPECT_EQ(processes[rank], thread[0]) << "rank " << rank << " of " << size;
+    }
+  }
+}
+
+TEST(Gloo, ItsOwnReductionsGiveTheSameSums) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  ProcessGroupOptions options = quick();
+  options.deterministic = false;
+  const auto texts = run_group(2, options, [](Communicator& ranks) {
+    at::Tensor sum = at::full({3}, ranks.rank() + 1.0);
+    ranks.all_reduce(sum, Reduce::kSum)->wait();
+    at::Tensor part = at::empty({2});
+    ranks.reduce_scatter(part, at::arange(4, at::kFloat))->wait();
+    return concat(sum[0].item<float>(), " ", part[0].item<float>(), " ", part[1].item<float>());
+  });
+  EXPECT_EQ(texts, (std::vector<std::string>{"3 0 2", "3 4 6"}));
+}
+
+TEST(Gloo, WrongTensorsAreRefused) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  const auto texts = run_group(2, quick(), [](Communicator& ranks) {
+    at::Tensor output = at::zeros({3});
+    try {
+      ranks.all_gather(output, at::zeros({2}));
+    } catch (const UsageError& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  });
+  EXPECT_THAT(texts[0], testing::HasSubstr("3 x Float is not 2 times 2 x Float"));
+}
+
+TEST(Gloo, AKilledRankEndsTheOthersAtOnce) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  ProcessGroupOptions options = quick();
+  options.timeout = seconds(100);  // must not matter
+  const auto start = std::chrono::steady_clock::now();
+  const auto texts = run_group(3, options, [](Communicator& ranks) {
+    ranks.barrier();
+    if (ranks.rank() == 1) raise(SIGKILL);
+    at::Tensor sum = at::zeros({1000});
+    ranks.all_reduce(sum, Reduce::kSum)->wait();
+    ranks.barrier();  // where a rank that got its data before the kill learns of it
+    return std::string("no error");
+  });
+  EXPECT_LT(std::chrono::steady_clock::now() - start, seconds(50));
+  for (const int rank : {0, 2}) {
+    EXPECT_THAT(texts[rank], testing::StartsWith("5 ")) << rank;
+    EXPECT_THAT(texts[rank], testing::HasSubstr(concat("on rank ", rank)));
+  }
+  EXPECT_EQ(texts[1], concat("ended with status ", SIGKILL));
+}
+
+TEST(Gloo, AStoppedRankIsGivenUpAfterTheTimeout) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  ProcessGroupOptions options = quick();
+  options.timeout = milliseconds(300);
+  const auto texts = run_group(2, options, [](Communicator& ranks) {
+    if (ranks.rank() == 1) {
+      std::this_thread::sleep_for(seconds(1));
+      return std::string("late");
+    }
+    ranks.barrier();
+    return std::string("no error");
+  });
+  EXPECT_THAT(texts[0], testing::StartsWith("5 "));
+}
+
+/// Starts processes with places and facts of their own, and returns what each of them says.
+std::vector<std::string> meet(const std::vector<std::pair<Rendezvous, std::string>>& ranks,
+                              milliseconds start_timeout) {
+  std::vector<Body> bodies;
+  for (const auto& [rendezvous, config] : ranks) {
+    bodies.push_back([&, start_timeout] {
+      ProcessGroupOptions options;
+      options.start_timeout = start_timeout;
+      options.must_agree = {{"config hash", config}};
+      make_gloo_group(rendezvous, options)->barrier();
+      return std::string("met");
+    });
+  }
+  return run_processes(bodies);
+}
+
+void expect_all(const std::vector<std::string>& texts, const std::vector<std::string>& parts) {
+  for (const std::string& text : texts) {
+    EXPECT_THAT(text, testing::StartsWith("2 "));
+    for (const std::string& part : parts) EXPECT_THAT(text, testing::HasSubstr(part));
+  }
+}
+
+TEST(GlooHandshake, RanksThatAgreeMeet) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  const int port = free_port();
+  EXPECT_EQ(meet({{place(1, 2, port), "a"}, {place(0, 2, port), "a"}}, seconds(10)),
+            std::vector<std::string>(2, "met"));
+}
+
+TEST(GlooHandshake, WhatDiffersIsNamedOnEveryRank) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  int port = free_port();
+  expect_all(meet({{place(0, 3, port), "a"}, {place(1, 3, port), "a"}, {place(2, 3, port), "b"}},
+                  seconds(10)),
+             {"config hash", "rank 2", "has b"});
+  port = free_port();
+  expect_all(meet({{place(0, 2, port), "a"}, {place(1, 3, port), "a"}}, seconds(10)),
+             {"rank 1", "one of 3 ranks", "one of 2"});
+  port = free_port();
+  expect_all(meet({{place(0, 3, port), "a"}, {place(1, 3, port), "a"}, {place(1, 3, port), "a"}},
+                  seconds(10)),
+             {"both are rank 1"});
+}
+
+TEST(GlooHandshake, MissingRanksAreNamedInTime) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  const int port = free_port();
+  expect_all(meet({{place(0, 4, port), "a"}, {place(2, 4, port), "a"}}, milliseconds(700)),
+             {"only 2 arrived", "missing: 1, 3"});
+}
+
+TEST(GlooHandshake, AUsedPortAndAnAbsentRankZeroAreUsageErrors) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  const int port = free_port();
+  expect_all(meet({{place(1, 2, port), "a"}}, milliseconds(300)),
+             {"can't reach rank 0", "127.0.0.1:" + std::to_string(port)});
+  const int descriptor = socket(AF_INET6, SOCK_STREAM, 0);
+  ASSERT_EQ(listen(descriptor, 1), 0);
+  sockaddr_in6 address = {};
+  socklen_t length = sizeof(address);
+  ASSERT_EQ(getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &length), 0);
+  const int used = ntohs(address.sin6_port);
+  expect_all(meet({{place(0, 2, used), "a"}}, milliseconds(300)),
+             {"can't listen", std::to_string(used), "MASTER_PORT"});
+  close(descriptor);
+}
+
+TEST(GlooHandshake, OneRankNeedsNobody) {
+  EXPECT_EQ(make_gloo_group({})->size(), 1);
+}
+
+}  // namespace
+}  // namespace fbi::distributed
