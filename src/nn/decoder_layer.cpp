@@ -16,6 +16,16 @@ at::Tensor repeat_heads(const at::Tensor& x, std::int64_t groups) {
   return x.unsqueeze(2).expand({-1, -1, groups, -1, -1}).reshape({x.size(0), x.size(1) * groups, x.size(2), x.size(3)});
 }
 
+/// Causal attention [B, H, S, E]; `mask` replaces the causal one. On the CPU in fp32 inside (bf16 inputs and output): the CPU's bf16
+/// attention would round the probabilities too, and is slower.
+at::Tensor attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values, const std::optional<at::Tensor>& mask) {
+  const auto inside = [&](const at::Tensor& x) { return x.is_cpu() ? x.to(at::kFloat) : x; };
+  const std::int64_t groups = queries.size(1) / keys.size(1);
+  return at::scaled_dot_product_attention(inside(queries), repeat_heads(inside(keys), groups), repeat_heads(inside(values), groups),
+                                          mask, 0.0, /*is_causal=*/!mask && queries.size(2) > 1)
+      .to(queries.scalar_type());
+}
+
 /// Appends the new positions and returns all that are filled.
 void extend(KeyValueCache& cache, at::Tensor& keys, at::Tensor& values) {
   const std::int64_t end = cache.length + keys.size(2);
@@ -71,9 +81,7 @@ at::Tensor DecoderLayer::attention(const at::Tensor& x, const RotaryTable& rotar
     const auto options = x.options().dtype(at::kLong);
     mask = at::arange(past + seq, options).unsqueeze(0) <= at::arange(past, past + seq, options).unsqueeze(1);
   }
-  const std::int64_t groups = heads_ / key_value_heads_;
-  const at::Tensor mixed = at::scaled_dot_product_attention(queries, repeat_heads(keys, groups), repeat_heads(values, groups),
-                                                            mask, 0.0, /*is_causal=*/past == 0);
+  const at::Tensor mixed = attend(queries, keys, values, mask);
   return ops::linear(mixed.transpose(1, 2).reshape({batch, seq, heads_ * head_dim_}), o_, dtype);
 }
 
