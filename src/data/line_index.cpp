@@ -44,7 +44,10 @@ std::string head_tail_hash(const MappedFile& data) {
 Header key_of(const MappedFile& data) {
   Header header;
   header.data_bytes = data.bytes().size();
-  header.data_time = std::filesystem::last_write_time(data.path()).time_since_epoch().count();
+  std::error_code
+      ignored;  // a file that is gone by now has a time of its own, which no index carries
+  header.data_time =
+      std::filesystem::last_write_time(data.path(), ignored).time_since_epoch().count();
   head_tail_hash(data).copy(header.data_hash, kHashDigits);
   return header;
 }

@@ -182,10 +182,15 @@ fs::path without_trailing_slash(const fs::path& path) {
 }
 
 bool holds_something(const fs::path& folder) {
-  if (!fs::exists(folder)) return false;
-  if (!fs::is_directory(folder))
+  std::error_code error;
+  const fs::file_status status = fs::status(folder, error);
+  if (!fs::exists(status)) return false;  // if it can't even be asked for, making it tells why
+  if (!fs::is_directory(status)) {
     throw UsageError(concat("the output ", folder.string(), " is not a folder"));
-  return !fs::is_empty(folder);
+  }
+  const bool empty = fs::is_empty(folder, error);
+  if (error) throw UsageError(concat("the output ", folder.string(), ": ", error.message()));
+  return !empty;
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #include "fbi/data/training_data.h"
 
 #include <algorithm>
-#include <set>
+#include <system_error>
 
 #include "data/shard_source.h"
 #include "fbi/core/error.h"
@@ -50,7 +50,10 @@ namespace {
 
 std::vector<fs::path> files_of_folder(const fs::path& folder, const std::string& extension) {
   std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder)) {
+  std::error_code error;
+  const fs::directory_iterator entries(folder, error);
+  if (error) throw DataError(concat("data.paths: ", folder.string(), ": ", error.message()));
+  for (const auto& entry : entries) {
     const fs::path& path = entry.path();
     if (path.extension() == extension && !path.filename().string().starts_with("valid-")) {
       files.push_back(path);
@@ -110,7 +113,11 @@ std::vector<fs::path> expand_data_paths(const config::DataConfig& data) {
   std::vector<fs::path> files;
   for (const std::string& text : data.paths) {
     const fs::path path(text);
-    if (!fs::exists(path)) throw DataError(concat("data.paths: ", text, " does not exist"));
+    std::error_code error;
+    if (!fs::exists(path, error)) {
+      throw DataError(
+          concat("data.paths: ", text, ": ", error ? error.message() : "no such file or folder"));
+    }
     if (!fs::is_directory(path)) {
       files.push_back(path);
       continue;

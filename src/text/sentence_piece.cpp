@@ -38,7 +38,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::vector<int> ids;
     const auto status = processor_.Encode(absl::string_view(text.data(), text.size()), &ids);
     if (!status.ok())
-      throw DataError(concat("cannot encode text with ", path_, ": ", status.ToString()));
+      throw DataError(concat("cannot encode text with ", path_.string(), ": ", status.ToString()));
     return ids;
   }
 
@@ -66,11 +66,12 @@ class SentencePieceTokenizer final : public Tokenizer {
 
  private:
   DataError not_a_model(const std::string& reason) const {
-    return DataError(concat(path_, " is not a SentencePiece model (", reason,
+    return DataError(concat(path_.string(), " is not a SentencePiece model (", reason,
                             "); expected a file as `fbi-llm tokenizer` or spm_train writes it"));
   }
   std::int32_t required(int id, const char* what) const {
-    if (id < 0) throw DataError(concat(path_, " has no ", what, ", which LLaMA models need"));
+    if (id < 0)
+      throw DataError(concat(path_.string(), " has no ", what, ", which LLaMA models need"));
     return id;
   }
   const ModelFile::Piece& at(std::int32_t id) const {

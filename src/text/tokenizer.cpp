@@ -1,5 +1,7 @@
 #include "fbi/text/tokenizer.h"
 
+#include <system_error>
+
 #include "fbi/core/error.h"
 #include "text/sentence_piece.h"
 
@@ -24,7 +26,10 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
   namespace fs = std::filesystem;
-  if (!fs::exists(path)) throw DataError(concat("no tokenizer at ", path));
+  std::error_code error;
+  if (!fs::exists(path, error)) {
+    throw DataError(concat("no tokenizer at ", path.string(), error ? ": " + error.message() : ""));
+  }
   if (!fs::is_directory(path)) {
     if (path.extension() == ".json") throw byte_level(path);
     return load_sentencepiece(path);

@@ -16,16 +16,18 @@ struct SampleRange {
   bool operator==(const SampleRange&) const = default;
 };
 
-/// What rank `rank` of `world` reads in micro-step `micro_step` of the step that begins at `step_position`: the step's samples
-/// are dealt out micro-batch by micro-batch, over the ranks first, then over the micro-steps.
-SampleRange micro_batch_range(std::int64_t step_position, std::int64_t micro_step, std::int64_t rank, std::int64_t world,
-                              std::int64_t micro_batch);
+/// What rank `rank` of `world` reads in micro-step `micro_step` of the step that begins at
+/// `step_position`: the step's samples are dealt out micro-batch by micro-batch, over the ranks
+/// first, then over the micro-steps.
+SampleRange micro_batch_range(std::int64_t step_position, std::int64_t micro_step,
+                              std::int64_t rank, std::int64_t world, std::int64_t micro_batch);
 
-/// Reads micro-batches and, meanwhile, the one that will be asked for next. What is read never depends on that.
-/// `data` must outlive it. Not thread-safe.
+/// Reads micro-batches and, meanwhile, the one that will be asked for next. What is read never
+/// depends on that. `data` must outlive it. Not thread-safe.
 class Batcher {
  public:
-  /// With `read_ahead`, one thread at a time reads the range that follows at a distance of `world` micro-batches.
+  /// With `read_ahead`, one thread at a time reads the range that follows at a distance of `world`
+  /// micro-batches.
   Batcher(const TrainingData& data, std::int64_t world, bool read_ahead = true);
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;

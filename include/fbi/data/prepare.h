@@ -12,12 +12,13 @@
 namespace fbi::data {
 
 enum class InputFormat {
-  kByName,     ///< .jsonl and .json are JSON lines, anything else is text
+  kByName,  ///< .jsonl and .json are JSON lines, anything else is text
   kJsonLines,
   kText
 };
 
-/// Documents larger than this, like longer lines, are refused: a tokenizer needs about 100 bytes of memory per byte.
+/// Documents larger than this, like longer lines, are refused: a tokenizer needs about 100 bytes of
+/// memory per byte.
 inline constexpr std::uint64_t kMaxDocumentBytes = 64u << 20;
 /// A separator of this value also takes "\r\n" and lines of spaces for a blank line.
 inline constexpr std::string_view kBlankLine = "\n\n";
@@ -25,7 +26,7 @@ inline constexpr std::string_view kBlankLine = "\n\n";
 struct PrepareOptions {
   std::vector<std::filesystem::path> inputs;  ///< in this order
   InputFormat format = InputFormat::kByName;
-  std::string field;                  ///< JSON lines: key of the text; empty: "token_ids", ids taken as they are
+  std::string field;  ///< JSON lines: key of the text; empty: "token_ids", ids taken as they are
   std::string separator{kBlankLine};  ///< text: stands between documents
   std::filesystem::path tokenizer;    ///< file or folder; may be empty for token_ids
   std::int64_t vocab_size = 0;        ///< needed when there is no tokenizer
@@ -39,7 +40,7 @@ struct PrepareOptions {
 /// The training or the validation part of what was prepared.
 struct PreparedPart {
   std::int64_t documents = 0;
-  std::int64_t ids = 0;          ///< of all documents, BOS and EOS included
+  std::int64_t ids = 0;  ///< of all documents, BOS and EOS included
   std::int64_t samples = 0;
   std::int64_t dropped_ids = 0;  ///< the end that fills no sample
   std::vector<std::string> files;
@@ -52,14 +53,16 @@ struct PrepareResult {
   PreparedPart train, valid;
 };
 
-/// Turns documents into shards `train-00000.tokens`, `valid-00000.tokens`, … with `dataset.json` (options, inputs, counts) and a
-/// copy of the tokenizer. A text document becomes BOS, its ids, EOS; documents are concatenated and cut into samples of
-/// seq_len + 1 ids without overlap. All goes into a temporary folder that is renamed at the end. Input is read through
-/// mappings; the result does not depend on the number of threads.
+/// Turns documents into shards `train-00000.tokens`, `valid-00000.tokens`, … with `dataset.json`
+/// (options, inputs, counts) and a copy of the tokenizer. A text document becomes BOS, its ids,
+/// EOS; documents are concatenated and cut into samples of seq_len + 1 ids without overlap. All
+/// goes into a temporary folder that is renamed at the end. Input is read through mappings; the
+/// result does not depend on the number of threads.
 ///
-/// Throws UsageError (options; an output folder that holds anything else), DataError (unreadable or broken input, named by file
-/// and line; less than one training sample), DiskError.
-PrepareResult prepare(const PrepareOptions& options, ParallelFor& parallel, const Progress& progress = {});
+/// Throws UsageError (options; an output folder that holds anything else), DataError (unreadable or
+/// broken input, named by file and line; less than one training sample), DiskError.
+PrepareResult prepare(const PrepareOptions& options, ParallelFor& parallel,
+                      const Progress& progress = {});
 
 /// For command lines: replaces \n, \t, \r and \\ in `text`. UsageError on another escape.
 std::string unescape_separator(std::string_view text);

@@ -14,12 +14,14 @@ struct SampleId {
   bool operator==(const SampleId&) const = default;
 };
 
-/// The order of samples as a pure function of (seed, position): files in their order, the samples of a file permuted by a keyed
-/// bijection of (seed, epoch, file), epoch after epoch. Thread-safe.
+/// The order of samples as a pure function of (seed, position): files in their order, the samples
+/// of a file permuted by a keyed bijection of (seed, epoch, file), epoch after epoch. Thread-safe.
 class SampleOrder {
  public:
-  /// `sample_count(file)` is asked at most once per file, and only when a position at or behind that file is.
-  SampleOrder(std::int64_t files, std::function<std::int64_t(std::int64_t file)> sample_count, std::uint64_t seed);
+  /// `sample_count(file)` is asked at most once per file, and only when a position at or behind
+  /// that file is.
+  SampleOrder(std::int64_t files, std::function<std::int64_t(std::int64_t file)> sample_count,
+              std::uint64_t seed);
 
   SampleId at(std::int64_t position) const;  ///< DataError when there is no sample at all
   std::int64_t samples_per_epoch() const;    ///< counts all files
@@ -31,7 +33,8 @@ class SampleOrder {
   std::function<std::int64_t(std::int64_t)> sample_count_;
   std::uint64_t seed_;
   mutable std::mutex mutex_;
-  mutable std::vector<std::int64_t> ends_;  ///< samples of an epoch up to and with each counted file
+  mutable std::vector<std::int64_t>
+      ends_;  ///< samples of an epoch up to and with each counted file
 };
 
 }  // namespace fbi::data

@@ -17,8 +17,10 @@ namespace fbi::data {
 /// The samples of a run: files and their order. Const members may be called from several threads.
 class TrainingData {
  public:
-  /// A null file is a skipped one: it keeps its place in the numbering, so that the order within other files stays.
-  TrainingData(std::vector<std::unique_ptr<SampleSource>> files, std::uint64_t seed, std::string tokenizer_hash = "");
+  /// A null file is a skipped one: it keeps its place in the numbering, so that the order within
+  /// other files stays.
+  TrainingData(std::vector<std::unique_ptr<SampleSource>> files, std::uint64_t seed,
+               std::string tokenizer_hash = "");
 
   std::int64_t ids_per_sample() const { return ids_per_sample_; }
   SampleId sample_at(std::int64_t position) const { return order_.at(position); }
@@ -27,7 +29,8 @@ class TrainingData {
 
   /// Needs the number of samples of every file: indexes JSON lines that have no index yet.
   std::int64_t samples_per_epoch() const { return order_.samples_per_epoch(); }
-  /// Checks every file as a whole; otherwise a file is checked when its first sample is read. Throws DataError.
+  /// Checks every file as a whole; otherwise a file is checked when its first sample is read.
+  /// Throws DataError.
   void verify() const;
 
   /// Null where skipped.
@@ -42,17 +45,22 @@ class TrainingData {
   SampleOrder order_;
 };
 
-/// The files that data.paths stand for, skipped ones included: a folder gives its `*.tokens` (shards) or `*.jsonl` (amber) files
-/// in order of name, without those that begin with `valid-`. DataError when one is missing or a folder has none.
+/// The files that data.paths stand for, skipped ones included: a folder gives its `*.tokens`
+/// (shards) or `*.jsonl` (amber) files in order of name, without those that begin with `valid-`.
+/// DataError when one is missing or a folder has none.
 std::vector<std::filesystem::path> expand_data_paths(const config::DataConfig& data);
 
-/// Opens and checks all files but the skipped ones: ids per sample against train.seq_len + 1, ids against vocab_size, shards made
-/// by one tokenizer. Line indexes are built when they are needed, shard hashes checked when a shard is first read.
-/// Throws DataError naming file, expected, found and remedy; UsageError for data.skip_files.
-std::unique_ptr<TrainingData> open_training_data(const config::DataConfig& data, const config::TrainConfig& train,
-                                                 std::int64_t vocab_size, const Progress& progress = {});
+/// Opens and checks all files but the skipped ones: ids per sample against train.seq_len + 1, ids
+/// against vocab_size, shards made by one tokenizer. Line indexes are built when they are needed,
+/// shard hashes checked when a shard is first read. Throws DataError naming file, expected, found
+/// and remedy; UsageError for data.skip_files.
+std::unique_ptr<TrainingData> open_training_data(const config::DataConfig& data,
+                                                 const config::TrainConfig& train,
+                                                 std::int64_t vocab_size,
+                                                 const Progress& progress = {});
 
-/// The tokenizer.model that `prepare` left beside the data: in the folder of the first of data.paths that has one.
+/// The tokenizer.model that `prepare` left beside the data: in the folder of the first of
+/// data.paths that has one.
 std::optional<std::filesystem::path> find_tokenizer(const config::DataConfig& data);
 
 }  // namespace fbi::data

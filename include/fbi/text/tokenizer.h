@@ -21,8 +21,9 @@ enum class PieceType : std::int32_t {
   kByte = 6
 };
 
-/// Turns ids into text one at a time. What `feed` returns is always whole UTF-8 characters: the bytes of a character that
-/// spans several ids are held back until it is complete. All returned strings together equal Tokenizer::decode.
+/// Turns ids into text one at a time. What `feed` returns is always whole UTF-8 characters: the
+/// bytes of a character that spans several ids are held back until it is complete. All returned
+/// strings together equal Tokenizer::decode.
 class StreamDecoder {
  public:
   virtual ~StreamDecoder() = default;
@@ -37,7 +38,8 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  /// Without BOS and EOS; text such as "<s>" is text, never a control piece. Invalid UTF-8 is read as U+FFFD.
+  /// Without BOS and EOS; text such as "<s>" is text, never a control piece. Invalid UTF-8 is read
+  /// as U+FFFD.
   virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
   /// Control pieces give nothing. Throws UsageError on an id outside the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
@@ -49,7 +51,8 @@ class Tokenizer {
   virtual std::int32_t unk_id() const = 0;
   virtual std::optional<std::int32_t> pad_id() const = 0;
 
-  /// The piece as the file spells it ("▁the", "<0x0A>"), its score and type. Throw UsageError on an id outside the vocabulary.
+  /// The piece as the file spells it ("▁the", "<0x0A>"), its score and type. Throw UsageError on an
+  /// id outside the vocabulary.
   virtual const std::string& piece(std::int32_t id) const = 0;
   virtual float score(std::int32_t id) const = 0;
   virtual PieceType type(std::int32_t id) const = 0;
@@ -58,14 +61,16 @@ class Tokenizer {
   /// Empty when a Hugging Face tokenizer.json can give the same ids for any text, else why not.
   virtual std::string why_no_tokenizer_json() const = 0;
 
-  /// The file it came from: path, content, and XXH3-128 of the content in hexadecimal (recorded in prepared shards).
+  /// The file it came from: path, content, and XXH3-128 of the content in hexadecimal (recorded in
+  /// prepared shards).
   virtual const std::filesystem::path& path() const = 0;
   virtual const std::string& file_bytes() const = 0;
   virtual const std::string& file_hash() const = 0;
 };
 
-/// A SentencePiece `.model` file, or a folder that holds `tokenizer.model`. Throws DataError: missing, not a
-/// SentencePiece model, without <s> or </s>, or a `tokenizer.json` alone (byte-level BPE).
+/// A SentencePiece `.model` file, or a folder that holds `tokenizer.model`. Throws DataError:
+/// missing, not a SentencePiece model, without <s> or </s>, or a `tokenizer.json` alone (byte-level
+/// BPE).
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);
 
 }  // namespace fbi::text
