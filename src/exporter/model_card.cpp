@@ -13,22 +13,20 @@ namespace {
 
 std::string summary(const config::ModelConfig& model, ExportKind kind) {
   if (model.binarize == config::Binarize::kNone) {
-    return "A LLaMA in full precision, trained with fbi-llm.";
+    return "A LLaMA in full precision, exported by fbi-llm.";
   }
   const std::string what =
-      "A fully binarized LLaMA (FBI-LLM, arXiv 2407.07093), trained with fbi-llm: every weight of "
-      "the "
-      "linear layers inside the decoder is `beta ± alpha`, one bit, with alpha and beta learned "
-      "per ";
+      "A fully binarized LLaMA (FBI-LLM, arXiv 2407.07093), exported by fbi-llm: every weight of "
+      "the linear layers inside the decoder is `beta ± alpha`, one bit, with alpha and beta "
+      "learned per ";
   const std::string per = model.binarize == config::Binarize::kColumn ? "input column"
                           : model.binarize == config::Binarize::kRow  ? "output row"
                                                                       : "matrix";
   const std::string form =
       kind == ExportKind::kNative
-          ? "This folder holds the latent weights (`….weight`) and their alpha (`….wscale`) and "
-            "beta "
-            "(`….wbias`), from which training can go on. Without binarization they are no usable "
-            "model."
+          ? "This folder holds the latent weights (`….weight`), their alpha (`….wscale`) and their "
+            "beta (`….wbias`), from which training can go on. Without binarization they are no "
+            "usable model."
           : "This folder holds them folded into dense matrices: a stock `LlamaForCausalLM`.";
   return what + per + ". Embedding, norms and head are full precision.\n\n" + form;
 }
