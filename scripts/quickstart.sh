@@ -123,9 +123,9 @@ stage teacher "$out/teacher" keep 'Teacher: a full-precision LLaMA, trained from
 stage student "$out/student" keep 'Student: the same model with 1-bit decoder weights, learning from the teacher' \
   configs/quickstart_student.json -- train configs/quickstart_student.json "$out/student"
 stage teacher-eval "$out/teacher-eval.json" replace 'Perplexity of the teacher on stories it has not seen' -- \
-  into "$out/teacher-eval.json" run eval perplexity --model "$out/teacher" --data "$out/data/valid-00000.tokens" --json
+  into "$out/teacher-eval.json" run eval perplexity --model "$out/teacher" --tokens "$out/data/valid-00000.tokens" --json
 stage student-eval "$out/student-eval.json" replace 'Perplexity of the student on the same stories' -- \
-  into "$out/student-eval.json" run eval perplexity --model "$out/student" --data "$out/data/valid-00000.tokens" --json
+  into "$out/student-eval.json" run eval perplexity --model "$out/student" --tokens "$out/data/valid-00000.tokens" --json
 stage export "$out/student-hf" replace 'Export: the student as a stock Hugging Face LLaMA' -- export_student
 stage story "$out/story.txt" replace 'A story by the exported student' -- tell_story
 
