@@ -26,16 +26,13 @@ struct ArgumentParser {
       else
         options.add_options()(option.name, option.help, cxxopts::value<std::string>());
     }
-    if (!verb.positional.empty()) options.parse_positional({verb.positional});
     return options;
   }
 
   void parse(const std::vector<std::string>& words) {
     std::vector<const char*> argv{"fbi-llm"};
-    for (const auto& word : words) {
-      check_known(word);
-      argv.push_back(word.c_str());
-    }
+    for (const auto& word : words) argv.push_back(word.c_str());
+    check_known(words);
     auto options = declare();
     const auto parsed = [&] {
       try {
@@ -44,16 +41,27 @@ struct ArgumentParser {
         throw UsageError(concat(error.what(), "; see fbi-llm ", verb.name, " --help"));
       }
     }();
-    for (const auto& unmatched : parsed.unmatched())
-      throw UsageError(concat("unexpected argument '", unmatched, "'; see fbi-llm ", verb.name, " --help"));
     for (const auto& item : parsed.arguments()) result.values_[item.key()].push_back(item.value());
+    for (const auto& word : parsed.unmatched()) {
+      if (verb.positional.empty()) throw UsageError(concat("unexpected argument '", word, "'; see fbi-llm ", verb.name, " --help"));
+      result.values_[verb.positional].push_back(word);
+    }
     apply_defaults();
   }
 
-  void check_known(const std::string& word) const {
-    if (!word.starts_with("--") || word == "--") return;
-    const std::string name = word.substr(2, word.find('=') - 2);
-    if (find(name)) return;
+  /// Before cxxopts, whose message knows no nearest name. A word that is an option's value may begin with dashes.
+  void check_known(const std::vector<std::string>& words) const {
+    for (std::size_t i = 0; i < words.size() && words[i] != "--"; ++i) {
+      if (!words[i].starts_with("--")) continue;
+      const std::size_t equals = words[i].find('=');
+      const std::string name = words[i].substr(2, equals == std::string::npos ? equals : equals - 2);
+      const Option* option = find(name);
+      if (!option) throw_unknown(name);
+      if (!option->value.empty() && equals == std::string::npos) ++i;
+    }
+  }
+
+  [[noreturn]] void throw_unknown(const std::string& name) const {
     std::vector<std::string> names;
     for (const auto& option : verb.options) names.push_back(option.name);
     const std::string close = nearest(name, names);
