@@ -63,8 +63,8 @@ class TrainingRun {
         options_(options),
         observer_(observer),
         directory_(checkpoint::RunDirectory::create_or_resume(options.directory, checkpoint::Resume::from_text(options.resume))),
-        session_((prepare(), config), communicator),
-        metrics_(directory_.paths().metrics()) {}
+        session_((open_saved_state(), config), communicator),
+        metrics_((write_records(), directory_.paths().metrics())) {}
 
   RunOutcome run() {
     begin();
@@ -83,15 +83,21 @@ class TrainingRun {
  private:
   const TrainState& state() { return session_.trainer().state(); }
 
-  /// Before anything heavy is loaded: log file, identity, metrics cut back to the checkpoint.
-  void prepare() {
+  /// Before anything heavy is loaded. Writes nothing into a new folder: a start that fails for a wrong path must not make it a run.
+  void open_saved_state() {
     const auto& paths = directory_.paths();
-    log::add_file(paths.log());
+    if (directory_.is_continued()) log::add_file(paths.log());
     checkpoint_ = directory_.open_checkpoint();
     if (checkpoint_)
       check_identity(checkpoint_config(*checkpoint_), config_, options_.allow_change);
     else if (const auto saved = saved_run_config(paths.root))
       check_identity(*saved, config_, options_.allow_change);
+  }
+
+  /// Once data, teacher and model are there; cuts the metrics back to the checkpoint.
+  void write_records() {
+    const auto& paths = directory_.paths();
+    if (!directory_.is_continued()) log::add_file(paths.log());
     write_file(paths.config(), config::to_json(config_));
     write_file(paths.environment(), environment_json(config_, options_.command_line));
     checkpoint::cut_metrics(paths.metrics(), checkpoint_ ? checkpoint_->manifest().step : 0);
@@ -168,7 +174,7 @@ class TrainingRun {
   RunOptions options_;
   RunObserver& observer_;
   checkpoint::RunDirectory directory_;
-  std::unique_ptr<formats::CheckpointReader> checkpoint_;  // set by prepare(), until begin() has read it
+  std::unique_ptr<formats::CheckpointReader> checkpoint_;  // set by open_saved_state(), until begin() has read it
   Session session_;
   MetricsFile metrics_;
   PaceMeter pace_;
