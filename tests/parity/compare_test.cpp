@@ -95,6 +95,14 @@ TEST(Compare, NoticesEveryQuantityThatIsOff) {
   }
 }
 
+TEST(Compare, ScalesThatWereTrainedBeforeAreNotJudged) {
+  Trace trace = make_trace();
+  trace.scales_from_weights = false;
+  ReplayResult replay = agreeing(trace);
+  replay.initial_scales[kModule + ".wscale"] += 0.5;
+  EXPECT_EQ(failures(compare(trace, replay)), std::vector<std::string>{});
+}
+
 TEST(Compare, JudgesGradientsOfSingleScalesMoreGently) {
   const Trace trace = make_trace({});
   ReplayResult replay = agreeing(trace);

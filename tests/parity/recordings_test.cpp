@@ -1,8 +1,7 @@
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <fstream>
-#include <iostream>
+#include <ostream>
 #include <sstream>
 #include <string>
 #include <tuple>
@@ -17,36 +16,36 @@
 #include "support/temp_dir.h"
 
 namespace fbi::parity {
+
+/// For the names that ctest shows.
+void PrintTo(const Form& form, std::ostream* out) {
+  *out << form.name;
+}
+
 namespace {
 
 namespace fs = std::filesystem;
 
-class Recording : public ::testing::TestWithParam<std::tuple<std::string, const Form*>> {};
+class Recording : public ::testing::TestWithParam<std::tuple<std::string, Form>> {};
 
 TEST_P(Recording, IsReproduced) {
   const auto& [name, form] = GetParam();
   FBI_SHARED_OR_SKIP(directory, "reference-traces/" + name);
   at::set_num_threads(1);
   const Trace trace = load_trace(directory);
-  const std::string reason = form->declines(trace);
+  const std::string reason = form.declines(trace);
   if (!reason.empty()) GTEST_SKIP() << reason;
   std::ostringstream report;
-  EXPECT_TRUE(replay_and_judge(*form, trace, report)) << report.str();
-}
-
-std::vector<const Form*> form_pointers() {
-  std::vector<const Form*> out;
-  for (const Form& form : forms()) out.push_back(&form);
-  return out;
+  EXPECT_TRUE(replay_and_judge(form, trace, report)) << report.str();
 }
 
 INSTANTIATE_TEST_SUITE_P(Published, Recording,
                          ::testing::Combine(::testing::Values("t1", "t2", "t3", "t3bf16", "t4row",
                                                               "t4single", "t5"),
-                                            ::testing::ValuesIn(form_pointers())),
+                                            ::testing::ValuesIn(forms().begin(), forms().end())),
                          [](const auto& info) {
                            return std::get<0>(info.param) + "_" +
-                                  std::string(std::get<1>(info.param)->name);
+                                  std::string(std::get<1>(info.param).name);
                          });
 
 /// A copy of t4row whose trace.json can be changed.

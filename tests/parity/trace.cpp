@@ -166,6 +166,7 @@ void read_json(const std::filesystem::path& path, Trace& trace) {
   trace.micro_steps = fields.positive("micro_steps");
   trace.accumulate = fields.positive("accumulate");
   trace.binarized_modules = fields.get<std::vector<std::string>>("binarized_modules");
+  trace.scales_from_weights = fields.get<std::string>("init") == "scratch";
   const Fields first = fields.object("first_micro_batch");
   trace.first_losses = {first.get<double>("loss"), first.optional("ar"), first.optional("kd")};
   read_training(fields, trace);

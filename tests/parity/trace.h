@@ -53,6 +53,8 @@ struct Trace {
   std::optional<config::ModelConfig> teacher;  ///< binarize none
   std::int64_t batch = 0, seq = 0, micro_steps = 0, accumulate = 1;
   std::vector<std::string> binarized_modules;
+  /// The initial scales follow from the initial latent weights (init "scratch").
+  bool scales_from_weights = true;
   /// Absent: forward and gradient of one micro-batch only.
   std::optional<TraceOptimizer> optimizer;
   at::Tensor tokens;  ///< int64 [M, B, S+1]
