@@ -34,7 +34,7 @@ std::string position_text(std::size_t index, const std::vector<std::int64_t>& sh
 /// Reads tensors one at a time and refuses values that an export must not hold.
 class TensorReader {
  public:
-  TensorReader(const ModelSource& source, DType dtype) : source_(source), dtype_(dtype) {}
+  TensorReader(const formats::ModelSource& source, DType dtype) : source_(source), dtype_(dtype) {}
 
   /// Values that will be cast to the export's dtype.
   std::vector<float> read_for_cast(const TensorSpec& tensor) const {
@@ -65,13 +65,13 @@ class TensorReader {
                            "; export it in another dtype"));
   }
 
-  const ModelSource& source_;
+  const formats::ModelSource& source_;
   DType dtype_;
 };
 
 class Exporter {
  public:
-  Exporter(const ModelSource& source, const config::ModelConfig& model, ExportKind kind,
+  Exporter(const formats::ModelSource& source, const config::ModelConfig& model, ExportKind kind,
            const Folding& folding, const std::filesystem::path& target,
            const ExportOptions& options)
       : source_(source),
@@ -198,7 +198,7 @@ class Exporter {
     write("generation_config.json", generation.dump(2) + "\n");
   }
 
-  const ModelSource& source_;
+  const formats::ModelSource& source_;
   config::ModelConfig model_;
   ExportKind kind_;
   Folding folding_;
@@ -209,12 +209,12 @@ class Exporter {
 
 }  // namespace
 
-StagedExport export_native(const ModelSource& source, const config::ModelConfig& model,
+StagedExport export_native(const formats::ModelSource& source, const config::ModelConfig& model,
                            const std::filesystem::path& target, const ExportOptions& options) {
   return Exporter(source, model, ExportKind::kNative, {DType::kF32}, target, options).run();
 }
 
-StagedExport export_folded(const ModelSource& source, const config::ModelConfig& model,
+StagedExport export_folded(const formats::ModelSource& source, const config::ModelConfig& model,
                            const std::filesystem::path& target, const Folding& folding,
                            const ExportOptions& options) {
   validate(folding);

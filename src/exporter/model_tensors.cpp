@@ -3,7 +3,7 @@
 
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
-#include "fbi/exporter/model_source.h"
+#include "fbi/exporter/model_tensors.h"
 
 namespace fbi::exporter {
 namespace {
@@ -111,7 +111,7 @@ std::vector<TensorSpec> model_tensors(const config::ModelConfig& unresolved) {
   return tensors;
 }
 
-void check_tensors(const ModelSource& source, const config::ModelConfig& model) {
+void check_tensors(const formats::ModelSource& source, const config::ModelConfig& model) {
   std::string problems;
   std::map<std::string, Shape> expected;
   for (const TensorSpec& tensor : model_tensors(model)) {

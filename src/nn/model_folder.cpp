@@ -37,7 +37,7 @@ ModelFolder open_checkpoint(std::unique_ptr<formats::CheckpointReader> reader) {
   folder.run_config_json = state["config"].dump();
   folder.config = config::parse_run_config(folder.run_config_json, place, folder.path).model;
   folder.tokenizer = tokenizer_in(fs::absolute(folder.path).parent_path().parent_path());
-  folder.weights = checkpoint_weights(std::move(reader));
+  folder.weights = stored_weights(formats::checkpoint_source(std::move(reader)));
   return folder;
 }
 
@@ -58,7 +58,7 @@ ModelFolder open_tensor_folder(const fs::path& path) {
   folder.kind = scale ? "native export" : "Hugging Face folder";
   folder.config.binarize = scale ? pattern_of(*scale) : config::Binarize::kNone;
   folder.tokenizer = tokenizer_in(path);
-  folder.weights = folder_weights(path);
+  folder.weights = stored_weights(formats::folder_source(path));
   return folder;
 }
 

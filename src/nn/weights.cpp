@@ -9,23 +9,11 @@
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/random.h"
-#include "fbi/formats/checkpoint_reader.h"
-#include "fbi/formats/safetensors.h"
 #include "fbi/ops/packing.h"
 #include "fbi/ops/scale_strides.h"
 
 namespace fbi::nn {
 namespace {
-
-std::string shape_text(const std::vector<std::int64_t>& shape) { return concat(at::IntArrayRef(shape)); }
-
-at::Tensor read_view(const formats::TensorView& view, const std::vector<std::int64_t>& shape, const std::string& place) {
-  if (view.shape != shape)
-    throw DataError(concat(view.name, ": expected ", shape_text(shape), ", found ", shape_text(view.shape), " in ", place));
-  at::Tensor out = at::empty(shape, at::kFloat);
-  formats::to_float(view, {out.data_ptr<float>(), static_cast<std::size_t>(out.numel())});
-  return out;
-}
 
 class RandomWeights final : public WeightSource {
  public:
@@ -47,36 +35,24 @@ class RandomWeights final : public WeightSource {
   std::uint64_t seed_;
 };
 
-class FolderWeights final : public WeightSource {
+/// Tensors that lie in files.
+class StoredWeights final : public WeightSource {
  public:
-  explicit FolderWeights(const std::filesystem::path& directory) : folder_(directory) {}
-  std::string description() const override { return folder_.path().string(); }
-  std::vector<std::string> names() const override { return folder_.names(); }
-  bool contains(const std::string& name) const override { return folder_.find(name); }
+  explicit StoredWeights(std::unique_ptr<formats::ModelSource> source) : source_(std::move(source)) {}
+  std::string description() const override { return source_->description(); }
+  std::vector<std::string> names() const override { return source_->names(); }
+  bool contains(const std::string& name) const override { return source_->shape(name).has_value(); }
   at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
-    return read_view(folder_.at(name), shape, description());
+    const auto found = source_->shape(name);
+    if (found && *found != shape)
+      throw DataError(concat(name, ": expected ", at::IntArrayRef(shape), ", found ", at::IntArrayRef(*found), " in ", description()));
+    at::Tensor out = at::empty(shape, at::kFloat);
+    source_->read(name, {out.data_ptr<float>(), static_cast<std::size_t>(out.numel())});
+    return out;
   }
 
  private:
-  formats::TensorFolder folder_;
-};
-
-class CheckpointWeights final : public WeightSource {
- public:
-  explicit CheckpointWeights(std::unique_ptr<formats::CheckpointReader> reader) : reader_(std::move(reader)) {}
-  std::string description() const override { return reader_->path().string(); }
-  std::vector<std::string> names() const override {
-    auto all = reader_->names();
-    std::erase_if(all, [](const std::string& name) { return name.starts_with("optimizer."); });
-    return all;
-  }
-  bool contains(const std::string& name) const override { return reader_->find(name); }
-  at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
-    return read_view(reader_->at(name), shape, description());
-  }
-
- private:
-  std::unique_ptr<formats::CheckpointReader> reader_;
+  std::unique_ptr<formats::ModelSource> source_;
 };
 
 at::Tensor load_packed(ops::ParameterSlot& slot, const WeightSource& source, LoadReport& report) {
@@ -99,11 +75,8 @@ at::Tensor load_packed(ops::ParameterSlot& slot, const WeightSource& source, Loa
 std::unique_ptr<WeightSource> random_weights(const config::ModelConfig& model, std::uint64_t seed) {
   return std::make_unique<RandomWeights>(model, seed);
 }
-std::unique_ptr<WeightSource> folder_weights(const std::filesystem::path& directory) {
-  return std::make_unique<FolderWeights>(directory);
-}
-std::unique_ptr<WeightSource> checkpoint_weights(std::unique_ptr<formats::CheckpointReader> reader) {
-  return std::make_unique<CheckpointWeights>(std::move(reader));
+std::unique_ptr<WeightSource> stored_weights(std::unique_ptr<formats::ModelSource> source) {
+  return std::make_unique<StoredWeights>(std::move(source));
 }
 
 at::Tensor load_slot(ops::ParameterSlot& slot, const WeightSource& source, LoadReport& report) {

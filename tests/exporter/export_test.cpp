@@ -78,7 +78,7 @@ TEST(ExportNativeTest, ExportOfAnExportIsTheSameFile) {
   const TempDir dir;
   const MemorySource source(small_model());
   export_native(source, small_model(), dir / "first").commit();
-  export_native(*folder_source(dir / "first"), small_model(), dir / "second").commit();
+  export_native(*formats::folder_source(dir / "first"), small_model(), dir / "second").commit();
   EXPECT_EQ(read_file(dir / "first" / "model.safetensors"),
             read_file(dir / "second" / "model.safetensors"));
 }
@@ -414,7 +414,7 @@ TEST(CheckpointSourceTest, LeavesTheOptimizerOut) {
   manifest.shards = {{"shard-r00000-00000.safetensors", file.bytes, file.xxh3_128}};
   write_file(folder / "manifest.json", formats::manifest_to_json(manifest));
 
-  const auto checkpoint = checkpoint_source(std::make_unique<formats::CheckpointReader>(folder));
+  const auto checkpoint = formats::checkpoint_source(std::make_unique<formats::CheckpointReader>(folder));
   EXPECT_EQ(checkpoint->names(), source.names());
   EXPECT_EQ(checkpoint->description(), folder.string());
   export_native(*checkpoint, small_model(), dir / "again").commit();

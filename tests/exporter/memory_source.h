@@ -8,12 +8,12 @@
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/random.h"
-#include "fbi/exporter/model_source.h"
+#include "fbi/exporter/model_tensors.h"
 
 namespace fbi::exporter {
 
 /// A model in memory, with values that a test may change.
-class MemorySource final : public ModelSource {
+class MemorySource final : public formats::ModelSource {
  public:
   struct Tensor {
     std::vector<std::int64_t> shape;

@@ -10,7 +10,7 @@
 
 #include "fbi/config/run_config.h"
 #include "fbi/exporter/fold.h"
-#include "fbi/exporter/model_source.h"
+#include "fbi/exporter/model_tensors.h"
 #include "fbi/text/tokenizer.h"
 
 /// Model folders for others. An export is written to a temporary folder beside its target; the
@@ -73,13 +73,13 @@ class StagedExport {
 /// `binarize`, tokenizer: what training can go on from. Of a dense model simply its weights in
 /// fp32. Throws UsageError (target exists and is not an empty folder, tokenizer of another model),
 /// DataError (missing, unused or misshapen tensor, value that is not finite), DiskError.
-StagedExport export_native(const ModelSource& source, const config::ModelConfig& model,
+StagedExport export_native(const formats::ModelSource& source, const config::ModelConfig& model,
                            const std::filesystem::path& target, const ExportOptions& options = {});
 
 /// A stock Hugging Face LlamaForCausalLM folder: binarized matrices folded into dense ones,
 /// everything else cast to folding.dtype. Throws as export_native does; DataError also when a value
 /// does not fit the dtype.
-StagedExport export_folded(const ModelSource& source, const config::ModelConfig& model,
+StagedExport export_folded(const formats::ModelSource& source, const config::ModelConfig& model,
                            const std::filesystem::path& target, const Folding& folding = {},
                            const ExportOptions& options = {});
 

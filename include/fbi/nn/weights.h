@@ -9,7 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "fbi/config/run_config.h"
-#include "fbi/formats/checkpoint_reader.h"
+#include "fbi/formats/model_source.h"
 #include "fbi/nn/llama.h"
 #include "fbi/ops/parameter_slot.h"
 
@@ -30,12 +30,8 @@ class WeightSource {
 /// Initial values as a function of (seed, tensor name, index): matrices normal(0, initializer_range), norms 1, the padding row of
 /// the embedding 0. Has no scales: they are formed from the latent weights.
 std::unique_ptr<WeightSource> random_weights(const config::ModelConfig& model, std::uint64_t seed);
-/// A model folder with safetensors (Hugging Face or native export).
-std::unique_ptr<WeightSource> folder_weights(const std::filesystem::path& directory);
-/// A committed checkpoint of ours; optimizer moments are not listed.
-std::unique_ptr<WeightSource> checkpoint_weights(std::unique_ptr<formats::CheckpointReader> reader);
-
-
+/// A model folder or a checkpoint (formats::folder_source, formats::checkpoint_source).
+std::unique_ptr<WeightSource> stored_weights(std::unique_ptr<formats::ModelSource> source);
 
 struct LoadReport {
   std::int64_t zero_signs = 0;  ///< latent weights that are exactly 0: the packed form takes them as +1

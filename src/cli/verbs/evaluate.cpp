@@ -7,17 +7,11 @@
 #include "fbi/core/file.h"
 #include "fbi/data/sample_source.h"
 #include "fbi/eval/perplexity.h"
+#include "fbi/eval/windows.h"
 #include "fbi/formats/safetensors.h"
 
 namespace fbi::cli {
 namespace {
-
-/// Windows to evaluate, and what they read from.
-struct Windows {
-  std::vector<std::int32_t> stream;
-  std::unique_ptr<data::SampleSource> samples;
-  eval::WindowSource source;
-};
 
 std::vector<Option> window_options() {
   return {{"tokens", "FILE", "windows of ids: a prepared *.tokens shard, or JSON lines (an array or {\"token_ids\": […]} each)", "", false,
@@ -27,22 +21,14 @@ std::vector<Option> window_options() {
           {"max-tokens", "N", "--text: only the first N tokens; 0: all", "0", false, false}};
 }
 
-std::unique_ptr<Windows> open_windows(const Arguments& arguments, const LoadedModel& loaded) {
-  auto windows = std::make_unique<Windows>();
+eval::WindowSource open_windows(const Arguments& arguments, const LoadedModel& loaded) {
   if (arguments.has("tokens") == arguments.has("text"))
     throw UsageError("give the data with either --tokens FILE or --text FILE");
-  if (arguments.has("tokens")) {
-    windows->samples = data::open_token_windows(arguments.text("tokens"), loaded.folder.config.vocab_size);
-    auto* samples = windows->samples.get();
-    windows->source = {samples->sample_count(), samples->ids_per_sample(),
-                       [samples](std::int64_t index, std::span<std::int32_t> out) { samples->read(index, out); }};
-    return windows;
-  }
+  if (arguments.has("tokens"))
+    return eval::sample_windows(data::open_token_windows(arguments.text("tokens"), loaded.folder.config.vocab_size));
   const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
-  windows->stream = tokenizer->encode(read_file(arguments.text("text"), 4ull << 30));
-  windows->stream.insert(windows->stream.begin(), tokenizer->bos_id());
-  windows->source = eval::stream_windows(windows->stream, arguments.integer("seq-len"), arguments.integer("max-tokens"));
-  return windows;
+  return eval::stream_windows(eval::text_tokens(*tokenizer, read_file(arguments.text("text"))), arguments.integer("seq-len"),
+                              arguments.integer("max-tokens"));
 }
 
 int run_perplexity(const Arguments& arguments) {
@@ -56,7 +42,7 @@ int run_perplexity(const Arguments& arguments) {
     bar.show(progress.windows_done, progress.windows_total,
              concat("window ", progress.windows_done, " of ", progress.windows_total, ", mean nll ", progress.mean_nll));
   };
-  const auto result = eval::perplexity(*loaded.model, windows->source, options);
+  const auto result = eval::perplexity(*loaded.model, windows, options);
   bar.clear();
   if (arguments.has("json"))
     std::cout << eval::to_json(result) << "\n";
@@ -69,14 +55,14 @@ int run_perplexity(const Arguments& arguments) {
 int run_logits(const Arguments& arguments) {
   const auto loaded = load_model(arguments);
   const auto windows = open_windows(arguments, loaded);
-  const std::int64_t vocab = loaded.model->vocab_size(), length = windows->source.length;
-  const std::int64_t count = arguments.integer("max-windows") > 0 ? std::min(windows->source.count, arguments.integer("max-windows"))
-                                                                   : windows->source.count;
+  const std::int64_t vocab = loaded.model->vocab_size(), length = windows.length;
+  const std::int64_t count = arguments.integer("max-windows") > 0 ? std::min(windows.count, arguments.integer("max-windows"))
+                                                                   : windows.count;
   std::vector<float> logits(static_cast<std::size_t>(count * length * vocab));
   std::vector<std::int32_t> ids(static_cast<std::size_t>(length));
   ProgressBar bar;
   for (std::int64_t window = 0; window < count; ++window) {
-    windows->source.read(window, ids);
+    windows.read(window, ids);
     const auto part = static_cast<std::size_t>(length * vocab);
     loaded.model->logits(ids, 1, length, std::span(logits).subspan(static_cast<std::size_t>(window) * part, part));
     bar.show(window + 1, count, "windows");

@@ -8,7 +8,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
 #include "fbi/exporter/fold.h"
-#include "fbi/exporter/model_source.h"
+#include "fbi/exporter/model_tensors.h"
 #include "fbi/nn/model_folder.h"
 
 namespace fbi::cli {
@@ -19,9 +19,9 @@ at::ScalarType scalar_type(formats::DType dtype) {
   return dtype == formats::DType::kBF16 ? at::kBFloat16 : at::kFloat;
 }
 
-std::unique_ptr<exporter::ModelSource> source_of(const nn::ModelFolder& folder) {
-  if (folder.kind != "checkpoint") return exporter::folder_source(folder.path);
-  return exporter::checkpoint_source(std::make_unique<formats::CheckpointReader>(folder.path, /*verify_hash=*/false));
+std::unique_ptr<formats::ModelSource> source_of(const nn::ModelFolder& folder) {
+  if (folder.kind != "checkpoint") return formats::folder_source(folder.path);
+  return formats::checkpoint_source(std::make_unique<formats::CheckpointReader>(folder.path, /*verify_hash=*/false));
 }
 
 void print_report(const exporter::ExportReport& report, const ExportComparison& comparison, const std::string& dtype) {

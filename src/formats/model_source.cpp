@@ -1,4 +1,4 @@
-#include "fbi/exporter/model_source.h"
+#include "fbi/formats/model_source.h"
 
 #include <algorithm>
 #include <utility>
@@ -6,7 +6,7 @@
 #include "fbi/core/error.h"
 #include "fbi/formats/safetensors.h"
 
-namespace fbi::exporter {
+namespace fbi::formats {
 namespace {
 
 /// Over TensorFolder or CheckpointReader, which look alike.
@@ -17,19 +17,19 @@ class TensorSource : public ModelSource {
   std::string description() const override { return tensors_->path().string(); }
   std::vector<std::string> names() const override { return tensors_->names(); }
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const override {
-    const formats::TensorView* view = tensors_->find(name);
+    const TensorView* view = tensors_->find(name);
     if (!view) return std::nullopt;
     return view->shape;
   }
   void read(const std::string& name, std::span<float> out) const override {
-    formats::to_float(tensors_->at(name), out);
+    to_float(tensors_->at(name), out);
   }
 
  private:
   std::unique_ptr<Tensors> tensors_;
 };
 
-class CheckpointSource final : public TensorSource<formats::CheckpointReader> {
+class CheckpointSource final : public TensorSource<CheckpointReader> {
  public:
   using TensorSource::TensorSource;
   std::vector<std::string> names() const override {
@@ -42,12 +42,12 @@ class CheckpointSource final : public TensorSource<formats::CheckpointReader> {
 }  // namespace
 
 std::unique_ptr<ModelSource> folder_source(const std::filesystem::path& directory) {
-  return std::make_unique<TensorSource<formats::TensorFolder>>(
-      std::make_unique<formats::TensorFolder>(directory));
+  return std::make_unique<TensorSource<TensorFolder>>(
+      std::make_unique<TensorFolder>(directory));
 }
 
-std::unique_ptr<ModelSource> checkpoint_source(std::unique_ptr<formats::CheckpointReader> reader) {
+std::unique_ptr<ModelSource> checkpoint_source(std::unique_ptr<CheckpointReader> reader) {
   return std::make_unique<CheckpointSource>(std::move(reader));
 }
 
-}  // namespace fbi::exporter
+}  // namespace fbi::formats

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "fbi/formats/checkpoint_reader.h"
+
+namespace fbi::formats {
+
+/// Where the tensors of a model come from, by published name, as fp32 values.
+class ModelSource {
+ public:
+  virtual ~ModelSource() = default;
+  virtual std::string description() const = 0;  ///< for messages: the folder
+  virtual std::vector<std::string> names() const = 0;
+  /// nullopt when there is no such tensor.
+  virtual std::optional<std::vector<std::int64_t>> shape(const std::string& name) const = 0;
+  /// out has the tensor's number of elements. DataError when the tensor is absent or not floating
+  /// point.
+  virtual void read(const std::string& name, std::span<float> out) const = 0;
+};
+
+/// A folder with safetensors: Hugging Face model or native export.
+std::unique_ptr<ModelSource> folder_source(const std::filesystem::path& directory);
+/// The parameters of a checkpoint; the state of its optimizer is left out.
+std::unique_ptr<ModelSource> checkpoint_source(std::unique_ptr<CheckpointReader> reader);
+
+}  // namespace fbi::formats
