@@ -1,0 +1,69 @@
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <tuple>
+
+#include "train/tiny_run.h"
+
+namespace fbi::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Resume : public ::testing::TestWithParam<std::tuple<std::string, bool>> {};
+
+/// A run directory as it was right after the checkpoint of `step`, metrics as of the end.
+void copy_run_at(const fs::path& from, const fs::path& to, std::int64_t step) {
+  fs::create_directories(to / "checkpoints");
+  for (const char* file : {"config.json", "environment.json", "metrics.jsonl"})
+    fs::copy_file(from / file, to / file);
+  fs::copy(checkpoint_of(from, step), checkpoint_of(to, step), fs::copy_options::recursive);
+}
+
+TEST_P(Resume, FromAnyStepGivesTheSameBits) {
+  TinyRuns runs;
+  config::RunConfig config = runs.config(std::get<0>(GetParam()));
+  config.train.recompute = std::get<1>(GetParam());
+  config.checkpoint.every_steps = 1;
+  ASSERT_EQ(runs.run(config, "whole"), RunOutcome::kFinished);
+  const auto metrics = metrics_lines(runs.path("whole"));
+  const Fingerprint end = end_of(runs.path("whole"));
+  ASSERT_EQ(metrics.size(), kSteps);
+  config.checkpoint.every_steps = 0;
+  for (std::int64_t step = 1; step < kSteps; ++step) {
+    const fs::path directory = runs.path("resumed");
+    copy_run_at(runs.path("whole"), directory, step);
+    std::int64_t steps_run = 0;
+    ASSERT_EQ(runs.run(config, "resumed", "auto", [&](const auto&) { ++steps_run; }),
+              RunOutcome::kFinished);
+    EXPECT_EQ(steps_run, kSteps - step);
+    ASSERT_EQ(metrics_lines(directory), metrics) << "stopped at step " << step;
+    ASSERT_EQ(end_of(directory), end) << "stopped at step " << step;
+    fs::remove_all(directory);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Kinds, Resume, ::testing::Combine(::testing::Values("kd", "mixed", "dense"), ::testing::Bool()),
+    [](const auto& info) {
+      return std::get<0>(info.param) + (std::get<1>(info.param) ? "Recompute" : "");
+    });
+
+class Recompute : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(Recompute, ChangesNoBit) {
+  TinyRuns runs;
+  config::RunConfig config = runs.config(GetParam());
+  runs.run(config, "kept");
+  config.train.recompute = true;
+  runs.run(config, "recomputed");
+  EXPECT_EQ(metrics_lines(runs.path("recomputed")), metrics_lines(runs.path("kept")));
+  EXPECT_EQ(end_of(runs.path("recomputed")), end_of(runs.path("kept")));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, Recompute, ::testing::Values("kd", "mixed", "dense"),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace fbi::train

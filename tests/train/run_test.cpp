@@ -1,0 +1,231 @@
+#include "fbi/train/run.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fbi/core/error.h"
+#include "fbi/core/signals.h"
+#include "support/expect_error.h"
+#include "train/tiny_run.h"
+
+namespace fbi::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A run with checkpoints at steps 10, 20, 30 and 40, and what it must end with.
+class Run : public ::testing::Test {
+ protected:
+  Run() {
+    config_.checkpoint.every_steps = 10;
+    runs_.run(config_, "whole");
+    metrics_ = metrics_lines(runs_.path("whole"));
+    end_ = end_of(runs_.path("whole"));
+  }
+
+  void expect_whole(const std::string& name) {
+    EXPECT_EQ(metrics_lines(runs_.path(name)), metrics_);
+    EXPECT_EQ(end_of(runs_.path(name)), end_);
+  }
+
+  TinyRuns runs_;
+  config::RunConfig config_ = runs_.config();
+  std::vector<std::string> metrics_;
+  Fingerprint end_;
+};
+
+/// No file grows beyond `bytes` until the object goes: what a full disk is to a writer.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) {
+    install_stop_handlers();  // as main does: SIGXFSZ is an error of write, not the end
+    getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limited{bytes, before_.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &limited);
+  }
+  ~FileSizeLimit() { setrlimit(RLIMIT_FSIZE, &before_); }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  rlimit before_;
+};
+
+// Lines of metrics pass the first limit after two steps, a checkpoint passes the second.
+constexpr rlim_t kNothingFits = 512, kMetricsFit = 60'000;
+
+void damage(const fs::path& checkpoint) {
+  for (const auto& entry : fs::directory_iterator(checkpoint)) {
+    if (entry.path().extension() != ".safetensors") continue;
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-1, std::ios::end);
+    const char last = static_cast<char>(file.peek());
+    file.put(static_cast<char>(last ^ 1));
+  }
+}
+
+TEST_F(Run, SavesOnAStopRequestAndContinues) {
+  install_stop_handlers();
+  const auto outcome = runs_.run(config_, "stopped", "none", [](const StepMetrics& metrics) {
+    if (metrics.step == 23) raise(SIGTERM);
+  });
+  EXPECT_EQ(stop_requested(), SIGTERM);
+  clear_stop_request();
+  EXPECT_EQ(outcome, RunOutcome::kStopped);
+  EXPECT_EQ(metrics_lines(runs_.path("stopped")).size(), 23u);
+  ASSERT_TRUE(fs::exists(checkpoint_of(runs_.path("stopped"), 23)));
+  EXPECT_EQ(runs_.run(config_, "stopped", "auto"), RunOutcome::kFinished);
+  expect_whole("stopped");
+}
+
+TEST_F(Run, StoppedInItsLastStepIsFinished) {
+  install_stop_handlers();
+  const auto outcome = runs_.run(config_, "stopped", "none", [](const StepMetrics& metrics) {
+    if (metrics.step == kSteps) raise(SIGTERM);
+  });
+  clear_stop_request();
+  EXPECT_EQ(outcome, RunOutcome::kFinished);
+  expect_whole("stopped");
+}
+
+TEST_F(Run, ThatIsFinishedIsNotTrainedAgain) {
+  const auto no_step = [](const StepMetrics&) { ADD_FAILURE() << "a step was run"; };
+  EXPECT_EQ(runs_.run(config_, "whole", "auto", no_step), RunOutcome::kFinished);
+  expect_whole("whole");
+}
+
+TEST_F(Run, IsLengthenedByMoreSteps) {
+  config_.optimizer.total_steps = kSteps;
+  config_.train.steps = 40;
+  runs_.run(config_, "longer");
+  config_.train.steps = kSteps;
+  EXPECT_EQ(runs_.run(config_, "longer", "auto"), RunOutcome::kFinished);
+  expect_whole("longer");
+}
+
+TEST_F(Run, ContinuesInANewDirectoryFromAGivenCheckpoint) {
+  const fs::path checkpoint = checkpoint_of(runs_.path("whole"), 30);
+  EXPECT_EQ(runs_.run(config_, "branch", checkpoint.string()), RunOutcome::kFinished);
+  EXPECT_EQ(metrics_lines(runs_.path("branch")),
+            (std::vector<std::string>(metrics_.begin() + 30, metrics_.end())));
+  EXPECT_EQ(end_of(runs_.path("branch")), end_);
+}
+
+TEST_F(Run, KeepsItsIdentity) {
+  config_.optimizer.lr = 1e-3;
+  config_.data.seed = 8;
+  const auto resume = [&] { runs_.run(config_, "whole", "auto"); };
+  test::expect_error<UsageError>(resume, "optimizer.lr: the run has 0.003, now 0.001",
+                                 "data.seed: the run has 7, now 8", "--allow-change");
+  EXPECT_EQ(saved_run_config(runs_.path("whole"))->optimizer.lr, 3e-3);
+  config_.train.steps = kSteps + 1;
+  config_.optimizer.total_steps = kSteps;
+  EXPECT_EQ(runs_.run(config_, "whole", "auto", {}, {"optimizer.lr", "data.seed"}),
+            RunOutcome::kFinished);
+  EXPECT_EQ(saved_run_config(runs_.path("whole"))->optimizer.lr, 1e-3);
+}
+
+TEST_F(Run, KeepsItsIdentityBeforeItsFirstCheckpoint) {
+  fs::remove_all(runs_.path("whole") / "checkpoints");
+  config_.train.seed = 1;
+  test::expect_error<UsageError>([&] { runs_.run(config_, "whole", "auto"); },
+                                 "train.seed: the run has 11, now 1");
+  config_.train.seed = 11;
+  EXPECT_EQ(runs_.run(config_, "whole", "auto"), RunOutcome::kFinished);
+  expect_whole("whole");
+}
+
+TEST_F(Run, GoesOnWhileTheDiskIsFull) {
+  for (const rlim_t bytes : {kNothingFits, kMetricsFit}) {
+    const std::string name = "limited" + std::to_string(bytes);
+    std::optional<FileSizeLimit> limit;
+    runs_.run(config_, name, "none", [&](const StepMetrics& metrics) {
+      if (metrics.step == 15) limit.emplace(bytes);
+      if (metrics.step == 35) {
+        EXPECT_FALSE(fs::exists(checkpoint_of(runs_.path(name), 20)));
+        EXPECT_FALSE(fs::exists(checkpoint_of(runs_.path(name), 30)));
+        EXPECT_EQ(checkpoint_fingerprint(checkpoint_of(runs_.path(name), 10)),
+                  checkpoint_fingerprint(checkpoint_of(runs_.path("whole"), 10)));
+        limit.reset();
+      }
+    });
+    EXPECT_TRUE(fs::exists(checkpoint_of(runs_.path(name), 40)));
+    expect_whole(name);
+  }
+}
+
+TEST_F(Run, EndsWithADiskErrorWhenItsLastSaveFails) {
+  {
+    std::optional<FileSizeLimit> limit;
+    const auto train = [&] {
+      runs_.run(config_, "limited", "none", [&](const StepMetrics& metrics) {
+        if (metrics.step == 45) limit.emplace(kMetricsFit);
+      });
+    };
+    test::expect_error<DiskError>(train, runs_.path("limited").string());
+  }
+  EXPECT_EQ(runs_.run(config_, "limited", "auto"), RunOutcome::kFinished);
+  expect_whole("limited");
+}
+
+TEST_F(Run, FallsBackFromADamagedCheckpoint) {
+  damage(checkpoint_of(runs_.path("whole"), 50));
+  damage(checkpoint_of(runs_.path("whole"), 40));
+  std::int64_t steps = 0;
+  EXPECT_EQ(runs_.run(config_, "whole", "auto", [&](const auto&) { ++steps; }),
+            RunOutcome::kFinished);
+  EXPECT_EQ(steps, 20);
+  expect_whole("whole");
+}
+
+TEST_F(Run, WithDamagedCheckpointsOnlyIsRefused) {
+  for (const auto& folder : formats::list_checkpoints(runs_.path("whole") / "checkpoints"))
+    damage(folder);
+  test::expect_error<CheckpointError>([&] { runs_.run(config_, "whole", "auto"); },
+                                      runs_.path("whole").string());
+}
+
+TEST_F(Run, StartsFromGivenWeights) {
+  config_.train.init_from = runs_.path("whole").string();
+  config_.train.steps = 1;
+  config_.optimizer.warmup_steps = 0;
+  config_.optimizer.lr = 1e-30;  // far below half a unit in the last place of any weight
+  config_.optimizer.end_lr = 0;
+  runs_.run(config_, "tuned");
+  const auto tuned = checkpoint_fingerprint(checkpoint_of(runs_.path("tuned"), 1));
+  for (const auto& [name, hash] : end_)
+    if (name.starts_with("model.") || name.starts_with("lm_head."))
+      EXPECT_EQ(tuned.at(name), hash) << name;
+}
+
+TEST_F(Run, EndsAfterTooManyNonFiniteStepsInARow) {
+  config_.optimizer.lr = 1e30;
+  config_.optimizer.warmup_steps = 0;
+  config_.train.max_skipped_in_row = 3;
+  config_.checkpoint.every_steps = 1;
+  test::expect_error<DivergedError>([&] { runs_.run(config_, "diverged"); },
+                                    "3 steps in a row had a non-finite loss",
+                                    "Last good checkpoint: " + runs_.path("diverged").string());
+  const auto lines = metrics_lines(runs_.path("diverged"));
+  ASSERT_GE(lines.size(), 4u);
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    const bool is_skipped = lines[i].find("\"skipped\":true") != std::string::npos;
+    EXPECT_EQ(is_skipped, i + 3 >= lines.size()) << lines[i];
+  }
+}
+
+TEST(SavedRunConfig, IsAbsentInANewFolder) {
+  test::TempDir folder;
+  EXPECT_FALSE(saved_run_config(folder.path()));
+}
+
+}  // namespace
+}  // namespace fbi::train
