@@ -187,7 +187,11 @@ class TrainingRun {
 std::optional<config::RunConfig> saved_run_config(const fs::path& directory) {
   const fs::path file = directory / "config.json";
   if (!fs::exists(file)) return std::nullopt;
-  return config::load_run_config(file);
+  try {
+    return config::load_run_config(file);
+  } catch (const UsageError& error) {  // most often a model folder, whose config.json is of another kind
+    throw UsageError(concat("run directory ", directory.string(), " holds no run to continue: choose another one\n", error.what()));
+  }
 }
 
 RunOutcome run_training(const config::RunConfig& config, const RunOptions& options, distributed::Communicator& communicator,
