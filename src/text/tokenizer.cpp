@@ -10,7 +10,7 @@ namespace fbi::text {
 namespace {
 
 DataError byte_level(const std::filesystem::path& file) {
-  return DataError(concat(file,
+  return DataError(concat(file.string(),
                           " is a Hugging Face tokenizer.json; this program reads SentencePiece "
                           "models only (expected a tokenizer.model)"));
 }
@@ -37,7 +37,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
   const fs::path file = path / "tokenizer.model";
   if (fs::exists(file)) return load_sentencepiece(file);
   if (fs::exists(path / "tokenizer.json")) throw byte_level(path / "tokenizer.json");
-  throw DataError(concat("the folder ", path, " has no tokenizer.model"));
+  throw DataError(concat("the folder ", path.string(), " has no tokenizer.model"));
 }
 
 }  // namespace fbi::text
