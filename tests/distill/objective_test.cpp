@@ -1,0 +1,200 @@
+#include "fbi/distill/objective.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "fbi/config/load.h"
+#include "fbi/core/error.h"
+#include "fbi/core/hash.h"
+#include "fbi/core/random.h"
+#include "fbi/distill/teacher.h"
+#include "nn/write_model_folder.h"
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+
+namespace fbi::distill {
+namespace {
+
+constexpr std::int64_t kVocab = 29, kBatch = 3, kSeq = 5, kTokens = kBatch * kSeq;
+constexpr double kGradScale = 0.25;
+
+config::ModelConfig tiny_model(std::int64_t hidden, config::Binarize binarize) {
+  config::ModelConfig model;
+  model.vocab_size = kVocab;
+  model.hidden_size = hidden;
+  model.intermediate_size = 20;
+  model.num_hidden_layers = 1;
+  model.num_attention_heads = 2;
+  model.max_position_embeddings = 16;
+  model.initializer_range = 0.5;  // logits of size 1: distributions that are far from uniform
+  model.binarize = binarize;
+  config::resolve(model);
+  return model;
+}
+
+at::Tensor random_tensor(const std::vector<std::int64_t>& shape, const std::string& key) {
+  at::Tensor out = at::empty(shape, at::kFloat);
+  fill_normal({out.data_ptr<float>(), static_cast<std::size_t>(out.numel())}, 9, hash64(key), 0,
+              0.0, 1.0);
+  return out;
+}
+
+/// The objective over all logits at once, in double.
+struct Whole {
+  double next_token = 0, distill = 0;
+  at::Tensor dhidden, dhead;
+};
+
+Whole whole_logits(const config::ObjectiveConfig& c, const at::Tensor& hidden,
+                   const at::Tensor& head, const at::Tensor& teacher_logits,
+                   const at::Tensor& targets) {
+  const at::Tensor rows = hidden.to(at::kDouble).view({kTokens, -1}), weight = head.to(at::kDouble);
+  const at::Tensor logits = rows.mm(weight.t());
+  const at::Tensor index = targets.to(at::kLong).unsqueeze(1);
+  at::Tensor dlogits = at::zeros_like(logits);
+  Whole out;
+  out.next_token = -logits.log_softmax(-1).gather(1, index).sum().item<double>();
+  const at::Tensor one_hot = at::zeros_like(logits).scatter_(1, index, 1.0);
+  dlogits += c.next_token * (logits.softmax(-1) - one_hot);
+  if (c.distill > 0) {
+    const double t = c.temperature;
+    const at::Tensor soft = (teacher_logits.to(at::kDouble) / t).softmax(-1);
+    out.distill = -t * t * (soft * (logits / t).log_softmax(-1)).sum().item<double>();
+    dlogits += c.distill * t * ((logits / t).softmax(-1) - soft);
+  }
+  dlogits *= kGradScale;
+  out.dhidden = dlogits.mm(weight).view(hidden.sizes());
+  out.dhead = dlogits.t().mm(rows);
+  return out;
+}
+
+class ObjectiveTerms : public ::testing::TestWithParam<config::ObjectiveConfig> {};
+
+TEST_P(ObjectiveTerms, AreThoseOfWholeLogitsForAnyChunk) {
+  const auto config = GetParam();
+  nn::LlamaForCausalLM student(tiny_model(16, config::Binarize::kColumn), {});
+  nn::LlamaForCausalLM teacher(tiny_model(12, config::Binarize::kNone), {});
+  nn::load_weights(student, *nn::random_weights(student.config(), 1));
+  nn::load_weights(teacher, *nn::random_weights(teacher.config(), 2));
+  student.allocate_gradients();
+  const at::Tensor hidden = random_tensor({kBatch, kSeq, 16}, "student");
+  const at::Tensor reference = random_tensor({kBatch, kSeq, 12}, "teacher");
+  const at::Tensor targets =
+      (random_tensor({kTokens}, "targets").abs() * 10).to(at::kInt).clamp_max_(kVocab - 1);
+  const Whole expected =
+      whole_logits(config, hidden, student.head().value,
+                   reference.view({kTokens, -1}).mm(teacher.head().value.t()), targets);
+
+  for (const std::int64_t chunk : {std::int64_t{1}, std::int64_t{7}, kTokens, std::int64_t{1000}}) {
+    const Objective objective(config, chunk);
+    student.head().grad.zero_();
+    const bool taught = objective.needs_teacher();
+    ASSERT_EQ(taught, config.distill > 0);
+    const auto found = objective.run(student, hidden, taught ? &teacher : nullptr,
+                                     taught ? reference : at::Tensor(), targets, kGradScale);
+    // fp32 logits of size 1 to 10 with sums of 16 products: 1e-6 relative, 15 tokens of a loss of
+    // about 4.
+    if (config.next_token > 0)
+      EXPECT_NEAR(found.sums.next_token, expected.next_token, 1e-4) << "chunk " << chunk;
+    if (config.distill > 0)
+      EXPECT_NEAR(found.sums.distill, expected.distill,
+                  1e-4 * config.temperature * config.temperature)
+          << "chunk " << chunk;
+    EXPECT_EQ(objective.loss(found.sums, kTokens),
+              (config.next_token * found.sums.next_token + config.distill * found.sums.distill) /
+                  kTokens);
+    ASSERT_EQ(found.dhidden.sizes(), hidden.sizes());
+    EXPECT_TRUE(found.dhidden.to(at::kDouble).allclose(expected.dhidden, 1e-5, 1e-6))
+        << "chunk " << chunk;
+    EXPECT_TRUE(student.head().grad.to(at::kDouble).allclose(expected.dhead, 1e-5, 1e-6))
+        << "chunk " << chunk;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Weights, ObjectiveTerms,
+                         ::testing::Values(config::ObjectiveConfig{1, 0, 1},
+                                           config::ObjectiveConfig{0, 1, 1},
+                                           config::ObjectiveConfig{0, 1, 2},
+                                           config::ObjectiveConfig{0.3, 0.7, 2},
+                                           config::ObjectiveConfig{2, 3, 0.5}));
+
+TEST(Objective, AddsToTheGradientOfTheHead) {
+  nn::LlamaForCausalLM student(tiny_model(16, config::Binarize::kColumn), {});
+  nn::load_weights(student, *nn::random_weights(student.config(), 1));
+  student.allocate_gradients();
+  const Objective objective({1, 0, 1}, 4);
+  const at::Tensor hidden = random_tensor({kBatch, kSeq, 16}, "student");
+  const at::Tensor targets = at::zeros({kTokens}, at::kInt);
+  objective.run(student, hidden, nullptr, {}, targets, kGradScale);
+  const at::Tensor once = student.head().grad.clone();
+  objective.run(student, hidden, nullptr, {}, targets, kGradScale);
+  EXPECT_TRUE(
+      student.head().grad.allclose(2 * once, 1e-5, 1e-7));  // another order of the same sums
+}
+
+class Teacher : public ::testing::Test {
+ protected:
+  Teacher() {
+    nn::write_model_folder(folder_.path(), model_, nn::random_model(model_, 4));
+    train_.seq_len = 16;
+  }
+
+  test::TempDir folder_;
+  config::ModelConfig model_ = tiny_model(12, config::Binarize::kNone);
+  config::ModelConfig student_ = tiny_model(16, config::Binarize::kColumn);
+  config::TrainConfig train_;
+  config::TeacherConfig teacher_{folder_.path().string(), ""};
+};
+
+TEST_F(Teacher, IsTheModelOfItsFolder) {
+  const auto loaded = load_teacher(teacher_, student_, train_, at::kCPU);
+  nn::LlamaForCausalLM expected(model_, {});
+  nn::load_weights(expected, *nn::random_weights(model_, 4));
+  const at::Tensor ids = at::zeros({1, 7}, at::kLong);
+  EXPECT_TRUE(loaded->hidden_states(ids).equal(expected.hidden_states(ids)));
+  for (const auto* slot : loaded->slots()) EXPECT_FALSE(slot->grad.defined());
+  EXPECT_EQ(check_teacher(teacher_, student_, train_).hidden_size, 12);
+}
+
+TEST_F(Teacher, RunsInTheChosenDtype) {
+  teacher_.dtype = "bf16";
+  const auto bf16 = load_teacher(teacher_, student_, train_, at::kCPU);
+  EXPECT_EQ(bf16->options().compute_dtype, at::kBFloat16);
+  EXPECT_EQ(bf16->head().value.scalar_type(), at::kBFloat16);
+  teacher_.dtype = "fp16";
+  const auto fp16 = load_teacher(teacher_, student_, train_, at::kCPU);
+  EXPECT_EQ(fp16->options().compute_dtype, at::kFloat);  // fp16 arithmetic is for GPUs
+  EXPECT_EQ(fp16->head().value.scalar_type(), at::kHalf);
+}
+
+TEST_F(Teacher, WithAnotherVocabularyIsRefused) {
+  student_.vocab_size = 31;
+  const auto check = [&] { check_teacher(teacher_, student_, train_); };
+  test::expect_error<UsageError>(check, folder_.path().string(), "its vocabulary has 29 tokens",
+                                 "model.vocab_size is 31");
+  test::expect_error<UsageError>([&] { load_teacher(teacher_, student_, train_, at::kCPU); },
+                                 "its vocabulary has 29");
+}
+
+TEST_F(Teacher, WithTooFewPositionsIsRefused) {
+  train_.seq_len = 17;
+  const auto check = [&] { check_teacher(teacher_, student_, train_); };
+  test::expect_error<UsageError>(check, folder_.path().string(), "train.seq_len 17",
+                                 "max_position_embeddings 16");
+}
+
+TEST_F(Teacher, ThatIsAbsentIsRefused) {
+  teacher_.path = (folder_ / "nowhere").string();
+  test::expect_error<DataError>([&] { check_teacher(teacher_, student_, train_); }, teacher_.path);
+}
+
+}  // namespace
+}  // namespace fbi::distill
