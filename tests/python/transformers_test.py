@@ -1,0 +1,186 @@
+"""fbi-llm against Hugging Face transformers: foreign models in, our exports out.
+
+Usage: transformers_test.py PATH-OF-FBI-LLM [unittest arguments].  Starts itself anew with the interpreter of FBI_TEST_PYTHON, or
+of .deps/python-tests, which scripts/deps.sh --python-tests makes; without one it exits with 77, which ctest counts as skipped."""
+import json
+import os
+import pathlib
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+
+def use_interpreter_with_transformers():
+    chosen = pathlib.Path(os.environ.get("FBI_TEST_PYTHON") or REPOSITORY / ".deps/python-tests/bin/python")
+    if not chosen.exists():
+        print(f"skipped: there is no {chosen}; scripts/deps.sh --python-tests makes it (0.4 GB)")
+        sys.exit(77)
+    if os.environ.get("FBI_TEST_PYTHON_STARTED") != str(chosen):
+        os.environ["FBI_TEST_PYTHON_STARTED"] = str(chosen)
+        os.execv(chosen, [str(chosen), *sys.argv])
+
+
+if __name__ == "__main__":
+    use_interpreter_with_transformers()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+PROGRAM = None
+# fp32 on both sides: only the order of sums differs.
+TOLERANCE = 1e-4
+VOCAB, WINDOWS, LENGTH = 211, 3, 48
+
+
+class InFolder(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.temporary = tempfile.TemporaryDirectory(prefix="fbi-python-test-")
+        cls.folder = pathlib.Path(cls.temporary.name)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.temporary.cleanup()
+
+    @classmethod
+    def run_program(cls, *words):
+        done = subprocess.run([PROGRAM, *map(str, words)], cwd=cls.folder, capture_output=True, text=True, timeout=120)
+        if done.returncode != 0:
+            raise AssertionError(f"fbi-llm {' '.join(map(str, words))}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
+    def our_logits(self, model, ids, *words):
+        lines = "".join(json.dumps({"token_ids": row}) + "\n" for row in ids.tolist())
+        (self.folder / "windows.jsonl").write_text(lines)
+        self.run_program("eval", "logits", "--model", model, "--tokens", "windows.jsonl", "--out", "logits.safetensors", *words)
+        return load_file(self.folder / "logits.safetensors")["logits"]
+
+    def check_logits(self, ours, theirs):
+        self.assertEqual(ours.shape, theirs.shape)
+        self.assertGreater(theirs.std().item(), 0.1)  # otherwise the comparison says nothing
+        self.assertLessEqual((ours - theirs).abs().max().item(), TOLERANCE)
+
+
+def random_llama(**changes):
+    torch.manual_seed(3)
+    config = transformers.LlamaConfig(**{
+        **dict(vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
+               max_position_embeddings=64, initializer_range=0.15, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2), **changes})
+    model = transformers.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)  # norms of 1 would hide a swapped one
+    return model
+
+
+class ForeignModels(InFolder):
+    CONFIGURATIONS = {
+        "plain": {},
+        "grouped": dict(num_key_value_heads=2),
+        "one-key-value-head": dict(num_key_value_heads=1),
+        "tied": dict(tie_word_embeddings=True),
+        "grouped-tied": dict(num_key_value_heads=2, tie_word_embeddings=True),
+        "head-dim": dict(head_dim=24, num_key_value_heads=2),
+        "theta": dict(rope_theta=500000.0, rms_norm_eps=1e-6),
+        "linear-rope": dict(rope_scaling={"rope_type": "linear", "factor": 4.0}),
+        # Windows are longer than the original context, so that all three bands of frequencies take part.
+        "llama3-rope": dict(rope_theta=500.0, rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                                                            "high_freq_factor": 4.0, "original_max_position_embeddings": 32}),
+    }
+
+    def test_logits(self):
+        for name, changes in self.CONFIGURATIONS.items():
+            with self.subTest(name):
+                model = random_llama(**changes)
+                model.save_pretrained(self.folder / name)
+                ids = torch.randint(0, VOCAB, (WINDOWS, LENGTH))
+                with torch.no_grad():
+                    theirs = model(ids).logits
+                self.check_logits(self.our_logits(name, ids), theirs)
+
+    def test_shards_and_half_precision(self):
+        for dtype, name in ((torch.float16, "fp16"), (torch.bfloat16, "bf16")):
+            with self.subTest(name):
+                model = random_llama().to(dtype)
+                model.save_pretrained(self.folder / name, max_shard_size="100KB")
+                self.assertTrue((self.folder / name / "model.safetensors.index.json").exists())
+                ids = torch.randint(0, VOCAB, (WINDOWS, LENGTH))
+                model = transformers.LlamaForCausalLM.from_pretrained(self.folder / name, dtype=torch.float32).eval()
+                with torch.no_grad():
+                    theirs = model(ids).logits
+                self.check_logits(self.our_logits(name, ids), theirs)
+
+
+class OurExport(InFolder):
+    """A student trained by fbi-llm, as a user of transformers finds it."""
+
+    TEXTS = ["Once upon a time there was a fox.", "a", "  two spaces,  and two more", "1234567890 12,5", "line\nbreak and\ttab",
+             "Ünïcödé – “quotes” 日本語 🦊", "don't; it's [x] {y} <z> | ~ \\ \"q\"", "trailing space ", "ends.\u00a0No break"]
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        subprocess.run([sys.executable, REPOSITORY / "scripts/make_stories.py", "--out", cls.folder / "stories.txt", "--bytes", "60000"],
+                       check=True, capture_output=True)
+        config = {
+            "model": {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+                      "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.1},
+            "data": {"paths": ["data"]},
+            "objective": {"next_token": 1, "distill": 0},
+            "optimizer": {"lr": 1e-2, "warmup_steps": 2},
+            "train": {"seq_len": 16, "global_batch": 8, "micro_batch": 8, "steps": 20, "device": "cpu"},
+        }
+        (cls.folder / "config.json").write_text(json.dumps(config))
+        cls.run_program("tokenizer", "train", "--input", "stories.txt", "--vocab-size", 320, "--out", "tokenizer.model")
+        cls.run_program("prepare", "stories.txt", "--tokenizer", "tokenizer.model", "--seq-len", 16, "--out", "data")
+        cls.run_program("train", "--config", "config.json", "--run-dir", "student")
+        cls.run_program("export", "--checkpoint", "student", "--format", "hf", "--out", "hf")
+
+    def test_loads_with_the_same_logits(self):
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(self.folder / "hf", dtype=torch.float32, output_loading_info=True)
+        self.assertIsInstance(model, transformers.LlamaForCausalLM)
+        self.assertFalse(report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"], report)
+        ids = torch.randint(0, 320, (WINDOWS, LENGTH))
+        with torch.no_grad():
+            theirs = model.eval()(ids).logits
+        self.check_logits(self.our_logits("hf", ids), theirs)
+        self.check_logits(self.our_logits("student", ids, "--dtype", "fp16"), theirs)
+
+    def our_ids(self, texts):
+        """What prepare makes of the texts as documents: BOS, ids, EOS, one after the other."""
+        (self.folder / "texts.txt").write_text("<|next|>".join(texts))
+        out = f"texts-{len(list(self.folder.glob('texts-*')))}"
+        self.run_program("prepare", "texts.txt", "--tokenizer", "tokenizer.model", "--separator", "<|next|>", "--seq-len", 1, "--out", out)
+        data = (self.folder / out / "train-00000.tokens").read_bytes()[128:]
+        return list(struct.unpack(f"<{len(data) // 2}H", data))
+
+    def test_tokenizers_give_our_ids(self):
+        ours = self.our_ids(self.TEXTS)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder / "hf")
+        theirs = [i for text in self.TEXTS for i in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
+        self.assertEqual(ours, theirs[:len(ours)])
+        self.assertLessEqual(len(theirs) - len(ours), 1)  # samples of two ids: an odd one out is dropped
+        self.assertEqual((tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id), (0, 1, 2))
+
+    def test_generates_what_we_generate(self):
+        prompt, count = "Once upon a time", 20
+        ours = json.loads(self.run_program("generate", "--model", "hf", "--prompt", prompt, "--max-new-tokens", count, "--temperature", "0",
+                                           "--json"))["ids"]
+        model = transformers.AutoModelForCausalLM.from_pretrained(self.folder / "hf", dtype=torch.float32).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder / "hf")
+        ids = tokenizer(prompt, return_tensors="pt")
+        theirs = model.generate(**ids, max_new_tokens=count, do_sample=False)[0, ids["input_ids"].shape[1]:].tolist()
+        self.assertEqual(ours, theirs[:len(ours)])
+
+
+if __name__ == "__main__":
+    PROGRAM = str(pathlib.Path(sys.argv.pop(1)).resolve())
+    torch.set_num_threads(1)
+    unittest.main()
