@@ -139,6 +139,8 @@ Json tokenizer_config(const Tokenizer& tokenizer, bool has_json, std::int64_t mo
   config["add_eos_token"] = false;
   config["clean_up_tokenization_spaces"] = false;
   config["legacy"] = true;
+  // Without it the class adds token_type_ids, which generate() of a LLaMA refuses.
+  config["model_input_names"] = {"input_ids", "attention_mask"};
   config["model_max_length"] = model_max_length;
   config["tokenizer_class"] = has_json ? "PreTrainedTokenizerFast" : "LlamaTokenizer";
   return config;
