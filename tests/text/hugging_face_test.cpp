@@ -33,6 +33,8 @@ TEST_F(HuggingFaceTokenizer, WritesTheFolderThatAutoTokenizerReads) {
   EXPECT_EQ(config["add_eos_token"], false);
   EXPECT_EQ(config["clean_up_tokenization_spaces"], false);
   EXPECT_EQ(config["model_max_length"], 256);
+  // No token_type_ids, which generate() of a LLaMA refuses.
+  EXPECT_EQ(config["model_input_names"], (Json{"input_ids", "attention_mask"}));
   const Json special = read_json(folder_ / "special_tokens_map.json");
   EXPECT_EQ(special, (Json{{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"unk_token", "<unk>"}}));
   EXPECT_EQ(load_tokenizer(folder_.path())->file_hash(), tokenizer_.file_hash());
