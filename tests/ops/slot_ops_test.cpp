@@ -1,0 +1,192 @@
+#include "fbi/ops/slot_ops.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "fbi/core/error.h"
+#include "fbi/ops/loss.h"
+#include "fbi/ops/packing.h"
+#include "fbi/ops/scale_strides.h"
+#include "support/expect_error.h"
+
+namespace fbi::ops {
+namespace {
+
+ParameterSlot dense_slot(const at::Tensor& value) {
+  ParameterSlot slot;
+  slot.name = "layer.weight";
+  slot.kind = value.dim() == 1 ? SlotKind::kVector : SlotKind::kDense;
+  slot.shape = value.sizes().vec();
+  slot.value = value;
+  slot.grad = at::zeros(slot.shape);
+  return slot;
+}
+
+ParameterSlot packed_slot(const at::Tensor& latent, ScalePattern pattern) {
+  ParameterSlot slot;
+  slot.name = "layer.weight";
+  slot.kind = SlotKind::kPacked;
+  slot.shape = latent.sizes().vec();
+  slot.pattern = pattern;
+  slot.bits = at::zeros({slot.rows(), (slot.columns() + 7) / 8}, at::kByte);
+  std::int64_t scales = 1;
+  for (const auto size : scale_shape(slot)) scales *= size;
+  slot.alpha = at::zeros({scales});
+  slot.beta = at::zeros({scales});
+  slot.grad = at::zeros(slot.shape);
+  pack_signs(slot, latent);
+  initial_scales(slot, latent);
+  return slot;
+}
+
+constexpr ScalePattern kPatterns[] = {ScalePattern::kColumn, ScalePattern::kRow,
+                                      ScalePattern::kSingle};
+
+TEST(WorkingWeight, IsScaleTimesSignPlusShift) {
+  for (const auto pattern : kPatterns) {
+    const at::Tensor latent = at::randn({5, 11});
+    latent[2][3] = 0;  // taken as +1
+    const ParameterSlot slot = packed_slot(latent, pattern);
+    const auto shape = scale_shape(slot);
+    const at::Tensor sign = latent.ge(0).to(at::kFloat) * 2 - 1;
+    const at::Tensor expected = slot.alpha.view(shape) * sign + slot.beta.view(shape);
+    EXPECT_TRUE(working_weight(slot, at::kFloat).equal(expected));
+    EXPECT_TRUE(working_weight(slot, at::kBFloat16).equal(expected.to(at::kBFloat16)));
+  }
+}
+
+TEST(SlotLinear, HasTheGradientsOfAPlainProduct) {
+  for (const bool packed : {false, true}) {
+    const at::Tensor value = at::randn({5, 11});
+    ParameterSlot slot = packed ? packed_slot(value, ScalePattern::kColumn) : dense_slot(value);
+    const at::Tensor x = at::randn({2, 3, 11}).requires_grad_(true);
+    const at::Tensor weight = working_weight(slot, at::kFloat).clone().requires_grad_(true);
+    const at::Tensor plain_x = x.detach().clone().requires_grad_(true),
+                     upstream = at::randn({2, 3, 5});
+    const at::Tensor y = linear(x, slot, at::kFloat), plain = plain_x.matmul(weight.t());
+    // Sums of up to 11 fp32 products, in two orders.
+    EXPECT_TRUE(y.allclose(plain, 1e-5, 1e-5));
+    for (int pass = 0; pass < 2; ++pass)
+      torch::autograd::backward({linear(x, slot, at::kFloat)}, {upstream});
+    torch::autograd::backward({plain}, {upstream});
+    EXPECT_TRUE(x.grad().allclose(2 * plain_x.grad(), 1e-5, 1e-5));
+    EXPECT_TRUE(slot.grad.allclose(2 * weight.grad(), 1e-5, 1e-5));  // of W~, added up
+  }
+}
+
+TEST(SlotLinear, InBf16RoundsTheWeightOnceAndAddsGradientsInFp32) {
+  ParameterSlot slot = packed_slot(at::randn({5, 11}), ScalePattern::kRow);
+  const at::Tensor x = at::randn({7, 11}).requires_grad_(true),
+                   upstream = at::randn({7, 5}).to(at::kBFloat16);
+  const at::Tensor y = linear(x, slot, at::kBFloat16);
+  EXPECT_EQ(y.scalar_type(), at::kBFloat16);
+  torch::autograd::backward({y}, {upstream});
+  const at::Tensor expected =
+      upstream.to(at::kFloat).t().mm(x.detach().to(at::kBFloat16).to(at::kFloat));
+  EXPECT_EQ(slot.grad.scalar_type(), at::kFloat);
+  EXPECT_TRUE(slot.grad.allclose(expected, 1e-6, 1e-6));
+}
+
+TEST(SlotLinear, WithoutABufferFormsNoParameterGradient) {
+  ParameterSlot slot = dense_slot(at::randn({5, 11}));
+  slot.grad = at::Tensor();
+  const at::Tensor x = at::randn({7, 11}).requires_grad_(true);
+  torch::autograd::backward({linear(x, slot, at::kFloat)}, {at::ones({7, 5})});
+  EXPECT_TRUE(x.grad().defined());
+  EXPECT_FALSE(slot.grad.defined());
+}
+
+TEST(SlotLinear, RefusesInputsOfAnotherWidth) {
+  ParameterSlot slot = dense_slot(at::randn({5, 11}));
+  test::expect_error<UsageError>(
+      [&] {
+        linear(at::ones({2, 10}), slot, at::kFloat);
+      },
+      "layer.weight: expected inputs of width 11, found 10");
+}
+
+TEST(RmsNormOp, HasTheGradientsOfItsFormula) {
+  ParameterSlot slot = dense_slot(at::randn({11}));
+  const at::Tensor x = at::randn({2, 3, 11}).requires_grad_(true);
+  const at::Tensor plain_x = x.detach().to(at::kDouble).requires_grad_(true);
+  const at::Tensor weight = slot.value.to(at::kDouble).requires_grad_(true);
+  const at::Tensor upstream = at::randn({2, 3, 11});
+  const at::Tensor y = rms_norm(x, slot, 1e-2);
+  const at::Tensor plain = weight * plain_x / (plain_x.square().mean(-1, true) + 1e-2).sqrt();
+  torch::autograd::backward({y}, {upstream});
+  torch::autograd::backward({plain}, {upstream.to(at::kDouble)});
+  // fp32 against double on values of size 1.
+  EXPECT_TRUE(y.to(at::kDouble).allclose(plain, 1e-5, 1e-5));
+  EXPECT_TRUE(x.grad().to(at::kDouble).allclose(plain_x.grad(), 1e-5, 1e-5));
+  EXPECT_TRUE(slot.grad.to(at::kDouble).allclose(weight.grad(), 1e-5, 1e-5));
+}
+
+TEST(RotaryOp, RotatesHalvesAndRotatesGradientsBack) {
+  const at::Tensor angle = at::rand({4, 3}), x = at::randn({2, 5, 4, 6}).requires_grad_(true);
+  const at::Tensor upstream = at::randn({2, 5, 4, 6});
+  const at::Tensor y = rotary(x, angle.cos(), angle.sin());
+  for (const std::int64_t pair : {0, 2}) {
+    const double c = angle[3][pair].cos().item<double>(), s = angle[3][pair].sin().item<double>();
+    const double a = x[1][4][3][pair].item<double>(), b = x[1][4][3][pair + 3].item<double>();
+    EXPECT_NEAR(y[1][4][3][pair].item<double>(), a * c - b * s, 1e-6);
+    EXPECT_NEAR(y[1][4][3][pair + 3].item<double>(), b * c + a * s, 1e-6);
+  }
+  torch::autograd::backward({y}, {upstream});
+  // A rotation keeps inner products: <R x, g> = <x, R^-1 g>, and R^-1 keeps the norm.
+  EXPECT_NEAR((y * upstream).sum().item<double>(), (x * x.grad()).sum().item<double>(), 1e-4);
+  EXPECT_NEAR(x.grad().norm().item<double>(), upstream.norm().item<double>(), 1e-4);
+}
+
+TEST(EmbeddingOp, AddsGradientsInTokenOrderButNotOfPadding) {
+  ParameterSlot slot = dense_slot(at::randn({4, 130}));  // wider than what one thread takes at once
+  const at::Tensor ids = at::tensor({1, 3, 1, 0, 1}, at::kLong), dx = at::randn({5, 130});
+  EXPECT_TRUE(embedding(ids, slot)[3].equal(slot.value[0]));
+  accumulate_embedding_gradient(slot, ids, dx, 0);
+  EXPECT_TRUE(slot.grad[1].equal((dx[0] + dx[2]) + dx[4]));
+  EXPECT_TRUE(slot.grad[3].equal(dx[1]));
+  EXPECT_TRUE(slot.grad[0].eq(0).all().item<bool>());
+  accumulate_embedding_gradient(slot, ids, dx, -1);
+  EXPECT_TRUE(slot.grad[0].equal(dx[3]));
+  EXPECT_TRUE(slot.grad[3].equal(dx[1] + dx[1]));
+}
+
+TEST(Packing, RefusesLatentWeightsOfAnotherForm) {
+  ParameterSlot slot = packed_slot(at::randn({5, 11}), ScalePattern::kColumn);
+  test::expect_error<UsageError>(
+      [&] {
+        pack_signs(slot, at::randn({11, 5}));
+      },
+      "layer.weight", "[5, 11]", "found [11, 5]");
+  test::expect_error<UsageError>(
+      [&] {
+        initial_scales(slot, at::randn({11, 5}).t());
+      },
+      "contiguous");
+}
+
+TEST(Loss, RefusesShapesThatDoNotFit) {
+  at::Tensor logits = at::randn({3, 7});
+  const at::Tensor targets = at::zeros({3}, at::kInt);
+  test::expect_error<UsageError>([&] { next_token_nll(logits, at::zeros({2}, at::kInt)); },
+                                 "expected 3 int32 targets");
+  test::expect_error<UsageError>([&] { next_token_nll(logits.t(), targets); }, "contiguous fp32");
+  test::expect_error<UsageError>(
+      [&] {
+        distill_loss(logits, at::randn({3, 8}), targets, {0, 1, 1}, 1.0);
+      },
+      "student logits [3, 7] but teacher logits [3, 8]");
+  test::expect_error<DataError>([&] { next_token_nll(logits, targets + 7); }, "7");
+}
+
+}  // namespace
+}  // namespace fbi::ops
