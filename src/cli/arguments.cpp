@@ -113,6 +113,12 @@ std::int64_t Arguments::integer(const std::string& name) const {
   return parse_number<std::int64_t>(name, text(name), "an integer");
 }
 
+int Arguments::threads() const {
+  const std::int64_t count = integer("threads");
+  if (count < 0 || count > 4096) throw UsageError(concat("--threads: expected 0 (all processors) to 4096, found ", count));
+  return static_cast<int>(count);
+}
+
 double Arguments::number(const std::string& name) const { return parse_number<double>(name, text(name), "a number"); }
 
 const std::vector<std::string>& Arguments::list(const std::string& name) const {

@@ -15,7 +15,7 @@ std::vector<Option> model_options() {
 }
 
 LoadedModel load_model(const Arguments& arguments) {
-  ops::set_threads(static_cast<int>(arguments.integer("threads")));
+  ops::set_threads(arguments.threads());
   const at::Device device = ops::choose_device(arguments.text("device"), 0);
   const auto dtype = nn::evaluation_dtype(arguments.text("dtype"), device);
   LoadedModel loaded{nn::open_model_folder(arguments.text("model")), nullptr};

@@ -18,7 +18,6 @@ class RunDisplay final : public train::RunObserver {
   std::string line(const train::StepMetrics& metrics, const train::Pace& pace) const;
 
   config::RunConfig config_;
-  std::int64_t last_step_ = 0;
   ProgressBar bar_;
 };
 

@@ -18,12 +18,14 @@ struct Option {
   bool repeated = false;      ///< may be given several times
 };
 
-/// Parsed options of one call. Accessors throw UsageError naming option and value when a value is no number.
+/// Parsed options of one call. Accessors throw UsageError naming option and value when a value is no number
+/// or out of range.
 class Arguments {
  public:
   bool has(const std::string& name) const { return values_.contains(name); }
   std::string text(const std::string& name) const;  ///< "" when absent
   std::int64_t integer(const std::string& name) const;
+  int threads() const;  ///< --threads, which several verbs have
   double number(const std::string& name) const;
   const std::vector<std::string>& list(const std::string& name) const;
 

@@ -184,6 +184,7 @@ class MainJob(unittest.TestCase):
         self.assertEqual(text(3), first)
         self.assertNotEqual(text(4), first)
         self.assertEqual(text(3, "--temperature", "0"), text(4, "--temperature", "0"))
+        self.assertEqual(run("generate", "--model", "hf", "--prompt", "One day", "--max-new-tokens", 0), "One day\n")
         result = json.loads(text(3, "--json"))
         self.assertEqual(first, "One day" + result["text"] + "\n")
         self.assertEqual((len(result["ids"]), result["finish_reason"]), (24, "length"))
@@ -452,6 +453,9 @@ class BadInput(unittest.TestCase):
                              (["train"], ["fbi-llm train needs:", "--config FILE", "--run-dir DIR"]),
                              (["eval"], ["fbi-llm eval perplexity", "fbi-llm eval logits"]),
                              (["generate", "--model", "hf", "--seed", "x"], ["--seed: expected an integer, found 'x'"]),
+                             (["generate", "--model", "hf", "--prompt", "x", "--temperature", "-1"], ["temperature must be", "found -1"]),
+                             (["generate", "--model", "hf", "--threads", "-1"], ["--threads: expected 0 (all processors) to 4096, found -1"]),
+                             (["prepare", "stories.txt", "--out", "x", "--threads", "9999"], ["--threads", "found 9999"]),
                              (["eval", "perplexity", "--model", "hf"], ["--tokens FILE or --text FILE"]),
                              (["export", "--checkpoint", "hf", "--format", "gguff", "--out", "x"], ["hf or native", "gguff"])):
             with self.subTest(" ".join(words)):

@@ -31,15 +31,18 @@ int run(const Arguments& arguments) {
   const auto options = generate_options(arguments, *loaded.model);
   const bool json = arguments.has("json");
   const std::string prompt = arguments.text("prompt");
-  if (!json) std::cout << prompt << std::flush;
-  const auto result = infer::generate(*loaded.model, *tokenizer, prompt, options, [&](std::string_view text) {
+  bool begun = json;
+  const auto show = [&](std::string_view text) {  // the prompt with the first piece: options that are refused print nothing
+    if (!begun) std::cout << prompt;
+    begun = true;
     if (!json) std::cout << text << std::flush;
-  });
+  };
+  const auto result = infer::generate(*loaded.model, *tokenizer, prompt, options, show);
   if (json) {
     std::cout << infer::to_json(result) << "\n";
     return 0;
   }
-  std::cout << "\n";
+  show("\n");
   log::info(result.new_tokens, " tokens, ", format_rate(static_cast<double>(result.new_tokens) / result.generate_seconds, "tokens"),
             ", ended by ", infer::to_string(result.finish_reason));
   return 0;

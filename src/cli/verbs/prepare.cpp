@@ -36,7 +36,7 @@ int run(const Arguments& arguments) {
   options.seq_len = arguments.integer("seq-len");
   options.valid_fraction = arguments.number("valid-fraction");
   options.seed = static_cast<std::uint64_t>(arguments.integer("seed"));
-  ThreadPool pool(static_cast<int>(arguments.integer("threads")));
+  ThreadPool pool(arguments.threads());
   ProgressBar bar;
   const auto result = data::prepare(options, pool, [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
     bar.show(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total),
