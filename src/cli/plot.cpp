@@ -12,7 +12,7 @@
 namespace fbi::cli {
 namespace {
 
-constexpr double kWidth = 860, kPanelHeight = 260, kLeft = 70, kRight = 20, kTop = 34, kBottom = 40;
+constexpr double kWidth = 860, kPanelHeight = 260, kLeft = 70, kRight = 36, kTop = 34, kBottom = 40;
 constexpr std::array<const char*, 6> kColours{"#1f6fb4", "#d1495b", "#2e8b57", "#8a5cb8", "#c77f1a", "#4a4a4a"};
 
 struct Axis {
@@ -101,11 +101,11 @@ class PanelDrawing {
 
   void draw_series(std::size_t index) {
     const Series& series = panel_.series[index];
-    const char* colour = kColours[index % kColours.size()];
+    const char* colour = kColours[series.colour % kColours.size()];
     if (panel_.smooth) draw_line(series.x, series.y, colour, 0.25);
     draw_line(series.x, panel_.smooth ? moving_average(series.y) : series.y, colour, 1);
     const double y = top_ + kTop + 12 + 16 * static_cast<double>(index);
-    out_ += concat("<text x='", kWidth - kRight - 8, "' y='", y, "' text-anchor='end' fill='", colour, "'>", escaped(series.name),
+    out_ += concat("<text x='", kWidth - kRight - 8, "' y='", y, "' text-anchor='end' style='fill:", colour, "'>", escaped(series.name),
                    series.y.empty() ? std::string() : " " + number(series.y.back()), "</text>\n");
   }
 
@@ -116,8 +116,9 @@ class PanelDrawing {
 };
 
 /// Adds `key` of every line that has it, over the steps.
-void add_series(Panel& panel, const std::string& name, const std::vector<nlohmann::json>& lines, const char* key) {
-  Series series{name, {}, {}};
+void add_series(Panel& panel, const std::string& name, const std::vector<nlohmann::json>& lines, const char* key,
+                std::size_t colour) {
+  Series series{name, {}, {}, colour};
   for (const auto& line : lines) {
     const auto found = line.find(key);
     if (found == line.end() || !found->is_number()) continue;
@@ -171,16 +172,18 @@ std::vector<Panel> run_panels(const std::vector<std::filesystem::path>& runs) {
                             {"sign flips per step (share of binarized weights)", "step", true, {}},
                             {"learning rate", "step", false, {}}};
   constexpr std::array<const char*, 4> keys{"loss", "grad_norm", "flip_rate", "lr"};
+  std::size_t colour = 0;
   for (const auto& run : runs) {
     const auto lines = read_metrics(run);
+    const std::size_t own = colour++;
     const bool mixed = lines.back().value("loss_next_token", nlohmann::json()).is_number() &&
                        lines.back().value("loss_distill", nlohmann::json()).is_number();
     const bool binarized = !lines.back().value("layer_flips", nlohmann::json::object()).empty();
     for (std::size_t p = 0; p < panels.size(); ++p)
-      if (p != 2 || binarized) add_series(panels[p], run_name(run), lines, keys[p]);
+      if (p != 2 || binarized) add_series(panels[p], run_name(run), lines, keys[p], own);
     if (!mixed) continue;
-    add_series(panels[0], run_name(run) + ": next token", lines, "loss_next_token");
-    add_series(panels[0], run_name(run) + ": distillation", lines, "loss_distill");
+    add_series(panels[0], run_name(run) + ": next token", lines, "loss_next_token", colour++);
+    add_series(panels[0], run_name(run) + ": distillation", lines, "loss_distill", colour++);
   }
   std::erase_if(panels, [](const Panel& panel) { return panel.series.empty(); });
   return panels;

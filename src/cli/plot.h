@@ -10,6 +10,7 @@ namespace fbi::cli {
 struct Series {
   std::string name;
   std::vector<double> x, y;
+  std::size_t colour = 0;  ///< the same number is the same colour in every panel
 };
 
 struct Panel {
