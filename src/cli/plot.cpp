@@ -178,7 +178,7 @@ std::vector<Panel> run_panels(const std::vector<std::filesystem::path>& runs) {
     const std::size_t own = colour++;
     const bool mixed = lines.back().value("loss_next_token", nlohmann::json()).is_number() &&
                        lines.back().value("loss_distill", nlohmann::json()).is_number();
-    const bool binarized = !lines.back().value("layer_flips", nlohmann::json::object()).empty();
+    const bool binarized = !lines.back().value("layer_flip_rates", nlohmann::json::object()).empty();
     for (std::size_t p = 0; p < panels.size(); ++p)
       if (p != 2 || binarized) add_series(panels[p], run_name(run), lines, keys[p], own);
     if (!mixed) continue;

@@ -37,6 +37,7 @@ class LlamaDecoding final : public eval::DecodingSession {
 
   void feed(std::span<const std::int32_t> ids, std::span<float> logits) override {
     const auto count = static_cast<std::int64_t>(ids.size());
+    if (count == 0) throw UsageError("decoding: no token to feed");
     if (position_ + count > model_.max_position())
       throw UsageError(concat("sequence of ", position_ + count, " tokens exceeds max_position_embeddings ",
                               model_.max_position()));

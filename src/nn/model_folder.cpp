@@ -68,7 +68,7 @@ ModelFolder open_model_folder(const fs::path& path) {
   if (!fs::is_directory(path))
     throw DataError(concat(path.string(), " is not a folder; expected a Hugging Face model, a checkpoint or a run directory"));
   if (fs::exists(path / "manifest.json")) return open_checkpoint(std::make_unique<formats::CheckpointReader>(path));
-  if (fs::is_directory(path / "checkpoints")) {
+  if (fs::is_directory(path / "checkpoints") || fs::exists(path / "environment.json")) {  // a run directory
     auto newest = formats::open_newest_checkpoint(path / "checkpoints");
     if (!newest) throw CheckpointError(concat(path.string(), ": the run has no checkpoint yet"));
     return open_checkpoint(std::move(newest));

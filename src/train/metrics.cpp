@@ -36,8 +36,9 @@ std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConf
   line["sample_first"] = metrics.sample_first;
   line["sample_count"] = metrics.sample_count;
   Json layers = Json::object();
-  for (const auto& [name, flips] : metrics.layer_flips) layers[name] = flips;
-  line["layer_flips"] = std::move(layers);
+  for (const auto& layer : metrics.layer_flips)
+    layers[layer.name] = static_cast<double>(layer.flips) / static_cast<double>(layer.weights);
+  line["layer_flip_rates"] = std::move(layers);
   line["step_seconds"] = pace.step_seconds;
   line["tokens_per_second"] = pace.tokens_per_second;
   return line.dump();

@@ -135,7 +135,7 @@ class TrainingRun {
     const auto last = formats::list_checkpoints(directory_.paths().checkpoints());
     throw DivergedError(concat(state().skipped_in_row, " steps in a row had a non-finite loss or gradient norm (step ", state().step,
                                "). Last good checkpoint: ", last.empty() ? std::string("none") : last.front().string(),
-                               ". Lower optimizer.lr or look at the data of these steps, then resume."));
+                               ". Look at the data of these steps, or resume with a lower rate: --set optimizer.lr=… --allow-change optimizer.lr"));
   }
 
   bool save_due() {

@@ -99,9 +99,10 @@ void Trainer::report_flips(StepMetrics& metrics) const {
   std::int64_t weights = 0;
   for (const auto& state : parts_.optimizer.states()) {
     if (state.slot->kind != ops::SlotKind::kPacked) continue;
-    metrics.layer_flips.emplace_back(state.slot->name, state.flips);
-    metrics.flips += state.flips;
-    weights += state.slot->rows() * state.slot->columns();
+    const LayerFlips layer{state.slot->name, state.flips, state.slot->rows() * state.slot->columns()};
+    metrics.flips += layer.flips;
+    weights += layer.weights;
+    metrics.layer_flips.push_back(layer);
   }
   metrics.flip_rate = weights ? static_cast<double>(metrics.flips) / static_cast<double>(weights) : 0.0;
 }

@@ -119,7 +119,8 @@ StepValues step_values(const Trace& trace, const train::StepMetrics& metrics) {
   values.grad_norm = metrics.grad_norm;
   values.grad_norm_after_clip =
       metrics.grad_norm * std::min(1.0, trace.optimizer->clip_norm / (metrics.grad_norm + 1e-6));
-  const std::map<std::string, std::int64_t> flips(metrics.layer_flips.begin(), metrics.layer_flips.end());
+  std::map<std::string, std::int64_t> flips;
+  for (const auto& layer : metrics.layer_flips) flips[layer.name] = layer.flips;
   for (const auto& module : trace.binarized_modules) values.flips.push_back(flips.at(module + ".weight"));
   return values;
 }

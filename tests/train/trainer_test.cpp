@@ -103,7 +103,7 @@ TEST(Trainer, CountsStepsTokensAndSamples) {
               (metrics.micro_losses[0].next_token + metrics.micro_losses[1].next_token) / 32);
     EXPECT_EQ(metrics.layer_flips.size(), 2u * 7u);
     std::int64_t flips = 0;
-    for (const auto& [name, count] : metrics.layer_flips) flips += count;
+    for (const auto& layer : metrics.layer_flips) flips += layer.flips;
     EXPECT_EQ(metrics.flips, flips);
   }
   EXPECT_EQ(t.trainer->state(), (TrainState{3, 3, 96, 12, 0, 0}));

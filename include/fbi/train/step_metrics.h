@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "fbi/ops/loss_sums.h"
@@ -20,6 +19,13 @@ struct TrainState {
   bool operator==(const TrainState&) const = default;
 };
 
+/// Signs that a step changed in one binarized weight.
+struct LayerFlips {
+  std::string name;
+  std::int64_t flips = 0;
+  std::int64_t weights = 0;
+};
+
 /// What one optimizer step reports. Losses are means over the step's tokens on all ranks.
 struct StepMetrics {
   std::int64_t step = 0;            ///< optimizer steps done with this one: 1 is the first, its lr is schedule(0)
@@ -34,7 +40,7 @@ struct StepMetrics {
   bool skipped = false;
   std::int64_t sample_first = 0;
   std::int64_t sample_count = 0;
-  std::vector<std::pair<std::string, std::int64_t>> layer_flips;  ///< per binarized weight
+  std::vector<LayerFlips> layer_flips;      ///< one per binarized weight
   std::vector<ops::LossSums> micro_losses;  ///< of this rank's micro-steps, sums over their tokens
 };
 

@@ -19,9 +19,13 @@ at::ScalarType scalar_type(formats::DType dtype) {
   return dtype == formats::DType::kBF16 ? at::kBFloat16 : at::kFloat;
 }
 
-std::unique_ptr<formats::ModelSource> source_of(const nn::ModelFolder& folder) {
+/// The tensors of a folder; what a checkpoint says of itself goes onto the model card.
+std::unique_ptr<formats::ModelSource> source_of(const nn::ModelFolder& folder, exporter::ModelCard& card) {
   if (folder.kind != "checkpoint") return formats::folder_source(folder.path);
-  return formats::checkpoint_source(std::make_unique<formats::CheckpointReader>(folder.path, /*verify_hash=*/false));
+  auto reader = std::make_unique<formats::CheckpointReader>(folder.path, /*verify_hash=*/false);  // opening the folder verified it
+  card.step = reader->manifest().step;
+  card.config_hash = reader->manifest().config_hash;
+  return formats::checkpoint_source(std::move(reader));
 }
 
 void print_report(const exporter::ExportReport& report, const ExportComparison& comparison, const std::string& dtype) {
@@ -60,7 +64,7 @@ int run(const Arguments& arguments) {
   ProgressBar bar;
   options.on_progress = [&](const exporter::ExportProgress& progress) { bar.show(progress.tensors_done, progress.tensors_total, "tensors"); };
 
-  const auto source = source_of(folder);
+  const auto source = source_of(folder, options.card);
   const std::filesystem::path target = arguments.text("out");
   auto staged = native ? exporter::export_native(*source, folder.config, target, options)
                        : exporter::export_folded(*source, folder.config, target, folding, options);
