@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import resource
+import shlex
 import shutil
 import signal
 import struct
@@ -462,6 +463,26 @@ class BadInput(unittest.TestCase):
                 output = run(*words, code=2)
                 for part in parts:
                     self.assertIn(part, output)
+
+
+class Readme(unittest.TestCase):
+    SMALL = {"$fbi": "fbi-llm", "corpus.txt": "stories.txt", "llama2/tokenizer.model": "tokenizer.model", "--seq-len 2048": f"--seq-len {SEQ_LEN}",
+             "data/corpus": "readme-data", "configs/130m.json": "preset.json", "models/Llama-2-7b-hf": "teacher",
+             "wikitext2-test.txt": f"stories.txt --seq-len {SEQ_LEN} --max-tokens {20 * SEQ_LEN}"}
+
+    def test_its_commands_run_with_small_stand_ins(self):
+        preset = {**CONFIG, "model": {**CONFIG["model"], "binarize": "column"}, "objective": {"next_token": 0, "distill": 1},
+                  "teacher": {"path": ""}, "data": {"format": "amber", "paths": ["data/amber"]}}
+        (WORK / "preset.json").write_text(json.dumps(preset))
+        block = re.search(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S).group(1)
+        for long, small in self.SMALL.items():
+            self.assertIn(long, block)
+            block = block.replace(long, small)
+        commands = [shlex.split(line) for line in block.replace("\\\n", " ").splitlines() if line.startswith("fbi-llm ")]
+        self.assertGreaterEqual(len(commands), 6)
+        for command in commands:
+            run(*command[1:])
+        self.assertTrue((WORK / "export/130m-hf/model.safetensors").exists())
 
 
 class Presets(unittest.TestCase):
