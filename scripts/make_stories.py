@@ -43,10 +43,10 @@ class Random:
 
 # --- Who ------------------------------------------------------------------------------------------
 
-GIRLS = "Mia Anna Ruby Nora Ella Clara Zoe Ivy Lucy Rose Sara Tina Emma Lena Daisy Molly".split()
-BOYS = "Tom Ben Leo Sam Finn Max Oscar Hugo Jack Tim Noah Peter Luke Adam Henry Billy".split()
-ANIMAL_GIRLS = "Pippa Hazel Luna Poppy Willow Bella".split()
-ANIMAL_BOYS = "Rusty Bruno Milo Patch Barney Otto".split()
+GIRLS = "Mia Anna Ruby Nora Clara Ivy Lucy Rose Sara Emma".split()
+BOYS = "Tom Ben Leo Sam Finn Max Oscar Tim Peter Henry".split()
+ANIMAL_GIRLS = "Pippa Luna Poppy Bella".split()
+ANIMAL_BOYS = "Rusty Bruno Milo Otto".split()
 ANIMALS = [  # kind, look, home
     ("rabbit", "white", "in a warm hole under the oak tree"), ("fox", "red", "in a den at the edge of the forest"),
     ("bear", "brown", "in a cave on the hill"), ("mouse", "gray", "in a tiny house behind the barn"),
@@ -64,14 +64,12 @@ HOMES = ["in a small house near the lake", "in a yellow house at the end of the 
          "on a farm with many cows", "in a little house by the sea", "in a house with a big garden",
          "in a village between two hills", "in a house with a blue door"]
 HELPERS = [  # how the story calls the helper, and whether it is a woman
-    ("{his} mom", "mom", True), ("{his} dad", "dad", False), ("{his} grandma", "grandma", True),
-    ("{his} grandpa", "grandpa", False), ("{his} big sister", "big sister", True),
-    ("{his} big brother", "big brother", False), ("{his} aunt", "aunt", True), ("{his} uncle", "uncle", False),
+    ("{his} mom", True), ("{his} dad", False), ("{his} grandma", True), ("{his} grandpa", False),
+    ("{his} sister", True), ("{his} brother", False), ("{his} aunt", True), ("{his} uncle", False),
 ]
 ANIMAL_HELPERS = [
-    ("the old owl", "old owl", True), ("the wise turtle", "wise turtle", False), ("the tall deer", "tall deer", True),
-    ("the old goat", "old goat", False), ("the friendly cow", "friendly cow", True),
-    ("the gray goose", "gray goose", True), ("the big horse", "big horse", False),
+    ("the old owl", True), ("the wise turtle", False), ("the tall deer", True), ("the old goat", False),
+    ("the friendly cow", True), ("the gray goose", True), ("the big horse", False),
 ]
 PRONOUNS = {True: ("she", "her", "her", "herself"), False: ("he", "him", "his", "himself")}
 COLORS = "red blue green yellow orange purple white brown golden pink".split()
@@ -131,10 +129,10 @@ def sentence(text):
 # --- What: the plots of story_plots.txt ------------------------------------------------------------------
 
 class Plot:
-    """Tables, of each of which a story picks a row, and beats: [ways to tell it], in order."""
+    """What it is about, tables, of each of which a story picks a row, and beats: [ways to tell it], in order."""
 
     def __init__(self, who):
-        self.who, self.tables, self.beats = who, [], []
+        self.who, self.about, self.tables, self.beats = who, "", [], []
 
 
 def read_plots(path):
@@ -149,6 +147,8 @@ def read_plots(path):
                 _, share, who = line.split(", ")
                 plots += [Plot(who)] * int(share)
                 mode = None
+            elif line.startswith("about "):
+                plots[-1].about = line[len("about "):]
             elif line.startswith("pick "):
                 columns = line[len("pick "):].split(" | ")
                 plots[-1].tables.append([])
@@ -168,7 +168,8 @@ def read_plots(path):
 
 
 OPENINGS = [
-    "[Once upon a time|Once|Long ago], there was {a:desc} named {n}. {He} lived {home}.",
+    "[Once upon a time|Once upon a time|Once|Long ago], there was {a:desc} named {n}. {He} lived {home}.",
+    "[Once upon a time|Once upon a time|Once|Long ago], there was {a:desc} named {n}. {N} lived {home}.",
     "{N} was {a:desc} who lived {home}.",
     "{Home} lived {a:desc}. {His} name was {n}.",
     "There once was {a:desc} named {n} who lived {home}.",
@@ -176,7 +177,7 @@ OPENINGS = [
 NATURE_LINES = ["{N} was very {nature} and liked to {likes}.", "{He} liked to {likes}.",
                 "Everyone said that {n} was {nature}.", "{He} was {nature}, and {he} loved to {likes}."]
 CLOSINGS = ["The end.", "And they all went home happy.", "It was a good day.",
-"Then the moon came up, and everyone went to sleep."]
+            "Then the moon came up, and everyone went to sleep."]
 
 
 def number_slots(rng, food, foods):
@@ -196,7 +197,7 @@ def cast(rng, who):
     animal = who == "animal" or (who == "anyone" and rng.chance(35))
     name, kind, desc, home, girl = character(rng, animal, [])
     friend, _, fdesc, _, fgirl = character(rng, animal, [name, kind])
-    helper, _, hgirl = rng.pick(ANIMAL_HELPERS if animal else HELPERS)
+    helper, hgirl = rng.pick(ANIMAL_HELPERS if animal else HELPERS)
     nature, likes = rng.pick(NATURES)
     slots = {"n": name, "desc": desc, "home": home, "f": friend, "fdesc": fdesc, "h": helper, "nature": nature,
     "likes": likes}
@@ -212,7 +213,8 @@ def make_story(rng, plot):
     slots.update(number_slots(rng, slots.get("food"), slots.get("foods")))
     slots["color"] = rng.pick(COLORS)
     slots["size"] = rng.pick(["small", "tiny", "little", "young"])
-    told = [rng.pick(OPENINGS)]
+    told = ["This is the story of {n} and " + plot.about + "."] if rng.chance(40) else []
+    told.append(rng.pick(OPENINGS))
     if rng.chance(60):
         told.append(rng.pick(NATURE_LINES))
     for beat in plot.beats:
@@ -220,7 +222,8 @@ def make_story(rng, plot):
             told.append(rng.pick(beat).removeprefix("? "))
     if rng.chance(40):
         told.append(rng.pick(CLOSINGS))
-    return " ".join(sentence(fill(choose(line, rng), slots)) for line in told)
+    lines = ["{N}" + line[4:] if line.startswith("{He}") and rng.chance(60) else line for line in told]
+    return " ".join(sentence(fill(choose(line, rng), slots)) for line in lines)
 
 
 def stories(seed, total_bytes):

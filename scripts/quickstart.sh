@@ -151,8 +151,9 @@ row 'loss curves' "$out/loss.svg" 'open it in a browser'
 cat <<EOF
 
 What to try next:
-  $fbi generate --model $out/student-hf --prompt 'Mia found a blue kite' --temperature 0.7 --seed 3
-  $fbi train --config configs/quickstart_student.json --run-dir runs/longer --set train.steps=2000
-  $fbi config --help        every setting, explained
-  configs/130m.json         the published 130M model; docs/ for the rest
+  $fbi generate --model $out/student-hf --prompt 'This is the story of Mia and a blue drum.' --temperature 0.5
+  $fbi train --config configs/quickstart_student.json --set train.steps=6000 --run-dir runs/longer
+  $fbi inspect $out/student
+  $fbi config --explain objective       what the settings mean
+  docs/README.md                        how the published models are trained
 EOF
