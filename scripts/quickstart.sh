@@ -25,9 +25,7 @@ while (($#)); do
   shift
 done
 cd "$repo"
-# OpenMP threads that wait by spinning take the processor from the others: eight times slower where more threads than
-# processors are busy.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+use_short_spins
 out=quickstart
 fbi=build/release/bin/fbi-llm
 prompt='Once upon a time'

@@ -77,9 +77,7 @@ cuda_kernels() {
     ninja -C build/cuda-kernels fbi_kernels
 }
 
-# OpenMP threads that wait by spinning take the processor from the others: eight times slower where more threads than
-# processors are busy.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+use_short_spins
 if $long; then export FBI_LONG=1; fi
 stage 'dependencies' dependencies
 use_debian_prefix
