@@ -1,0 +1,116 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "fbi/core/parallel.h"
+#include "fbi/kernels/aligned_memory.h"
+#include "fbi/kernels/binary_matrix.h"
+
+/// Products of a decode step: y = x Wᵀ for one or a few tokens. A matrix is repacked once, for
+/// chosen_level() at that time, into the order in which its kernel reads it. A result depends on
+/// its own token and row only, bit for bit: not on the number of tokens, threads or ranges.
+///
+/// The parts (`prepare`, `multiply`) take ranges, so that threads that run in step can share the
+/// work without a thread start per product; the free functions do the whole on a ParallelFor.
+namespace fbi::kernels {
+
+/// How activations enter the product with signs.
+enum class Activations {
+  kExact,  ///< fp32
+  kInt8,   ///< alpha·x rounded to 8 bits with one scale per 255 inputs; integer sums are exact
+};
+
+/// Rows that a kernel computes together, the grain of row ranges.
+inline constexpr std::int64_t kGemvRows = 64;
+
+struct SignProduct;   // kernels/gemv_kernels.h
+struct DenseProduct;  // same
+
+/// W~ = alpha·s + beta, [rows, columns] = [O, I], as sign bits in memory.
+///
+/// Per group of some inputs (5 with AVX-512) a table holds the sums of ±alpha·x for all sign
+/// combinations; a product is then one look-up and one addition per group and row. Beta enters as
+/// one dot product for all rows.
+class BinaryLinear {
+ public:
+  BinaryLinear() = default;
+  /// `bits` as binary_matrix.h lays them out; alpha and beta hold strides.count(…) values.
+  BinaryLinear(const std::uint8_t* bits, std::span<const float> alpha, std::span<const float> beta,
+               ScaleStrides strides, MatrixShape shape, Activations activations,
+               ParallelFor& parallel);
+
+  MatrixShape shape() const { return shape_; }
+  std::int64_t row_blocks() const { return row_blocks_; }  ///< of kGemvRows rows
+  std::int64_t table_parts() const { return units_; }
+  std::size_t table_bytes() const { return table_bytes_; }  ///< of one token's table
+  std::size_t weight_bytes() const { return words_.size(); }
+
+  /// Writes parts [begin, end) of the table of one token's x [columns] to `table` [table_bytes()],
+  /// aligned to 64 bytes.
+  void prepare(const float* x, std::int64_t begin, std::int64_t end, std::byte* table) const;
+  /// y[t * stride + o] for the rows o of blocks [begin, end) and tokens t, from complete tables,
+  /// table_bytes() apart.
+  void multiply(std::int64_t begin, std::int64_t end, const std::byte* tables, std::int64_t tokens,
+                float* y, std::int64_t stride) const;
+
+ private:
+  void store_rows(std::int64_t block, const float* sums, float shift, float* y) const;
+
+  const SignProduct* product_ = nullptr;
+  MatrixShape shape_;
+  ScaleStrides strides_;
+  std::vector<float> alpha_, beta_;
+  AlignedMemory words_;  // [row block][unit]
+  std::int64_t row_blocks_ = 0, units_ = 0;
+  std::size_t table_bytes_ = 0;
+};
+
+/// y [tokens, rows] = x [tokens, columns] W~ᵀ
+void multiply(const BinaryLinear& w, const float* x, std::int64_t tokens, float* y,
+              ParallelFor& parallel);
+
+/// How a dense matrix lies in memory; products are in fp32.
+enum class Storage {
+  kFp32,
+  kFp16,
+  kInt8,  ///< one scale per row, the largest magnitude / 127
+};
+
+/// A dense matrix [rows, columns], as the head is.
+class DenseLinear {
+ public:
+  DenseLinear() = default;
+  DenseLinear(MatrixShape shape, Storage storage);
+
+  MatrixShape shape() const { return shape_; }
+  Storage storage() const { return storage_; }
+  /// Values that each token's x must have: columns rounded up; those beyond `columns` are 0.
+  std::int64_t padded_columns() const { return padded_columns_; }
+  std::size_t weight_bytes() const;
+
+  /// Rounds `values` [columns] into a row. Rows may be set from several threads.
+  void set_row(std::int64_t row, std::span<const float> values);
+  /// out [columns] = a row, as the products see it.
+  void get_row(std::int64_t row, std::span<float> out) const;
+
+  /// y[t * y_stride + o] for rows [begin, end); token t reads x + t * x_stride.
+  void multiply(std::int64_t begin, std::int64_t end, const float* x, std::int64_t x_stride,
+                std::int64_t tokens, float* y, std::int64_t y_stride) const;
+
+ private:
+  const DenseProduct* product_ = nullptr;
+  MatrixShape shape_;
+  Storage storage_ = Storage::kFp32;
+  std::int64_t padded_columns_ = 0, row_stride_bytes_ = 0;
+  AlignedMemory values_;
+  std::vector<float> row_scale_;  // kInt8
+};
+
+/// y [tokens, rows] = x [tokens, columns] Wᵀ
+void multiply(const DenseLinear& w, const float* x, std::int64_t tokens, float* y,
+              ParallelFor& parallel);
+
+}  // namespace fbi::kernels

@@ -1,0 +1,211 @@
+#include <cstddef>
+
+#include "kernels/cpu/vec16_avx512.h"
+
+namespace fbi::kernels {
+namespace {
+
+inline Floats load_half(const std::byte* x) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
+}
+inline Floats load_int8(const std::byte* x) {
+  return _mm512_cvtepi32_ps(
+      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
+}
+
+}  // namespace
+}  // namespace fbi::kernels
+
+#include "kernels/cpu/vec16_gemv.h"
+
+namespace fbi::kernels {
+namespace {
+
+/// Sign combinations of this many inputs have one table.
+constexpr int kGroup = 5;
+
+// ---- exact: per 5 inputs 32 sums in fp32; vpermi2ps looks up 16 rows by 5 bits of their words
+
+constexpr int kExactGroups = kExactUnit / kGroup;
+constexpr std::int64_t kExactTable = kExactGroups * 32 * sizeof(float);
+
+/// Lane c of sign_mask(b): bit b of c is 0, i.e. input b enters with minus.
+inline __mmask16 minus_lanes(int b) {
+  constexpr std::uint16_t masks[4] = {0x5555, 0x3333, 0x0F0F, 0x00FF};
+  return masks[b];
+}
+
+/// Both halves of the table of five inputs: the fifth decides between them.
+inline void exact_group(const float* x, float* table) {
+  __m512 sum = _mm512_set1_ps(x[0]);
+  sum = _mm512_mask_sub_ps(sum, minus_lanes(0), _mm512_setzero_ps(), sum);
+  for (int b = 1; b < 4; ++b) {
+    const __m512 input = _mm512_set1_ps(x[b]);
+    sum = _mm512_mask_sub_ps(_mm512_add_ps(sum, input), minus_lanes(b), sum, input);
+  }
+  const __m512 last = _mm512_set1_ps(x[4]);
+  _mm512_store_ps(table, _mm512_sub_ps(sum, last));
+  _mm512_store_ps(table + 16, _mm512_add_ps(sum, last));
+}
+
+inline Floats scaled(const float* x, const float* scale, bool per_column, std::int64_t i,
+                     std::int64_t count) {
+  const std::int64_t left = count - i;
+  const __mmask16 lanes = left >= 16 ? 0xFFFF : left > 0 ? first(static_cast<int>(left)) : 0;
+  const Floats factor =
+      per_column ? _mm512_maskz_loadu_ps(lanes, scale + i) : _mm512_set1_ps(*scale);
+  return _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x + i), factor);
+}
+
+void exact_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
+                  std::int64_t units, std::byte* table) {
+  alignas(64) float inputs[32];
+  for (std::int64_t unit = 0; unit < units; ++unit) {
+    const std::int64_t first_input = unit * kExactUnit;
+    store(inputs, scaled(x, scale, per_column, first_input, count));
+    store(inputs + 16, scaled(x, scale, per_column, first_input + 16, count));
+    auto* out = reinterpret_cast<float*>(table + unit * kExactTable);
+    for (int g = 0; g < kExactGroups; ++g) exact_group(inputs + kGroup * g, out + 32 * g);
+  }
+}
+
+constexpr int kExactVectors = kBlockRows / 16;
+
+/// partial += the sums of one unit.
+inline void add_unit(const std::byte* words, const std::byte* table,
+                     __m512 (&partial)[kExactVectors]) {
+  __m512i signs[kExactVectors];
+  for (int v = 0; v < kExactVectors; ++v) signs[v] = _mm512_load_si512(words + 64 * v);
+#pragma GCC unroll 6
+  for (int g = 0; g < kExactGroups; ++g) {
+    const __m512 minus = _mm512_load_ps(table + 128 * g);
+    const __m512 plus = _mm512_load_ps(table + 128 * g + 64);
+    for (int v = 0; v < kExactVectors; ++v) {
+      const __m512i index = g ? _mm512_srli_epi32(signs[v], kGroup * g) : signs[v];
+      partial[v] = _mm512_add_ps(partial[v], _mm512_permutex2var_ps(minus, index, plus));
+    }
+  }
+}
+
+void exact_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
+  constexpr int kVectors = kExactVectors;
+  __m512 total[kVectors], partial[kVectors];
+  for (int v = 0; v < kVectors; ++v) total[v] = _mm512_setzero_ps();
+  for (std::int64_t left = units; left > 0; left -= kExactRun) {
+    for (int v = 0; v < kVectors; ++v) partial[v] = _mm512_setzero_ps();
+    for (std::int64_t unit = 0; unit < (left < kExactRun ? left : kExactRun); ++unit) {
+      add_unit(words, table, partial);
+      words += 4 * kBlockRows;
+      table += kExactTable;
+    }
+    for (int v = 0; v < kVectors; ++v) total[v] = _mm512_add_ps(total[v], partial[v]);
+  }
+  for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(sums + 16 * v, total[v]);
+}
+
+// ---- int8: per 5 inputs 32 sums in 16 bits; vpermw looks up 32 rows, ignoring higher index bits
+
+constexpr int kInt8Words = 17, kInt8Groups = 3 * kInt8Words;
+constexpr std::int64_t kInt8Table = kInt8Groups * 32 * sizeof(std::int16_t) + 64;
+
+/// Rounds one unit to 8 bits, in 16-bit lanes; returns the scale.
+inline float quantize(const float* x, const float* scale, bool per_column, std::int64_t count,
+                      std::int16_t* q) {
+  Floats inputs[16], largest = splat(0);
+  for (int k = 0; k < 16; ++k) {
+    inputs[k] = scaled(x, scale, per_column, 16 * k, count);
+    largest = max(largest, _mm512_abs_ps(inputs[k]));
+  }
+  const float limit = max_lane(largest);
+  const Floats inverse = splat(limit > 0 ? 127 / limit : 0);
+  for (int k = 0; k < 16; ++k) {
+    const __m512i whole = _mm512_cvtps_epi32(mul(inputs[k], inverse));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(q + 16 * k), _mm512_cvtepi32_epi16(whole));
+  }
+  return limit > 0 ? limit / 127 : 0;
+}
+
+inline __m512i int8_group(const std::int16_t* q) {
+  constexpr std::uint32_t minus[kGroup] = {0x55555555, 0x33333333, 0x0F0F0F0F, 0x00FF00FF,
+                                           0x0000FFFF};
+  __m512i sum = _mm512_setzero_si512();
+  for (int b = 0; b < kGroup; ++b) {
+    const __m512i input = _mm512_set1_epi16(q[b]);
+    sum = _mm512_mask_sub_epi16(_mm512_add_epi16(sum, input), minus[b], sum, input);
+  }
+  return sum;
+}
+
+void int8_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
+                 std::int64_t units, std::byte* table) {
+  alignas(64) std::int16_t q[256];
+  for (std::int64_t unit = 0; unit < units; ++unit) {
+    const std::int64_t first_input = unit * kInt8Unit;
+    const std::int64_t left = count - first_input < kInt8Unit ? count - first_input : kInt8Unit;
+    std::byte* out = table + unit * kInt8Table;
+    const float factor =
+        quantize(x + first_input, scale + (per_column ? first_input : 0), per_column, left, q);
+    std::memcpy(out, &factor, sizeof factor);
+    for (int g = 0; g < kInt8Groups; ++g) {
+      _mm512_store_si512(out + 64 * (g + 1), int8_group(q + kGroup * g));
+    }
+  }
+}
+
+/// total += factor · whole, 32 rows.
+inline void add_scaled(__m512i whole, __m512 factor, __m512 (&total)[2]) {
+  const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(whole));
+  const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(whole, 1));
+  total[0] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(low), total[0]);
+  total[1] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(high), total[1]);
+}
+
+void int8_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
+  constexpr int kVectors = kBlockRows / 32;
+  __m512 total[kVectors][2];
+  for (int v = 0; v < kVectors; ++v) total[v][0] = total[v][1] = _mm512_setzero_ps();
+  for (std::int64_t unit = 0; unit < units; ++unit) {
+    __m512i whole[kVectors];
+    for (int v = 0; v < kVectors; ++v) whole[v] = _mm512_setzero_si512();
+    const std::byte* group = table + 64;
+    for (int w = 0; w < kInt8Words; ++w) {
+      const __m512i first_table = _mm512_load_si512(group);
+      const __m512i second_table = _mm512_load_si512(group + 64);
+      const __m512i third_table = _mm512_load_si512(group + 128);
+      for (int v = 0; v < kVectors; ++v) {
+        const __m512i signs = _mm512_load_si512(words + 64 * v);
+        const __m512i a = _mm512_permutexvar_epi16(signs, first_table);
+        const __m512i b = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 5), second_table);
+        const __m512i c = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 10), third_table);
+        whole[v] = _mm512_add_epi16(whole[v], _mm512_add_epi16(a, _mm512_add_epi16(b, c)));
+      }
+      group += 3 * 64;
+      words += 2 * kBlockRows;
+    }
+    float factor;
+    std::memcpy(&factor, table, sizeof factor);
+    for (int v = 0; v < kVectors; ++v) add_scaled(whole[v], splat(factor), total[v]);
+    table += kInt8Table;
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    store(sums + 32 * v, total[v][0]);
+    store(sums + 32 * v + 16, total[v][1]);
+  }
+}
+
+}  // namespace
+
+constinit const GemvKernels kAvx512Gemv = {
+    .exact = {kExactUnit, 4 * kBlockRows, kExactTable, repack_words32, exact_tables, exact_sums},
+    .int8 = {kInt8Unit, kInt8Words * 2 * kBlockRows, kInt8Table, repack_words16, int8_tables,
+             int8_sums},
+    .fp32 = {dense_rows<LoadFp32>},
+    .fp16 = {dense_rows<LoadFp16>},
+    .int8_rows = {dense_rows<LoadInt8>},
+    .dot = dot,
+    .scale = scale,
+    .mix_fp32 = mix<LoadFp32>,
+    .mix_fp16 = mix<LoadFp16>,
+};
+
+}  // namespace fbi::kernels

@@ -1,0 +1,72 @@
+#include "fbi/kernels/decode.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/dispatch.h"
+#include "kernels/gemv_kernels.h"
+#include "kernels/half.h"
+
+namespace fbi::kernels {
+
+void rms_norm(const float* x, const float* weight, std::int64_t count, double eps, float* out) {
+  const double mean = cpu_kernels().sum_of_squares(x, count) / static_cast<double>(count);
+  gemv_kernels().scale(x, static_cast<float>(1 / std::sqrt(mean + eps)), weight, count, out);
+}
+
+void silu_product(float* gate, const float* up, std::int64_t count) {
+  constexpr std::int64_t kPiece = 256;
+  float e[kPiece];
+  for (std::int64_t first = 0; first < count; first += kPiece) {
+    const std::int64_t size = std::min(kPiece, count - first);
+    float* g = gate + first;
+    for (std::int64_t i = 0; i < size; ++i) e[i] = -g[i];
+    cpu_kernels().exp(e, size, e);
+    for (std::int64_t i = 0; i < size; ++i) g[i] = g[i] / (1 + e[i]) * up[first + i];
+  }
+}
+
+std::int64_t size_of(CacheType type) {
+  return type == CacheType::kFp32 ? 4 : 2;
+}
+
+std::int64_t padded_head(std::int64_t head_dim) {
+  return (head_dim + kPadding - 1) / kPadding * kPadding;
+}
+
+void store_cache(const float* x, std::int64_t head_dim, CacheType type, std::byte* out) {
+  const std::int64_t padding = padded_head(head_dim) - head_dim;
+  std::memset(out + head_dim * size_of(type), 0, padding * size_of(type));
+  if (type == CacheType::kFp32) {
+    std::memcpy(out, x, head_dim * sizeof *x);
+    return;
+  }
+  auto* halves = reinterpret_cast<std::uint16_t*>(out);
+  for (std::int64_t i = 0; i < head_dim; ++i) halves[i] = float_to_half(x[i]);
+}
+
+void attend(const AttendArgs& args) {
+  const GemvKernels& kernels = gemv_kernels();
+  const CpuKernels& cpu = cpu_kernels();
+  const bool half = args.type == CacheType::kFp16;
+  const std::int64_t width = padded_head(args.head_dim);
+  const DenseProduct& product = half ? kernels.fp16 : kernels.fp32;
+  product.rows(args.keys, width * size_of(args.type), width, args.query, args.positions,
+               args.scores);
+
+  const float factor = 1 / std::sqrt(static_cast<float>(args.head_dim));
+  const float largest = cpu.max(args.scores, args.positions);
+  for (std::int64_t p = 0; p < args.positions; ++p) {
+    args.scores[p] = (args.scores[p] - largest) * factor;
+  }
+  cpu.exp(args.scores, args.positions, args.scores);
+  double sum = 0;
+  for (std::int64_t p = 0; p < args.positions; ++p) sum += args.scores[p];
+  const auto inverse = static_cast<float>(1 / sum);
+  for (std::int64_t p = 0; p < args.positions; ++p) args.scores[p] *= inverse;
+  (half ? kernels.mix_fp16 : kernels.mix_fp32)(args.scores, args.values, args.positions, width,
+                                               args.out);
+}
+
+}  // namespace fbi::kernels

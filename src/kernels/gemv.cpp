@@ -1,0 +1,224 @@
+#include "fbi/kernels/gemv.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "fbi/core/error.h"
+#include "fbi/kernels/dispatch.h"
+#include "kernels/blocks.h"
+#include "kernels/gemv_kernels.h"
+#include "kernels/half.h"
+
+namespace fbi::kernels {
+namespace {
+
+static_assert(kGemvRows == kBlockRows);
+
+/// A table begins with the term that beta adds to every row; the units follow at the next line.
+constexpr std::size_t kTableHeader = 64;
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+const DenseProduct& dense_product(Storage storage) {
+  const GemvKernels& kernels = gemv_kernels();
+  switch (storage) {
+    case Storage::kFp16:
+      return kernels.fp16;
+    case Storage::kInt8:
+      return kernels.int8_rows;
+    case Storage::kFp32:
+      break;
+  }
+  return kernels.fp32;
+}
+
+std::int64_t element_bytes(Storage storage) {
+  return storage == Storage::kFp32 ? 4 : storage == Storage::kFp16 ? 2 : 1;
+}
+
+}  // namespace
+
+const GemvKernels& gemv_kernels() {
+  switch (chosen_level()) {
+    case Level::kAvx512:
+      return kAvx512Gemv;
+    case Level::kAvx2:
+      return kAvx2Gemv;
+    case Level::kRef:
+      break;
+  }
+  return kRefGemv;
+}
+
+BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alpha,
+                           std::span<const float> beta, ScaleStrides strides, MatrixShape shape,
+                           Activations activations, ParallelFor& parallel)
+    : product_(activations == Activations::kExact ? &gemv_kernels().exact : &gemv_kernels().int8),
+      shape_(shape),
+      strides_(strides),
+      alpha_(alpha.begin(), alpha.end()),
+      beta_(beta.begin(), beta.end()),
+      row_blocks_(divide_up(shape.rows, kBlockRows)),
+      units_(divide_up(shape.columns, product_->unit_inputs)) {
+  check_strides(strides);
+  const std::int64_t scales = strides.count(shape.rows, shape.columns);
+  if (std::ssize(alpha) != scales || std::ssize(beta) != scales) {
+    throw UsageError(concat("alpha and beta of a [", shape.rows, ", ", shape.columns,
+                            "] matrix: expected ", scales, " values, found ", alpha.size(), " and ",
+                            beta.size()));
+  }
+  table_bytes_ = kTableHeader + static_cast<std::size_t>(units_ * product_->unit_table_bytes);
+  const std::int64_t block_bytes = units_ * product_->unit_word_bytes;
+  words_ = AlignedMemory(static_cast<std::size_t>(row_blocks_ * block_bytes));
+  const std::int64_t row_stride = row_bytes(shape.columns);
+  parallel.run(0, row_blocks_, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t block = begin; block < end; ++block) {
+      const std::int64_t row = block * kBlockRows;
+      for (std::int64_t unit = 0; unit < units_; ++unit) {
+        const std::int64_t first = unit * product_->unit_inputs;
+        product_->repack(bits + row * row_stride, row_stride,
+                         std::min(kBlockRows, shape.rows - row), first,
+                         std::min(product_->unit_inputs, shape.columns - first),
+                         words_.data() + block * block_bytes + unit * product_->unit_word_bytes);
+      }
+    }
+  });
+}
+
+void BinaryLinear::prepare(const float* x, std::int64_t begin, std::int64_t end,
+                           std::byte* table) const {
+  if (begin >= end) return;
+  const bool per_column = strides_.column != 0;
+  if (begin == 0) {
+    constexpr float one = 1;
+    const float shift =
+        gemv_kernels().dot(x, per_column ? beta_.data() : &one, per_column, shape_.columns);
+    std::memcpy(table, &shift, sizeof shift);
+  }
+  constexpr float one = 1;
+  const std::int64_t first = begin * product_->unit_inputs;
+  product_->tables(x + first, per_column ? alpha_.data() + first : &one, per_column,
+                   std::min(end * product_->unit_inputs, shape_.columns) - first, end - begin,
+                   table + kTableHeader + begin * product_->unit_table_bytes);
+}
+
+void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byte* tables,
+                            std::int64_t tokens, float* y, std::int64_t stride) const {
+  const std::int64_t block_bytes = units_ * product_->unit_word_bytes;
+  alignas(64) float sums[kBlockRows];
+  for (std::int64_t block = begin; block < end; ++block) {
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const std::byte* table = tables + static_cast<std::size_t>(t) * table_bytes_;
+      product_->sums(words_.data() + block * block_bytes, table + kTableHeader, units_, sums);
+      float shift;
+      std::memcpy(&shift, table, sizeof shift);
+      store_rows(block, sums, shift, y + t * stride);
+    }
+  }
+}
+
+/// Column: sums hold alpha, shift holds beta. Row, single: both are applied here.
+void BinaryLinear::store_rows(std::int64_t block, const float* sums, float shift, float* y) const {
+  const std::int64_t first = block * kBlockRows, end = std::min(shape_.rows, first + kBlockRows);
+  if (strides_.column != 0) {
+    for (std::int64_t o = first; o < end; ++o) y[o] = sums[o - first] + shift;
+    return;
+  }
+  for (std::int64_t o = first; o < end; ++o) {
+    const std::int64_t k = o * strides_.row;
+    y[o] = alpha_[k] * sums[o - first] + beta_[k] * shift;
+  }
+}
+
+void multiply(const BinaryLinear& w, const float* x, std::int64_t tokens, float* y,
+              ParallelFor& parallel) {
+  AlignedMemory tables(w.table_bytes() * static_cast<std::size_t>(tokens));
+  const std::int64_t parts = w.table_parts();
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    parallel.run(0, parts, 64, [&](std::int64_t begin, std::int64_t end) {
+      w.prepare(x + t * w.shape().columns, begin, end, tables.data() + t * w.table_bytes());
+    });
+  }
+  parallel.run(0, w.row_blocks(), 1, [&](std::int64_t begin, std::int64_t end) {
+    w.multiply(begin, end, tables.data(), tokens, y, w.shape().rows);
+  });
+}
+
+DenseLinear::DenseLinear(MatrixShape shape, Storage storage)
+    : product_(&dense_product(storage)),
+      shape_(shape),
+      storage_(storage),
+      padded_columns_(divide_up(shape.columns, kPadding) * kPadding),
+      row_stride_bytes_(padded_columns_ * element_bytes(storage)),
+      values_(static_cast<std::size_t>(shape.rows * row_stride_bytes_)) {
+  if (storage == Storage::kInt8) row_scale_.resize(static_cast<std::size_t>(shape.rows));
+}
+
+std::size_t DenseLinear::weight_bytes() const {
+  return values_.size() + row_scale_.size() * sizeof(float);
+}
+
+void DenseLinear::set_row(std::int64_t row, std::span<const float> values) {
+  std::byte* out = values_.data() + row * row_stride_bytes_;
+  if (storage_ == Storage::kFp32) {
+    std::memcpy(out, values.data(), values.size_bytes());
+  } else if (storage_ == Storage::kFp16) {
+    auto* halves = reinterpret_cast<std::uint16_t*>(out);
+    for (std::size_t i = 0; i < values.size(); ++i) halves[i] = float_to_half(values[i]);
+  } else {
+    float largest = 0;
+    for (const float v : values) largest = std::max(largest, std::abs(v));
+    const float inverse = largest > 0 ? 127 / largest : 0;
+    auto* bytes = reinterpret_cast<std::int8_t*>(out);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      bytes[i] = static_cast<std::int8_t>(std::lrint(values[i] * inverse));
+    }
+    row_scale_[row] = largest / 127;
+  }
+}
+
+void DenseLinear::get_row(std::int64_t row, std::span<float> out) const {
+  const std::byte* from = values_.data() + row * row_stride_bytes_;
+  if (storage_ == Storage::kFp32) {
+    std::memcpy(out.data(), from, out.size_bytes());
+  } else if (storage_ == Storage::kFp16) {
+    const auto* halves = reinterpret_cast<const std::uint16_t*>(from);
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = half_to_float(halves[i]);
+  } else {
+    const auto* bytes = reinterpret_cast<const std::int8_t*>(from);
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = row_scale_[row] * bytes[i];
+  }
+}
+
+void DenseLinear::multiply(std::int64_t begin, std::int64_t end, const float* x,
+                           std::int64_t x_stride, std::int64_t tokens, float* y,
+                           std::int64_t y_stride) const {
+  constexpr std::int64_t kTile = 32;  // rows that stay in cache while the tokens pass
+  for (std::int64_t first = begin; first < end; first += kTile) {
+    const std::int64_t rows = std::min(kTile, end - first);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      float* out = y + t * y_stride + first;
+      product_->rows(values_.data() + first * row_stride_bytes_, row_stride_bytes_, padded_columns_,
+                     x + t * x_stride, rows, out);
+      if (storage_ != Storage::kInt8) continue;
+      for (std::int64_t r = 0; r < rows; ++r) out[r] *= row_scale_[first + r];
+    }
+  }
+}
+
+void multiply(const DenseLinear& w, const float* x, std::int64_t tokens, float* y,
+              ParallelFor& parallel) {
+  const std::int64_t columns = w.shape().columns, padded = w.padded_columns();
+  AlignedMemory input(static_cast<std::size_t>(tokens * padded) * sizeof(float));
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    std::copy_n(x + t * columns, columns, input.as<float>() + t * padded);
+  }
+  parallel.run(0, w.shape().rows, grain_rows(columns), [&](std::int64_t begin, std::int64_t end) {
+    w.multiply(begin, end, input.as<float>(), padded, tokens, y, w.shape().rows);
+  });
+}
+
+}  // namespace fbi::kernels

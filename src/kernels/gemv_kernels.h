@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+/// The building blocks of fbi/kernels/gemv.h and decode.h that every processor level provides.
+/// Plain types only, for the reason that cpu_kernels.h gives.
+namespace fbi::kernels {
+
+/// Rows of one block of repacked signs.
+inline constexpr std::int64_t kBlockRows = 64;
+/// Inputs whose signs share a 32-bit word; the two upper bits are 0.
+inline constexpr std::int64_t kExactUnit = 30;
+/// Units after which fp32 partial sums go to the total: a partial sum of some hundred terms rounds
+/// less than one of thousands.
+inline constexpr std::int64_t kExactRun = 32;
+/// Inputs that share one scale when activations are 8-bit. 255 · 127 fits 16 bits.
+inline constexpr std::int64_t kInt8Unit = 255;
+/// Dense rows are padded with zeros to a multiple of this; key and value heads too.
+inline constexpr std::int64_t kPadding = 16;
+
+/// A product with signs. A matrix is cut into blocks of kBlockRows rows and units of inputs; the
+/// words of a block's unit lie together, units in ascending order.
+struct SignProduct {
+  std::int64_t unit_inputs;
+  std::int64_t unit_word_bytes;   ///< of one block
+  std::int64_t unit_table_bytes;  ///< a multiple of 64
+  /// Words of one block and unit from `rows` rows of packed bits that are row_stride bytes apart;
+  /// takes inputs [first, first + count). What is beyond rows or count is left 0.
+  void (*repack)(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                 std::int64_t first, std::int64_t count, std::byte* words);
+  /// Tables of consecutive units from x[i]·scale[i] (one scale for all when !per_column), i <
+  /// count; inputs beyond count are 0.
+  void (*tables)(const float* x, const float* scale, bool per_column, std::int64_t count,
+                 std::int64_t units, std::byte* table);
+  /// sums[r] = Σ ±(x·scale) over all units, of one block.
+  void (*sums)(const std::byte* words, const std::byte* table, std::int64_t units, float* sums);
+};
+
+/// y[r] = Σ_i w[r][i] x[i] of `rows` rows, row_stride bytes apart; columns is a multiple of
+/// kPadding. One pass over all columns in an order that does not depend on `rows`.
+struct DenseProduct {
+  void (*rows)(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
+               std::int64_t rows, float* y);
+};
+
+struct GemvKernels {
+  SignProduct exact;
+  SignProduct int8;
+  DenseProduct fp32, fp16, int8_rows;
+  /// Σ x[i] y[i]; y is one value for all i when !per_element.
+  float (*dot)(const float* x, const float* y, bool per_element, std::int64_t count);
+  /// out[i] = x[i] · factor · weight[i]
+  void (*scale)(const float* x, float factor, const float* weight, std::int64_t count, float* out);
+  /// out [head_dim] = Σ_p weights[p] values[p]; head_dim a multiple of kPadding.
+  void (*mix_fp32)(const float* weights, const std::byte* values, std::int64_t positions,
+                   std::int64_t head_dim, float* out);
+  void (*mix_fp16)(const float* weights, const std::byte* values, std::int64_t positions,
+                   std::int64_t head_dim, float* out);
+};
+
+extern const GemvKernels kRefGemv;
+extern const GemvKernels kAvx2Gemv;
+extern const GemvKernels kAvx512Gemv;
+
+/// Those of chosen_level().
+const GemvKernels& gemv_kernels();
+
+/// SignProduct::repack of the layouts.
+/// kExactUnit: [64] words of 32 bits, input i at bit i.
+void repack_words32(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                    std::int64_t first, std::int64_t count, std::byte* words);
+/// kInt8Unit: [17][64] words of 16 bits, 15 inputs each.
+void repack_words16(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                    std::int64_t first, std::int64_t count, std::byte* words);
+/// kInt8Unit: [32][64] bytes, 8 inputs each.
+void repack_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                  std::int64_t first, std::int64_t count, std::byte* words);
+
+}  // namespace fbi::kernels

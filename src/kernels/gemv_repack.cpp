@@ -1,0 +1,47 @@
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/gemv_kernels.h"
+
+namespace fbi::kernels {
+namespace {
+
+/// Bits [first, first + count) of a packed row, count <= 32; reads no byte beyond the last bit's.
+std::uint32_t bit_field(const std::uint8_t* row, std::int64_t first, std::int64_t count) {
+  const std::int64_t begin = first / 8, bytes = (first + count + 7) / 8 - begin;
+  std::uint64_t field = 0;
+  for (std::int64_t k = 0; k < bytes; ++k) field |= std::uint64_t{row[begin + k]} << (8 * k);
+  return static_cast<std::uint32_t>(field >> (first % 8) & ((std::uint64_t{1} << count) - 1));
+}
+
+/// Word w of row r, of `inputs` inputs each, goes to words[w][r].
+template <class Word>
+void repack_fields(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                   std::int64_t first, std::int64_t count, std::int64_t inputs, std::byte* words) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::uint8_t* row = bits + r * row_stride;
+    for (std::int64_t i = 0; i < count; i += inputs) {
+      const auto word = static_cast<Word>(bit_field(row, first + i, std::min(inputs, count - i)));
+      std::memcpy(words + (i / inputs * kBlockRows + r) * sizeof word, &word, sizeof word);
+    }
+  }
+}
+
+}  // namespace
+
+void repack_words32(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                    std::int64_t first, std::int64_t count, std::byte* words) {
+  repack_fields<std::uint32_t>(bits, row_stride, rows, first, count, kExactUnit, words);
+}
+
+void repack_words16(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                    std::int64_t first, std::int64_t count, std::byte* words) {
+  repack_fields<std::uint16_t>(bits, row_stride, rows, first, count, 15, words);
+}
+
+void repack_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                  std::int64_t first, std::int64_t count, std::byte* words) {
+  repack_fields<std::uint8_t>(bits, row_stride, rows, first, count, 8, words);
+}
+
+}  // namespace fbi::kernels

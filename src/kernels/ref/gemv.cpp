@@ -1,0 +1,191 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/gemv_kernels.h"
+#include "kernels/half.h"
+
+/// Plain loops. Sums of fp32 products are in double, so that the other levels are judged by their
+/// own rounding; integer sums are exact at every level.
+namespace fbi::kernels {
+namespace {
+
+// ---- exact: the table is x·scale itself
+
+struct ExactUnit {
+  float x[kExactUnit];
+  float unused[2];
+};
+static_assert(sizeof(ExactUnit) == 128);
+
+float scaled(const float* x, const float* scale, bool per_column, std::int64_t i) {
+  return x[i] * scale[per_column ? i : 0];
+}
+
+void exact_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
+                  std::int64_t units, std::byte* table) {
+  for (std::int64_t unit = 0; unit < units; ++unit) {
+    ExactUnit part = {};
+    const std::int64_t first = unit * kExactUnit;
+    for (std::int64_t i = 0; i < std::min(kExactUnit, count - first); ++i) {
+      part.x[i] = scaled(x, scale, per_column, first + i);
+    }
+    std::memcpy(table + unit * sizeof part, &part, sizeof part);
+  }
+}
+
+void exact_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
+  for (std::int64_t r = 0; r < kBlockRows; ++r) {
+    double sum = 0;
+    for (std::int64_t unit = 0; unit < units; ++unit) {
+      std::uint32_t word;
+      std::memcpy(&word, words + (unit * kBlockRows + r) * sizeof word, sizeof word);
+      ExactUnit part;
+      std::memcpy(&part, table + unit * sizeof part, sizeof part);
+      for (std::int64_t i = 0; i < kExactUnit; ++i) {
+        sum += word >> i & 1 ? double{part.x[i]} : -double{part.x[i]};
+      }
+    }
+    sums[r] = static_cast<float>(sum);
+  }
+}
+
+// ---- int8: the table is the scale and the rounded inputs
+
+struct Int8Unit {
+  float scale;
+  std::int8_t q[kInt8Unit];
+  std::int8_t unused[61];
+};
+static_assert(sizeof(Int8Unit) == 320);
+
+Int8Unit quantized(const float* x, const float* scale, bool per_column, std::int64_t count) {
+  Int8Unit unit = {};
+  float largest = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    largest = std::max(largest, std::abs(scaled(x, scale, per_column, i)));
+  }
+  if (!(largest > 0)) return unit;
+  const float inverse = 127 / largest;
+  unit.scale = largest / 127;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const long q = std::lrint(scaled(x, scale, per_column, i) * inverse);
+    unit.q[i] = static_cast<std::int8_t>(q);
+  }
+  return unit;
+}
+
+void int8_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
+                 std::int64_t units, std::byte* table) {
+  for (std::int64_t unit = 0; unit < units; ++unit) {
+    const std::int64_t first = unit * kInt8Unit;
+    const Int8Unit part = quantized(x + first, scale + (per_column ? first : 0), per_column,
+                                    std::min(kInt8Unit, count - first));
+    std::memcpy(table + unit * sizeof part, &part, sizeof part);
+  }
+}
+
+void int8_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
+  constexpr std::int64_t kWords = 17, kInputs = 15;
+  for (std::int64_t r = 0; r < kBlockRows; ++r) {
+    float sum = 0;
+    for (std::int64_t unit = 0; unit < units; ++unit) {
+      Int8Unit part;
+      std::memcpy(&part, table + unit * sizeof part, sizeof part);
+      int whole = 0;
+      for (std::int64_t i = 0; i < kInt8Unit; ++i) {
+        std::uint16_t word;
+        const std::int64_t w = (unit * kWords + i / kInputs) * kBlockRows + r;
+        std::memcpy(&word, words + w * sizeof word, sizeof word);
+        whole += word >> (i % kInputs) & 1 ? part.q[i] : -part.q[i];
+      }
+      sum = std::fma(part.scale, static_cast<float>(whole), sum);
+    }
+    sums[r] = sum;
+  }
+}
+
+// ---- dense
+
+template <class Value, class Convert>
+void dense_rows(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
+                std::int64_t rows, float* y, Convert to_float) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto* row = reinterpret_cast<const Value*>(w + r * row_stride);
+    double sum = 0;
+    for (std::int64_t i = 0; i < columns; ++i) sum += double{to_float(row[i])} * x[i];
+    y[r] = static_cast<float>(sum);
+  }
+}
+
+float as_is(float value) {
+  return value;
+}
+float from_int8(std::int8_t value) {
+  return value;
+}
+
+void rows_fp32(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
+               std::int64_t rows, float* y) {
+  dense_rows<float>(w, row_stride, columns, x, rows, y, as_is);
+}
+void rows_fp16(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
+               std::int64_t rows, float* y) {
+  dense_rows<std::uint16_t>(w, row_stride, columns, x, rows, y, half_to_float);
+}
+void rows_int8(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
+               std::int64_t rows, float* y) {
+  dense_rows<std::int8_t>(w, row_stride, columns, x, rows, y, from_int8);
+}
+
+// ---- the rest of a decode step
+
+float dot(const float* x, const float* y, bool per_element, std::int64_t count) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < count; ++i) sum += double{x[i]} * y[per_element ? i : 0];
+  return static_cast<float>(sum);
+}
+
+void scale(const float* x, float factor, const float* weight, std::int64_t count, float* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] = x[i] * factor * weight[i];
+}
+
+template <class Value, class Convert>
+void mix(const float* weights, const std::byte* values, std::int64_t positions,
+         std::int64_t head_dim, float* out, Convert to_float) {
+  const auto* from = reinterpret_cast<const Value*>(values);
+  for (std::int64_t e = 0; e < head_dim; ++e) {
+    double sum = 0;
+    for (std::int64_t p = 0; p < positions; ++p) {
+      sum += double{weights[p]} * to_float(from[p * head_dim + e]);
+    }
+    out[e] = static_cast<float>(sum);
+  }
+}
+
+void mix_fp32(const float* weights, const std::byte* values, std::int64_t positions,
+              std::int64_t head_dim, float* out) {
+  mix<float>(weights, values, positions, head_dim, out, as_is);
+}
+void mix_fp16(const float* weights, const std::byte* values, std::int64_t positions,
+              std::int64_t head_dim, float* out) {
+  mix<std::uint16_t>(weights, values, positions, head_dim, out, half_to_float);
+}
+
+}  // namespace
+
+constinit const GemvKernels kRefGemv = {
+    .exact = {kExactUnit, 4 * kBlockRows, sizeof(ExactUnit), repack_words32, exact_tables,
+              exact_sums},
+    .int8 = {kInt8Unit, 17 * 2 * kBlockRows, sizeof(Int8Unit), repack_words16, int8_tables,
+             int8_sums},
+    .fp32 = {rows_fp32},
+    .fp16 = {rows_fp16},
+    .int8_rows = {rows_int8},
+    .dot = dot,
+    .scale = scale,
+    .mix_fp32 = mix_fp32,
+    .mix_fp16 = mix_fp16,
+};
+
+}  // namespace fbi::kernels

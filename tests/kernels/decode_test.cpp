@@ -1,0 +1,105 @@
+#include "fbi/kernels/decode.h"
+
+#include <cmath>
+
+#include "kernels/support.h"
+
+namespace fbi::kernels {
+namespace {
+
+FBI_EVERY_LEVEL(Decode);
+
+TEST_P(Decode, NormDividesByTheRootOfTheMeanSquare) {
+  for (const std::int64_t count : kOddSizes) {
+    const auto x = normals(count, 1), weight = normals(count, 2);
+    Guarded<float> out(count);
+    rms_norm(x.data(), weight.data(), count, 1e-5, out.data());
+    double squares = 0;
+    for (const float v : x) squares += double{v} * v;
+    const double factor = 1 / std::sqrt(squares / static_cast<double>(count) + 1e-5);
+    for (std::int64_t i = 0; i < count; ++i) {
+      EXPECT_NEAR(out.data()[i], x[i] * factor * weight[i],
+                  3e-7 * std::abs(x[i] * weight[i] * factor));
+    }
+  }
+}
+
+TEST_P(Decode, GateIsSiluTimesUp) {
+  for (const std::int64_t count : kOddSizes) {
+    auto gate = normals(count, 1, 8);
+    const auto up = normals(count, 2);
+    gate[0] = count % 2 ? 200.0f : -200.0f;  // beyond what exp can hold
+    Guarded<float> found(gate);
+    silu_product(found.data(), up.data(), count);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const double expected = gate[i] / (1 + std::exp(-double{gate[i]})) * up[i];
+      EXPECT_NEAR(found.data()[i], expected, 1e-6 * std::abs(expected) + 1e-30) << gate[i];
+    }
+  }
+}
+
+struct Cache {
+  Cache(std::int64_t positions, std::int64_t head_dim, CacheType cache_type)
+      : type(cache_type),
+        width(padded_head(head_dim)),
+        keys(static_cast<std::size_t>(positions * width * size_of(type)), std::byte{0xAA}),
+        values(keys) {
+    for (std::int64_t p = 0; p < positions; ++p) {
+      store_cache(normals(head_dim, 10 + p).data(), head_dim, type, at(keys, p));
+      store_cache(normals(head_dim, 5000 + p).data(), head_dim, type, at(values, p));
+    }
+  }
+  std::byte* at(std::vector<std::byte>& memory, std::int64_t position) {
+    return memory.data() + position * width * size_of(type);
+  }
+  CacheType type;
+  std::int64_t width;
+  std::vector<std::byte> keys, values;
+};
+
+TEST_P(Decode, AttentionIsTheSoftmaxOverAllPositions) {
+  for (const CacheType type : {CacheType::kFp32, CacheType::kFp16}) {
+    for (const std::int64_t head_dim : {2, 16, 24, 64, 80, 128}) {
+      for (const std::int64_t positions : {1, 3, 16, 100}) {
+        Cache cache(positions, head_dim, type);
+        auto query = normals(head_dim, 3, 2);
+        query.resize(static_cast<std::size_t>(cache.width));
+        Guarded<float> out(cache.width), scores(positions);
+        attend({query.data(), cache.keys.data(), cache.values.data(), type, positions, head_dim,
+                scores.data(), out.data()});
+
+        std::vector<double> weight, mixed(static_cast<std::size_t>(head_dim));
+        double sum = 0;
+        for (std::int64_t p = 0; p < positions; ++p) {
+          const auto key = normals(head_dim, 10 + p);
+          double score = 0;
+          for (std::int64_t e = 0; e < head_dim; ++e) score += double{query[e]} * key[e];
+          weight.push_back(std::exp(score / std::sqrt(static_cast<double>(head_dim))));
+          sum += weight.back();
+        }
+        for (std::int64_t p = 0; p < positions; ++p) {
+          const auto value = normals(head_dim, 5000 + p);
+          for (std::int64_t e = 0; e < head_dim; ++e) mixed[e] += weight[p] / sum * value[e];
+        }
+        // fp16 keeps 11 bits of keys and values.
+        const double tolerance = type == CacheType::kFp32 ? 5e-6 : 1e-2;
+        for (std::int64_t e = 0; e < head_dim; ++e) {
+          EXPECT_NEAR(out.data()[e], mixed[e], tolerance) << head_dim << ", " << positions;
+        }
+        for (std::int64_t e = head_dim; e < cache.width; ++e) EXPECT_EQ(out.data()[e], 0);
+      }
+    }
+  }
+}
+
+TEST_P(Decode, AttentionOfLargeScoresStaysFinite) {
+  Cache cache(5, 16, CacheType::kFp32);
+  const auto query = normals(16, 3, 1e4);
+  std::vector<float> out(16), scores(5);
+  attend({query.data(), cache.keys.data(), cache.values.data(), CacheType::kFp32, 5, 16,
+          scores.data(), out.data()});
+  for (const float v : out) EXPECT_TRUE(std::isfinite(v));
+}
+
+}  // namespace
+}  // namespace fbi::kernels

@@ -1,0 +1,235 @@
+#include "fbi/kernels/gemv.h"
+
+#include <cmath>
+
+#include "fbi/core/error.h"
+#include "kernels/support.h"
+#include "support/expect_error.h"
+
+namespace fbi::kernels {
+namespace {
+
+using test::expect_error;
+
+FBI_EVERY_LEVEL(Gemv);
+
+/// A matrix with values to multiply; everything differs from row to row and column to column.
+struct Problem {
+  Problem(MatrixShape matrix_shape, ScaleStrides matrix_strides, std::int64_t token_count = 1)
+      : shape(matrix_shape), strides(matrix_strides), tokens(token_count) {
+    const std::int64_t scales = strides.count(shape.rows, shape.columns);
+    bits = packed(normals(shape.rows * shape.columns, 1), shape);
+    alpha = normals(scales, 2);
+    beta = normals(scales, 3, 0.3);
+    x = normals(tokens * shape.columns, 4);
+  }
+  BinaryLinear linear(Activations activations = Activations::kExact) const {
+    SerialFor serial;
+    return {bits.data(), alpha, beta, strides, shape, activations, serial};
+  }
+  std::vector<float> product(const BinaryLinear& w, ParallelFor& parallel) const {
+    Guarded<float> y(tokens * shape.rows);
+    multiply(w, x.data(), tokens, y.data(), parallel);
+    return y.values();
+  }
+  std::vector<float> product(Activations activations = Activations::kExact) const {
+    SerialFor serial;
+    return product(linear(activations), serial);
+  }
+  /// In double from the definition, and what a relative error is relative to: the root of the sum
+  /// of squares of the terms, which is what a sum with random signs is like.
+  double expected(std::int64_t t, std::int64_t o, double& size) const {
+    double sum = 0, squares = 0;
+    for (std::int64_t i = 0; i < shape.columns; ++i) {
+      const std::int64_t k = o * strides.row + i * strides.column;
+      const double input = x[t * shape.columns + i];
+      const double w = (sign_at(bits, shape, o, i) ? 1 : -1) * double{alpha[k]} + beta[k];
+      sum += w * input;
+      squares += (std::pow(alpha[k], 2) + std::pow(beta[k], 2)) * input * input;
+    }
+    size = std::sqrt(squares);
+    return sum;
+  }
+
+  MatrixShape shape;
+  ScaleStrides strides;
+  std::int64_t tokens;
+  std::vector<std::uint8_t> bits;
+  std::vector<float> alpha, beta, x;
+};
+
+/// Largest error relative to the size of a row's terms.
+double worst_error(const Problem& problem, const std::vector<float>& y) {
+  double worst = 0;
+  for (std::int64_t t = 0; t < problem.tokens; ++t) {
+    for (std::int64_t o = 0; o < problem.shape.rows; ++o) {
+      double size = 0;
+      const double expected = problem.expected(t, o, size);
+      worst = std::max(worst, std::abs(y[t * problem.shape.rows + o] - expected) / size);
+    }
+  }
+  return worst;
+}
+
+const std::vector<std::int64_t> kColumns = {1,   4,   5,   29,  30,  31,  60,  150,
+                                            254, 255, 256, 257, 510, 511, 768, 1000};
+
+/// Sums of up to a few hundred table entries in fp32.
+constexpr double kExactTolerance = 2e-6;
+
+TEST_P(Gemv, ExactProductOfEveryOddShape) {
+  for (const Pattern& pattern : kPatterns) {
+    for (const std::int64_t columns : kColumns) {
+      for (const std::int64_t rows : {1, 15, 63, 64, 65, 130}) {
+        const Problem problem({rows, columns}, pattern.strides);
+        EXPECT_LE(worst_error(problem, problem.product()), kExactTolerance)
+            << pattern.name << " " << rows << " x " << columns;
+      }
+    }
+  }
+}
+
+TEST_P(Gemv, ExactProductOfLargeMatrices) {
+  const Problem problem({192, 11008}, ScaleStrides::per_column(), 2);
+  EXPECT_LE(worst_error(problem, problem.product()), kExactTolerance);
+}
+
+/// Integer sums leave no freedom, and the rest is one rounding per 255 inputs in the same order.
+TEST_P(Gemv, Int8ProductHasTheBitsOfTheReference) {
+  for (const Pattern& pattern : kPatterns) {
+    for (const std::int64_t columns : kColumns) {
+      for (const std::int64_t rows : {1, 63, 64, 65}) {
+        Problem problem({rows, columns}, pattern.strides, 2);
+        std::fill(problem.beta.begin(), problem.beta.end(), 0.0f);  // its dot product rounds
+        const auto product = [&] { return problem.product(Activations::kInt8); };
+        EXPECT_EQ(bits_of(product()), bits_of(reference(product)))
+            << pattern.name << " " << rows << " x " << columns;
+      }
+    }
+  }
+}
+
+TEST_P(Gemv, Int8IsNearTheExactProduct) {
+  const Problem problem({130, 2048}, ScaleStrides::per_column());
+  const double error = worst_error(problem, problem.product(Activations::kInt8));
+  EXPECT_LE(error, 0.05);  // the largest of 130; standard deviation about 1e-2
+  EXPECT_GE(error, 1e-4) << "this is not int8";
+}
+
+TEST_P(Gemv, Int8OfExtremeInputs) {
+  Problem problem({64, 300}, ScaleStrides::per_column());
+  std::fill(problem.alpha.begin(), problem.alpha.end(), 1.0f);
+  std::fill(problem.beta.begin(), problem.beta.end(), 0.0f);
+  std::fill(problem.bits.begin(), problem.bits.end(), std::uint8_t{0xFF});
+  std::fill(problem.x.begin(), problem.x.end(), -3.0f);  // every sum is as large as it can be
+  for (const float y : problem.product(Activations::kInt8)) EXPECT_NEAR(y, -900, 1e-3);
+  std::fill(problem.x.begin(), problem.x.end(), 0.0f);
+  for (const float y : problem.product(Activations::kInt8)) EXPECT_EQ(y, 0);
+}
+
+TEST_P(Gemv, ARowDoesNotDependOnTokensThreadsOrRanges) {
+  for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
+    const Problem many({193, 300}, ScaleStrides::per_column(), 5);
+    const BinaryLinear w = many.linear(activations);
+    CutFor three(3);
+    ThreadPool pool(4);
+    const auto all = many.product(activations);
+    EXPECT_EQ(bits_of(many.product(w, three)), bits_of(all));
+    EXPECT_EQ(bits_of(many.product(w, pool)), bits_of(all));
+    for (std::int64_t t = 0; t < many.tokens; ++t) {
+      Problem one = many;
+      one.tokens = 1;
+      one.x.assign(many.x.begin() + t * 300, many.x.begin() + (t + 1) * 300);
+      const auto alone = one.product(activations);
+      EXPECT_EQ(bits_of(alone), bits_of({all.begin() + t * 193, all.begin() + (t + 1) * 193}));
+    }
+  }
+}
+
+TEST_P(Gemv, InputsThatAreNotFiniteShow) {
+  for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
+    for (const float bad : {NAN, INFINITY}) {
+      Problem problem({65, 300}, ScaleStrides::per_column());
+      problem.x[17] = bad;
+      for (const float y : problem.product(activations)) EXPECT_FALSE(std::isfinite(y));
+    }
+  }
+}
+
+TEST_P(Gemv, RefusesScalesThatDoNotFit) {
+  const Problem problem({3, 5}, ScaleStrides::per_column());
+  SerialFor serial;
+  expect_error<UsageError>(
+      [&] {
+        BinaryLinear(problem.bits.data(), std::span(problem.alpha).first(4), problem.beta,
+                     problem.strides, problem.shape, Activations::kExact, serial);
+      },
+      "[3, 5]", "expected 5", "found 4 and 5");
+}
+
+DenseLinear dense(MatrixShape shape, Storage storage, const std::vector<float>& values) {
+  DenseLinear w(shape, storage);
+  for (std::int64_t o = 0; o < shape.rows; ++o) {
+    w.set_row(o, std::span(values).subspan(o * shape.columns, shape.columns));
+  }
+  return w;
+}
+
+TEST_P(Gemv, DenseProductOfEveryStorage) {
+  for (const Storage storage : {Storage::kFp32, Storage::kFp16, Storage::kInt8}) {
+    for (const std::int64_t columns : kColumns) {
+      for (const std::int64_t rows : {1, 3, 4, 35}) {
+        constexpr std::int64_t kTokens = 3;
+        const auto values = normals(rows * columns, 1), x = normals(kTokens * columns, 2);
+        const DenseLinear w = dense({rows, columns}, storage, values);
+        Guarded<float> y(kTokens * rows);
+        SerialFor serial;
+        multiply(w, x.data(), kTokens, y.data(), serial);
+        std::vector<float> row(static_cast<std::size_t>(columns));
+        for (std::int64_t o = 0; o < rows; ++o) {
+          w.get_row(o, row);
+          for (std::int64_t t = 0; t < kTokens; ++t) {
+            double sum = 0, squares = 0;
+            for (std::int64_t i = 0; i < columns; ++i) {
+              const double term = double{row[i]} * x[t * columns + i];
+              sum += term;
+              squares += term * term;
+            }
+            EXPECT_NEAR(y.data()[t * rows + o], sum, 2e-6 * std::sqrt(squares) + 1e-30)
+                << "storage " << static_cast<int>(storage) << ", " << rows << " x " << columns;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Gemv, StoredRowsAreRoundedAsTheirStorageSays) {
+  const auto values = normals(33, 1);
+  std::vector<float> row(33);
+  dense({1, 33}, Storage::kFp32, values).get_row(0, row);
+  EXPECT_EQ(row, values);
+  dense({1, 33}, Storage::kFp16, values).get_row(0, row);
+  for (int i = 0; i < 33; ++i) EXPECT_NEAR(row[i], values[i], std::abs(values[i]) * 0x1p-11);
+  float largest = 0;
+  for (const float v : values) largest = std::max(largest, std::abs(v));
+  dense({1, 33}, Storage::kInt8, values).get_row(0, row);
+  for (int i = 0; i < 33; ++i) EXPECT_NEAR(row[i], values[i], largest / 127 * 0.501);
+}
+
+TEST_P(Gemv, ADenseRowDoesNotDependOnTokensThreadsOrRanges) {
+  const MatrixShape shape = {37, 100};
+  const auto values = normals(shape.rows * shape.columns, 1), x = normals(4 * shape.columns, 2);
+  const DenseLinear w = dense(shape, Storage::kFp16, values);
+  SerialFor serial;
+  CutFor five(5);
+  std::vector<float> all(4 * 37), cut(4 * 37), one(37);
+  multiply(w, x.data(), 4, all.data(), serial);
+  multiply(w, x.data(), 4, cut.data(), five);
+  EXPECT_EQ(bits_of(cut), bits_of(all));
+  multiply(w, x.data() + 300, 1, one.data(), serial);
+  EXPECT_EQ(bits_of(one), bits_of({all.begin() + 111, all.end()}));
+}
+
+}  // namespace
+}  // namespace fbi::kernels
