@@ -31,8 +31,10 @@ const Verb& find_verb(std::vector<std::string>& words) {
 }
 
 bool asks_for_help(const std::vector<std::string>& words) {
-  for (const auto& word : words)
+  for (const auto& word : words) {
+    if (word == "--") return false;  // what follows is for another program
     if (word == "--help" || word == "-h") return true;
+  }
   return false;
 }
 

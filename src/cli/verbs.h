@@ -8,6 +8,8 @@ namespace fbi::cli {
 Verb tokenizer_train_verb();
 Verb prepare_verb();
 Verb train_verb();
+Verb launch_verb();
+Verb slurm_verb();
 Verb plot_verb();
 Verb eval_perplexity_verb();
 Verb eval_logits_verb();

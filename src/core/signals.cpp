@@ -31,6 +31,11 @@ void install_stop_handlers() {
     set_handler(signal, remember_signal, SA_RESTART);
   }
   for (const int signal : {SIGXFSZ, SIGPIPE}) set_handler(signal, SIG_IGN, 0);
+  // A launcher may have blocked them, so that none ends the process while its libraries load.
+  sigset_t stop;
+  sigemptyset(&stop);
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) sigaddset(&stop, signal);
+  sigprocmask(SIG_UNBLOCK, &stop, nullptr);
 }
 
 int stop_requested() {

@@ -21,6 +21,8 @@ TEST(Verbs, PromisedNamesExist) {
       {"tokenizer train", {"input", "vocab-size", "out"}},
       {"prepare", {"input", "tokenizer", "out", "seq-len", "field", "separator", "valid-fraction"}},
       {"train", {"config", "set", "run-dir", "resume", "dry-run"}},
+      {"launch", {"nproc", "command"}},
+      {"slurm", {"preset", "config", "nodes", "gpus-per-node", "set", "run-dir", "out"}},
       {"eval perplexity", {"model", "tokens", "text", "tokenizer", "seq-len", "dtype", "json"}},
       {"eval logits", {"model", "tokens", "out", "text", "tokenizer", "seq-len"}},
       {"generate", {"model", "prompt", "max-new-tokens", "temperature", "seed", "json"}},

@@ -23,6 +23,19 @@ TEST(Signals, FirstSignalIsRemembered) {
   EXPECT_EXIT(_exit(child()), testing::ExitedWithCode(0), "");
 }
 
+TEST(Signals, WhatTheParentHadBlockedArrivesOnceHandlersAreThere) {
+  const auto child = [] {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR2);
+    sigprocmask(SIG_BLOCK, &set, nullptr);
+    raise(SIGUSR2);
+    install_stop_handlers();
+    return stop_requested() == SIGUSR2 ? 0 : 1;
+  };
+  EXPECT_EXIT(_exit(child()), testing::ExitedWithCode(0), "");
+}
+
 TEST(Signals, SecondInterruptKills) {
   const auto child = [] {
     install_stop_handlers();
