@@ -6,14 +6,13 @@
 #include <vector>
 
 #include "checkpoint/dtype.h"
-#include "checkpoint/part_name.h"
 #include "checkpoint/temporary.h"
 #include "fbi/checkpoint/retention.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
 #include "fbi/distributed/agreement.h"
-#include "fbi/formats/safetensors.h"
+#include "fbi/formats/sharded_tensors.h"
 
 namespace fbi::checkpoint {
 namespace {
@@ -69,8 +68,8 @@ formats::TensorView describe(const TensorPart& part) {
                             part.row_begin, " on do not lie in its ", part.total_rows, " rows"));
   }
   if (rows != part.total_rows) {
-    view.name =
-        to_string(PartName{part.name, part.row_begin, part.row_begin + rows, part.total_rows});
+    view.name = formats::to_string(formats::PartName{part.name, part.row_begin,
+                                                     part.row_begin + rows, part.total_rows});
   }
   return view;
 }

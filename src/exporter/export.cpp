@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "exporter/model_card.h"
-#include "exporter/shard_writer.h"
 #include "exporter/staged_export.h"
 #include "fbi/config/huggingface.h"
 #include "fbi/config/load.h"
@@ -132,7 +131,8 @@ class Exporter {
       const bool weight = tensor.role == Role::kDense || tensor.role == Role::kLatent;
       report().weights += weight ? tensor.numel() : 0;
     }
-    ShardWriter writer(staged_->staging, std::move(layout), options_.max_shard_bytes);
+    formats::TensorFolderWriter writer(staged_->staging, std::move(layout),
+                                       options_.max_shard_bytes);
     report().bits_per_weight =
         8.0 * static_cast<double>(writer.tensor_bytes()) / static_cast<double>(report().weights);
     for (const TensorSpec& tensor : tensors) {

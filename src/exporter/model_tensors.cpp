@@ -45,14 +45,6 @@ void add_layer(std::vector<TensorSpec>& tensors, const config::ModelConfig& mode
   linear("mlp.down_proj", hidden, inner);
 }
 
-std::string shape_text(const Shape& shape) {
-  std::string text = "[";
-  for (const std::int64_t extent : shape) {
-    text += concat(text.size() > 1 ? ", " : "", extent);
-  }
-  return text + "]";
-}
-
 }  // namespace
 
 std::int64_t TensorSpec::numel() const {
@@ -117,10 +109,10 @@ void check_tensors(const formats::ModelSource& source, const config::ModelConfig
   for (const TensorSpec& tensor : model_tensors(model)) {
     const auto found = source.shape(tensor.name);
     if (!found) {
-      problems += concat("\n  missing: ", tensor.name, " ", shape_text(tensor.shape));
+      problems += concat("\n  missing: ", tensor.name, " ", formats::shape_text(tensor.shape));
     } else if (*found != tensor.shape) {
-      problems += concat("\n  ", tensor.name, ": expected ", shape_text(tensor.shape), ", found ",
-                         shape_text(*found));
+      problems += concat("\n  ", tensor.name, ": expected ", formats::shape_text(tensor.shape),
+                         ", found ", formats::shape_text(*found));
     }
     expected.emplace(tensor.name, tensor.shape);
   }

@@ -66,8 +66,8 @@ CheckpointManifest manifest_from_text(const std::string& text, const std::string
   if (!root.is_object()) fail(place, ": expected an object");
   CheckpointManifest manifest;
   manifest.format_version = field<int>(root, "format_version", place);
-  if (manifest.format_version != kCheckpointFormatVersion) {
-    fail(place, ": expected format version ", kCheckpointFormatVersion, ", found ",
+  if (manifest.format_version < 1 || manifest.format_version > kCheckpointFormatVersion) {
+    fail(place, ": expected format version 1 to ", kCheckpointFormatVersion, ", found ",
          manifest.format_version, "; it was written by another version of this program");
   }
   const auto expected_hash = field<std::string>(root, kOwnHash, place);

@@ -57,6 +57,12 @@ std::optional<DType> dtype_from_string(std::string_view text) {
   return std::nullopt;
 }
 
+std::string shape_text(std::span<const std::int64_t> shape) {
+  std::string text = "[";
+  for (const std::int64_t extent : shape) text += concat(text.size() > 1 ? ", " : "", extent);
+  return text + "]";
+}
+
 std::int64_t TensorView::numel() const {
   std::int64_t product = 1;
   for (const std::int64_t extent : shape) product *= extent;

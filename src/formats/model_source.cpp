@@ -1,49 +1,60 @@
 #include "fbi/formats/model_source.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "fbi/core/error.h"
 #include "fbi/formats/safetensors.h"
+#include "fbi/formats/sharded_tensors.h"
 
 namespace fbi::formats {
 namespace {
 
-/// Over TensorFolder or CheckpointReader, which look alike.
-template <class Tensors>
-class TensorSource : public ModelSource {
+class FolderSource final : public ModelSource {
  public:
-  explicit TensorSource(std::unique_ptr<Tensors> tensors) : tensors_(std::move(tensors)) {}
-  std::string description() const override { return tensors_->path().string(); }
-  std::vector<std::string> names() const override { return tensors_->names(); }
+  explicit FolderSource(const std::filesystem::path& directory) : tensors_(directory) {}
+  std::string description() const override { return tensors_.path().string(); }
+  std::vector<std::string> names() const override { return tensors_.names(); }
   std::optional<std::vector<std::int64_t>> shape(const std::string& name) const override {
-    const TensorView* view = tensors_->find(name);
+    const TensorView* view = tensors_.find(name);
     if (!view) return std::nullopt;
     return view->shape;
   }
   void read(const std::string& name, std::span<float> out) const override {
-    to_float(tensors_->at(name), out);
+    to_float(tensors_.at(name), out);
   }
 
  private:
-  std::unique_ptr<Tensors> tensors_;
+  TensorFolder tensors_;
 };
 
-class CheckpointSource final : public TensorSource<CheckpointReader> {
+class CheckpointSource final : public ModelSource {
  public:
-  using TensorSource::TensorSource;
+  explicit CheckpointSource(std::unique_ptr<CheckpointReader> reader)
+      : reader_(std::move(reader)), tensors_(*reader_) {}
+  std::string description() const override { return reader_->path().string(); }
   std::vector<std::string> names() const override {
-    auto all = TensorSource::names();
+    auto all = tensors_.names();
     std::erase_if(all, [](const std::string& name) { return name.starts_with("optimizer."); });
     return all;
   }
+  std::optional<std::vector<std::int64_t>> shape(const std::string& name) const override {
+    const ShardedTensor* tensor = tensors_.find(name);
+    if (!tensor) return std::nullopt;
+    return tensor->shape;
+  }
+  void read(const std::string& name, std::span<float> out) const override {
+    tensors_.at(name).to_float(out);
+  }
+
+ private:
+  std::unique_ptr<CheckpointReader> reader_;
+  ShardedTensors tensors_;
 };
 
 }  // namespace
 
 std::unique_ptr<ModelSource> folder_source(const std::filesystem::path& directory) {
-  return std::make_unique<TensorSource<TensorFolder>>(
-      std::make_unique<TensorFolder>(directory));
+  return std::make_unique<FolderSource>(directory);
 }
 
 std::unique_ptr<ModelSource> checkpoint_source(std::unique_ptr<CheckpointReader> reader) {

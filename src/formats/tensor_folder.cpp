@@ -1,10 +1,12 @@
 #include <algorithm>
-#include <cstdio>
 #include <set>
+#include <utility>
 
 #include "fbi/core/error.h"
 #include "fbi/core/text_distance.h"
 #include "fbi/formats/safetensors.h"
+#include "fbi/formats/torch_file.h"
+#include "formats/folder_names.h"
 #include "formats/strict_json.h"
 
 namespace fbi::formats {
@@ -12,9 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
 
 // The folder whose files links may lead to. In the cache of the Hugging Face hub,
 // `snapshots/REVISION` holds links to `blobs` beside `snapshots`.
@@ -30,8 +29,8 @@ bool is_below(const fs::path& path, const fs::path& folder) {
 }
 
 // The path of a shard that an index names; the index is not trusted to stay in its folder.
-fs::path shard_path(const fs::path& directory, const std::string& file) {
-  const fs::path index = directory / kIndexFile, relative(file);
+fs::path shard_path(const fs::path& index, const std::string& file) {
+  const fs::path directory = index.parent_path(), relative(file);
   const bool climbs = std::find(relative.begin(), relative.end(), "..") != relative.end();
   if (file.empty() || file.find('\0') != std::string::npos || relative.is_absolute() || climbs) {
     throw DataError(
@@ -71,31 +70,39 @@ std::map<std::string, std::string> read_weight_map(const fs::path& index) {
 }  // namespace
 
 TensorFolder::TensorFolder(const fs::path& directory) : directory_(directory) {
-  const auto open = [this](const fs::path& path) -> const SafetensorsFile& {
-    files_.push_back(std::make_unique<SafetensorsFile>(path));
-    for (const auto& tensor : files_.back()->tensors()) {
-      if (!by_name_.emplace(tensor.name, &tensor).second) {
-        throw DataError(concat(path.string(), ": tensor ", printable(tensor.name),
-                               " is in another file of the folder too"));
-      }
-    }
-    return *files_.back();
-  };
   std::error_code ignored;
-  if (fs::exists(directory / kSingleFile, ignored)) {
-    open(directory / kSingleFile);
-    return;
+  for (const auto& [single, index] :
+       {std::pair(kSafetensorsFile, kSafetensorsIndex), std::pair(kTorchFile, kTorchIndex)}) {
+    if (fs::exists(directory / single, ignored)) {
+      open(directory / single);
+      return;
+    }
+    if (fs::exists(directory / index, ignored)) {
+      open_shards(directory / index);
+      return;
+    }
   }
-  const fs::path index = directory / kIndexFile;
-  if (!fs::exists(index, ignored)) {
-    throw DataError(
-        concat("expected ", kSingleFile, " or ", kIndexFile, " in ", directory.string()));
+  throw DataError(concat("expected ", kSafetensorsFile, ", ", kTorchFile,
+                         " or one of them with .index.json in ", directory.string()));
+}
+
+const TensorFile& TensorFolder::open(const fs::path& path) {
+  files_.push_back(open_tensor_file(path));
+  for (const auto& tensor : files_.back()->tensors()) {
+    if (!by_name_.emplace(tensor.name, &tensor).second) {
+      throw DataError(concat(path.string(), ": tensor ", printable(tensor.name),
+                             " is in another file of the folder too"));
+    }
   }
+  return *files_.back();
+}
+
+void TensorFolder::open_shards(const fs::path& index) {
   const auto weight_map = read_weight_map(index);
   std::set<std::string> shards;
   for (const auto& [name, file] : weight_map) shards.insert(file);
   for (const auto& shard : shards) {
-    for (const auto& tensor : open(shard_path(directory, shard)).tensors()) {
+    for (const auto& tensor : open(shard_path(index, shard)).tensors()) {
       const auto entry = weight_map.find(tensor.name);
       if (entry == weight_map.end() || entry->second != shard) {
         throw DataError(concat(index.string(), ": tensor ", printable(tensor.name),
@@ -111,6 +118,14 @@ TensorFolder::TensorFolder(const fs::path& directory) : directory_(directory) {
           concat(index.string(), ": tensor ", printable(name), " is not in ", printable(file)));
     }
   }
+}
+
+std::unique_ptr<TensorFile> open_tensor_file(const fs::path& path) {
+  const fs::path ending = path.extension();
+  if (ending == ".bin" || ending == ".pt" || ending == ".pth") {
+    return std::make_unique<TorchFile>(path);
+  }
+  return std::make_unique<SafetensorsFile>(path);
 }
 
 const TensorView* TensorFolder::find(const std::string& name) const {
@@ -130,80 +145,6 @@ std::vector<std::string> TensorFolder::names() const {
   std::vector<std::string> result;
   for (const auto& [name, tensor] : by_name_) result.push_back(name);
   return result;
-}
-
-namespace {
-
-// Runs of consecutive tensors; one that is larger than max_shard_bytes stands alone.
-std::vector<std::span<const TensorView>> cut_into_shards(std::span<const TensorView> tensors,
-                                                         std::uint64_t max_shard_bytes) {
-  std::vector<std::span<const TensorView>> shards;
-  std::size_t first = 0;
-  std::uint64_t bytes = 0;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    if (i > first && tensors[i].bytes.size() > max_shard_bytes - std::min(bytes, max_shard_bytes)) {
-      shards.push_back(tensors.subspan(first, i - first));
-      first = i;
-      bytes = 0;
-    }
-    bytes += tensors[i].bytes.size();
-  }
-  shards.push_back(tensors.subspan(first));
-  return shards;
-}
-
-std::vector<std::string> shard_names(std::size_t count) {
-  if (count == 1) return {kSingleFile};
-  std::vector<std::string> names;
-  for (std::size_t i = 1; i <= count; ++i) {
-    char name[64];
-    std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i, count);
-    names.emplace_back(name);
-  }
-  return names;
-}
-
-// Left-over files of another cut would be read together with, or instead of, the new ones.
-void refuse_other_model_files(const fs::path& directory, const std::vector<std::string>& own) {
-  for (const auto& entry : fs::directory_iterator(directory)) {
-    const std::string name = entry.path().filename().string();
-    const bool model_file = name == kIndexFile
-                                ? own.size() == 1
-                                : name.starts_with("model") && name.ends_with(".safetensors");
-    if (model_file && std::find(own.begin(), own.end(), name) == own.end()) {
-      throw UsageError(concat(directory.string(), " already holds ", name,
-                              " of another model; choose an empty folder"));
-    }
-  }
-}
-
-}  // namespace
-
-void write_tensor_folder(const fs::path& directory, std::span<const TensorView> tensors,
-                         std::uint64_t max_shard_bytes) {
-  const auto shards = cut_into_shards(tensors, max_shard_bytes);
-  const auto files = shard_names(shards.size());
-  try {
-    fs::create_directories(directory);
-    refuse_other_model_files(directory, files);
-  } catch (const fs::filesystem_error& error) {
-    throw DiskError(concat("cannot use folder ", directory.string(), ": ", error.code().message()));
-  }
-  std::uint64_t total_bytes = 0;
-  json weight_map = json::object();
-  for (std::size_t i = 0; i < shards.size(); ++i) {
-    for (const auto& tensor : shards[i]) {
-      if (!weight_map.emplace(tensor.name, files[i]).second) {
-        throw UsageError(
-            concat(directory.string(), ": tensor name ", printable(tensor.name), " occurs twice"));
-      }
-      total_bytes += tensor.bytes.size();
-    }
-    write_safetensors(directory / files[i], shards[i]);
-  }
-  if (files.size() == 1) return;
-  const json index{{"metadata", {{"total_size", total_bytes}}}, {"weight_map", weight_map}};
-  write_file(directory / kIndexFile, index.dump(2) + "\n");
 }
 
 }  // namespace fbi::formats

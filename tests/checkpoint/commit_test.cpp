@@ -286,40 +286,5 @@ TEST(CheckpointTensors, LoadsIntoTensorsThatAreNotContiguous) {
   EXPECT_TRUE(at::equal(wide.narrow(1, 0, 3), at::zeros({2, 3})));
 }
 
-/// A checkpoint whose only file holds tensors of these names, all [2, 3] fp32.
-fs::path forge(const fs::path& root, const std::vector<std::string>& names) {
-  const fs::path folder = root / "step-00000001";
-  fs::create_directories(folder);
-  std::vector<formats::TensorView> views;
-  const at::Tensor data = matrix(2);
-  for (const std::string& name : names) {
-    views.push_back({name,
-                     formats::DType::kF32,
-                     {2, 3},
-                     {static_cast<const std::byte*>(data.const_data_ptr()), data.nbytes()}});
-  }
-  const auto written = formats::write_safetensors(folder / "a.safetensors", views);
-  auto manifest = manifest_of(1);
-  manifest.shards = {{"a.safetensors", written.bytes, written.xxh3_128}};
-  write_file(folder / "manifest.json", formats::manifest_to_json(manifest));
-  return folder;
-}
-
-TEST(CheckpointTensors, PartsMustCoverTheTensorOnce) {
-  const test::TempDir root;
-  const auto open = [&](const std::vector<std::string>& names) {
-    const formats::CheckpointReader reader(forge(root.path(), names));
-    return CheckpointTensors(reader).names();
-  };
-  EXPECT_THAT(open({"t@2:4/4", "t@0:2/4", "u@x", "v@1:3"}), ElementsAre("t", "u@x", "v@1:3"));
-  expect_error<CheckpointError>([&] { open({"t@0:2/4"}); }, "rows 2 to 4 are missing");
-  expect_error<CheckpointError>([&] { open({"t@2:4/4"}); }, "part from row 0", "t@2:4/4");
-  expect_error<CheckpointError>([&] { open({"t@0:2/4", "t@1:3/4", "t@2:4/4"}); }, "from row 2");
-  expect_error<CheckpointError>([&] { open({"t", "t@0:2/2"}); }, "\"t\"");
-  expect_error<CheckpointError>([&] { open({"t@0:2/4", "t@2:4/5"}); }, "disagree");
-  expect_error<CheckpointError>([&] { open({"t@0:3/3"}); }, "t@0:3/3", "[2, 3]");
-  expect_error<CheckpointError>([&] { open({"t@0:2/1"}); }, "rows 2 to 1");
-}
-
 }  // namespace
 }  // namespace fbi::checkpoint

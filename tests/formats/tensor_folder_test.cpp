@@ -80,6 +80,20 @@ TEST_F(TensorFolders, WriteRefusals) {
                           (folder_ / "file" / "x").string(), "Not a directory");
 }
 
+TEST_F(TensorFolders, StreamedTensorsMustFitTheLayout) {
+  const auto a = floats("a", {1, 2}), b = floats("b", {3});
+  TensorFolderWriter writer(model_, {a.view(), b.view()}, 8);
+  EXPECT_EQ(writer.tensor_bytes(), 12u);
+  expect_error<UsageError>([&] { writer.write(b.view().bytes); }, model_.string(), "\"a\"",
+                           "expected 8 bytes for F32 [2], found 4");
+  writer.write(a.view().bytes);
+  expect_error<UsageError>([&] { writer.finish(); }, "expected 2 tensors", "found 1");
+  writer.write(b.view().bytes);
+  expect_error<UsageError>([&] { writer.write(b.view().bytes); }, "more tensors", "the 2");
+  writer.finish();
+  EXPECT_EQ(TensorFolder(model_).names().size(), 2u);
+}
+
 TEST_F(TensorFolders, EmptyModel) {
   write_tensor_folder(model_, {});
   EXPECT_TRUE(TensorFolder(model_).names().empty());
@@ -94,7 +108,7 @@ TEST_F(TensorFolders, MissingTensorSuggestsTheNearest) {
 }
 
 TEST_F(TensorFolders, NothingThere) {
-  expect_refused("expected model.safetensors or model.safetensors.index.json");
+  expect_refused("expected model.safetensors, pytorch_model.bin or one of them with .index.json");
   expect_error<DataError>([&] { TensorFolder folder(folder_ / "absent"); }, "absent");
 }
 

@@ -10,10 +10,12 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
+#include "distributed/ranks.h"
 #include "fbi/checkpoint/commit.h"
 #include "fbi/config/compare.h"
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
+#include "fbi/distributed/shard_plan.h"
 #include "nn/write_model_folder.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
@@ -60,7 +62,8 @@ class Folder : public ::testing::Test {
   }
 
   /// A committed checkpoint of a binarized model below `checkpoints`.
-  fs::path write_checkpoint(const fs::path& checkpoints, std::int64_t step, std::uint64_t seed) {
+  fs::path write_checkpoint(const fs::path& checkpoints, std::int64_t step, std::uint64_t seed,
+                            int ranks = 1) {
     config::RunConfig run;
     run.model = packed_;
     run.data.paths = {"data.tokens"};
@@ -68,16 +71,26 @@ class Folder : public ::testing::Test {
     run.train.seq_len = 16;
     run.train.steps = 5000;
     config::resolve(run, 1);
-    std::vector<checkpoint::TensorPart> parts;
-    for (const auto& [name, tensor] : random_model(packed_, seed)) {
-      parts.push_back({name, tensor});
-      parts.push_back({"optimizer.exp_avg." + name, tensor});
-    }
+    const NamedTensors tensors = random_model(packed_, seed);
     formats::CheckpointManifest manifest;
     manifest.step = step;
     manifest.state_json = "{\"config\": " + config::to_json(run) + "}";
-    return checkpoint::commit_checkpoint(*distributed::make_single_rank(), checkpoints, manifest,
-                                         parts);
+    test::run_ranks_ok(ranks, [&](distributed::Communicator& communicator) {
+      std::vector<checkpoint::TensorPart> parts;
+      for (const auto& [name, tensor] : tensors) {
+        for (const std::string& part : {name, "optimizer.exp_avg." + name}) {
+          if (tensor.dim() < 2) {
+            parts.push_back({part, tensor});
+            continue;
+          }
+          const auto rows = distributed::range(tensor.size(0), communicator.rank(), ranks);
+          parts.push_back(
+              {part, tensor.narrow(0, rows.begin, rows.rows()), rows.begin, tensor.size(0)});
+        }
+      }
+      checkpoint::commit_checkpoint(communicator, checkpoints, manifest, parts);
+    });
+    return checkpoints / formats::checkpoint_folder_name(step);
   }
 
   test::TempDir folder_;
@@ -127,6 +140,14 @@ TEST_F(Folder, OfACheckpointGivesTheModelOfItsRun) {
   EXPECT_EQ(folder.config, packed_);
   EXPECT_EQ(config::parse_run_config(folder.run_config_json, "test", path()).train.steps, 5000);
   EXPECT_TRUE(hidden_of(checkpoint).equal(hidden_of_random(packed_, 3)));
+}
+
+TEST_F(Folder, OfACheckpointThatSeveralRanksWrote) {
+  for (const int ranks : {2, 3}) {
+    const fs::path checkpoint = write_checkpoint(path() / "checkpoints", ranks, 3, ranks);
+    EXPECT_TRUE(fs::exists(checkpoint / "shard-r00001-00000.safetensors"));
+    EXPECT_TRUE(hidden_of(checkpoint).equal(hidden_of_random(packed_, 3))) << ranks;
+  }
 }
 
 TEST_F(Folder, OfARunGivesItsNewestCheckpoint) {

@@ -11,10 +11,7 @@
 #include "fbi/formats/checkpoint_reader.h"
 
 /// How tensors lie in a checkpoint. Each rank writes the rows it owns into safetensors files of its
-/// own, `shard-r<rank>-<number>.safetensors`. A whole tensor has its plain name. A part, rows
-/// [begin, end) of a tensor that has R rows, is called `name@begin:end/R`; the parts of a tensor,
-/// from whatever files, cover [0, R) once. The name alone thus tells the global shape, and any
-/// number of ranks can read what any other number wrote (CheckpointTensors).
+/// own, `shard-r<rank>-<number>.safetensors`, named as fbi/formats/sharded_tensors.h says.
 namespace fbi::checkpoint {
 
 /// This rank's rows of one tensor.

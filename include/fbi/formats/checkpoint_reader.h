@@ -11,7 +11,8 @@
 
 namespace fbi::formats {
 
-inline constexpr int kCheckpointFormatVersion = 1;
+/// 2: tensors may lie in parts (sharded_tensors.h). 1, in which all are whole, is read too.
+inline constexpr int kCheckpointFormatVersion = 2;
 
 /// One file of a checkpoint as its manifest lists it.
 struct CheckpointShard {
@@ -35,7 +36,8 @@ std::string manifest_to_json(const CheckpointManifest& manifest);
 /// Throws CheckpointError naming the file and the field.
 CheckpointManifest manifest_from_file(const std::filesystem::path& path);
 
-/// Read-only view of one committed checkpoint folder (`step-00001234`). The constructor checks manifest, presence and size of
+/// Read-only view of one committed checkpoint folder (`step-00001234`), its tensors and parts of tensors as they are stored;
+/// ShardedTensors puts parts together. The constructor checks manifest, presence and size of
 /// every shard, and, with `verify_hash`, its XXH3; throws CheckpointError naming the file and what differs.
 class CheckpointReader {
  public:

@@ -5,37 +5,21 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "fbi/core/file.h"
+#include "fbi/formats/tensor_view.h"
 
 namespace fbi::formats {
 
-enum class DType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool };
-std::int64_t size_of(DType dtype);                                   ///< bytes per element
-std::string to_string(DType dtype);                                  ///< safetensors spelling: "F32"
-std::optional<DType> dtype_from_string(std::string_view text);       ///< inverse of to_string
-
-/// A tensor that lies in memory (row-major, little-endian) and is owned by someone else. In a file nothing aligns `bytes`
-/// to the element size: copy with memcpy or to_float, don't cast the pointer.
-struct TensorView {
-  std::string name;
-  DType dtype = DType::kF32;
-  std::vector<std::int64_t> shape;
-  std::span<const std::byte> bytes;
-  std::int64_t numel() const;
-};
-
 /// Reads one .safetensors file through a mapping. The header is validated completely before any tensor is handed out:
 /// sizes against the file, no overlap, no holes, no duplicate names, no overflow. Throws DataError naming file and tensor.
-class SafetensorsFile {
+class SafetensorsFile final : public TensorFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
-  const std::vector<TensorView>& tensors() const { return tensors_; }  ///< in file order
+  const std::vector<TensorView>& tensors() const override { return tensors_; }  ///< in file order
   const TensorView* find(const std::string& name) const;                ///< nullptr when absent
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::filesystem::path& path() const { return file_.path(); }
@@ -47,8 +31,11 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// All tensors of a model folder: `model.safetensors`, or the shards that `model.safetensors.index.json` names.
-/// Duplicate or missing tensors, shards outside the folder and index entries that do not match are DataErrors. (A folder
+/// A safetensors file, or, by its ending .bin, .pt or .pth, a TorchFile.
+std::unique_ptr<TensorFile> open_tensor_file(const std::filesystem::path& path);
+
+/// All tensors of a model folder: of `model.safetensors`, else the shards that `model.safetensors.index.json` names, else
+/// `pytorch_model.bin`, else the shards that `pytorch_model.bin.index.json` names. Duplicate or missing tensors, shards outside the folder and index entries that do not match are DataErrors. (A folder
 /// `snapshots/X` of a Hugging Face cache may link into the `blobs` beside `snapshots`.)
 class TensorFolder {
  public:
@@ -59,8 +46,11 @@ class TensorFolder {
   const std::filesystem::path& path() const { return directory_; }
 
  private:
+  const TensorFile& open(const std::filesystem::path& path);
+  void open_shards(const std::filesystem::path& index);
+
   std::filesystem::path directory_;
-  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::vector<std::unique_ptr<TensorFile>> files_;
   std::map<std::string, const TensorView*> by_name_;
 };
 
@@ -90,17 +80,25 @@ class SafetensorsWriter {
 WrittenFile write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
                               std::map<std::string, std::string> metadata = {});
 
-/// Writes `model.safetensors`, or, above max_shard_bytes, `model-00001-of-0000N.safetensors` with the index file. UsageError
-/// when the folder already holds model files other than those it would replace.
+/// Streams a model into `model.safetensors`, or, above max_shard_bytes, into `model-00001-of-0000N.safetensors` with the index
+/// file: one tensor in memory at a time. `layout` gives name, dtype and shape in the order in which `write` then receives the
+/// tensors, each as a whole. UsageError when the folder already holds model files other than those it would replace.
+class TensorFolderWriter {
+ public:
+  TensorFolderWriter(const std::filesystem::path& directory, std::vector<TensorView> layout,
+                     std::uint64_t max_shard_bytes = 5'000'000'000);
+  ~TensorFolderWriter();
+  std::uint64_t tensor_bytes() const;  ///< of the whole layout
+  void write(std::span<const std::byte> tensor);
+  void finish();  ///< commits the last file and writes the index; UsageError when tensors are missing
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// TensorFolderWriter for tensors that lie in memory.
 void write_tensor_folder(const std::filesystem::path& directory, std::span<const TensorView> tensors,
                          std::uint64_t max_shard_bytes = 5'000'000'000);
-
-/// Converts numel floating point values to fp32. dtype must be F64, F32, F16 or BF16 (DataError otherwise); out.size() ==
-/// numel (UsageError otherwise).
-void to_float(const TensorView& tensor, std::span<float> out);
-std::uint16_t float_to_half(float value);      ///< IEEE 754 binary16, round to nearest even, overflow to infinity
-float half_to_float(std::uint16_t bits);
-std::uint16_t float_to_bfloat16(float value);  ///< round to nearest even, NaN stays NaN
-float bfloat16_to_float(std::uint16_t bits);
 
 }  // namespace fbi::formats

@@ -5,8 +5,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/human.h"
-#include "fbi/formats/checkpoint_reader.h"
-#include "fbi/formats/safetensors.h"
+#include "fbi/formats/sharded_tensors.h"
 #include "fbi/formats/token_shard.h"
 
 namespace fbi::cli {
@@ -15,37 +14,51 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-/// Whatever holds the tensors of a folder or file; views stay valid as long as it does.
-struct Tensors {
-  std::unique_ptr<formats::CheckpointReader> checkpoint;
-  std::unique_ptr<formats::TensorFolder> folder;
-  std::unique_ptr<formats::SafetensorsFile> file;
-
-  std::vector<std::string> names() const {
-    if (checkpoint) return checkpoint->names();
-    if (folder) return folder->names();
-    std::vector<std::string> out;
-    for (const auto& view : file->tensors()) out.push_back(view.name);
-    return out;
-  }
-  const formats::TensorView& at(const std::string& name) const {
-    return checkpoint ? checkpoint->at(name) : folder ? folder->at(name) : *file->find(name);
-  }
+/// What is printed of a tensor.
+struct Line {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  formats::DType dtype;
+  std::uint64_t bytes;
+  std::string hash;
 };
 
-Tensors open_tensors(const fs::path& path) {
-  Tensors tensors;
-  if (fs::is_regular_file(path)) {
-    tensors.file = std::make_unique<formats::SafetensorsFile>(path);
-  } else if (fs::exists(path / "manifest.json")) {
-    tensors.checkpoint = std::make_unique<formats::CheckpointReader>(path);
-  } else if (fs::is_directory(path / "checkpoints")) {
-    tensors.checkpoint = formats::open_newest_checkpoint(path / "checkpoints");
-    if (!tensors.checkpoint) throw CheckpointError(concat(path.string(), ": the run has no checkpoint yet"));
-  } else {
-    tensors.folder = std::make_unique<formats::TensorFolder>(path);
+Line line_of(const formats::TensorView& view) {
+  return {view.name, view.shape, view.dtype, view.bytes.size(), hash128_hex(view.bytes)};
+}
+
+std::vector<Line> checkpoint_lines(const formats::CheckpointReader& checkpoint) {
+  const formats::ShardedTensors tensors(checkpoint);
+  std::vector<Line> lines;
+  for (const auto& name : tensors.names()) {
+    const formats::ShardedTensor& tensor = tensors.at(name);
+    const auto bytes = static_cast<std::uint64_t>(tensor.rows()) * tensor.row_bytes();
+    lines.push_back({name, tensor.shape, tensor.dtype, bytes, tensor.hash128_hex()});
   }
-  return tensors;
+  return lines;
+}
+
+std::vector<Line> folder_lines(const fs::path& path) {
+  const formats::TensorFolder folder(path);
+  std::vector<Line> lines;
+  for (const auto& name : folder.names()) lines.push_back(line_of(folder.at(name)));
+  return lines;
+}
+
+std::vector<Line> file_lines(const fs::path& path) {
+  const auto file = formats::open_tensor_file(path);
+  std::vector<Line> lines;
+  for (const auto& view : file->tensors()) lines.push_back(line_of(view));
+  return lines;
+}
+
+/// The checkpoint that `path` is or whose run it is; nullptr for anything else.
+std::unique_ptr<formats::CheckpointReader> open_checkpoint(const fs::path& path) {
+  if (fs::exists(path / "manifest.json")) return std::make_unique<formats::CheckpointReader>(path);
+  if (!fs::is_directory(path / "checkpoints")) return nullptr;
+  auto checkpoint = formats::open_newest_checkpoint(path / "checkpoints");
+  if (!checkpoint) throw CheckpointError(concat(path.string(), ": the run has no checkpoint yet"));
+  return checkpoint;
 }
 
 int inspect_shard(const fs::path& path, bool json) {
@@ -65,35 +78,29 @@ int inspect_shard(const fs::path& path, bool json) {
   return 0;
 }
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string out = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
-  return out + "]";
-}
-
 int run(const Arguments& arguments) {
   const fs::path path = arguments.text("path");
   const bool json = arguments.has("json");
   if (path.extension() == ".tokens") return inspect_shard(path, json);
   if (!fs::exists(path)) throw DataError(concat(path.string(), " does not exist"));
-  const auto tensors = open_tensors(path);
+  const auto checkpoint = open_checkpoint(path);
+  const auto lines = checkpoint ? checkpoint_lines(*checkpoint) : fs::is_regular_file(path) ? file_lines(path) : folder_lines(path);
   Json list = Json::array();
   std::uint64_t bytes = 0;
-  for (const auto& name : tensors.names()) {
-    const auto& view = tensors.at(name);
-    bytes += view.bytes.size();
-    const std::string hash = hash128_hex(view.bytes);
+  for (const Line& line : lines) {
+    bytes += line.bytes;
+    const std::string dtype = formats::to_string(line.dtype);
     if (json)
-      list.push_back({{"name", name}, {"shape", view.shape}, {"dtype", formats::to_string(view.dtype)}, {"xxh3", hash}});
+      list.push_back({{"name", line.name}, {"shape", line.shape}, {"dtype", dtype}, {"xxh3", line.hash}});
     else
-      std::cout << hash << "  " << formats::to_string(view.dtype) << "  " << name << " " << shape_text(view.shape) << "\n";
+      std::cout << line.hash << "  " << dtype << "  " << line.name << " " << formats::shape_text(line.shape) << "\n";
   }
   if (json) {
     std::cout << list.dump(1) << "\n";
     return 0;
   }
-  std::cout << tensors.names().size() << " tensors, " << format_bytes(bytes) << "\n";
-  if (tensors.checkpoint) std::cout << "checkpoint of step " << tensors.checkpoint->manifest().step << ", valid\n";
+  std::cout << lines.size() << " tensors, " << format_bytes(bytes) << "\n";
+  if (checkpoint) std::cout << "checkpoint of step " << checkpoint->manifest().step << ", valid\n";
   return 0;
 }
 
@@ -103,7 +110,7 @@ Verb inspect_verb() {
   return {"inspect",
           "list the tensors of a model, checkpoint or file, with hashes",
           "Name, shape, dtype and XXH3-128 of every tensor of a checkpoint (a run directory: its newest valid one), a model folder or "
-          "one safetensors file; or the header of a *.tokens shard. Equal hashes mean equal bits.",
+          "one file of safetensors or torch.save; or the header of a *.tokens shard. Equal hashes mean equal bits.",
           "path",
           {{"path", "PATH", "what to look at", "", true, false}, {"json", "", "print JSON", "", false, false}},
           {"fbi-llm inspect runs/a", "fbi-llm inspect --json export/a-hf", "fbi-llm inspect data/stories/train-00000.tokens"},
