@@ -4,11 +4,10 @@
 #include <string>
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
 #include "exporter/model_card.h"
+#include "exporter/model_files.h"
 #include "exporter/staged_export.h"
-#include "fbi/config/huggingface.h"
+#include "exporter/tensor_reader.h"
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
@@ -19,54 +18,6 @@ namespace {
 
 using formats::DType;
 using Role = TensorSpec::Role;
-
-std::string position_text(std::size_t index, const std::vector<std::int64_t>& shape) {
-  std::string text;
-  auto rest = static_cast<std::int64_t>(index);
-  for (auto extent = shape.rbegin(); extent != shape.rend(); ++extent) {
-    text = concat(rest % *extent, text.empty() ? "" : ", ", text);
-    rest /= *extent;
-  }
-  return "[" + text + "]";
-}
-
-/// Reads tensors one at a time and refuses values that an export must not hold.
-class TensorReader {
- public:
-  TensorReader(const formats::ModelSource& source, DType dtype) : source_(source), dtype_(dtype) {}
-
-  /// Values that will be cast to the export's dtype.
-  std::vector<float> read_for_cast(const TensorSpec& tensor) const {
-    return read(tensor, overflow_limit(dtype_));
-  }
-  /// Latent weights: only their signs go into a folded export.
-  std::vector<float> read_finite(const TensorSpec& tensor) const {
-    return read(tensor, overflow_limit(DType::kF32));
-  }
-
- private:
-  std::vector<float> read(const TensorSpec& tensor, float limit) const {
-    std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
-    source_.read(tensor.name, values);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      if (!(std::abs(values[i]) < limit)) refuse(tensor, i, values[i]);
-    }
-    return values;
-  }
-
-  [[noreturn]] void refuse(const TensorSpec& tensor, std::size_t index, float value) const {
-    const std::string found = concat(tensor.name, position_text(index, tensor.shape), " is ", value,
-                                     " in ", source_.description());
-    if (!std::isfinite(value)) {
-      throw DataError(concat(found, "; a model with values that are not finite is not exported"));
-    }
-    throw DataError(concat(found, ", too large for ", formats::to_string(dtype_),
-                           "; export it in another dtype"));
-  }
-
-  const formats::ModelSource& source_;
-  DType dtype_;
-};
 
 class Exporter {
  public:
@@ -80,7 +31,7 @@ class Exporter {
         options_(options),
         reader_(source, folding.dtype) {
     config::resolve(model_);
-    check_tokenizer();
+    check_tokenizer_fits(options_.tokenizer, model_);
     check_tensors(source_, model_);
     staged_ = std::make_unique<StagedExport::Impl>(target);
   }
@@ -102,14 +53,6 @@ class Exporter {
   ExportReport& report() { return staged_->report; }
   void write(const char* name, const std::string& text) {
     write_file(staged_->staging / name, text);
-  }
-
-  void check_tokenizer() const {
-    if (options_.tokenizer && options_.tokenizer->vocab_size() > model_.vocab_size) {
-      throw UsageError(concat("the tokenizer ", options_.tokenizer->path().string(), " has ",
-                              options_.tokenizer->vocab_size(), " pieces, the model's vocabulary ",
-                              model_.vocab_size, "; it belongs to another model"));
-    }
   }
 
   /// What the export consists of: all tensors, or without scales and shifts once they are folded.
@@ -186,16 +129,7 @@ class Exporter {
   void write_configuration() {
     config::ModelConfig model = model_;
     if (kind_ == ExportKind::kFolded) model.binarize = config::Binarize::kNone;
-    write("config.json", config::model_config_to_hf_json(model, torch_dtype_name(folding_.dtype)));
-    nlohmann::ordered_json generation = {{"_from_model_config", true},
-                                         {"bos_token_id", model.bos_token_id}};
-    if (model.eos_token_id.size() == 1) {
-      generation["eos_token_id"] = model.eos_token_id.front();
-    } else if (!model.eos_token_id.empty()) {
-      generation["eos_token_id"] = model.eos_token_id;
-    }
-    if (model.pad_token_id) generation["pad_token_id"] = *model.pad_token_id;
-    write("generation_config.json", generation.dump(2) + "\n");
+    write_model_configuration(staged_->staging, model, folding_.dtype);
   }
 
   const formats::ModelSource& source_;

@@ -23,7 +23,11 @@ std::string summary(const config::ModelConfig& model, ExportKind kind) {
                           : model.binarize == config::Binarize::kRow  ? "output row"
                                                                       : "matrix";
   const std::string form =
-      kind == ExportKind::kNative
+      kind == ExportKind::kPacked
+          ? "This folder holds the signs themselves (`….weight_bits`, one bit each), with alpha "
+            "(`….wscale`) and beta (`….wbias`), for `fbi-run` and `fbi-llm`; other programs cannot "
+            "load it."
+      : kind == ExportKind::kNative
           ? "This folder holds the latent weights (`….weight`), their alpha (`….wscale`) and their "
             "beta (`….wbias`), from which training can go on. Without binarization they are no "
             "usable model."
@@ -73,7 +77,8 @@ std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
   add_row(out, "vocabulary, context",
           concat(model.vocab_size, ", ", model.max_position_embeddings));
   add_row(out, "stored as",
-          concat(torch_dtype_name(folding.dtype), ", ", std::setprecision(4),
+          concat(kind == ExportKind::kPacked ? "signs, embedding and head in " : "",
+                 torch_dtype_name(folding.dtype), ", ", std::setprecision(4),
                  report.bits_per_weight, " bits per weight"));
   if (binarized && kind == ExportKind::kFolded) {
     add_row(out, "weights", fold_rule(folding));

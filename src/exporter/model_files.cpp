@@ -1,0 +1,34 @@
+#include "exporter/model_files.h"
+
+#include <nlohmann/json.hpp>
+
+#include "fbi/config/huggingface.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/exporter/fold.h"
+
+namespace fbi::exporter {
+
+void write_model_configuration(const std::filesystem::path& directory,
+                               const config::ModelConfig& model, formats::DType dtype) {
+  write_file(directory / "config.json",
+             config::model_config_to_hf_json(model, torch_dtype_name(dtype)));
+  nlohmann::ordered_json generation = {{"_from_model_config", true},
+                                       {"bos_token_id", model.bos_token_id}};
+  if (model.eos_token_id.size() == 1) {
+    generation["eos_token_id"] = model.eos_token_id.front();
+  } else if (!model.eos_token_id.empty()) {
+    generation["eos_token_id"] = model.eos_token_id;
+  }
+  if (model.pad_token_id) generation["pad_token_id"] = *model.pad_token_id;
+  write_file(directory / "generation_config.json", generation.dump(2) + "\n");
+}
+
+void check_tokenizer_fits(const text::Tokenizer* tokenizer, const config::ModelConfig& model) {
+  if (!tokenizer || tokenizer->vocab_size() <= model.vocab_size) return;
+  throw UsageError(concat("the tokenizer ", tokenizer->path().string(), " has ",
+                          tokenizer->vocab_size(), " pieces, the model's vocabulary ",
+                          model.vocab_size, "; it belongs to another model"));
+}
+
+}  // namespace fbi::exporter
