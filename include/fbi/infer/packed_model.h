@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "fbi/config/run_config.h"
+#include "fbi/eval/language_model.h"
+#include "fbi/kernels/decode.h"
+#include "fbi/kernels/gemv.h"
+
+/// The 1-bit runtime: a binarized LLaMA that runs from its sign bits, without LibTorch.
+namespace fbi::infer {
+
+struct PackedOptions {
+  kernels::Activations activations = kernels::Activations::kExact;
+  /// Of the head; by default as the file has it (BF16 as fp32).
+  std::optional<kernels::Storage> head;
+  kernels::CacheType cache = kernels::CacheType::kFp32;
+  int threads = 0;  ///< 0: all processors
+};
+
+/// Whether a folder holds a packed export. DataError where its tensors cannot be read at all.
+bool is_packed_folder(const std::filesystem::path& directory);
+
+/// A packed export, or a native one whose signs are taken at load. One call at a time, its
+/// sessions' included. A token's logits do not depend, bit for bit, on the number of threads, on
+/// how its sequence is cut into calls, or on what else is in the batch.
+class PackedModel final : public eval::LanguageModel {
+ public:
+  /// Throws DataError: no such model, missing, unused or misshapen tensors, pad bits that are not
+  /// 0, values that are not finite.
+  explicit PackedModel(const std::filesystem::path& directory, const PackedOptions& options = {});
+  ~PackedModel() override;
+
+  const config::ModelConfig& config() const;
+  int threads() const;
+  /// What one decoded token must read: signs as the kernels keep them, scales, norms, head. The
+  /// row of the embedding and the cache come on top.
+  std::uint64_t bytes_per_token() const;
+  /// The signs among these, and at one bit each.
+  std::uint64_t sign_bytes() const;
+  std::uint64_t binarized_weights() const;
+
+  // eval::LanguageModel
+  std::int64_t vocab_size() const override;
+  std::int64_t max_position() const override;
+  std::string dtype_description() const override;
+  void logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
+              std::span<float> out) override;
+  void token_nll(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
+                 std::span<float> out) override;
+  std::unique_ptr<eval::DecodingSession> start_decoding() override;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fbi::infer

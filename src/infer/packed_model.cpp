@@ -1,0 +1,196 @@
+#include "fbi/infer/packed_model.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "fbi/config/model_size.h"
+#include "fbi/core/error.h"
+#include "fbi/kernels/distill_loss.h"
+#include "infer/forward.h"
+
+namespace fbi::infer {
+
+class PackedModel::Impl {
+ public:
+  Impl(const std::filesystem::path& directory, const PackedOptions& options)
+      : options_(options),
+        team_(options.threads),
+        weights_(directory, options, team_.pool()),
+        forward_(weights_, team_, options.cache) {}
+
+  const PackedOptions& options() const { return options_; }
+  const PackedWeights& weights() const { return weights_; }
+  Team& team() { return team_; }
+  KeyValueCache new_cache() const { return {weights_.config(), options_.cache}; }
+
+  void check_ids(std::span<const std::int32_t> ids) const {
+    for (const std::int32_t id : ids) {
+      if (id < 0 || id >= weights_.config().vocab_size) {
+        throw UsageError(concat("token id ", id, " is outside the model's vocabulary of ",
+                                weights_.config().vocab_size));
+      }
+    }
+  }
+
+  /// Feeds a sequence whose cache holds `position` tokens; after each piece of at most kMaxRows
+  /// tokens calls done(first token, tokens), with their hidden states in forward().
+  template <class Done>
+  void feed(std::span<const std::int32_t> ids, std::int64_t position, KeyValueCache& cache,
+            const Done& done) {
+    check_ids(ids);
+    const auto count = std::ssize(ids);
+    if (position + count > weights_.config().max_position_embeddings) {
+      throw UsageError(concat("sequence of ", position + count,
+                              " tokens exceeds max_position_embeddings ",
+                              weights_.config().max_position_embeddings));
+    }
+    cache.reserve(position + count);
+    std::vector<TokenRow> rows;
+    for (std::int64_t first = 0; first < count; first += Forward::kMaxRows) {
+      const std::int64_t size = std::min(Forward::kMaxRows, count - first);
+      rows.clear();
+      for (std::int64_t t = first; t < first + size; ++t) {
+        rows.push_back({ids[t], position + t, &cache});
+      }
+      forward_.run(rows);
+      done(first, size);
+    }
+  }
+  Forward& forward() { return forward_; }
+
+ private:
+  PackedOptions options_;
+  Team team_;
+  PackedWeights weights_;
+  Forward forward_;
+};
+
+namespace {
+
+/// A template over Impl, which is private to PackedModel.
+template <class Impl>
+class Decoding final : public eval::DecodingSession {
+ public:
+  explicit Decoding(Impl& model) : model_(model), cache_(model.new_cache()) {}
+
+  void feed(std::span<const std::int32_t> ids, std::span<float> logits) override {
+    if (ids.empty()) throw UsageError("decoding: no token to feed");
+    const std::int64_t vocab = model_.weights().config().vocab_size;
+    if (std::ssize(logits) != vocab) {
+      throw UsageError(
+          concat("decoding: expected room for ", vocab, " logits, found ", logits.size()));
+    }
+    model_.feed(ids, position_, cache_, [&](std::int64_t first, std::int64_t count) {
+      if (first + count == std::ssize(ids)) {
+        model_.forward().logits(count - 1, 1, logits.data());
+      }
+    });
+    position_ += std::ssize(ids);
+  }
+  std::int64_t position() const override { return position_; }
+
+ private:
+  Impl& model_;
+  KeyValueCache cache_;
+  std::int64_t position_ = 0;
+};
+
+}  // namespace
+
+PackedModel::PackedModel(const std::filesystem::path& directory, const PackedOptions& options)
+    : impl_(std::make_unique<Impl>(directory, options)) {}
+PackedModel::~PackedModel() = default;
+
+const config::ModelConfig& PackedModel::config() const {
+  return impl_->weights().config();
+}
+int PackedModel::threads() const {
+  return impl_->team().size();
+}
+
+std::uint64_t PackedModel::sign_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const LayerWeights& layer : impl_->weights().layers()) {
+    for (const auto* linear :
+         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+      bytes += linear->weight_bytes();
+    }
+  }
+  return bytes;
+}
+
+std::uint64_t PackedModel::bytes_per_token() const {
+  const config::ModelConfig& model = config();
+  const auto size = config::parameter_counts(model);
+  const std::int64_t norms = (2 * model.num_hidden_layers + 1) * model.hidden_size;
+  return sign_bytes() + static_cast<std::uint64_t>(size.scales + norms) * sizeof(float) +
+         impl_->weights().head().weight_bytes();
+}
+
+std::uint64_t PackedModel::binarized_weights() const {
+  return static_cast<std::uint64_t>(config::parameter_counts(config()).binarized);
+}
+
+std::int64_t PackedModel::vocab_size() const {
+  return config().vocab_size;
+}
+std::int64_t PackedModel::max_position() const {
+  return config().max_position_embeddings;
+}
+
+std::string PackedModel::dtype_description() const {
+  const PackedOptions& options = impl_->options();
+  const auto storage = impl_->weights().head().storage();
+  return concat(
+      "1-bit weights, ",
+      options.activations == kernels::Activations::kExact ? "fp32 activations" : "int8 activations",
+      storage == kernels::Storage::kFp32   ? ", fp32 head"
+      : storage == kernels::Storage::kFp16 ? ", fp16 head"
+                                           : ", int8 head",
+      options.cache == kernels::CacheType::kFp16 ? ", fp16 cache" : "");
+}
+
+void PackedModel::logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
+                         std::span<float> out) {
+  const std::int64_t vocab = vocab_size();
+  if (std::ssize(tokens) != batch * seq || std::ssize(out) != batch * seq * vocab) {
+    throw UsageError(concat("logits: expected ", batch, " x ", seq, " tokens, found ",
+                            tokens.size(), ", and room for ", batch * seq * vocab,
+                            " logits, found ", out.size()));
+  }
+  for (std::int64_t b = 0; b < batch; ++b) {
+    KeyValueCache cache = impl_->new_cache();
+    impl_->feed(tokens.subspan(static_cast<std::size_t>(b * seq), static_cast<std::size_t>(seq)), 0,
+                cache, [&](std::int64_t first, std::int64_t count) {
+                  impl_->forward().logits(0, count, out.data() + (b * seq + first) * vocab);
+                });
+  }
+}
+
+void PackedModel::token_nll(std::span<const std::int32_t> tokens, std::int64_t batch,
+                            std::int64_t seq, std::span<float> out) {
+  if (std::ssize(tokens) != batch * seq || std::ssize(out) != batch * (seq - 1)) {
+    throw UsageError(concat("token_nll: expected ", batch, " x ", seq, " tokens, found ",
+                            tokens.size(), ", and room for ", batch * (seq - 1), ", found ",
+                            out.size()));
+  }
+  impl_->check_ids(tokens);  // the last token of a row is a target only
+  const std::int64_t vocab = vocab_size();
+  std::vector<float> logits(static_cast<std::size_t>(Forward::kMaxRows * vocab));
+  for (std::int64_t b = 0; b < batch; ++b) {
+    const std::int32_t* row = tokens.data() + b * seq;
+    KeyValueCache cache = impl_->new_cache();
+    impl_->feed({row, static_cast<std::size_t>(seq - 1)}, 0, cache,
+                [&](std::int64_t first, std::int64_t count) {
+                  impl_->forward().logits(0, count, logits.data());
+                  kernels::next_token_nll(logits.data(), row + first + 1, count, vocab,
+                                          out.data() + b * (seq - 1) + first, impl_->team().pool());
+                });
+  }
+}
+
+std::unique_ptr<eval::DecodingSession> PackedModel::start_decoding() {
+  return std::make_unique<Decoding<Impl>>(*impl_);
+}
+
+}  // namespace fbi::infer

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "fbi/config/run_config.h"
+#include "fbi/core/parallel.h"
+#include "fbi/formats/safetensors.h"
+#include "fbi/infer/packed_model.h"
+#include "fbi/kernels/gemv.h"
+
+namespace fbi::infer {
+
+struct LayerWeights {
+  std::vector<float> input_norm, post_attention_norm;
+  kernels::BinaryLinear q, k, v, o, gate, up, down;
+};
+
+/// A binarized model, ready for its kernels. Only the embedding stays in the mapped file.
+class PackedWeights {
+ public:
+  /// Throws as PackedModel does.
+  PackedWeights(const std::filesystem::path& directory, const PackedOptions& options,
+                ParallelFor& parallel);
+
+  const config::ModelConfig& config() const { return config_; }
+  const std::vector<LayerWeights>& layers() const { return layers_; }
+  const std::vector<float>& final_norm() const { return final_norm_; }
+  const kernels::DenseLinear& head() const { return head_; }
+  /// out [D] = the row of a token; `id` is in the vocabulary. DataError when it is not finite.
+  void embed(std::int32_t id, std::span<float> out) const;
+
+ private:
+  std::unique_ptr<formats::TensorFolder> tensors_;
+  config::ModelConfig config_;
+  const formats::TensorView* embedding_ = nullptr;
+  std::vector<LayerWeights> layers_;
+  std::vector<float> final_norm_;
+  kernels::DenseLinear head_;
+};
+
+}  // namespace fbi::infer

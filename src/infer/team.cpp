@@ -1,0 +1,43 @@
+#include "infer/team.h"
+
+namespace fbi::infer {
+namespace {
+
+constexpr int kSpins = 2000;
+
+void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+}  // namespace
+
+void StepBarrier::wait() {
+  const unsigned phase = phase_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    phase_.notify_all();
+    return;
+  }
+  for (int k = 0; k < kSpins; ++k) {
+    if (phase_.load(std::memory_order_acquire) != phase) return;
+    pause_briefly();
+  }
+  phase_.wait(phase, std::memory_order_acquire);
+}
+
+void Team::run(const std::function<void(const Member&)>& work) {
+  const int threads = size();
+  StepBarrier barrier(threads);
+  pool_.run(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
+    // One item each, all at once; or, inside another body, all items in one call.
+    if (end - begin == threads) return work({});
+    work({static_cast<int>(begin), threads, &barrier});
+  });
+}
+
+}  // namespace fbi::infer

@@ -1,0 +1,320 @@
+#include "fbi/infer/packed_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <fstream>
+
+#include "exporter/memory_source.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/eval/perplexity.h"
+#include "fbi/exporter/packed.h"
+#include "fbi/kernels/dispatch.h"
+#include "infer/plain_llama.h"
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+
+namespace fbi::infer {
+namespace {
+
+using exporter::MemorySource;
+using exporter::small_model;
+using formats::DType;
+using test::expect_error;
+using test::TempDir;
+
+/// Larger than small_model, so that tables have several parts and rows several blocks, and with
+/// activations of every size: embedding and scales of about 1.
+config::ModelConfig test_model(config::Binarize binarize = config::Binarize::kColumn) {
+  config::ModelConfig model = small_model(binarize);
+  model.vocab_size = 97;
+  model.hidden_size = 72;
+  model.intermediate_size = 300;
+  model.num_attention_heads = 6;
+  model.num_key_value_heads = 2;
+  model.head_dim = 12;  // padded to 16 in the cache
+  model.max_position_embeddings = 64;
+  return model;
+}
+
+MemorySource test_source(const config::ModelConfig& model) {
+  MemorySource source(model);
+  for (auto& [name, tensor] : source.tensors) {
+    if (name.ends_with("embed_tokens.weight") || name.ends_with("lm_head.weight")) {
+      for (float& value : tensor.values) value *= 20;
+    }
+    if (name.ends_with("wscale")) {
+      for (float& value : tensor.values) value *= 4;
+    }
+  }
+  return source;
+}
+
+std::vector<std::int32_t> some_ids(std::int64_t count, std::int64_t vocab = 97) {
+  std::vector<std::int32_t> ids;
+  RandomStream random(7, 1);
+  for (std::int64_t t = 0; t < count; ++t) {
+    ids.push_back(static_cast<std::int32_t>(random.next_below(static_cast<std::uint64_t>(vocab))));
+  }
+  return ids;
+}
+
+std::vector<float> all_logits(PackedModel& model, const std::vector<std::int32_t>& ids) {
+  std::vector<float> out(ids.size() * static_cast<std::size_t>(model.vocab_size()));
+  model.logits(ids, 1, std::ssize(ids), out);
+  return out;
+}
+
+/// Against the definition in double: fp32 rounding of two layers, relative to logits of about 10.
+void expect_plain_logits(const config::ModelConfig& config, const PackedOptions& options,
+                         double tolerance) {
+  const TempDir dir;
+  MemorySource source = test_source(config);
+  exporter::export_packed(source, config, dir / "m", DType::kF32).commit();
+  PackedModel model(dir / "m", options);
+  const auto ids = some_ids(37);  // several pieces of Forward::kMaxRows
+  const auto found = all_logits(model, ids);
+  const auto expected = PlainLlama(source, config).logits(ids);
+  double worst = 0, largest = 0;
+  for (std::size_t n = 0; n < found.size(); ++n) {
+    const double plain = expected[n / 97][n % 97];
+    worst = std::max(worst, std::abs(found[n] - plain));
+    largest = std::max(largest, std::abs(plain));
+  }
+  EXPECT_GT(largest, 1) << "logits too small to tell anything";
+  EXPECT_LE(worst, tolerance * largest);
+}
+
+TEST(PackedModelTest, GivesTheLogitsOfTheDefinition) {
+  for (const auto binarize :
+       {config::Binarize::kColumn, config::Binarize::kRow, config::Binarize::kSingle}) {
+    expect_plain_logits(test_model(binarize), {.threads = 1}, 5e-6);
+  }
+}
+
+TEST(PackedModelTest, EveryKernelLevel) {
+  for (const kernels::DispatchRow& row : kernels::dispatch_rows()) {
+    if (!row.available()) continue;
+    kernels::force_level(row.level);
+    expect_plain_logits(test_model(), {.threads = 2}, 5e-6);
+    expect_plain_logits(test_model(), {.activations = kernels::Activations::kInt8, .threads = 2},
+                        0.05);
+  }
+  kernels::force_level(std::nullopt);
+}
+
+TEST(PackedModelTest, EveryRotaryVariantAndATiedHead) {
+  config::ModelConfig model = test_model();
+  model.rope_theta = 500;
+  model.rope_scaling = {.type = "linear", .factor = 4};
+  expect_plain_logits(model, {.threads = 1}, 5e-6);
+  model.rope_scaling = {.type = "llama3",
+                        .factor = 8,
+                        .low_freq_factor = 1,
+                        .high_freq_factor = 4,
+                        .original_max_position_embeddings = 32};
+  model.tie_word_embeddings = true;
+  expect_plain_logits(model, {.threads = 1}, 5e-6);
+}
+
+TEST(PackedModelTest, HeadsOfEveryKindAndHalfCache) {
+  expect_plain_logits(test_model(), {.head = kernels::Storage::kFp16, .threads = 1}, 1e-3);
+  expect_plain_logits(test_model(), {.head = kernels::Storage::kInt8, .threads = 1}, 2e-2);
+  expect_plain_logits(test_model(), {.cache = kernels::CacheType::kFp16, .threads = 1}, 5e-3);
+}
+
+class PackedFolder : public ::testing::Test {
+ protected:
+  PackedFolder() {
+    const MemorySource source = test_source(test_model());
+    exporter::export_packed(source, test_model(), path(), DType::kF16).commit();
+  }
+  std::filesystem::path path() const { return dir_ / "m"; }
+
+ private:
+  TempDir dir_;
+};
+
+TEST_F(PackedFolder, BitsDoNotDependOnThreadsOrOnHowTheSequenceIsCut) {
+  const auto ids = some_ids(40);
+  PackedModel one(path(), {.threads = 1}), three(path(), {.threads = 3});
+  const auto expected = all_logits(one, ids);
+  EXPECT_EQ(all_logits(three, ids), expected);
+  std::vector<float> last(97);
+  for (const std::size_t piece : {1, 3, 17, 40}) {
+    const auto session = three.start_decoding();
+    for (std::size_t first = 0; first < ids.size(); first += piece) {
+      const std::size_t count = std::min(piece, ids.size() - first);
+      session->feed(std::span(ids).subspan(first, count), last);
+      const auto at = expected.begin() + static_cast<std::ptrdiff_t>((first + count - 1) * 97);
+      EXPECT_TRUE(std::equal(last.begin(), last.end(), at)) << piece << ", " << first;
+    }
+    EXPECT_EQ(session->position(), 40);
+  }
+}
+
+TEST_F(PackedFolder, SessionsDoNotDisturbEachOther) {
+  PackedModel model(path(), {.threads = 2});
+  const auto a = some_ids(12);
+  std::vector<std::int32_t> b(a.rbegin(), a.rend());
+  const auto expect_a = all_logits(model, a), expect_b = all_logits(model, b);
+  const auto first = model.start_decoding(), second = model.start_decoding();
+  std::vector<float> logits(97);
+  for (std::size_t t = 0; t < a.size(); ++t) {
+    first->feed({&a[t], 1}, logits);
+    EXPECT_TRUE(std::equal(logits.begin(), logits.end(), expect_a.begin() + t * 97));
+    second->feed({&b[t], 1}, logits);
+    EXPECT_TRUE(std::equal(logits.begin(), logits.end(), expect_b.begin() + t * 97));
+  }
+}
+
+TEST_F(PackedFolder, LikelihoodsAreThoseOfTheLogits) {
+  PackedModel model(path(), {.threads = 2});
+  constexpr std::int64_t kBatch = 2, kSeq = 20;
+  const auto ids = some_ids(kBatch * kSeq);
+  std::vector<float> nll(kBatch * (kSeq - 1));
+  model.token_nll(ids, kBatch, kSeq, nll);
+  std::vector<float> logits(ids.size() * 97);
+  model.logits(ids, kBatch, kSeq, logits);
+  for (std::int64_t b = 0; b < kBatch; ++b) {
+    for (std::int64_t s = 0; s + 1 < kSeq; ++s) {
+      const float* row = &logits[(b * kSeq + s) * 97];
+      double sum = 0;
+      for (int v = 0; v < 97; ++v) sum += std::exp(double{row[v]});
+      EXPECT_NEAR(nll[b * (kSeq - 1) + s], std::log(sum) - row[ids[b * kSeq + s + 1]], 1e-5);
+    }
+  }
+}
+
+TEST_F(PackedFolder, NativeExportOfTheSameModelGivesTheSameBits) {
+  const TempDir dir;
+  const MemorySource source = test_source(test_model());
+  exporter::export_native(source, test_model(), dir / "native").commit();
+  exporter::export_packed(source, test_model(), dir / "packed", DType::kF32).commit();
+  PackedModel native(dir / "native", {.threads = 1}), packed(dir / "packed", {.threads = 1});
+  const auto ids = some_ids(9);
+  EXPECT_EQ(all_logits(native, ids), all_logits(packed, ids));
+  EXPECT_TRUE(is_packed_folder(dir / "packed"));
+  EXPECT_FALSE(is_packed_folder(dir / "native"));
+  EXPECT_FALSE(is_packed_folder(dir / "nothing"));
+}
+
+TEST_F(PackedFolder, SaysWhatItIs) {
+  PackedModel model(path(), {.activations = kernels::Activations::kInt8,
+                             .head = kernels::Storage::kInt8,
+                             .cache = kernels::CacheType::kFp16,
+                             .threads = 1});
+  EXPECT_EQ(model.dtype_description(), "1-bit weights, int8 activations, int8 head, fp16 cache");
+  EXPECT_EQ(PackedModel(path(), {.threads = 1}).dtype_description(),
+            "1-bit weights, fp32 activations, fp16 head");
+  EXPECT_EQ(model.max_position(), 64);
+  EXPECT_EQ(model.binarized_weights(), 2u * (2 * 72 * 72 + 2 * 24 * 72 + 3 * 300 * 72));
+  EXPECT_GT(model.bytes_per_token(), model.sign_bytes());
+  EXPECT_GE(model.sign_bytes() * 8, model.binarized_weights());
+}
+
+TEST_F(PackedFolder, RefusesIdsAndLengthsThatDoNotFit) {
+  PackedModel model(path(), {.threads = 1});
+  std::vector<float> logits(97);
+  const std::int32_t outside = 97, negative = -1;
+  const auto session = model.start_decoding();
+  expect_error<UsageError>([&] { session->feed({&outside, 1}, logits); }, "97", "vocabulary");
+  expect_error<UsageError>([&] { session->feed({&negative, 1}, logits); }, "-1", "vocabulary");
+  expect_error<UsageError>([&] { session->feed({}, logits); }, "no token");
+  const auto long_text = some_ids(65);
+  expect_error<UsageError>([&] { session->feed(long_text, logits); }, "65", "64");
+  EXPECT_EQ(session->position(), 0);
+}
+
+// ---- bad files
+
+/// Exports, lets `change` alter the safetensors file's bytes, opens.
+template <class Change>
+void open_changed(const std::filesystem::path& folder, const Change& change) {
+  const auto file = folder / "model.safetensors";
+  std::string bytes = read_file(file);
+  change(bytes);
+  write_file(file, bytes);
+  PackedModel(folder, {.threads = 1});
+}
+
+void replace(std::string& bytes, const std::string& from, const std::string& to) {
+  const std::size_t at = bytes.find(from);
+  ASSERT_NE(at, std::string::npos) << from;
+  bytes.replace(at, from.size(), to);
+}
+
+TEST_F(PackedFolder, TruncatedFile) {
+  expect_error<DataError>(
+      [&] { open_changed(path(), [](std::string& b) { b.resize(b.size() - 100); }); },
+      "model.safetensors");
+}
+
+TEST_F(PackedFolder, TensorOfAnotherName) {
+  expect_error<DataError>(
+      [&] {
+        open_changed(path(), [](std::string& b) {
+          replace(b, "layers.1.mlp.up_proj.weight_bits", "layers.1.mlp.xp_proj.weight_bits");
+        });
+      },
+      "missing: model.layers.1.mlp.up_proj.weight_bits [300, 9]",
+      "not used by this architecture: model.layers.1.mlp.xp_proj.weight_bits");
+}
+
+TEST_F(PackedFolder, ConfigurationOfAnotherModel) {
+  std::string config = read_file(path() / "config.json");
+  replace(config, "\"intermediate_size\": 300", "\"intermediate_size\": 301");
+  write_file(path() / "config.json", config);
+  expect_error<DataError>([&] { PackedModel(path(), {.threads = 1}); }, "up_proj.weight_bits",
+                          "expected [301, 9]", "found [300, 9]");
+}
+
+TEST_F(PackedFolder, FarMoreLayersThanTensors) {
+  std::string config = read_file(path() / "config.json");
+  replace(config, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 4000000");
+  write_file(path() / "config.json", config);
+  expect_error<DataError>([&] { PackedModel(path(), {.threads = 1}); });
+}
+
+TEST_F(PackedFolder, PadBitsThatAreSet) {
+  // 300 inputs of down_proj leave 4 bits of a row's last byte.
+  expect_error<DataError>(
+      [&] {
+        open_changed(path(), [&](std::string& b) {
+          const formats::TensorFolder tensors(path());
+          const auto& view = tensors.at("model.layers.0.mlp.down_proj.weight_bits");
+          const std::string row(reinterpret_cast<const char*>(view.bytes.data()), 38);
+          b[b.find(row) + 37] |= static_cast<char>(0x80);
+        });
+      },
+      "layers.0.mlp.down_proj.weight_bits", "row 0", "300");
+}
+
+TEST_F(PackedFolder, ValueThatIsNotFinite) {
+  expect_error<DataError>(
+      [&] {
+        open_changed(path(), [&](std::string& b) {
+          const formats::TensorFolder tensors(path());
+          const auto& view = tensors.at("model.layers.1.mlp.down_proj.wscale");
+          const std::string row(reinterpret_cast<const char*>(view.bytes.data()), 1200);
+          const float bad = NAN;
+          std::memcpy(b.data() + b.find(row) + 8, &bad, sizeof bad);
+        });
+      },
+      "layers.1.mlp.down_proj.wscale", "value 2", "nan");
+}
+
+TEST_F(PackedFolder, DenseModel) {
+  const TempDir dir;
+  const config::ModelConfig dense = small_model(config::Binarize::kNone);
+  exporter::export_native(MemorySource(dense), dense, dir / "dense").commit();
+  expect_error<DataError>([&] { PackedModel(dir / "dense"); }, "config.json", "binarize",
+                          "--format packed");
+  expect_error<DataError>([&] { PackedModel(dir / "nothing"); }, "config.json");
+}
+
+}  // namespace
+}  // namespace fbi::infer
