@@ -218,6 +218,23 @@ void list(FieldList& f, TrainConfig& c) {
       .role = Role::kFree;
 }
 
+void list(FieldList& f, ParallelConfig& c) {
+  f.begin("parallel.", Role::kFree);
+  f.add("backend", &c.backend, kAny,
+        "How ranks talk to each other; auto: nccl between GPUs, gloo between CPUs.")
+      .choices = {"auto", "gloo", "nccl"};
+  f.add("gradient_dtype", &c.gradient_dtype, kAny,
+        "Type of gradients on the way between ranks; they are kept and updated in fp32.");
+  f.add("shard_gradients", &c.shard_gradients, kAny,
+        "Sum gradients over ranks after every micro-step and keep only this rank's rows: less "
+        "memory, more traffic.");
+  f.add("shard_teacher", &c.shard_teacher, kAny,
+        "Each rank holds a part of the teacher and gathers its layers when it uses them: less "
+        "memory, more traffic.");
+  f.add("timeout_seconds", &c.timeout_seconds, {0, kInfinity, true},
+        "How long a rank waits for one that stands still before the run ends with exit code 5.");
+}
+
 void list(FieldList& f, CheckpointConfig& c) {
   f.begin("checkpoint.", Role::kFree);
   f.add("every_steps", &c.every_steps, kStepsOrNever,
@@ -243,13 +260,14 @@ constexpr std::array<std::string_view, 4> kBinarize = {"column", "row", "single"
 constexpr std::array<std::string_view, 2> kPrecision = {"fp32", "bf16"};
 constexpr std::array<std::string_view, 2> kDataFormat = {"shards", "amber"};
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kSections = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kSections = {{
     {"model", "Architecture of the student"},
     {"teacher", "The full-precision model to learn from"},
     {"data", "Training data"},
     {"objective", "Loss"},
     {"optimizer", "AdamW, clipping and learning-rate schedule"},
     {"train", "Batches, length, precision"},
+    {"parallel", "How a run is spread over ranks"},
     {"checkpoint", "When checkpoints are written"},
     {"log", "What is printed"},
 }};
@@ -295,6 +313,7 @@ std::vector<Field> fields_of(RunConfig& config) {
   list(f, config.objective);
   list(f, config.optimizer);
   list(f, config.train);
+  list(f, config.parallel);
   list(f, config.checkpoint);
   list(f, config.log);
   return f.take();

@@ -51,15 +51,21 @@ void add_terminal(Level level) {
   state().logger.sinks().push_back(std::move(sink));
 }
 
-void add_file(const std::string& path) {
+FileSink::FileSink(const std::string& path) {
   try {
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_st>(path);
     sink->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
     const std::lock_guard lock(state().mutex);
-    state().logger.sinks().push_back(std::move(sink));
+    state().logger.sinks().push_back(sink);
+    sink_ = std::move(sink);
   } catch (const spdlog::spdlog_ex& error) {
     throw DiskError(concat("cannot open log file ", path, ": ", error.what()));
   }
+}
+
+FileSink::~FileSink() {
+  const std::lock_guard lock(state().mutex);
+  std::erase_if(state().logger.sinks(), [&](const auto& sink) { return sink == sink_; });
 }
 
 void reset() {

@@ -1,45 +1,20 @@
 #include <ATen/ops/empty.h>
-#include <c10/util/Logging.h>
-#include <signal.h>
 
 #include <functional>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
-#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <utility>
 
-#include "distributed/handshake.h"
 #include "distributed/local_address.h"
+#include "distributed/process_meeting.h"
 #include "distributed/rank_order.h"
 #include "fbi/core/error.h"
-#include "fbi/core/system.h"
 #include "fbi/distributed/process_group.h"
 
 namespace fbi::distributed {
 namespace {
 
 using c10d::ProcessGroupGloo;
-using StorePointer = c10::intrusive_ptr<c10d::Store>;
-
-class Finished final : public Work {
- public:
-  void wait() override {}
-};
-
-std::string message_of(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  return torch_error ? torch_error->what_without_backtrace() : error.what();
-}
-
-/// Calls into c10d; what it throws about other ranks becomes a PeerError.
-template <class Call>
-auto guarded(const std::string& operation, Call&& call) {
-  try {
-    return call();
-  } catch (const std::exception& error) {
-    throw PeerError(concat(operation, ": a rank was lost or stands still: ", message_of(error)));
-  }
-}
 
 /// A collective in the background; `finish` turns what arrived into the result.
 class GlooWork final : public Work {
@@ -69,7 +44,7 @@ class GlooRank final : public Communicator {
     return concat("process ", rank(), " of ", size(), " over Gloo");
   }
 
-  std::unique_ptr<Work> all_reduce(at::Tensor& tensor, Reduce op) override {
+  std::unique_ptr<Work> start_all_reduce(at::Tensor& tensor, Reduce op) override {
     require_cpu(tensor);
     if (tensor.numel() == 0) return std::make_unique<Finished>();
     if (op == Reduce::kSum && deterministic_) return sum_in_rank_order(tensor);
@@ -81,7 +56,7 @@ class GlooRank final : public Communicator {
     return start("all_reduce", [&] { return group_->allreduce(tensors, options); });
   }
 
-  std::unique_ptr<Work> reduce_scatter(at::Tensor& output, const at::Tensor& input) override {
+  std::unique_ptr<Work> start_reduce_scatter(at::Tensor& output, const at::Tensor& input) override {
     require_sizes("reduce_scatter", input, output);
     if (input.numel() == 0) return std::make_unique<Finished>();
     at::Tensor sent = input.view({-1});
@@ -100,7 +75,7 @@ class GlooRank final : public Communicator {
         });
   }
 
-  std::unique_ptr<Work> all_gather(at::Tensor& output, const at::Tensor& input) override {
+  std::unique_ptr<Work> start_all_gather(at::Tensor& output, const at::Tensor& input) override {
     require_sizes("all_gather", output, input);
     if (input.numel() == 0) return std::make_unique<Finished>();
     // `input` may be a part of `output`, which Gloo does not expect.
@@ -109,7 +84,7 @@ class GlooRank final : public Communicator {
     return start("all_gather", [&] { return group_->_allgather_base(received, sent); });
   }
 
-  std::unique_ptr<Work> broadcast(at::Tensor& tensor, int root) override {
+  std::unique_ptr<Work> start_broadcast(at::Tensor& tensor, int root) override {
     if (root < 0 || root >= size()) {
       throw UsageError(concat("broadcast: expected a root in [0, ", size(), "), found ", root));
     }
@@ -164,49 +139,6 @@ class GlooRank final : public Communicator {
   bool deterministic_;
 };
 
-/// While it lives LibTorch prints nothing below a fatal error: what goes wrong is in the exception.
-class QuietLibTorch {
- public:
-  QuietLibTorch() : before_(FLAGS_caffe2_log_level) {
-    FLAGS_caffe2_log_level = static_cast<int>(c10::GLOG_FATAL);
-  }
-  ~QuietLibTorch() { FLAGS_caffe2_log_level = before_; }
-  QuietLibTorch(const QuietLibTorch&) = delete;
-  QuietLibTorch& operator=(const QuietLibTorch&) = delete;
-
- private:
-  int before_;
-};
-
-/// Gloo writes to sockets whose peer may be gone; by default that would end the process instead of
-/// giving an error.
-void ignore_broken_pipes() {
-  struct sigaction action = {};
-  if (sigaction(SIGPIPE, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) return;
-  action.sa_handler = SIG_IGN;
-  sigaction(SIGPIPE, &action, nullptr);
-}
-
-StorePointer open_store(const Rendezvous& rendezvous, const ProcessGroupOptions& options) {
-  c10d::TCPStoreOptions store;
-  store.port = static_cast<std::uint16_t>(rendezvous.master_port);
-  store.isServer = rendezvous.rank == 0;
-  store.waitWorkers = false;
-  store.timeout = options.start_timeout;
-  try {
-    return c10::make_intrusive<c10d::TCPStore>(rendezvous.master_addr, store);
-  } catch (const std::exception& error) {
-    const std::string place = concat(rendezvous.master_addr, ":", rendezvous.master_port);
-    if (store.isServer) {
-      throw UsageError(concat(
-          "rank 0 can't listen at ", place,
-          ", another program may use the port (set another MASTER_PORT): ", message_of(error)));
-    }
-    throw UsageError(concat("rank ", rendezvous.rank, " can't reach rank 0 at ", place, " (",
-                            options.start_timeout.count(), " ms): ", message_of(error)));
-  }
-}
-
 c10::intrusive_ptr<ProcessGroupGloo> connect(const StorePointer& store,
                                              const Rendezvous& rendezvous,
                                              const ProcessGroupOptions& options) {
@@ -234,16 +166,7 @@ std::unique_ptr<Communicator> make_gloo_group(const Rendezvous& rendezvous,
                                               const ProcessGroupOptions& options) {
   if (rendezvous.world_size == 1) return make_single_rank();
   const QuietLibTorch quiet;
-  ignore_broken_pipes();
-  const StorePointer store = open_store(rendezvous, options);
-  const Hello hello{rendezvous.rank, rendezvous.world_size, host_name(), process_id(),
-                    options.must_agree};
-  try {
-    shake_hands(*store, hello, options.start_timeout);
-  } catch (const c10::Error& error) {
-    throw PeerError(concat("rank ", rendezvous.rank,
-                           " lost rank 0 before all ranks had met: ", message_of(error)));
-  }
+  const StorePointer store = meet(rendezvous, options);
   return std::make_unique<GlooRank>(store, connect(store, rendezvous, options),
                                     options.deterministic);
 }

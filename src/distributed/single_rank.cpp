@@ -23,29 +23,34 @@ std::unique_ptr<Work> copy(const char* operation, at::Tensor& output, const at::
 
 class SingleRank final : public Communicator {
  public:
+  explicit SingleRank(at::Device device) : device_(device) {}
   int rank() const override { return 0; }
   int size() const override { return 1; }
   std::string description() const override { return "one rank"; }
-  std::unique_ptr<Work> all_reduce(at::Tensor&, Reduce) override {
+  at::Device device() const override { return device_; }
+  std::unique_ptr<Work> start_all_reduce(at::Tensor&, Reduce) override {
     return std::make_unique<Finished>();
   }
-  std::unique_ptr<Work> reduce_scatter(at::Tensor& output, const at::Tensor& input) override {
+  std::unique_ptr<Work> start_reduce_scatter(at::Tensor& output, const at::Tensor& input) override {
     return copy("reduce_scatter", output, input);
   }
-  std::unique_ptr<Work> all_gather(at::Tensor& output, const at::Tensor& input) override {
+  std::unique_ptr<Work> start_all_gather(at::Tensor& output, const at::Tensor& input) override {
     return copy("all_gather", output, input);
   }
-  std::unique_ptr<Work> broadcast(at::Tensor&, int root) override {
+  std::unique_ptr<Work> start_broadcast(at::Tensor&, int root) override {
     if (root != 0) throw UsageError(concat("broadcast on one rank: expected root 0, found ", root));
     return std::make_unique<Finished>();
   }
   void barrier() override {}
+
+ private:
+  at::Device device_;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_single_rank() {
-  return std::make_unique<SingleRank>();
+std::unique_ptr<Communicator> make_single_rank(at::Device device) {
+  return std::make_unique<SingleRank>(device);
 }
 
 }  // namespace fbi::distributed

@@ -91,7 +91,7 @@ class ThreadRank final : public Communicator {
   int size() const override { return meeting_->size(); }
   std::string description() const override { return concat("thread ", rank_, " of ", size()); }
 
-  std::unique_ptr<Work> all_reduce(at::Tensor& tensor, Reduce op) override {
+  std::unique_ptr<Work> start_all_reduce(at::Tensor& tensor, Reduce op) override {
     at::Tensor result;
     meeting_->meet(rank_,
                    {concat("all_reduce ", static_cast<int>(op), ", ", size_text(tensor)), tensor},
@@ -102,7 +102,7 @@ class ThreadRank final : public Communicator {
     return std::make_unique<Finished>();
   }
 
-  std::unique_ptr<Work> reduce_scatter(at::Tensor& output, const at::Tensor& input) override {
+  std::unique_ptr<Work> start_reduce_scatter(at::Tensor& output, const at::Tensor& input) override {
     require_sizes("reduce_scatter", input, output);
     at::Tensor result;
     meeting_->meet(rank_, {concat("reduce_scatter, ", size_text(input)), input},
@@ -115,7 +115,7 @@ class ThreadRank final : public Communicator {
     return std::make_unique<Finished>();
   }
 
-  std::unique_ptr<Work> all_gather(at::Tensor& output, const at::Tensor& input) override {
+  std::unique_ptr<Work> start_all_gather(at::Tensor& output, const at::Tensor& input) override {
     require_sizes("all_gather", output, input);
     at::Tensor flat = output.view({-1});
     meeting_->meet(rank_, {concat("all_gather, ", size_text(input)), input},
@@ -129,7 +129,7 @@ class ThreadRank final : public Communicator {
     return std::make_unique<Finished>();
   }
 
-  std::unique_ptr<Work> broadcast(at::Tensor& tensor, int root) override {
+  std::unique_ptr<Work> start_broadcast(at::Tensor& tensor, int root) override {
     if (root < 0 || root >= size()) {
       throw UsageError(concat("broadcast: expected a root in [0, ", size(), "), found ", root));
     }

@@ -77,11 +77,23 @@ LlamaForCausalLM::LlamaForCausalLM(const config::ModelConfig& model, const Llama
   }
 }
 
-void LlamaForCausalLM::allocate_gradients() {
+std::vector<ops::ParameterSlot*> LlamaForCausalLM::stage_slots(std::int64_t stage) {
+  if (stage == stage_count() - 1) return {&norm_};
+  return layers_[stage]->slots();
+}
+
+void LlamaForCausalLM::allocate_gradients(bool one_layer) {
   const auto zeros = [&](const ops::ParameterSlot& slot) {
     return at::zeros(slot.shape, at::TensorOptions().dtype(at::kFloat).device(options_.device));
   };
-  for (auto* slot : slots_) slot->grad = zeros(*slot);
+  const auto first_layer = layers_.front()->slots();
+  for (auto* slot : first_layer) slot->grad = zeros(*slot);
+  for (std::size_t index = 1; index < layers_.size(); ++index) {
+    const auto layer = layers_[index]->slots();
+    for (std::size_t i = 0; i < layer.size(); ++i)
+      layer[i]->grad = one_layer && layer[i]->kind != ops::SlotKind::kVector ? first_layer[i]->grad : zeros(*layer[i]);
+  }
+  for (auto* slot : {&embedding_, &norm_, &head_}) slot->grad = zeros(*slot);
   if (config_.tie_word_embeddings) head_.grad = embedding_.tied_grad = zeros(embedding_);
 }
 

@@ -1,5 +1,6 @@
 #include "fbi/optim/adamw.h"
 
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
@@ -10,9 +11,12 @@
 #include "fbi/ops/packing.h"
 #include "fbi/ops/parallel.h"
 #include "fbi/ops/scale_strides.h"
+#include "optim/row_exchange.h"
 
 namespace fbi::optim {
 namespace {
+
+constexpr std::size_t kReductionsUnderWay = 2;  // each holds a copy of its gradients: enough to overlap, little memory
 
 using ops::ParameterGroup;
 using ops::ParameterSlot;
@@ -20,14 +24,28 @@ using ops::SlotKind;
 
 Moments zero_moments(const at::Tensor& like) { return {at::zeros_like(like), at::zeros_like(like)}; }
 
-kernels::MatrixShape matrix_shape(const ParameterSlot& slot) { return {slot.rows(), slot.columns()}; }
-
 float* data(const at::Tensor& tensor) { return tensor.data_ptr<float>(); }
 
 void update_dense(const at::Tensor& value, const Moments& moments, const at::Tensor& grad, const kernels::AdamWStep& step) {
   kernels::adamw(data(value), data(moments.exp_avg), data(moments.exp_avg_sq), data(grad), value.numel(), step,
                  ops::torch_parallel_for());
 }
+
+/// The rows of a packed slot that this rank owns, as kernels take them.
+struct PackedRows {
+  explicit PackedRows(const SlotState& state)
+      : scale_begin(state.slot->pattern == ops::ScalePattern::kRow ? state.rows.begin : 0),
+        alpha(scale_part(state.slot->alpha)),
+        bits(state.slot->bits.data_ptr<std::uint8_t>() + state.rows.begin * state.slot->bits.size(1)),
+        shape{state.rows.rows(), state.slot->columns()} {}
+  /// Of a tensor laid out like alpha: where the part of these rows begins.
+  float* scale_part(const at::Tensor& scales) const { return data(scales) + scale_begin; }
+
+  std::int64_t scale_begin;
+  float* alpha;
+  std::uint8_t* bits;
+  kernels::MatrixShape shape;
+};
 
 double square_sum(const at::Tensor& x) { return kernels::sum_of_squares(data(x), x.numel(), ops::torch_parallel_for()); }
 
@@ -43,49 +61,126 @@ config::GroupMultipliers multipliers(const config::OptimizerGroups& groups, Para
 
 }  // namespace
 
-AdamW::AdamW(const std::vector<ParameterSlot*>& slots, const config::OptimizerConfig& config,
-             distributed::Communicator& communicator)
-    : config_(config), communicator_(communicator) {
-  if (communicator_.size() != 1)
-    throw UsageError(concat("optimizer: one rank expected, the communicator has ", communicator_.size()));
-  for (auto* slot : slots) {
-    SlotState state;
-    state.slot = slot;
-    if (slot->kind == SlotKind::kPacked) {
-      state.latent = at::zeros_like(slot->grad);
-      state.alpha_grad = at::zeros_like(slot->alpha);
-      state.beta_grad = at::zeros_like(slot->beta);
-      state.alpha_moments = zero_moments(slot->alpha);
-      state.beta_moments = zero_moments(slot->beta);
-    } else {
-      state.latent = slot->value;
-    }
-    state.moments = zero_moments(state.latent);
-    states_.push_back(std::move(state));
+SlotState AdamW::make_state(ParameterSlot& slot) const {
+  SlotState state;
+  state.slot = &slot;
+  const bool sharded = communicator_.size() > 1 && slot.kind != SlotKind::kVector;
+  state.rows = {0, slot.rows()};
+  if (sharded) state.rows = distributed::range(slot.rows(), communicator_.rank(), communicator_.size());
+  const auto own_rows = [&](const at::Tensor& whole) { return whole.narrow(0, state.rows.begin, state.rows.rows()); };
+  if (slot.kind == SlotKind::kPacked) {
+    state.latent = at::zeros_like(own_rows(slot.grad));
+    state.alpha_moments = zero_moments(slot.alpha);
+    state.beta_moments = zero_moments(slot.beta);
+  } else {
+    state.latent = own_rows(slot.value);
   }
+  if (slot.kind != SlotKind::kVector) state.grad = sharded ? at::zeros_like(state.latent) : slot.grad;
+  state.moments = zero_moments(state.latent);
+  return state;
+}
+
+AdamW::AdamW(const std::vector<ParameterSlot*>& slots, const config::OptimizerConfig& config,
+             distributed::Communicator& communicator, at::ScalarType gradient_wire_dtype)
+    : config_(config), communicator_(communicator), wire_dtype_(gradient_wire_dtype) {
+  for (auto* slot : slots) states_.push_back(make_state(*slot));
+  allocate_replicated_gradients();
+}
+
+AdamW::AdamW(AdamW&&) noexcept = default;
+AdamW::~AdamW() = default;
+
+void AdamW::allocate_replicated_gradients() {
+  std::vector<std::pair<at::Tensor*, std::int64_t>> parts;
+  for (auto& state : states_) {
+    const ParameterSlot& slot = *state.slot;
+    if (slot.kind == SlotKind::kVector) parts.emplace_back(&state.grad, slot.rows());
+    if (slot.kind != SlotKind::kPacked) continue;
+    parts.emplace_back(&state.alpha_grad, slot.alpha.numel());
+    parts.emplace_back(&state.beta_grad, slot.beta.numel());
+  }
+  std::int64_t count = 0;
+  for (const auto& part : parts) count += part.second;
+  replicated_grad_ = at::zeros({count}, at::TensorOptions().dtype(at::kFloat).device(communicator_.device()));
+  count = 0;
+  for (auto& [tensor, length] : parts) {
+    *tensor = replicated_grad_.narrow(0, count, length);
+    count += length;
+  }
+}
+
+SlotState& AdamW::state_of(const ParameterSlot& slot) {
+  const auto state = std::find_if(states_.begin(), states_.end(), [&](const SlotState& s) { return s.slot == &slot; });
+  if (state == states_.end()) throw UsageError(concat("optimizer: ", slot.name, " is not one of its slots"));
+  return *state;
 }
 
 void AdamW::adopt_latent(ParameterSlot& slot, const at::Tensor& latent) {
-  const auto state = std::find_if(states_.begin(), states_.end(), [&](const SlotState& s) { return s.slot == &slot; });
-  if (state == states_.end()) throw UsageError(concat("optimizer: ", slot.name, " is not one of its slots"));
-  if (!state->latent.is_same(latent)) state->latent.copy_(latent);
+  const SlotState& state = state_of(slot);
+  const at::Tensor own = latent.narrow(0, state.rows.begin, state.rows.rows());
+  if (own.data_ptr() != state.latent.data_ptr()) state.latent.copy_(own);
+}
+
+void AdamW::reduce_gradients(std::span<ParameterSlot* const> slots) {
+  std::vector<RowExchangePart> parts;
+  for (auto* slot : slots) {
+    if (slot->kind == SlotKind::kVector) continue;
+    if (slot->tied_grad.defined()) {
+      slot->grad.add_(slot->tied_grad);
+      slot->tied_grad.zero_();
+    }
+    SlotState& state = state_of(*slot);
+    state.reduced = true;
+    parts.push_back({slot->grad, state.grad});
+  }
+  if (communicator_.size() == 1 || parts.empty()) return;
+  wait_for_reductions(kReductionsUnderWay - 1);
+  reductions_.push_back(std::make_unique<RowReduction>(communicator_, parts, wire_dtype_));
+  for (auto& part : parts) part.whole.zero_();
+}
+
+void AdamW::wait_for_reductions(std::size_t left) {
+  while (reductions_.size() > left) {
+    reductions_.front()->finish();
+    reductions_.pop_front();
+  }
+}
+
+/// Each rank has the part of its own rows (scales) or of its own samples (vectors).
+void AdamW::reduce_replicated_gradients() {
+  for (auto& state : states_)
+    if (state.slot->kind == SlotKind::kVector) state.grad.copy_(state.slot->grad);
+  communicator_.all_reduce(replicated_grad_, distributed::Reduce::kSum, distributed::Payload::kScales)->wait();
 }
 
 double AdamW::finish_gradients() {
-  double squares = 0;
-  for (auto& state : states_) {
-    ParameterSlot& slot = *state.slot;
-    if (slot.tied_grad.defined()) slot.grad.add_(slot.tied_grad);
-    if (slot.kind != SlotKind::kPacked) {
-      squares += square_sum(slot.grad);
-      continue;
-    }
-    squares += kernels::scale_gradients(data(slot.grad), slot.bits.const_data_ptr<std::uint8_t>(), data(slot.alpha),
-                                        ops::scale_strides(slot), matrix_shape(slot), data(state.alpha_grad),
-                                        data(state.beta_grad), ops::torch_parallel_for());
-    squares += square_sum(state.alpha_grad) + square_sum(state.beta_grad);
+  for (auto& state : states_)
+    if (!state.reduced) reduce_gradients(std::span(&state.slot, 1));
+  wait_for_reductions(0);
+
+  // Squares of matrices are sums over this rank's rows, in double; scales and vectors count once.
+  at::Tensor matrix_squares = at::zeros({static_cast<std::int64_t>(states_.size())}, at::kDouble);
+  double* squares = matrix_squares.data_ptr<double>();
+  replicated_grad_.zero_();
+  for (std::size_t i = 0; i < states_.size(); ++i) {
+    SlotState& state = states_[i];
+    if (state.slot->kind == SlotKind::kDense) squares[i] = square_sum(state.grad);
+    if (state.slot->kind != SlotKind::kPacked) continue;
+    const PackedRows rows(state);
+    squares[i] = kernels::scale_gradients(data(state.grad), rows.bits, rows.alpha, ops::scale_strides(*state.slot), rows.shape,
+                                          rows.scale_part(state.alpha_grad), rows.scale_part(state.beta_grad),
+                                          ops::torch_parallel_for());
   }
-  return std::sqrt(squares);
+  reduce_replicated_gradients();
+  communicator_.all_reduce(matrix_squares, distributed::Reduce::kSum)->wait();
+
+  double sum = 0;
+  for (std::size_t i = 0; i < states_.size(); ++i) {
+    const SlotState& state = states_[i];
+    sum += state.slot->kind == SlotKind::kVector ? square_sum(state.grad) : squares[i];
+    if (state.slot->kind == SlotKind::kPacked) sum += square_sum(state.alpha_grad) + square_sum(state.beta_grad);
+  }
+  return std::sqrt(sum);
 }
 
 kernels::AdamWStep AdamW::step_for(ParameterGroup group, double lr, double grad_scale) const {
@@ -106,10 +201,10 @@ kernels::AdamWStep AdamW::step_for(ParameterGroup group, double lr, double grad_
 void AdamW::update_packed(SlotState& state, double lr, double grad_scale) {
   ParameterSlot& slot = *state.slot;
   // The latent gradient is alpha·G with the alpha of this step's forward: latent weights go first.
+  const PackedRows rows(state);
   state.flips = kernels::adamw_latent(data(state.latent), data(state.moments.exp_avg), data(state.moments.exp_avg_sq),
-                                      data(slot.grad), data(slot.alpha), ops::scale_strides(slot), matrix_shape(slot),
-                                      slot.bits.data_ptr<std::uint8_t>(), step_for(slot.group, lr, grad_scale),
-                                      ops::torch_parallel_for());
+                                      data(state.grad), rows.alpha, ops::scale_strides(slot), rows.shape, rows.bits,
+                                      step_for(slot.group, lr, grad_scale), ops::torch_parallel_for());
   const auto scale_step = step_for(ParameterGroup::kScale, lr, grad_scale);
   update_dense(slot.alpha, state.alpha_moments, state.alpha_grad, scale_step);
   update_dense(slot.beta, state.beta_moments, state.beta_grad, scale_step);
@@ -123,39 +218,70 @@ void AdamW::update(double lr, double grad_norm) {
     if (state.slot->kind == SlotKind::kPacked)
       update_packed(state, lr, grad_scale);
     else
-      update_dense(state.latent, state.moments, state.slot->grad, step_for(state.slot->group, lr, grad_scale));
+      update_dense(state.latent, state.moments, state.grad, step_for(state.slot->group, lr, grad_scale));
   }
+  sum_flips();
+  gather_working_copies();
+}
+
+void AdamW::sum_flips() {
+  at::Tensor flips = at::zeros({static_cast<std::int64_t>(states_.size())}, at::kLong);
+  auto* counts = flips.data_ptr<std::int64_t>();
+  for (std::size_t i = 0; i < states_.size(); ++i) counts[i] = states_[i].flips;
+  communicator_.all_reduce(flips, distributed::Reduce::kSum)->wait();
+  for (std::size_t i = 0; i < states_.size(); ++i) states_[i].flips = counts[i];
+}
+
+void AdamW::gather_working_copies() {
+  std::vector<RowExchangePart> bits, values;
+  for (auto& state : states_) {
+    const ParameterSlot& slot = *state.slot;
+    if (slot.kind == SlotKind::kPacked)
+      bits.push_back({slot.bits, slot.bits.narrow(0, state.rows.begin, state.rows.rows())});
+    else if (slot.kind == SlotKind::kDense)
+      values.push_back({slot.value, state.latent});
+  }
+  gather_rows(communicator_, bits, distributed::Payload::kBits);
+  for (const auto& value : values) gather_rows(communicator_, {value}, distributed::Payload::kValues);
 }
 
 void AdamW::zero_gradients() {
   for (auto& state : states_) {
-    state.slot->grad.zero_();
+    const bool summed_elsewhere = state.reduced && communicator_.size() > 1;  // then slot->grad is 0 already
+    if (!summed_elsewhere || state.slot->kind == SlotKind::kVector) state.slot->grad.zero_();
     if (state.slot->tied_grad.defined()) state.slot->tied_grad.zero_();
+    if (state.slot->kind != SlotKind::kVector) state.grad.zero_();
+    state.reduced = false;
   }
 }
 
-std::vector<std::pair<std::string, at::Tensor>> AdamW::named_tensors() const {
-  std::vector<std::pair<std::string, at::Tensor>> out;
-  const auto add = [&](const std::string& name, const at::Tensor& value, const Moments& moments) {
-    out.emplace_back(name, value);
-    out.emplace_back("optimizer.exp_avg." + name, moments.exp_avg);
-    out.emplace_back("optimizer.exp_avg_sq." + name, moments.exp_avg_sq);
+std::vector<NamedTensor> AdamW::named_tensors() const {
+  std::vector<NamedTensor> out;
+  const auto add = [&](const NamedTensor& value, const Moments& moments) {
+    out.push_back(value);
+    out.push_back({"optimizer.exp_avg." + value.name, moments.exp_avg, value.row_begin, value.total_rows});
+    out.push_back({"optimizer.exp_avg_sq." + value.name, moments.exp_avg_sq, value.row_begin, value.total_rows});
   };
   for (const auto& state : states_) {
     const ParameterSlot& slot = *state.slot;
-    add(slot.name, state.latent, state.moments);
+    const bool whole = slot.kind == SlotKind::kVector || communicator_.size() == 1;
+    add({slot.name, state.latent, whole ? 0 : state.rows.begin, whole ? -1 : slot.rows()}, state.moments);
     if (slot.kind != SlotKind::kPacked) continue;
     const auto shape = ops::scale_shape(slot);
     const auto viewed = [&](const Moments& m) { return Moments{m.exp_avg.view(shape), m.exp_avg_sq.view(shape)}; };
-    add(ops::sibling_name(slot.name, "wscale"), slot.alpha.view(shape), viewed(state.alpha_moments));
-    add(ops::sibling_name(slot.name, "wbias"), slot.beta.view(shape), viewed(state.beta_moments));
+    add({ops::sibling_name(slot.name, "wscale"), slot.alpha.view(shape)}, viewed(state.alpha_moments));
+    add({ops::sibling_name(slot.name, "wbias"), slot.beta.view(shape)}, viewed(state.beta_moments));
   }
   return out;
 }
 
 void AdamW::publish() {
-  for (auto& state : states_)
-    if (state.slot->kind == SlotKind::kPacked) ops::pack_signs(*state.slot, state.latent);
+  for (auto& state : states_) {
+    if (state.slot->kind != SlotKind::kPacked) continue;
+    const PackedRows rows(state);
+    kernels::pack_signs(data(state.latent), rows.shape, rows.bits, ops::torch_parallel_for());
+  }
+  gather_working_copies();
 }
 
 }  // namespace fbi::optim

@@ -1,19 +1,23 @@
 #include "fbi/train/run.h"
 
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/tensor.h>
+
 #include <algorithm>
 #include <chrono>
 #include <deque>
 #include <nlohmann/json.hpp>
 
 #include "fbi/checkpoint/metrics_log.h"
-#include "fbi/checkpoint/run_directory.h"
 #include "fbi/config/compare.h"
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
 #include "fbi/core/signals.h"
+#include "fbi/distributed/agreement.h"
 #include "train/environment.h"
+#include "train/run_folder.h"
 #include "train/session.h"
 
 namespace fbi::train {
@@ -55,24 +59,32 @@ void check_identity(const config::RunConfig& saved, const config::RunConfig& cur
                             "\nUse the run's own values, another --run-dir, or --allow-change KEY for a change that is meant."));
 }
 
+/// What the ranks were asked to do after a step.
+struct Requests {
+  bool stop = false, save = false;
+};
+
 class TrainingRun {
  public:
   TrainingRun(const config::RunConfig& config, const RunOptions& options, distributed::Communicator& communicator,
               RunObserver& observer)
       : config_(config),
         options_(options),
+        communicator_(communicator),
         observer_(observer),
-        directory_(checkpoint::RunDirectory::create_or_resume(options.directory, checkpoint::Resume::from_text(options.resume))),
-        session_((open_saved_state(), config), communicator),
-        metrics_((write_records(), directory_.paths().metrics())) {}
+        folder_(options, communicator),
+        session_((open_saved_state(), config), communicator) {
+    distributed::run_together(communicator_, [&] { if (folder_.is_writer()) write_records(); });
+  }
 
   RunOutcome run() {
     begin();
     observer_.on_start(config_, state().step);
     while (state().step < config_.train.steps) {
       step();
-      if (stop_requested()) return stop();
-      if (save_due() && state().step < config_.train.steps) try_save();
+      const Requests requests = agree();
+      if (requests.stop) return stop();
+      if ((requests.save || save_due_by_steps()) && state().step < config_.train.steps) try_save();
     }
     if (last_saved_step_ != state().step) save();
     observer_.on_end();
@@ -85,9 +97,9 @@ class TrainingRun {
 
   /// Before anything heavy is loaded. Writes nothing into a new folder: a start that fails for a wrong path must not make it a run.
   void open_saved_state() {
-    const auto& paths = directory_.paths();
-    if (directory_.is_continued()) log::add_file(paths.log());
-    checkpoint_ = directory_.open_checkpoint();
+    const auto& paths = folder_.paths();
+    if (folder_.is_writer() && folder_.is_continued()) log_file_.emplace(paths.log());
+    checkpoint_ = folder_.take_checkpoint();
     if (checkpoint_)
       check_identity(checkpoint_config(*checkpoint_), config_, options_.allow_change);
     else if (const auto saved = saved_run_config(paths.root))
@@ -96,12 +108,13 @@ class TrainingRun {
 
   /// Once data, teacher and model are there; cuts the metrics back to the checkpoint.
   void write_records() {
-    const auto& paths = directory_.paths();
-    if (!directory_.is_continued()) log::add_file(paths.log());
+    const auto& paths = folder_.paths();
+    if (!folder_.is_continued()) log_file_.emplace(paths.log());
     write_file(paths.config(), config::to_json(config_));
     write_file(paths.environment(), environment_json(config_, options_.command_line));
     checkpoint::cut_metrics(paths.metrics(), checkpoint_ ? checkpoint_->manifest().step : 0);
     copy_tokenizer(config_, paths.root);
+    metrics_.emplace(paths.metrics());
   }
 
   void begin() {
@@ -118,35 +131,53 @@ class TrainingRun {
 
   void step() {
     const auto start = Clock::now();
-    const auto metrics = session_.trainer().step();
+    const auto metrics = train_step();
     const Pace pace = pace_.add(seconds_since(start), config_.train.global_batch * config_.train.seq_len,
                                 config_.train.steps - metrics.step);
-    metrics_.append(metrics_line(metrics, config_.objective, pace));
+    if (metrics_) metrics_->append(metrics_line(metrics, config_.objective, pace));
     observer_.on_step(metrics, pace);
     if (seconds_since(touched_) > 30) {
-      directory_.lock().touch();
+      folder_.touch_lock();
       touched_ = Clock::now();
     }
     if (state().skipped_in_row >= config_.train.max_skipped_in_row) diverged();
   }
 
+  StepMetrics train_step() {
+    const std::int64_t number = state().step + 1;
+    try {
+      return session_.trainer().step();
+    } catch (const PeerError& error) {
+      throw PeerError(concat("step ", number, ", rank ", communicator_.rank(), ": ", error.what(),
+                             ". Run again with --resume auto to continue from the last checkpoint."));
+    }
+  }
+
+  /// A signal may reach one rank alone, and clocks differ: all ranks do what any rank was asked to, at the same step.
+  Requests agree() {
+    const auto& every = config_.checkpoint.every_seconds;
+    const bool time_is_up = every > 0 && seconds_since(saved_at_) >= every;
+    at::Tensor asked = at::tensor({stop_requested() ? 1 : 0, time_is_up ? 1 : 0}, at::kInt);
+    communicator_.all_reduce(asked, distributed::Reduce::kMax)->wait();
+    return {asked[0].item<int>() != 0, asked[1].item<int>() != 0};
+  }
+
   [[noreturn]] void diverged() {
     observer_.on_end();
-    const auto last = formats::list_checkpoints(directory_.paths().checkpoints());
+    const auto last = formats::list_checkpoints(folder_.paths().checkpoints());
     throw DivergedError(concat(state().skipped_in_row, " steps in a row had a non-finite loss or gradient norm (step ", state().step,
                                "). Last good checkpoint: ", last.empty() ? std::string("none") : last.front().string(),
                                ". Look at the data of these steps, or resume with a lower rate: --set optimizer.lr=… --allow-change optimizer.lr"));
   }
 
-  bool save_due() {
-    const auto& every = config_.checkpoint;
-    if (every.every_steps > 0 && state().step % every.every_steps == 0) return true;
-    return every.every_seconds > 0 && seconds_since(saved_at_) >= every.every_seconds;
+  bool save_due_by_steps() {
+    const auto every = config_.checkpoint.every_steps;
+    return every > 0 && state().step % every == 0;
   }
 
   void save() {
-    metrics_.sync();
-    const fs::path folder = session_.save(directory_.paths().checkpoints());
+    distributed::run_together(communicator_, [&] { if (metrics_) metrics_->sync(); });
+    const fs::path folder = session_.save(folder_.paths().checkpoints());
     last_saved_step_ = state().step;
     saved_at_ = Clock::now();
     log::info("saved ", folder.string());
@@ -166,17 +197,20 @@ class TrainingRun {
   RunOutcome stop() {
     if (last_saved_step_ != state().step) save();
     observer_.on_end();
-    log::info("stopped by signal ", stop_requested(), " at step ", state().step, "; run again with --resume auto to continue");
+    const int signal = stop_requested();
+    log::info("stopped by ", signal ? concat("signal ", signal) : std::string("a signal to another rank"), " at step ", state().step, "; run again with --resume auto to continue");
     return state().step < config_.train.steps ? RunOutcome::kStopped : RunOutcome::kFinished;
   }
 
   config::RunConfig config_;
   RunOptions options_;
+  distributed::Communicator& communicator_;
   RunObserver& observer_;
-  checkpoint::RunDirectory directory_;
+  RunFolder folder_;
+  std::optional<log::FileSink> log_file_;      // rank 0
   std::unique_ptr<formats::CheckpointReader> checkpoint_;  // set by open_saved_state(), until begin() has read it
   Session session_;
-  MetricsFile metrics_;
+  std::optional<MetricsFile> metrics_;  // rank 0
   PaceMeter pace_;
   std::int64_t last_saved_step_ = -1;
   Clock::time_point saved_at_ = Clock::now(), touched_ = Clock::now();

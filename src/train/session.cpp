@@ -9,8 +9,8 @@
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
 #include "fbi/distill/teacher.h"
+#include "fbi/distributed/agreement.h"
 #include "fbi/nn/model_folder.h"
-#include "fbi/ops/device.h"
 #include "fbi/ops/parallel.h"
 
 namespace fbi::train {
@@ -45,6 +45,10 @@ Json manifest_state(const formats::CheckpointReader& checkpoint) {
   return state;
 }
 
+at::ScalarType torch_dtype(config::Precision precision) {
+  return precision == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
+}
+
 }  // namespace
 
 config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint) {
@@ -54,16 +58,25 @@ config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint)
 Session::Session(const config::RunConfig& config, distributed::Communicator& communicator)
     : config_(config), communicator_(communicator) {
   ops::set_threads(static_cast<int>(config.train.threads));
-  const at::Device device = ops::choose_device(config.train.device, communicator.rank());
-  data_ = data::open_training_data(config.data, config.train, config.model.vocab_size);
+  const at::Device device = communicator.device();
+  open_data();
   batcher_ = std::make_unique<data::Batcher>(*data_, communicator.size());
   if (config.objective.distill > 0) teacher_ = distill::load_teacher(config.teacher, config.model, config.train, device);
-  const auto dtype = config.train.precision == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
-  student_ = std::make_unique<nn::LlamaForCausalLM>(config.model, nn::LlamaOptions{device, dtype});
-  student_->allocate_gradients();
-  optimizer_ = std::make_unique<optim::AdamW>(student_->slots(), config.optimizer, communicator);
+  student_ = std::make_unique<nn::LlamaForCausalLM>(config.model,
+                                                    nn::LlamaOptions{device, torch_dtype(config.train.precision)});
+  const bool shard_gradients = config.parallel.shard_gradients && communicator.size() > 1;
+  student_->allocate_gradients(/*one_layer=*/shard_gradients);
+  optimizer_ = std::make_unique<optim::AdamW>(student_->slots(), config.optimizer, communicator,
+                                              torch_dtype(config.parallel.gradient_dtype));
   trainer_ = std::make_unique<Trainer>(TrainerParts{*student_, teacher_.get(), *optimizer_, communicator, sample_reader()},
-                                       config.objective, config.train, optim::make_schedule(config.optimizer));
+                                       config.objective, config.train, optim::make_schedule(config.optimizer), shard_gradients);
+}
+
+/// Rank 0 first: it builds line indexes that are missing, the others find them.
+void Session::open_data() {
+  const auto open = [&] { data_ = data::open_training_data(config_.data, config_.train, config_.model.vocab_size); };
+  distributed::run_together(communicator_, [&] { if (communicator_.rank() == 0) open(); });
+  distributed::run_together(communicator_, [&] { if (communicator_.rank() != 0) open(); });
 }
 
 SampleReader Session::sample_reader() {
@@ -83,9 +96,12 @@ void Session::start() {
 
 void Session::restore(const formats::CheckpointReader& checkpoint) {
   const checkpoint::CheckpointTensors tensors(checkpoint);
-  for (auto& [name, tensor] : optimizer_->named_tensors()) {
+  for (auto& [name, tensor, row_begin, total_rows] : optimizer_->named_tensors()) {
     at::Tensor target = tensor;
-    tensors.load(name, target);
+    if (total_rows < 0)
+      tensors.load(name, target);
+    else
+      tensors.load_rows(name, row_begin, row_begin + tensor.size(0), target);
   }
   optimizer_->publish();
   trainer_->set_state(state_from_json(manifest_state(checkpoint)["train"], checkpoint.path().string()));
@@ -93,7 +109,8 @@ void Session::restore(const formats::CheckpointReader& checkpoint) {
 
 std::filesystem::path Session::save(const std::filesystem::path& checkpoints) {
   std::vector<checkpoint::TensorPart> parts;
-  for (const auto& [name, tensor] : optimizer_->named_tensors()) parts.push_back({name, tensor});
+  for (const auto& [name, tensor, row_begin, total_rows] : optimizer_->named_tensors())
+    parts.push_back({name, tensor, row_begin, total_rows});
   formats::CheckpointManifest manifest;
   manifest.step = trainer_->state().step;
   manifest.config_hash = config::identity_hash(config_);

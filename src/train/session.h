@@ -28,6 +28,7 @@ class Session {
   Trainer& trainer() { return *trainer_; }
 
  private:
+  void open_data();
   SampleReader sample_reader();
 
   config::RunConfig config_;

@@ -4,21 +4,28 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
 
+#include <algorithm>
 #include <cmath>
 
-#include "fbi/config/load.h"
 #include "fbi/data/batcher.h"
 #include "fbi/core/error.h"
 
 namespace fbi::train {
+namespace {
+
+std::int64_t ceil_divide(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
 Trainer::Trainer(TrainerParts parts, const config::ObjectiveConfig& objective, const config::TrainConfig& train,
-                 const optim::Schedule& schedule)
+                 const optim::Schedule& schedule, bool shard_gradients)
     : parts_(std::move(parts)),
       objective_(objective, train.loss_chunk_tokens),
       train_(train),
       schedule_(schedule),
       pass_(parts_.student, train.recompute),
-      micro_steps_(config::micro_steps_per_step(train, parts_.communicator.size())) {
+      micro_steps_(ceil_divide(train.global_batch, train.micro_batch * parts_.communicator.size())),
+      shard_gradients_(shard_gradients) {
   if (objective_.needs_teacher() && !parts_.teacher) throw UsageError("objective.distill > 0 needs a teacher");
 }
 
@@ -47,7 +54,8 @@ StepMetrics Trainer::step() {
   metrics.loss_distill = sums.distill / static_cast<double>(tokens);
 
   metrics.grad_norm = parts_.optimizer.finish_gradients();
-  metrics.skipped = !agree_finite(metrics.loss, metrics.grad_norm);
+  // Both numbers are sums over all ranks, so that all ranks decide alike.
+  metrics.skipped = !std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm);
   if (!metrics.skipped) {
     parts_.optimizer.update(metrics.lr, metrics.grad_norm);
     report_flips(metrics);
@@ -65,9 +73,11 @@ StepMetrics Trainer::step() {
 }
 
 ops::LossSums Trainer::micro_step(std::int64_t index) {
-  const auto range = data::micro_batch_range(state_.position, index, parts_.communicator.rank(), parts_.communicator.size(),
-                                             train_.micro_batch);
-  at::Tensor ids = at::empty({train_.micro_batch, train_.seq_len + 1}, at::kInt);
+  auto range = data::micro_batch_range(state_.position, index, parts_.communicator.rank(), parts_.communicator.size(),
+                                       train_.micro_batch);
+  // Configurations of runs divide evenly; of a batch that does not, the last parts are short.
+  range.count = std::clamp<std::int64_t>(state_.position + train_.global_batch - range.first, 0, range.count);
+  at::Tensor ids = at::empty({range.count, train_.seq_len + 1}, at::kInt);
   parts_.read_samples(range.first, range.count, {ids.data_ptr<std::int32_t>(), static_cast<std::size_t>(ids.numel())});
   ids = ids.to(parts_.student.options().device);
   const at::Tensor inputs = ids.slice(1, 0, train_.seq_len).to(at::kLong);
@@ -79,7 +89,16 @@ ops::LossSums Trainer::micro_step(std::int64_t index) {
   const double grad_scale = 1.0 / static_cast<double>(train_.global_batch * train_.seq_len);
   const auto result =
       objective_.run(parts_.student, hidden, parts_.teacher, teacher_hidden, targets, grad_scale);
-  pass_.backward(result.dhidden);
+
+  // Gradients travel as soon as they are complete, while backward goes on.
+  const bool complete = shard_gradients_ || index + 1 == micro_steps_;
+  const auto reduce = [&](std::vector<ops::ParameterSlot*> slots) {
+    if (complete) parts_.optimizer.reduce_gradients(slots);
+  };
+  nn::LlamaForCausalLM& student = parts_.student;
+  if (!student.config().tie_word_embeddings) reduce({&student.head()});
+  pass_.backward(result.dhidden, [&](std::int64_t stage) { reduce(student.stage_slots(stage)); });
+  reduce({&student.embedding()});
   return result.sums;
 }
 
@@ -87,12 +106,6 @@ ops::LossSums Trainer::reduce_losses(const ops::LossSums& sums) {
   at::Tensor both = at::tensor({sums.next_token, sums.distill}, at::kDouble);
   parts_.communicator.all_reduce(both, distributed::Reduce::kSum)->wait();
   return {both[0].item<double>(), both[1].item<double>()};
-}
-
-bool Trainer::agree_finite(double loss, double grad_norm) {
-  at::Tensor flag = at::tensor({std::isfinite(loss) && std::isfinite(grad_norm) ? 1.0 : 0.0}, at::kDouble);
-  parts_.communicator.all_reduce(flag, distributed::Reduce::kMin)->wait();
-  return flag.item<double>() == 1.0;
 }
 
 void Trainer::report_flips(StepMetrics& metrics) const {

@@ -32,15 +32,13 @@ using testing::HasSubstr;
 /// Collects what is logged while it lives.
 class LogCapture {
  public:
-  LogCapture() { log::add_file((folder_ / "log").string()); }
-  ~LogCapture() { log::reset(); }
   std::string text() const {
-    log::reset();
     return read_file(folder_ / "log");
   }
 
  private:
   test::TempDir folder_;
+  log::FileSink sink_{(folder_ / "log").string()};
 };
 
 /// The one lock file of a run.

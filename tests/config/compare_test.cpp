@@ -75,6 +75,11 @@ const std::map<std::string, std::string> kOtherValues = {
     {"train.max_skipped_in_row", "3"},
     {"train.device", "cpu"},
     {"train.threads", "2"},
+    {"parallel.backend", "gloo"},
+    {"parallel.gradient_dtype", "bf16"},
+    {"parallel.shard_gradients", "true"},
+    {"parallel.shard_teacher", "true"},
+    {"parallel.timeout_seconds", "30.5"},
     {"checkpoint.every_steps", "7"},
     {"checkpoint.every_seconds", "600.5"},
     {"checkpoint.keep", "5"},
@@ -83,7 +88,8 @@ const std::map<std::string, std::string> kOtherValues = {
 
 const std::set<std::string> kFree = {
     "data.index_dir",           "train.micro_batch", "train.steps",    "train.recompute",
-    "train.max_skipped_in_row", "train.device",      "train.threads",  "checkpoint.every_steps",
+    "train.max_skipped_in_row", "train.device",      "train.threads",  "parallel.backend", "parallel.gradient_dtype", "parallel.shard_gradients", "parallel.shard_teacher",
+    "parallel.timeout_seconds", "checkpoint.every_steps",
     "checkpoint.every_seconds", "checkpoint.keep",   "log.every_steps"};
 
 // Derived values fixed, so that one field can change alone.

@@ -32,11 +32,12 @@ TEST_F(Log, SilentUntilAsked) {
 
 TEST_F(Log, FileGetsAllLevelsAndIsAppendedTo) {
   const auto path = folder_ / "train.log";
-  log::add_file(path.string());
-  log::debug("step ", 1, " {} %s");
-  log::reset();
+  {
+    const log::FileSink sink(path.string());
+    log::debug("step ", 1, " {} %s");
+  }
   log::error("between");
-  log::add_file(path.string());
+  const log::FileSink sink(path.string());
   log::warn("loss ", 2.5);
   const std::string text = read_file(path);
   EXPECT_THAT(text,
@@ -56,15 +57,15 @@ TEST_F(Log, TerminalHonoursItsLevel) {
 
 TEST_F(Log, UnwritableFileIsADiskError) {
   write_file(folder_ / "file", "");
-  expect_error<DiskError>([&] { log::add_file((folder_ / "file" / "train.log").string()); },
+  expect_error<DiskError>([&] { log::FileSink((folder_ / "file" / "train.log").string()); },
                           "train.log");
 }
 
 TEST_F(Log, FullDiskDisturbsNobody) {
   const auto path = folder_ / "train.log";
   testing::internal::CaptureStderr();
-  log::add_file("/dev/full");
-  log::add_file(path.string());
+  const log::FileSink full("/dev/full");
+  const log::FileSink sink(path.string());
   log::info("still written");
   log::reset();
   EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
@@ -73,7 +74,7 @@ TEST_F(Log, FullDiskDisturbsNobody) {
 
 TEST_F(Log, LinesOfSeveralThreadsStayWhole) {
   const auto path = folder_ / "train.log";
-  log::add_file(path.string());
+  const log::FileSink sink(path.string());
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([] {

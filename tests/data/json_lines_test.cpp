@@ -209,7 +209,7 @@ TEST_F(JsonLines, AnIndexThatCannotBeKeptIsAWarning) {
   write_text(folder_ / "file", "");
   options_.index_dir =
       folder_ / "file" / "below";  // a file where a folder should be; root may write anywhere
-  log::add_file((folder_ / "log").string());
+  const log::FileSink sink((folder_ / "log").string());
   const auto source = open(token_line(1, 3) + "\n");
   EXPECT_THAT(read_sample(*source, 0), ElementsAre(1, 2, 3));
   log::reset();

@@ -4,11 +4,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/socket.h>
 
 #include <chrono>
 #include <cstring>
@@ -17,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "distributed/free_port.h"
 #include "distributed/ranks.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
@@ -30,20 +29,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-/// A port that was free a moment ago.
-int free_port() {
-  const int descriptor = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof(address);
-  auto* any = reinterpret_cast<sockaddr*>(&address);
-  const bool bound =
-      bind(descriptor, any, length) == 0 && getsockname(descriptor, any, &length) == 0;
-  close(descriptor);
-  if (!bound) throw std::runtime_error("no free port");
-  return ntohs(address.sin_port);
-}
+using test::free_port;
 
 Rendezvous place(int rank, int world_size, int port) {
   Rendezvous result;

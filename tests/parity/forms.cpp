@@ -20,19 +20,25 @@ std::string trainer_declines(const Trace& trace) {
 
 std::span<const Form> forms() {
   static constexpr std::array<Form, 2> kForms{
-      Form{"trainer", [](const Trace& trace, config::Precision precision) { return replay_trainer(trace, precision); },
+      Form{"trainer",
+           [](const Trace& trace, config::Precision precision, int ranks) {
+             return ranks == 1 ? replay_trainer(trace, precision) : replay_trainer_on_ranks(trace, precision, ranks);
+           },
            trainer_declines},
-      Form{"latent", replay_latent, [](const Trace&) { return std::string(); }}};
+      Form{"latent", [](const Trace& trace, config::Precision precision, int) { return replay_latent(trace, precision); },
+           [](const Trace&) { return std::string(); }}};
   return kForms;
 }
 
-bool replay_and_judge(const Form& form, const Trace& trace, std::ostream& out) {
+bool replay_and_judge(const Form& form, const Trace& trace, std::ostream& out, int ranks) {
   const bool bf16 = trace.precision == config::Precision::kBf16;
-  out << trace.name << ", form " << form.name << (bf16 ? ", bf16" : ", fp32") << "\n";
-  const ReplayResult replay = form.replay(trace, trace.precision);
+  out << trace.name << ", form " << form.name << (bf16 ? ", bf16" : ", fp32");
+  if (ranks > 1) out << ", " << ranks << " ranks";
+  out << "\n";
+  const ReplayResult replay = form.replay(trace, trace.precision, ranks);
   if (!bf16) return print_checks(out, compare(trace, replay));
   return print_checks(out,
-                      compare_bf16(trace, replay, form.replay(trace, config::Precision::kFp32)));
+                      compare_bf16(trace, replay, form.replay(trace, config::Precision::kFp32, ranks)));
 }
 
 }  // namespace fbi::parity

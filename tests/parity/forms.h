@@ -12,7 +12,7 @@ namespace fbi::parity {
 /// A way to hold and train the binarized student.
 struct Form {
   std::string_view name;
-  ReplayResult (*replay)(const Trace& trace, config::Precision precision);
+  ReplayResult (*replay)(const Trace& trace, config::Precision precision, int ranks);
   /// Why the form cannot replay a recording; "" when it can.
   std::string (*declines)(const Trace& trace);
 };
@@ -21,7 +21,7 @@ struct Form {
 std::span<const Form> forms();
 
 /// Replays in the recording's precision (bf16: also in fp32), prints a line per quantity, and
-/// returns whether all hold.
-bool replay_and_judge(const Form& form, const Trace& trace, std::ostream& out);
+/// returns whether all hold. Several ranks are threads; only the trainer's form knows them.
+bool replay_and_judge(const Form& form, const Trace& trace, std::ostream& out, int ranks = 1);
 
 }  // namespace fbi::parity

@@ -48,6 +48,14 @@ INSTANTIATE_TEST_SUITE_P(Published, Recording,
                                   std::string(std::get<1>(info.param).name);
                          });
 
+TEST(RecordingOnRanks, IsReproducedByTwo) {
+  for (const std::string name : {"t1", "t3", "t5"}) {
+    FBI_SHARED_OR_SKIP(directory, "reference-traces/" + name);
+    std::ostringstream report;
+    EXPECT_TRUE(replay_and_judge(forms().front(), load_trace(directory), report, /*ranks=*/2)) << report.str();
+  }
+}
+
 /// A copy of t4row whose trace.json can be changed.
 class BrokenRecording : public ::testing::Test {
  protected:

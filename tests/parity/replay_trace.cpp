@@ -1,9 +1,10 @@
-// replay_trace DIR... [--form trainer|latent]
+// replay_trace DIR... [--form trainer|latent] [--ranks N]
 //
 // Replays recordings of the published training loop and compares every recorded quantity. Without
-// --form all forms run, each where it can. Exit status: 0 everything holds, 1 something does not, 2
+// --form all forms run, each where it can. With --ranks the trainer's form alone, on N ranks (threads). Exit status: 0 everything holds, 1 something does not, 2
 // wrong usage, 3 unreadable recording.
 
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <string>
@@ -20,6 +21,7 @@ namespace {
 struct Arguments {
   std::vector<std::string> directories;
   std::string form;  ///< "" for all
+  int ranks = 1;
 };
 
 Arguments parse(const std::vector<std::string>& words) {
@@ -29,6 +31,9 @@ Arguments parse(const std::vector<std::string>& words) {
       out.form = words[++i];
     } else if (words[i].starts_with("--form=")) {
       out.form = words[i].substr(7);
+    } else if (words[i] == "--ranks" && i + 1 < words.size()) {
+      out.ranks = std::atoi(words[++i].c_str());
+      if (out.ranks < 1) throw UsageError("--ranks: expected a number above 0, found " + words[i]);
     } else if (words[i].starts_with("-")) {
       throw UsageError("unknown or incomplete option " + words[i]);
     } else {
@@ -36,6 +41,8 @@ Arguments parse(const std::vector<std::string>& words) {
     }
   }
   if (out.directories.empty()) throw UsageError("no recording given");
+  if (out.ranks > 1 && out.form.empty()) out.form = "trainer";
+  if (out.ranks > 1 && out.form != "trainer") throw UsageError("--ranks is for the trainer's form");
   const auto named = [&](const Form& form) { return form.name == out.form; };
   if (!out.form.empty() && std::ranges::none_of(forms(), named))
     throw UsageError("unknown form " + out.form);
@@ -54,7 +61,7 @@ bool replay(const Arguments& arguments) {
         all = all && arguments.form.empty();  // asked for by name, leaving it out is a failure
         continue;
       }
-      const bool holds = replay_and_judge(form, trace, std::cout);
+      const bool holds = replay_and_judge(form, trace, std::cout, arguments.ranks);
       std::cout << trace.name << ", form " << form.name << ": "
                 << (holds ? "holds" : "DOES NOT HOLD") << "\n\n";
       all = all && holds;
@@ -71,7 +78,7 @@ int main(int count, char** words) {
   try {
     return fbi::parity::replay(fbi::parity::parse({words + 1, words + count})) ? 0 : 1;
   } catch (const fbi::UsageError& error) {
-    std::cerr << error.what() << "\nusage: replay_trace DIR... [--form trainer|latent]\n";
+    std::cerr << error.what() << "\nusage: replay_trace DIR... [--form trainer|latent] [--ranks N]\n";
     return static_cast<int>(error.exit_code());
   } catch (const fbi::Error& error) {
     std::cerr << error.what() << "\n";

@@ -1,8 +1,13 @@
 #include "parity/trainer_replay.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
+#include "distributed/ranks.h"
+#include "fbi/distributed/shard_plan.h"
 #include "fbi/nn/weights.h"
 #include "fbi/ops/packing.h"
 #include "fbi/ops/scale_strides.h"
@@ -32,10 +37,10 @@ class RecordedWeights final : public nn::WeightSource {
   const NamedTensors& tensors_;
 };
 
-config::TrainConfig train_config(const Trace& trace, bool recompute) {
+config::TrainConfig train_config(const Trace& trace, bool recompute, int ranks) {
   config::TrainConfig train;
   train.seq_len = trace.seq;
-  train.micro_batch = trace.batch;
+  train.micro_batch = (trace.batch + ranks - 1) / ranks;
   train.global_batch = trace.batch * trace.accumulate;
   train.recompute = recompute;
   train.loss_chunk_tokens = kLossChunkTokens;
@@ -75,17 +80,28 @@ at::Tensor micro_batch_logits(nn::LlamaForCausalLM& model, const at::Tensor& ids
   return logits.view({ids.size(0), ids.size(1), model.vocab_size()});
 }
 
+/// All rows of a tensor whose rows are spread over ranks.
+at::Tensor whole(distributed::Communicator& communicator, const at::Tensor& rows, std::int64_t total_rows) {
+  if (total_rows < 0 || communicator.size() == 1) return rows.clone();
+  const distributed::ShardPlan plan(total_rows, communicator.size());
+  at::Tensor block = at::zeros({plan.block_rows(), rows.size(1)}, rows.options());
+  block.narrow(0, 0, rows.size(0)).copy_(rows);
+  at::Tensor all = at::empty({plan.padded_rows(), rows.size(1)}, rows.options());
+  communicator.all_gather(all, block)->wait();
+  return all.narrow(0, 0, total_rows).clone();
+}
+
 /// dLoss/dW = alpha·G and the scale gradients, under the published names and shapes.
-NamedTensors gradients(const optim::AdamW& optimizer) {
+NamedTensors gradients(const optim::AdamW& optimizer, distributed::Communicator& communicator) {
   NamedTensors out;
   for (const auto& state : optimizer.states()) {
     const auto& slot = *state.slot;
     if (slot.kind != ops::SlotKind::kPacked) {
-      out[slot.name] = slot.grad.clone();
+      out[slot.name] = whole(communicator, state.grad, slot.kind == ops::SlotKind::kVector ? -1 : slot.rows());
       continue;
     }
     const auto shape = ops::scale_shape(slot);
-    out[slot.name] = slot.grad * slot.alpha.view(shape);
+    out[slot.name] = whole(communicator, state.grad, slot.rows()) * slot.alpha.view(shape);
     out[ops::sibling_name(slot.name, "wscale")] = state.alpha_grad.view(shape).clone();
     out[ops::sibling_name(slot.name, "wbias")] = state.beta_grad.view(shape).clone();
   }
@@ -125,9 +141,14 @@ StepValues step_values(const Trace& trace, const train::StepMetrics& metrics) {
   return values;
 }
 
-}  // namespace
+/// Of all ranks.
+ops::LossSums sum_over_ranks(distributed::Communicator& communicator, const ops::LossSums& sums) {
+  at::Tensor both = at::tensor({sums.next_token, sums.distill}, at::kDouble);
+  communicator.all_reduce(both, distributed::Reduce::kSum)->wait();
+  return {both[0].item<double>(), both[1].item<double>()};
+}
 
-ReplayResult replay_trainer(const Trace& trace, config::Precision precision, bool recompute) {
+ReplayResult replay(distributed::Communicator& communicator, const Trace& trace, config::Precision precision, bool recompute) {
   const auto dtype = precision == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
   nn::LlamaForCausalLM student(trace.student, {at::kCPU, dtype});
   student.allocate_gradients();
@@ -138,8 +159,7 @@ ReplayResult replay_trainer(const Trace& trace, config::Precision precision, boo
   }
   const RecordedWeights weights(trace.student_init);
   nn::check_weight_names(student, weights);
-  const auto communicator = distributed::make_single_rank();
-  optim::AdamW optimizer(student.slots(), optimizer_config(trace), *communicator);
+  optim::AdamW optimizer(student.slots(), optimizer_config(trace), communicator);
 
   ReplayResult result;
   result.initial_scales = initial_scales(student, weights);
@@ -153,11 +173,11 @@ ReplayResult replay_trainer(const Trace& trace, config::Precision precision, boo
     if (trace.effective.contains(slot->name)) result.effective[slot->name] = ops::working_weight(*slot, at::kFloat);
 
   const config::ObjectiveConfig objective{trace.next_token_weight, trace.distill_weight, 1.0};
-  train::Trainer trainer({student, teacher.get(), optimizer, *communicator, sample_reader(trace.tokens)}, objective,
-                         train_config(trace, recompute), schedule(trace));
-  const auto first = trainer.micro_step(0);
+  train::Trainer trainer({student, teacher.get(), optimizer, communicator, sample_reader(trace.tokens)}, objective,
+                         train_config(trace, recompute, communicator.size()), schedule(trace));
+  const auto first = sum_over_ranks(communicator, trainer.micro_step(0));
   optimizer.finish_gradients();
-  result.first_gradients = gradients(optimizer);
+  result.first_gradients = gradients(optimizer, communicator);
   optimizer.zero_gradients();
   if (!trace.optimizer) {
     result.losses.push_back(loss_terms(trace, first));
@@ -165,11 +185,28 @@ ReplayResult replay_trainer(const Trace& trace, config::Precision precision, boo
   }
   while (trainer.state().step * trace.accumulate < trace.micro_steps) {
     const auto metrics = trainer.step();
-    for (const auto& sums : metrics.micro_losses) result.losses.push_back(loss_terms(trace, sums));
+    for (const auto& sums : metrics.micro_losses)
+      result.losses.push_back(loss_terms(trace, sum_over_ranks(communicator, sums)));
     result.steps.push_back(step_values(trace, metrics));
   }
-  for (const auto& [name, tensor] : optimizer.named_tensors())
-    if (!name.starts_with("optimizer.")) result.final_parameters[name] = tensor;
+  for (const auto& [name, tensor, row_begin, total_rows] : optimizer.named_tensors())
+    if (!name.starts_with("optimizer.")) result.final_parameters[name] = whole(communicator, tensor, total_rows);
+  return result;
+}
+
+}  // namespace
+
+ReplayResult replay_trainer(const Trace& trace, config::Precision precision, bool recompute) {
+  return replay(*distributed::make_single_rank(), trace, precision, recompute);
+}
+
+ReplayResult replay_trainer_on_ranks(const Trace& trace, config::Precision precision, int ranks) {
+  ReplayResult result;
+  test::run_ranks_ok(ranks, [&](distributed::Communicator& communicator) {
+    at::set_num_threads(1);
+    ReplayResult own = replay(communicator, trace, precision, /*recompute=*/false);
+    if (communicator.rank() == 0) result = std::move(own);
+  });
   return result;
 }
 

@@ -13,7 +13,6 @@
 
 #include "fbi/config/load.h"
 #include "fbi/core/hash.h"
-#include "fbi/core/log.h"
 #include "fbi/formats/checkpoint_reader.h"
 #include "fbi/formats/token_shard.h"
 #include "fbi/train/run.h"
@@ -106,9 +105,6 @@ class TinyRuns {
                  const OnStep& on_step = {}, const std::vector<std::string>& allow_change = {}) {
     config::resolve(c, 1);
     config::validate(c, 1);
-    const struct CloseLogs {
-      ~CloseLogs() { log::reset(); }
-    } close_logs;
     const auto communicator = distributed::make_single_rank();
     struct Observer final : RunObserver {
       explicit Observer(const OnStep& on_step) : on_step_(on_step) {}

@@ -60,8 +60,8 @@ struct Training {
   }
 
   std::vector<std::pair<std::string, at::Tensor>> copies() const {
-    auto out = optimizer->named_tensors();
-    for (auto& [name, tensor] : out) tensor = tensor.clone();
+    std::vector<std::pair<std::string, at::Tensor>> out;
+    for (const auto& named : optimizer->named_tensors()) out.emplace_back(named.name, named.tensor.clone());
     for (const auto* slot : student.slots())
       if (slot->bits.defined()) out.emplace_back(slot->name + " bits", slot->bits.clone());
     return out;

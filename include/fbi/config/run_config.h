@@ -121,6 +121,15 @@ struct LogConfig {
   std::int64_t every_steps = 10;    ///< one line on the terminal and in train.log; metrics.jsonl has every step
 };
 
+/// How a run is spread over ranks. Nothing here changes what is computed but for the rounding of sums.
+struct ParallelConfig {
+  std::string backend = "auto";            ///< auto (nccl on GPUs, gloo on CPUs) | gloo | nccl
+  Precision gradient_dtype = Precision::kFp32;  ///< of gradients between ranks
+  bool shard_gradients = false;            ///< sum gradients over ranks after every micro-step, keep only this rank's rows
+  bool shard_teacher = false;              ///< each rank holds a part of the teacher; layers are gathered when they are used
+  double timeout_seconds = 600;            ///< how long a collective waits for a rank that stands still
+};
+
 struct RunConfig {
   ModelConfig model;
   TeacherConfig teacher;
@@ -128,6 +137,7 @@ struct RunConfig {
   ObjectiveConfig objective;
   OptimizerConfig optimizer;
   TrainConfig train;
+  ParallelConfig parallel;
   CheckpointConfig checkpoint;
   LogConfig log;
 };

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -13,8 +14,17 @@ enum class Level { kDebug, kInfo, kWarn, kError };
 
 /// Messages of `level` and above go to standard error (colours on a terminal).
 void add_terminal(Level level);
-/// Messages of all levels are appended to `path` with a time stamp. Throws DiskError.
-void add_file(const std::string& path);
+/// While it lives, messages of all levels are appended to `path` with a time stamp.
+class FileSink {
+ public:
+  explicit FileSink(const std::string& path);  ///< DiskError when the file can't be opened
+  ~FileSink();
+  FileSink(const FileSink&) = delete;
+  FileSink& operator=(const FileSink&) = delete;
+
+ private:
+  std::shared_ptr<void> sink_;
+};
 /// Removes all sinks and flushes them.
 void reset();
 void write(Level level, std::string_view message);

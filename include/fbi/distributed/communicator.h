@@ -1,8 +1,11 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -18,6 +21,16 @@ class Work {
 
 enum class Reduce { kSum, kMax, kMin };
 
+/// What a collective carries, for the account of bytes sent.
+enum class Payload { kGradients, kBits, kValues, kScales, kTeacher, kControl };
+inline constexpr std::size_t kPayloads = 6;
+/// "gradients", "bits", "values", "scales", "teacher", "control".
+std::string_view to_string(Payload payload);
+
+/// Bytes that this rank sent, by payload, counted as a ring of N ranks sends them: (N-1)/N of the whole for reduce_scatter and
+/// all_gather, twice that for all_reduce, all of it by the root of a broadcast.
+using Traffic = std::array<std::int64_t, kPayloads>;
+
 /// Collectives of one group of ranks. Passed in everywhere, never global. All ranks call the same operations in the same
 /// order. Tensors are contiguous; row counts that differ over ranks are padded by the caller (ShardPlan).
 class Communicator {
@@ -29,17 +42,29 @@ class Communicator {
   /// Where tensors of collectives must lie.
   virtual at::Device device() const { return at::kCPU; }
   /// In place on every rank.
-  virtual std::unique_ptr<Work> all_reduce(at::Tensor& tensor, Reduce op) = 0;
+  std::unique_ptr<Work> all_reduce(at::Tensor& tensor, Reduce op, Payload payload = Payload::kControl);
   /// output [n] = sum over ranks of their input [size * n], part `rank`.
-  virtual std::unique_ptr<Work> reduce_scatter(at::Tensor& output, const at::Tensor& input) = 0;
+  std::unique_ptr<Work> reduce_scatter(at::Tensor& output, const at::Tensor& input, Payload payload = Payload::kControl);
   /// output [size * n] = the inputs [n] of all ranks in rank order.
-  virtual std::unique_ptr<Work> all_gather(at::Tensor& output, const at::Tensor& input) = 0;
-  virtual std::unique_ptr<Work> broadcast(at::Tensor& tensor, int root) = 0;
+  std::unique_ptr<Work> all_gather(at::Tensor& output, const at::Tensor& input, Payload payload = Payload::kControl);
+  std::unique_ptr<Work> broadcast(at::Tensor& tensor, int root, Payload payload = Payload::kControl);
   virtual void barrier() = 0;
+
+  /// Since the communicator was made.
+  const Traffic& traffic() const { return traffic_; }
+
+ private:
+  virtual std::unique_ptr<Work> start_all_reduce(at::Tensor& tensor, Reduce op) = 0;
+  virtual std::unique_ptr<Work> start_reduce_scatter(at::Tensor& output, const at::Tensor& input) = 0;
+  virtual std::unique_ptr<Work> start_all_gather(at::Tensor& output, const at::Tensor& input) = 0;
+  virtual std::unique_ptr<Work> start_broadcast(at::Tensor& tensor, int root) = 0;
+  void count(Payload payload, std::int64_t bytes) { traffic_[static_cast<std::size_t>(payload)] += bytes; }
+
+  Traffic traffic_{};
 };
 
-/// The group of one rank: every collective is the identity.
-std::unique_ptr<Communicator> make_single_rank();
+/// The group of one rank, computing on `device`: every collective is the identity.
+std::unique_ptr<Communicator> make_single_rank(at::Device device = at::kCPU);
 
 /// A group of `size` ranks within this process, one per thread (tests). Collectives are finished when they return and
 /// reduce in rank order, so results don't depend on timing. A rank whose communicator is destroyed makes all that wait

@@ -55,7 +55,9 @@ class LlamaForCausalLM final : public eval::LanguageModel {
   const LlamaOptions& options() const { return options_; }
   /// Every parameter once, in the published order (a tied head is not listed); addresses stay valid.
   const std::vector<ops::ParameterSlot*>& slots() const { return slots_; }
-  void allocate_gradients();  ///< zeroed fp32 buffers for all slots
+  /// Zeroed fp32 buffers for all slots. `one_layer`: the matrices of all decoder layers use the buffers of one, for a trainer that
+  /// takes the gradients of a layer away before the next one forms its own (AdamW::reduce_gradients on several ranks).
+  void allocate_gradients(bool one_layer = false);
 
   /// Inference only: keeps embedding, head and dense linears in `dtype` (norms stay fp32).
   void store_values_as(at::ScalarType dtype);
@@ -70,6 +72,9 @@ class LlamaForCausalLM final : public eval::LanguageModel {
   void embedding_backward(const at::Tensor& ids, const at::Tensor& dx);
   RotaryTable rotary(std::int64_t first, std::int64_t count) const;
   ops::ParameterSlot& head() { return head_; }
+  ops::ParameterSlot& embedding() { return embedding_; }
+  /// The parameters of a stage.
+  std::vector<ops::ParameterSlot*> stage_slots(std::int64_t stage);
 
   /// Hidden states after the final norm, fp32 [B, S, D], without gradient.
   at::Tensor hidden_states(const at::Tensor& ids);

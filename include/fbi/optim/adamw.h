@@ -1,14 +1,17 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "fbi/config/run_config.h"
 #include "fbi/distributed/communicator.h"
+#include "fbi/distributed/shard_plan.h"
 #include "fbi/kernels/adamw.h"
 #include "fbi/ops/parameter_slot.h"
 
@@ -20,30 +23,49 @@ struct Moments {
   at::Tensor exp_avg_sq;
 };
 
-/// What the optimizer owns for one slot. `latent` is the fp32 weight that AdamW updates: for packed slots the only copy, for dense
-/// fp32 ones the slot's own value.
+/// What the optimizer owns for one slot. Latent weight, moments and gradient of a matrix are the rows of this rank
+/// (distributed::ShardPlan); vectors, scales and shifts are whole and equal on all ranks.
 struct SlotState {
   ops::ParameterSlot* slot = nullptr;
-  at::Tensor latent;
+  distributed::RowRange rows;        ///< of a matrix that this rank owns; all of a vector
+  at::Tensor latent;                 ///< fp32, what AdamW updates; of a dense slot the rows of its own value
+  at::Tensor grad;                   ///< fp32, like latent: summed over ranks once the gradients are finished
   Moments moments;
   at::Tensor alpha_grad, beta_grad;  ///< packed only
   Moments alpha_moments, beta_moments;
-  std::int64_t flips = 0;            ///< signs changed by the last update
+  bool reduced = false;              ///< grad holds (or will hold, once waited for) all that slot->grad had
+  std::int64_t flips = 0;            ///< signs changed by the last update, on all ranks
 };
 
-/// AdamW over slots: applies the straight-through estimator once per step, clips by the global norm, updates latent weights and scales,
-/// and writes the new working copies (sign bits while the weights are in registers).
+/// A tensor of a checkpoint: whole and equal on all ranks, or the rows from `row_begin` on of one with `total_rows`.
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+  std::int64_t row_begin = 0;
+  std::int64_t total_rows = -1;  ///< -1: whole
+};
+
+class RowReduction;
+
+/// AdamW over slots, sharded by rows over the ranks of a communicator: sums gradients over ranks, applies the straight-through
+/// estimator once per step, clips by the global norm, updates latent weights and scales, and writes the new working copies on all
+/// ranks (sign bits while the weights are in registers; they travel packed). All methods that a step calls are collective.
 class AdamW {
  public:
   /// `slots` must outlive the optimizer and have their gradients allocated.
   AdamW(const std::vector<ops::ParameterSlot*>& slots, const config::OptimizerConfig& config,
-        distributed::Communicator& communicator);
+        distributed::Communicator& communicator, at::ScalarType gradient_wire_dtype = at::kFloat);
+  AdamW(AdamW&&) noexcept;
+  ~AdamW();
 
   /// Takes over the latent weight that the slot's working copy was made from (fp32, slot shape).
   void adopt_latent(ops::ParameterSlot& slot, const at::Tensor& latent);
 
-  /// Finishes the gradients of a step (tied parts added, alpha and beta gradients formed) and returns the 2-norm over all
-  /// parameters, straight-through and unclipped.
+  /// The gradients of these slots are complete, for this step or (sharded gradients) for this micro-step: starts to sum them over
+  /// ranks, and zeroes them. The work goes on in the background; slots that are not announced are reduced in finish_gradients().
+  void reduce_gradients(std::span<ops::ParameterSlot* const> slots);
+  /// Finishes the gradients of a step (summed over ranks, tied parts added, alpha and beta gradients formed) and returns the
+  /// 2-norm over all parameters, straight-through and unclipped; the same number on all ranks.
   double finish_gradients();
   /// One AdamW step with the finished gradients; counts in `updates`. `grad_norm` decides clipping.
   void update(double lr, double grad_norm);
@@ -55,17 +77,27 @@ class AdamW {
 
   /// Everything that a checkpoint holds, under its published name (`….weight`, `….wscale`, `….wbias`) or
   /// `optimizer.exp_avg.NAME`, `optimizer.exp_avg_sq.NAME`; tensors share memory with the optimizer and the slots.
-  std::vector<std::pair<std::string, at::Tensor>> named_tensors() const;
-  /// After named_tensors() were filled from a checkpoint: rewrites the working copies from the latent weights.
+  std::vector<NamedTensor> named_tensors() const;
+  /// After named_tensors() were filled from a checkpoint: rewrites the working copies from the latent weights. Collective.
   void publish();
 
  private:
+  SlotState make_state(ops::ParameterSlot& slot) const;
+  void allocate_replicated_gradients();
+  void reduce_replicated_gradients();
+  void wait_for_reductions(std::size_t left);
+  SlotState& state_of(const ops::ParameterSlot& slot);
   kernels::AdamWStep step_for(ops::ParameterGroup group, double lr, double grad_scale) const;
   void update_packed(SlotState& state, double lr, double grad_scale);
+  void sum_flips();
+  void gather_working_copies();
 
   config::OptimizerConfig config_;
   distributed::Communicator& communicator_;
+  at::ScalarType wire_dtype_;
   std::vector<SlotState> states_;
+  at::Tensor replicated_grad_;  ///< gradients of vectors, scales and shifts: one buffer, one all_reduce
+  std::deque<std::unique_ptr<RowReduction>> reductions_;  ///< under way, oldest first
   std::int64_t updates_ = 0;
 };
 

@@ -31,7 +31,7 @@ struct TrainerParts {
 class Trainer {
  public:
   Trainer(TrainerParts parts, const config::ObjectiveConfig& objective, const config::TrainConfig& train,
-          const optim::Schedule& schedule);
+          const optim::Schedule& schedule, bool shard_gradients = false);
 
   StepMetrics step();
 
@@ -43,8 +43,6 @@ class Trainer {
   std::int64_t micro_steps() const { return micro_steps_; }
 
  private:
-  /// True on all ranks or on none.
-  bool agree_finite(double loss, double grad_norm);
   ops::LossSums reduce_losses(const ops::LossSums& sums);
   void report_flips(StepMetrics& metrics) const;
 
@@ -54,6 +52,7 @@ class Trainer {
   optim::Schedule schedule_;
   nn::LayerwisePass pass_;
   std::int64_t micro_steps_;
+  bool shard_gradients_;  ///< sum gradients over ranks after every micro-step, not only after the last
   TrainState state_;
 };
 

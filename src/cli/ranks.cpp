@@ -1,0 +1,71 @@
+#include "cli/ranks.h"
+
+#include <span>
+
+#include "fbi/config/compare.h"
+#include "fbi/core/error.h"
+#include "fbi/core/hash.h"
+#include "fbi/core/log.h"
+#include "fbi/core/version.h"
+#include "fbi/distributed/process_group.h"
+#include "fbi/ops/device.h"
+
+namespace fbi::cli {
+namespace {
+
+std::optional<int> number(const Arguments& arguments, const std::string& name) {
+  if (!arguments.has(name)) return std::nullopt;
+  return static_cast<int>(arguments.integer(name));
+}
+
+std::optional<std::string> text(const Arguments& arguments, const std::string& name) {
+  if (!arguments.has(name)) return std::nullopt;
+  return arguments.text(name);
+}
+
+distributed::ProcessGroupOptions group_options(const config::RunConfig& config) {
+  distributed::ProcessGroupOptions options;
+  options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(config.parallel.timeout_seconds * 1000));
+  const std::string text = config::to_json(config);
+  options.must_agree = {{"configuration", hash128_hex(std::as_bytes(std::span(text)))}, {"program version", version()}};
+  return options;
+}
+
+}  // namespace
+
+std::vector<Option> rank_options() {
+  return {{"rank", "R", "number of this process; by default from RANK, Slurm or Open MPI", "", false, false},
+          {"world-size", "N", "number of processes; by default from WORLD_SIZE, Slurm or Open MPI", "", false, false},
+          {"local-rank", "R", "number of this process on its machine: picks the GPU", "", false, false},
+          {"master-addr", "HOST", "machine of rank 0; by default MASTER_ADDR, Slurm's first node or this machine", "", false, false},
+          {"master-port", "PORT", "port on which rank 0 listens; by default MASTER_PORT", "", false, false}};
+}
+
+distributed::Rendezvous discover_rank(const Arguments& arguments) {
+  distributed::RankFlags flags;
+  flags.rank = number(arguments, "rank");
+  flags.world_size = number(arguments, "world-size");
+  flags.local_rank = number(arguments, "local-rank");
+  flags.master_addr = text(arguments, "master-addr");
+  flags.master_port = number(arguments, "master-port");
+  return distributed::discover_rank(flags, distributed::current_environment());
+}
+
+std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous,
+                                                      const config::RunConfig& config) {
+  const at::Device device = ops::choose_device(config.train.device, rendezvous.local_rank);
+  if (rendezvous.world_size == 1) return distributed::make_single_rank(device);
+  std::string backend = config.parallel.backend;
+  if (backend == "auto") backend = device.is_cuda() ? "nccl" : "gloo";
+  if (backend == "gloo" && device.is_cuda())
+    throw UsageError("parallel.backend gloo is for ranks on CPUs: set train.device=cpu, or parallel.backend=nccl");
+  if (backend == "nccl" && !device.is_cuda())
+    throw UsageError("parallel.backend nccl is for ranks on GPUs: set train.device=cuda, or parallel.backend=gloo");
+  auto communicator = backend == "nccl" ? distributed::make_nccl_group(rendezvous, device, group_options(config))
+                                        : distributed::make_gloo_group(rendezvous, group_options(config));
+  log::info(communicator->description(), ", by ", rendezvous.source, ", meeting at ", rendezvous.master_addr, ":",
+            rendezvous.master_port);
+  return communicator;
+}
+
+}  // namespace fbi::cli

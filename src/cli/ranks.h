@@ -1,0 +1,22 @@
+#pragma once
+
+#include <memory>
+
+#include "cli/verb.h"
+#include "fbi/config/run_config.h"
+#include "fbi/distributed/communicator.h"
+#include "fbi/distributed/rendezvous.h"
+#include "fbi/train/run.h"
+
+namespace fbi::cli {
+
+/// Options of verbs that run as several ranks: --rank, --world-size, --local-rank, --master-addr, --master-port.
+std::vector<Option> rank_options();
+
+/// Who this process is, from those options and the environment (distributed::discover_rank).
+distributed::Rendezvous discover_rank(const Arguments& arguments);
+
+/// Joins the other ranks; they must have the same configuration and program. Throws UsageError where that fails.
+std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous, const config::RunConfig& config);
+
+}  // namespace fbi::cli

@@ -1,0 +1,72 @@
+#include "distributed/process_meeting.h"
+
+#include <c10/util/Logging.h>
+#include <signal.h>
+
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "distributed/handshake.h"
+#include "fbi/core/system.h"
+
+namespace fbi::distributed {
+namespace {
+
+/// Gloo writes to sockets whose peer may be gone; by default that would end the process instead of
+/// giving an error.
+void ignore_broken_pipes() {
+  struct sigaction action = {};
+  if (sigaction(SIGPIPE, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) return;
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
+}
+
+StorePointer open_store(const Rendezvous& rendezvous, const ProcessGroupOptions& options) {
+  c10d::TCPStoreOptions store;
+  store.port = static_cast<std::uint16_t>(rendezvous.master_port);
+  store.isServer = rendezvous.rank == 0;
+  store.waitWorkers = false;
+  store.timeout = options.start_timeout;
+  try {
+    return c10::make_intrusive<c10d::TCPStore>(rendezvous.master_addr, store);
+  } catch (const std::exception& error) {
+    const std::string place = concat(rendezvous.master_addr, ":", rendezvous.master_port);
+    if (store.isServer) {
+      throw UsageError(concat(
+          "rank 0 can't listen at ", place,
+          ", another program may use the port (set another MASTER_PORT): ", message_of(error)));
+    }
+    throw UsageError(concat("rank ", rendezvous.rank, " can't reach rank 0 at ", place, " (",
+                            options.start_timeout.count(), " ms): ", message_of(error)));
+  }
+}
+
+}  // namespace
+
+QuietLibTorch::QuietLibTorch() : before_(FLAGS_caffe2_log_level) {
+  FLAGS_caffe2_log_level = static_cast<int>(c10::GLOG_FATAL);
+}
+
+QuietLibTorch::~QuietLibTorch() {
+  FLAGS_caffe2_log_level = before_;
+}
+
+std::string message_of(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  return torch_error ? torch_error->what_without_backtrace() : error.what();
+}
+
+StorePointer meet(const Rendezvous& rendezvous, const ProcessGroupOptions& options) {
+  ignore_broken_pipes();
+  const StorePointer store = open_store(rendezvous, options);
+  const Hello hello{rendezvous.rank, rendezvous.world_size, host_name(), process_id(),
+                    options.must_agree};
+  try {
+    shake_hands(*store, hello, options.start_timeout);
+  } catch (const c10::Error& error) {
+    throw PeerError(concat("rank ", rendezvous.rank,
+                           " lost rank 0 before all ranks had met: ", message_of(error)));
+  }
+  return store;
+}
+
+}  // namespace fbi::distributed

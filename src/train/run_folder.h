@@ -1,0 +1,36 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "fbi/checkpoint/run_directory.h"
+#include "fbi/distributed/communicator.h"
+#include "fbi/formats/checkpoint_reader.h"
+#include "fbi/train/run.h"
+
+namespace fbi::train {
+
+/// The run directory as all ranks of a run see it: rank 0 holds the lock, chooses the checkpoint and writes logs and metrics; all
+/// ranks read the checkpoint and write their rows of new ones.
+class RunFolder {
+ public:
+  /// Opens it on rank 0, tells the others. Collective; an error on rank 0 is thrown on all.
+  RunFolder(const RunOptions& options, distributed::Communicator& communicator);
+
+  bool is_writer() const { return held_.has_value(); }
+  /// Whether the folder held a run before.
+  bool is_continued() const { return is_continued_; }
+  const checkpoint::RunPaths& paths() const { return paths_; }
+  /// What to start from, validated; null: step 0. The caller's from now on.
+  std::unique_ptr<formats::CheckpointReader> take_checkpoint() { return std::move(checkpoint_); }
+  /// Shows other machines that the run is alive.
+  void touch_lock();
+
+ private:
+  checkpoint::RunPaths paths_;
+  std::optional<checkpoint::RunDirectory> held_;  ///< rank 0
+  bool is_continued_ = false;
+  std::unique_ptr<formats::CheckpointReader> checkpoint_;
+};
+
+}  // namespace fbi::train
