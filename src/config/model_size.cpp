@@ -1,14 +1,6 @@
 #include "fbi/config/model_size.h"
 
-#include <array>
-
 namespace fbi::config {
-namespace {
-
-struct LinearShape {
-  std::int64_t outputs;
-  std::int64_t inputs;
-};
 
 std::int64_t scale_count(Binarize binarize, const LinearShape& shape) {
   switch (binarize) {
@@ -24,23 +16,25 @@ std::int64_t scale_count(Binarize binarize, const LinearShape& shape) {
   return 0;
 }
 
-}  // namespace
-
-ModelSize parameter_counts(const ModelConfig& model) {
+std::array<LinearShape, 7> decoder_linears(const ModelConfig& model) {
   const std::int64_t hidden = model.hidden_size;
   const std::int64_t queries = model.num_attention_heads * model.head_dim;
   const std::int64_t keys = model.num_key_value_heads * model.head_dim;
   const std::int64_t wide = model.intermediate_size;
-  const std::array<LinearShape, 7> linears = {{{queries, hidden},
-                                               {keys, hidden},
-                                               {keys, hidden},
-                                               {hidden, queries},
-                                               {wide, hidden},
-                                               {wide, hidden},
-                                               {hidden, wide}}};
+  return {{{queries, hidden},
+           {keys, hidden},
+           {keys, hidden},
+           {hidden, queries},
+           {wide, hidden},
+           {wide, hidden},
+           {hidden, wide}}};
+}
+
+ModelSize parameter_counts(const ModelConfig& model) {
+  const std::int64_t hidden = model.hidden_size;
   ModelSize size;
   std::int64_t weights = 0;
-  for (const LinearShape& shape : linears) {
+  for (const LinearShape& shape : decoder_linears(model)) {
     weights += shape.outputs * shape.inputs;
     size.scales += 2 * scale_count(model.binarize, shape);
   }

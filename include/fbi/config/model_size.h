@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "fbi/config/run_config.h"
@@ -13,6 +14,17 @@ struct ModelSize {
   std::int64_t dense = 0;      ///< embedding, head, norms; all linear layers in dense mode
   std::int64_t total() const { return binarized + scales + dense; }
 };
+
+/// A linear layer: [outputs, inputs].
+struct LinearShape {
+  std::int64_t outputs;
+  std::int64_t inputs;
+};
+
+/// q, k, v, o, gate, up and down of one decoder layer of a resolved model.
+std::array<LinearShape, 7> decoder_linears(const ModelConfig& model);
+/// Number of alphas, which is that of betas; 0 when the layer is dense.
+std::int64_t scale_count(Binarize binarize, const LinearShape& shape);
 
 /// Counts of a resolved model; a tied head is not counted twice.
 ModelSize parameter_counts(const ModelConfig& model);

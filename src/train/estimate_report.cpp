@@ -1,0 +1,104 @@
+#include <cstdio>
+
+#include "fbi/config/model_size.h"
+#include "fbi/core/error.h"
+#include "fbi/core/human.h"
+#include "fbi/train/estimate.h"
+
+namespace fbi::train {
+namespace {
+
+constexpr std::array<std::string_view, kMemoryKinds> kKinds = {
+    "latent", "moments", "bits", "values", "gradients", "teacher", "activations", "loss_chunk", "workspace"};
+constexpr std::array<std::string_view, kMemoryKinds> kDescriptions = {
+    "latent weights", "AdamW moments", "sign bits", "full-precision values", "gradients", "teacher", "activations", "loss chunk",
+    "workspace"};
+
+std::string count_text(std::int64_t count) { return format_count(static_cast<std::uint64_t>(count)); }
+std::string bytes_text(std::int64_t bytes) { return format_bytes(static_cast<std::uint64_t>(bytes)); }
+
+std::string percent(double part, double whole) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.0f %%", whole > 0 ? 100 * part / whole : 0.0);
+  return text;
+}
+
+std::string giga(double flops) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f GFLOP", flops / 1e9);
+  return text;
+}
+
+/// "            label              1.2 GB"
+std::string row(std::string_view label, std::int64_t bytes) {
+  const std::string value = bytes_text(bytes);
+  std::string line = "            " + std::string(label);
+  line += std::string(line.size() + value.size() < 46 ? 46 - line.size() - value.size() : 1, ' ');
+  return line + value + "\n";
+}
+
+}  // namespace
+
+std::string_view to_string(MemoryKind kind) { return kKinds[static_cast<std::size_t>(kind)]; }
+
+std::string model_report(const config::ModelConfig& model) {
+  const auto size = config::parameter_counts(model);
+  return concat("model       ", count_text(size.total()), " parameters: ", count_text(size.binarized), " at one bit, ",
+                count_text(size.scales), " scales and shifts, ", count_text(size.dense), " full precision\n");
+}
+
+std::string teacher_report(const std::optional<TeacherPlan>& teacher, const std::string& source) {
+  if (!teacher) return "teacher     none (next-token training)\n";
+  return concat("teacher     ", source, ", ", count_text(config::parameter_counts(teacher->model).total()), " parameters of ",
+                teacher->value_bytes, " bytes\n");
+}
+
+std::string run_report(const config::RunConfig& config, const Estimate& estimate) {
+  return concat("step        ", config.train.global_batch, " samples = ", estimate.world_size, " rank(s) x ", estimate.micro_steps,
+                " micro-steps x ", config.train.micro_batch, "; ", count_text(estimate.tokens_per_step), " tokens\nrun         ",
+                estimate.steps, " steps of a schedule of ", config.optimizer.total_steps, ", ",
+                count_text(static_cast<std::int64_t>(estimate.tokens())), " tokens\n");
+}
+
+std::string memory_report(const Estimate& estimate) {
+  const MemoryPhase& peak = estimate.memory.peak();
+  std::string out = concat("memory      ", bytes_text(total_bytes(peak.bytes)), " per rank at its peak (", peak.name, ")\n");
+  for (std::size_t kind = 0; kind < kMemoryKinds; ++kind)
+    if (peak.bytes[kind] > 0) out += row(kDescriptions[kind], peak.bytes[kind]);
+  return out;
+}
+
+std::string traffic_report(const Estimate& estimate) {
+  if (estimate.world_size == 1) return "traffic     none: one rank\n";
+  const TrafficEstimate& t = estimate.traffic;
+  std::string out = concat("traffic     ", bytes_text(t.total()), " sent per rank and step, as a ring sends it\n",
+                           row("gradients, reduce_scatter", t.gradients));
+  if (t.bits > 0) out += row("sign bits, all_gather", t.bits);
+  out += row("embedding and head, all_gather", t.values);
+  out += row("norms and scales, all_reduce", t.scales);
+  if (t.teacher > 0) out += row("sharded teacher, all_gather", t.teacher);
+  if (t.bits > 0) {
+    const auto ratio = [](std::int64_t ours, std::int64_t theirs) {
+      return static_cast<std::int64_t>(static_cast<double>(theirs) / static_cast<double>(ours));
+    };
+    out += concat("            bf16 weights gathered for forward and backward of ", estimate.micro_steps, " micro-steps would be ",
+                  ratio(t.bits, t.bf16_gathers_of_linears), " times the bits,\n            ",
+                  ratio(t.bits + t.values, t.bf16_gathers), " times bits, embedding and head\n");
+  }
+  return out;
+}
+
+std::string flops_report(const Estimate& estimate) {
+  const TokenFlops& f = estimate.flops;
+  std::string out = concat("arithmetic  ", giga(f.total()), " per token: student 6N ", giga(f.student));
+  if (f.recompute > 0) out += concat(", recompute ", giga(f.recompute));
+  if (f.teacher > 0) out += concat(", teacher 2N ", giga(f.teacher), " (", percent(f.teacher, f.total()), ")");
+  return out + "; causal attention included\n";
+}
+
+std::string disk_report(const config::RunConfig& config, const Estimate& estimate) {
+  return concat("disk        ", bytes_text(estimate.checkpoint_bytes), " per checkpoint, ", bytes_text(estimate.disk_bytes), " for ",
+                config.checkpoint.keep, " and one being written\n");
+}
+
+}  // namespace fbi::train

@@ -1,0 +1,63 @@
+#pragma once
+
+#include "fbi/config/model_size.h"
+#include "train/memory_ledger.h"
+
+namespace fbi::train {
+
+/// Sizes of one micro-step of a model on one rank. T tokens, D hidden, Q and K widths of all query and key heads, F feed-forward.
+struct PassShape {
+  std::int64_t tokens = 0, hidden = 0, queries = 0, keys = 0, wide = 0, heads = 0;
+  bool packed = true;                ///< linear layers are unpacked when they are used
+  bool heads_inside = false;         ///< attention returns [B, S, H, E] in memory; else a copy puts it in that order
+  std::int64_t element = 4;          ///< bytes of the compute dtype
+  std::int64_t attention_element = 4;
+  std::int64_t value_element = 4;    ///< of dense weights as they are stored
+};
+
+PassShape pass_shape(const config::ModelConfig& model, std::int64_t tokens);
+
+/// Walks nn::DecoderLayer and the operations of ops through a ledger. What a tensor is called in the comments is its name there.
+class LayerWalk {
+ public:
+  using Buffer = MemoryLedger::Buffer;
+
+  /// What autograd saves of one layer's forward.
+  struct Graph {
+    Buffer input, inverse_rms, query_input, key_input, value_input;
+    Buffer q, k, v, mixed, log_sum_exp, o_input;
+    Buffer h, post_inverse_rms, gate_input, up_input, gate, silu, up, product;
+  };
+
+  LayerWalk(MemoryLedger& ledger, const PassShape& shape, const std::array<config::LinearShape, 7>& linears)
+      : ledger_(ledger), shape_(shape), linears_(linears) {}
+
+  /// The residual stream [T, D] fp32.
+  Buffer stream() { return activation(shape_.tokens * shape_.hidden * 4); }
+  /// x -> y; `graph` is null under no_grad.
+  Buffer forward(const Buffer& x, Graph* graph);
+  /// dy -> dx; frees the graph as autograd does.
+  Buffer backward(const Buffer& dy, Graph graph);
+  Buffer norm_forward(Buffer* inverse_rms);
+  Buffer norm_backward();
+
+ private:
+  Buffer activation(std::int64_t bytes) { return ledger_.make(MemoryKind::kActivations, bytes); }
+  Buffer workspace(std::int64_t bytes) { return ledger_.make(MemoryKind::kWorkspace, bytes); }
+  Buffer cast(const Buffer& x, std::int64_t width, std::int64_t from, std::int64_t to);
+  Buffer working_weight(const config::LinearShape& linear);
+  Buffer linear(const Buffer& x, std::int64_t from, const config::LinearShape& linear, Buffer* saved);
+  void attend(const Buffer& q, const Buffer& k, const Buffer& v, Graph& graph);
+  Buffer linear_backward(const config::LinearShape& linear, const Buffer& dy);
+  Buffer rotary(const Buffer& x, std::int64_t width);
+  Buffer attention(const Buffer& normed, Graph* graph);
+  Buffer attention_backward(const Buffer& dy, Graph& graph);
+  Buffer mlp(const Buffer& normed, Graph* graph);
+  Buffer mlp_backward(const Buffer& dy, Graph& graph);
+
+  MemoryLedger& ledger_;
+  PassShape shape_;
+  std::array<config::LinearShape, 7> linears_;
+};
+
+}  // namespace fbi::train

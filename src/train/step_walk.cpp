@@ -1,0 +1,252 @@
+#include "train/step_walk.h"
+
+#include <algorithm>
+#include <deque>
+
+#include "train/layer_walk.h"
+#include "train/parameter_shapes.h"
+
+namespace fbi::train {
+namespace {
+
+using Buffer = MemoryLedger::Buffer;
+
+constexpr std::int64_t kFloatBytes = 4;
+constexpr std::size_t kReductionsUnderWay = 2;  // of optim::AdamW
+
+std::int64_t element_bytes(config::Precision precision) { return precision == config::Precision::kBf16 ? 2 : 4; }
+
+class StepWalk {
+ public:
+  StepWalk(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher, int world_size, Processor processor)
+      : config_(config),
+        teacher_(config.objective.distill > 0 ? teacher : std::nullopt),
+        world_size_(world_size),
+        processor_(processor),
+        student_(parameter_shapes(config.model)),
+        element_(element_bytes(config.train.precision)),
+        tokens_(config.train.micro_batch * config.train.seq_len),
+        walk_(ledger_, student_shape(), config::decoder_linears(config.model)) {}
+
+  MemoryEstimate run() {
+    MemoryEstimate result;
+    load_teacher();
+    hold_student();
+    result.constant = ledger_.now();
+    if (config_.parallel.shard_gradients && config_.train.global_batch > config_.train.micro_batch * world_size_) {
+      reduce(student_.layer);  // of the micro-step before, still under way
+      reduce({student_.embedding});
+    }
+    micro_step();
+    update();
+    result.phases = ledger_.phases();
+    return result;
+  }
+
+ private:
+  using Graphs = std::vector<LayerWalk::Graph>;
+
+  Buffer make(MemoryKind kind, std::int64_t bytes) { return ledger_.make(kind, bytes); }
+  Buffer stream(std::int64_t width) { return make(MemoryKind::kActivations, tokens_ * width * kFloatBytes); }
+  std::int64_t attention_bytes(std::int64_t element) const { return processor_ == Processor::kCpu ? kFloatBytes : element; }
+
+  PassShape student_shape() const {
+    PassShape shape = pass_shape(config_.model, tokens_);
+    shape.element = element_;
+    shape.attention_element = attention_bytes(element_);
+    shape.heads_inside = processor_ == Processor::kGpu;
+    return shape;
+  }
+
+  /// Slots are made in fp32, then stored in the teacher's own type.
+  void load_teacher() {
+    ledger_.begin("loading");
+    if (!teacher_) return;
+    const auto shapes = parameter_shapes(teacher_->model);
+    const auto bytes = [&](std::int64_t value_bytes) {
+      return shapes.over_matrices([&](const MatrixShape& m) { return m.packed ? m.bits_bytes() : m.elements() * value_bytes; }) +
+             (shapes.norm_elements + shapes.scale_elements) * kFloatBytes;
+    };
+    if (teacher_->value_bytes != kFloatBytes) {
+      const Buffer whole = make(MemoryKind::kTeacher, bytes(kFloatBytes));
+      make(MemoryKind::kTeacher, shapes.embedding.elements() * teacher_->value_bytes);  // the first one that is converted
+    }
+    const std::int64_t parts = config_.parallel.shard_teacher ? world_size_ : 1;
+    constant_.push_back(make(MemoryKind::kTeacher, (bytes(teacher_->value_bytes) + parts - 1) / parts));
+  }
+
+  std::int64_t own_elements(const MatrixShape& matrix) const { return matrix.block_rows(world_size_) * matrix.columns; }
+
+  void hold_student() {
+    const auto hold = [&](MemoryKind kind, std::int64_t bytes) { constant_.push_back(make(kind, bytes)); };
+    const std::int64_t replicated = student_.norm_elements + student_.scale_elements;
+    const std::int64_t own = student_.over_matrices([&](const MatrixShape& m) { return own_elements(m); });
+    const std::int64_t dense = student_.over_matrices([](const MatrixShape& m) { return m.packed ? 0 : m.elements(); });
+    hold(MemoryKind::kLatent, kFloatBytes * student_.over_matrices([&](const MatrixShape& m) { return m.packed ? own_elements(m) : 0; }));
+    hold(MemoryKind::kMoments, 2 * kFloatBytes * (own + replicated));
+    hold(MemoryKind::kBits, student_.over_matrices([](const MatrixShape& m) { return m.bits_bytes(); }));
+    hold(MemoryKind::kValues, kFloatBytes * (dense + replicated));
+    hold(MemoryKind::kGradients, kFloatBytes * (gradient_elements() + (world_size_ > 1 ? own : 0) + student_.norm_elements + replicated));
+  }
+
+  /// Buffers that backward writes matrix gradients to.
+  std::int64_t gradient_elements() const {
+    const std::int64_t all = student_.over_matrices([](const MatrixShape& m) { return m.elements(); });
+    const std::int64_t tied = student_.has_head ? 0 : student_.embedding.elements();
+    if (world_size_ == 1 || !config_.parallel.shard_gradients) return all + tied;
+    std::int64_t one_layer = 0;
+    for (const auto& matrix : student_.layer) one_layer += matrix.elements();
+    return one_layer + 2 * student_.embedding.elements();
+  }
+
+  void micro_step() {
+    ledger_.begin(teacher_ ? "teacher" : "forward");
+    const Buffer ids = make(MemoryKind::kActivations, tokens_ * (4 + 8 + 4));  // as read, inputs, targets
+    Buffer reference;
+    if (teacher_) {
+      reference = teacher_forward();
+      ledger_.begin("forward");
+    }
+    Graphs graphs;
+    std::vector<Buffer> inputs;
+    const Buffer hidden = forward(inputs, graphs);
+    const Buffer dhidden = stream(config_.model.hidden_size);
+    ledger_.begin("loss");
+    loss_chunk();
+    ledger_.begin("backward");
+    if (student_.has_head) reduce({student_.embedding});
+    backward(dhidden, inputs, graphs);
+    reduce({student_.embedding});
+    reductions_.clear();
+  }
+
+  /// Hidden states after the final norm; layers one after the other, nothing kept.
+  Buffer teacher_forward() {
+    PassShape shape = pass_shape(teacher_->model, tokens_);
+    shape.element = teacher_->compute_bytes;
+    shape.attention_element = attention_bytes(teacher_->compute_bytes);
+    shape.heads_inside = processor_ == Processor::kGpu;
+    shape.value_element = teacher_->value_bytes;
+    const auto linears = config::decoder_linears(teacher_->model);
+    LayerWalk walk(ledger_, shape, linears);
+    Buffer gathered;
+    if (config_.parallel.shard_teacher && world_size_ > 1) {
+      std::int64_t weights = 0;
+      for (const auto& linear : linears) weights += linear.outputs * linear.inputs;
+      gathered = make(MemoryKind::kTeacher, weights * teacher_->value_bytes);
+    }
+    Buffer x = walk.stream();
+    x = walk.forward(x, nullptr);  // all layers are alike
+    Buffer inverse_rms;
+    return walk.norm_forward(&inverse_rms);
+  }
+
+  Buffer forward(std::vector<Buffer>& inputs, Graphs& graphs) {
+    const bool keep = !config_.train.recompute;
+    Buffer x = walk_.stream();
+    for (std::int64_t layer = 0; layer < student_.layers; ++layer) {
+      inputs.push_back(x);
+      if (keep) graphs.emplace_back();
+      x = walk_.forward(x, keep ? &graphs.back() : nullptr);
+    }
+    inputs.push_back(x);
+    return walk_.norm_forward(&final_inverse_rms_);
+  }
+
+  /// distill::Objective::run for one chunk.
+  void loss_chunk() {
+    const std::int64_t chunk = std::min(config_.train.loss_chunk_tokens, tokens_);
+    const std::int64_t logits = chunk * config_.model.vocab_size;
+    const auto hold = [&](std::int64_t bytes) { return make(MemoryKind::kLossChunk, bytes); };
+    Buffer head, teacher_head, reference;
+    if (element_ != kFloatBytes) head = hold(student_.embedding.elements() * element_);
+    if (teacher_ && teacher_->value_bytes != teacher_->compute_bytes)
+      teacher_head = hold(config_.model.vocab_size * teacher_->model.hidden_size * teacher_->compute_bytes);
+    const auto product = [&](std::int64_t element, std::int64_t width) {
+      const Buffer rows = element == kFloatBytes ? Buffer() : hold(chunk * width * element);
+      const Buffer low = element == kFloatBytes ? Buffer() : hold(logits * element);
+      return hold(logits * kFloatBytes);
+    };
+    const Buffer student = product(element_, config_.model.hidden_size);
+    if (teacher_) reference = product(teacher_->compute_bytes, teacher_->model.hidden_size);
+    const Buffer losses = hold(2 * chunk * kFloatBytes);
+    const Buffer dlogits = element_ == kFloatBytes ? Buffer() : hold(logits * element_);
+    hold(chunk * config_.model.hidden_size * element_);  // dhidden of the chunk
+    if (element_ != kFloatBytes) hold(logits * kFloatBytes + chunk * config_.model.hidden_size * (kFloatBytes + element_));
+  }
+
+  void backward(const Buffer& dhidden, std::vector<Buffer>& inputs, Graphs& graphs) {
+    Buffer gradient = dhidden, output;  // of a stage: the input of the one behind it
+    for (std::int64_t stage = student_.layers; stage >= 0; --stage) {
+      const Buffer input = std::move(inputs.back());
+      inputs.pop_back();
+      gradient = stage == student_.layers ? norm_stage() : layer_stage(input, gradient, graphs);
+      if (stage < student_.layers) reduce(student_.layer);
+      if (!config_.train.recompute) output = input;
+    }
+    if (processor_ == Processor::kGpu) walk_.stream();  // rows of the embedding's gradient without padding
+  }
+
+  Buffer norm_stage() {
+    Buffer output;
+    if (config_.train.recompute) output = walk_.norm_forward(&final_inverse_rms_);
+    return walk_.norm_backward();
+  }
+
+  Buffer layer_stage(const Buffer& input, const Buffer& gradient, Graphs& graphs) {
+    LayerWalk::Graph graph;
+    Buffer output;
+    if (config_.train.recompute) {
+      output = walk_.forward(input, &graph);
+    } else {
+      graph = std::move(graphs.back());
+      graphs.pop_back();
+    }
+    return walk_.backward(gradient, std::move(graph));
+  }
+
+  /// optim::RowReduction: what is sent, and this rank's rows of the sum.
+  void reduce(const std::vector<MatrixShape>& matrices) {
+    if (world_size_ == 1) return;
+    if (reductions_.size() == kReductionsUnderWay) reductions_.pop_front();
+    std::int64_t block = 0;
+    for (const auto& matrix : matrices) block += own_elements(matrix);
+    const std::int64_t element = element_bytes(config_.parallel.gradient_dtype);
+    reductions_.push_back(make(MemoryKind::kWorkspace, (world_size_ + 1) * block * element));
+  }
+
+  /// optim::gather_rows: bits in one exchange, full-precision matrices one by one, in place where their rows divide.
+  void update() {
+    ledger_.begin("update");
+    if (world_size_ == 1) return;
+    const auto exchange = [&](std::int64_t block_bytes) { make(MemoryKind::kWorkspace, (world_size_ + 1) * block_bytes); };
+    exchange(student_.over_matrices([&](const MatrixShape& m) { return m.packed ? m.block_rows(world_size_) * m.row_bits_bytes() : 0; }));
+    std::int64_t largest = 0;
+    student_.over_matrices([&](const MatrixShape& m) {
+      if (!m.packed && m.rows % world_size_ != 0) largest = std::max(largest, own_elements(m) * kFloatBytes);
+      return 0;
+    });
+    exchange(largest);
+  }
+
+  const config::RunConfig& config_;
+  std::optional<TeacherPlan> teacher_;
+  int world_size_;
+  Processor processor_;
+  ParameterShapes student_;
+  std::int64_t element_, tokens_;
+  MemoryLedger ledger_;  // before everything that holds blocks of it
+  LayerWalk walk_;
+  std::vector<Buffer> constant_;
+  Buffer final_inverse_rms_;
+  std::deque<Buffer> reductions_;
+};
+
+}  // namespace
+
+MemoryEstimate walk_step(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher, int world_size,
+                         Processor processor) {
+  return StepWalk(config, teacher, world_size, processor).run();
+}
+
+}  // namespace fbi::train
