@@ -9,6 +9,7 @@
 #   scripts/deps.sh --cuda          also what a CUDA build links and loads
 #   scripts/deps.sh --python-tests  also .deps/python-tests, a Python with torch and transformers for the
 #                                   tests that compare with them
+#   scripts/deps.sh --cluster-tests  also Slurm, for the tests that submit jobs to one of their own (root only)
 #
 # On a system without apt-get it prints what to install; libraries in a folder of your own are found
 # through CMAKE_PREFIX_PATH. LIBTORCH_ROOT=DIR (the folder that holds include/ and lib/ of LibTorch 2.11)
@@ -233,7 +234,7 @@ python_tests() {
 # --- Main ---------------------------------------------------------------------------------------
 
 main() {
-  local prefix='' cuda=false python=false
+  local prefix='' cuda=false python=false cluster=false
   while (($#)); do
     case $1 in
       --prefix)
@@ -244,12 +245,17 @@ main() {
         ;;
       --cuda) cuda=true ;;
       --python-tests) python=true ;;
+      --cluster-tests) cluster=true ;;
       -h | --help) show_help && exit ;;
       *) usage_error "unknown option $1" ;;
     esac
     shift
   done
 
+  if $cluster; then
+    [[ -z $prefix ]] || usage_error "--cluster-tests and --prefix exclude each other: Slurm's daemons need root"
+    library_packages+=(slurm-wlm munge)
+  fi
   mkdir -p "$stamps"
   exec 9>"$deps_dir/lock"
   flock 9 # two builds that start together install once

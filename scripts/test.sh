@@ -56,7 +56,10 @@ finish() {
 trap finish EXIT
 
 dependencies() {
-  if $python; then scripts/deps.sh --python-tests; else scripts/deps.sh; fi
+  local options=()
+  if $python; then options+=(--python-tests); fi
+  if ((EUID == 0)); then options+=(--cluster-tests); fi # elsewhere these tests are skipped
+  scripts/deps.sh "${options[@]}"
 }
 
 run_ctest() { # PRESET [ARGUMENT...]

@@ -1,0 +1,177 @@
+"""A real Slurm of one node, with everything it needs in a folder of its own: configuration, munge key and socket, state, ports.
+Needs root, slurmctld, slurmd and munged. Whatever it starts is a descendant of the calling process and ends with it."""
+import contextlib
+import ctypes
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
+HANG = 120  # seconds after which something hangs
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def why_not():
+    """The reason why no cluster can be started here, or None."""
+    missing = [name for name in PROGRAMS if not find(name)]
+    if missing:
+        return f"{', '.join(missing)} not installed (scripts/deps.sh --cluster-tests)"
+    return None if os.geteuid() == 0 else "Slurm's daemons need root"
+
+
+def find(name):
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def wait_until(condition, what, seconds=HANG):
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds} s in vain: {what}")
+        time.sleep(0.05)
+
+
+def descendants():
+    """Pids of all children, their children and so on."""
+    children = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rsplit(")", 1)[1].split()
+            if fields[0] != "Z":
+                children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found, left = [], [os.getpid()]
+    while left:
+        mine = children.get(left.pop(), [])
+        found += mine
+        left += mine
+    return found
+
+
+class Cluster:
+    def __init__(self, cpus):
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # steps, which the daemons detach, stay our descendants
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="fbi-slurm-"))
+        self.daemons = []
+        self.environment = {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
+        for name in [name for name in self.environment if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name != "SLURM_CONF"]:
+            del self.environment[name]
+        try:
+            self.start_munge()
+            self.start_slurm(cpus)
+        except BaseException:
+            self.close()
+            raise
+
+    def start_munge(self):
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o600)
+        files = {name: self.folder / f"munge.{name}" for name in ("socket", "pid", "log", "seed")}
+        self.daemon("munged", "--foreground", "--force", f"--socket={files['socket']}", f"--key-file={key}", f"--pid-file={files['pid']}",
+                    f"--log-file={files['log']}", f"--seed-file={files['seed']}", "--num-threads=2")
+        wait_until(files["socket"].exists, "munged")
+
+    def start_slurm(self, cpus):
+        host = socket.gethostname().split(".")[0]
+        controller, node = free_ports(2)
+        (self.folder / "slurm.conf").write_text(f"""
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmdPort={node}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+# a requeued job waits until its credential has expired
+AuthInfo=socket={self.folder}/munge.socket,cred_expire=5
+StateSaveLocation={self.folder}/state
+SlurmdSpoolDir={self.folder}/spool
+SlurmctldPidFile={self.folder}/slurmctld.pid
+SlurmdPidFile={self.folder}/slurmd.pid
+SlurmctldLogFile={self.folder}/slurmctld.log
+SlurmdLogFile={self.folder}/slurmd.log
+SlurmctldDebug=info
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1
+ReturnToService=2
+KillWait=10
+MpiDefault=none
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus}
+PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+""")
+        (self.folder / "state").mkdir()
+        (self.folder / "spool").mkdir()
+        self.daemon("slurmctld", "-D", "-c")
+        self.daemon("slurmd", "-D")
+        wait_until(lambda: "idle" in self.try_call("sinfo", "-h", "-o", "%T"), "an idle node")
+
+    def daemon(self, name, *words):
+        def die_with_parent():
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        output = open(self.folder / f"{name}.out", "wb")
+        self.daemons.append(subprocess.Popen([find(name), *words], env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
+                                             stderr=output, preexec_fn=die_with_parent, start_new_session=True))
+        output.close()
+
+    def try_call(self, *words):
+        return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=HANG).stdout
+
+    def call(self, *words, **options):
+        done = subprocess.run([str(word) for word in words], env=self.environment, capture_output=True, text=True, timeout=HANG, **options)
+        if done.returncode != 0:
+            raise AssertionError(f"{words} ended with {done.returncode}\n{done.stdout}{done.stderr}\n{self.logs()}")
+        return done.stdout
+
+    def job(self, number):
+        """The fields that scontrol shows of a job."""
+        return dict(word.split("=", 1) for word in self.call("scontrol", "show", "job", number).split() if "=" in word)
+
+    def logs(self):
+        return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
+                         for path in sorted([*self.folder.glob("*.log"), *self.folder.glob("*.out")]))
+
+    def close(self):
+        """Ends all jobs and daemons, then whatever is left."""
+        if (self.folder / "slurm.conf").exists():
+            with contextlib.suppress(Exception):
+                self.try_call("scancel", "--full", "--signal=KILL", "--state=RUNNING")
+                self.try_call("scancel", "--me")
+                wait_until(lambda: not self.try_call("squeue", "-h"), "the end of all jobs", 20)
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+        for daemon in self.daemons:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                daemon.wait(10)
+        for pid in descendants():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for daemon in self.daemons:
+            daemon.wait()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,181 @@
+"""The batch script under a real Slurm of one node: requeueing, chains, lost ranks, the signal before the time limit.
+Usage: cluster_test.py PATH-OF-FBI-LLM [unittest arguments]; exit status 77: skipped, there is no Slurm here"""
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import cluster
+from cluster import wait_until
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = None
+CLUSTER = None
+WORK = None
+RANKS, SEQ_LEN, VOCAB, STEPS = 2, 16, 320, 200  # enough steps to be caught in the middle
+
+CONFIG = {
+    "model": {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
+    "data": {"format": "amber", "paths": ["samples.jsonl"]},
+    "objective": {"next_token": 1.0, "distill": 0.0},
+    "optimizer": {"lr": 1e-2, "end_lr": 1e-3, "warmup_steps": 2},
+    "train": {"seq_len": SEQ_LEN, "global_batch": 8, "micro_batch": 2, "steps": STEPS, "device": "cpu"},
+    "checkpoint": {"every_steps": 1000, "keep": 2},
+}
+
+
+def setUpModule():
+    global WORK, CLUSTER
+    WORK = pathlib.Path(tempfile.mkdtemp(prefix="fbi-slurm-job-"))
+    (WORK / "config.json").write_text(json.dumps(CONFIG))
+    samples = [[1] + [3 + (i * i + 7 * j) % 300 for j in range(SEQ_LEN)] for i in range(500)]
+    (WORK / "samples.jsonl").write_text("".join(json.dumps({"token_ids": ids}) + "\n" for ids in samples))
+    CLUSTER = cluster.Cluster(cpus=RANKS)
+
+
+def tearDownModule():
+    CLUSTER.close()
+    shutil.rmtree(WORK)
+
+
+def write_script(run_dir, *words):
+    """The script as users get it, for ranks on CPUs."""
+    path = WORK / f"{run_dir}.sbatch"
+    subprocess.run([PROGRAM, "slurm", "--config", "config.json", "--nodes", "1", "--gpus-per-node", "0", "--ranks-per-node", str(RANKS),
+                    "--cpus-per-rank", "1", "--time", "30", "--run-dir", run_dir, "--job-name", run_dir, "--program", PROGRAM, *words, "--out", path],
+                   cwd=WORK, check=True, capture_output=True)
+    return path
+
+
+def submit(script, *options, **variables):
+    out = CLUSTER.call("env", *[f"{key}={value}" for key, value in variables.items()], "sbatch", "--parsable", *options, script, cwd=WORK)
+    return int(out)
+
+
+def state(job):
+    return CLUSTER.job(job)["JobState"]
+
+
+def end_of(job):
+    """State and exit code once the job has ended for good."""
+    wait_until(lambda: state(job) in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL"), f"the end of job {job}")
+    return state(job), CLUSTER.job(job)["ExitCode"].split(":")[0]
+
+
+def output(name):
+    return "".join(path.read_text() for path in sorted(WORK.glob(f"{name}-*.log")))
+
+
+def stand_in(name, body):
+    """A program in the place of fbi-llm."""
+    path = WORK / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+class Script(unittest.TestCase):
+    def test_a_job_that_loses_a_rank_starts_again(self):
+        program = stand_in("loses-a-rank", 'echo "start $SLURM_RESTART_COUNT"; [ -n "$SLURM_RESTART_COUNT" ] && exit 0; '
+                                           '[ $SLURM_PROCID = 0 ] || kill -9 $$; exit 5')
+        job = submit(write_script("lost"), FBI_PROGRAM=program)
+        self.assertEqual(end_of(job), ("COMPLETED", "0"))
+        text = output("lost")
+        self.assertIn("srun ended with exit code 137", text)
+        self.assertEqual(text.count("start 1\n"), RANKS, text)
+
+    def test_a_chain_goes_on_where_the_last_job_stopped_and_then_does_nothing(self):
+        program = stand_in("goes-on", 'echo "leg"; [ -e done ] && exit 0; [ -e half ] && [ $SLURM_PROCID = 0 ] && : >done; : >half; exit 75')
+        script = write_script("chain", "--chain", "4")
+        job = submit(script, "--ntasks=1", "--ntasks-per-node=1", FBI_PROGRAM=program)
+        wait_until(lambda: not CLUSTER.call("squeue", "-h", "-j", job).strip(), "the end of the chain")
+        self.assertEqual([state(f"{job}_{i}") for i in range(1, 5)], ["COMPLETED"] * 4)
+        self.assertEqual(output("chain").count("srun ended with exit code 75"), 2)
+        self.assertEqual(output("chain").count("srun ended with exit code 0"), 2)
+
+
+def what_was_computed(run_dir):
+    """The metrics without the clock."""
+    lines = [json.loads(line) for line in (WORK / run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in ("step_seconds", "tokens_per_second")} for line in lines]
+
+
+def steps_done(run_dir):
+    path = WORK / run_dir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def rank_processes():
+    def is_rank(pid):
+        with contextlib.suppress(OSError):
+            return os.readlink(f"/proc/{pid}/exe") == PROGRAM
+        return False
+    return [pid for pid in cluster.descendants() if is_rank(pid)]
+
+
+def is_held(pid, number):
+    """Whether a process is stopped and this signal does not wait for it yet."""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)", status, re.M)
+    return "State:\tT" in status and not any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
+class TimeLimit(unittest.TestCase):
+    def interrupt(self, job, run_dir):
+        """Holds the ranks somewhere in the middle until Slurm has sent its signal, so that no speed of any machine matters."""
+        wait_until(lambda: steps_done(run_dir) >= 5, "some steps")
+        ranks = rank_processes()
+        self.assertEqual(len(ranks), RANKS)
+        for pid in ranks:
+            os.kill(pid, signal.SIGSTOP)
+        done = steps_done(run_dir)
+        self.assertLess(done, STEPS)
+        wait_until(lambda: not any(is_held(pid, signal.SIGUSR2) for pid in ranks), "the signal before the time limit")
+        for pid in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: state(job) == "PENDING", "requeueing")
+        CLUSTER.call("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # else Slurm would signal the second start as soon
+        return done
+
+    def test_a_job_saves_before_its_limit_is_requeued_and_ends_with_the_bits_of_one_that_nothing_stopped(self):
+        whole = submit(write_script("whole"))
+        self.assertEqual(end_of(whole), ("COMPLETED", "0"), output("whole"))
+        script = write_script("halved")
+        job = submit(script, "--time=3")  # three minutes: the 180 seconds before the limit begin with the job
+        stopped_at = self.interrupt(job, "halved")
+        self.assertEqual(end_of(job), ("COMPLETED", "0"), output("halved"))
+        text = output("halved")
+        self.assertEqual(text.count("srun ended with exit code 75"), 1, text)
+        self.assertIn(f"job {job}: start 1", text)
+        self.assertRegex(text, r"continuing from halved/checkpoints/step-\d+")
+        self.assertGreaterEqual(int(re.search(r"stopped by signal 12 at step (\d+)", text).group(1)), stopped_at)
+        self.assertEqual(what_was_computed("halved"), what_was_computed("whole"))
+        self.assertEqual(*[json.loads(subprocess.run([PROGRAM, "inspect", "--json", name], cwd=WORK, check=True, capture_output=True).stdout)
+                           for name in ("halved", "whole")])
+        self.check_that_a_finished_run_does_nothing(script)
+
+    def check_that_a_finished_run_does_nothing(self, script):
+        before = (WORK / "halved/metrics.jsonl").read_bytes()
+        self.assertEqual(end_of(submit(script)), ("COMPLETED", "0"))
+        self.assertEqual((WORK / "halved/metrics.jsonl").read_bytes(), before)
+
+
+if __name__ == "__main__":
+    PROGRAM = str(pathlib.Path(sys.argv.pop(1)).resolve())
+    reason = cluster.why_not()
+    if reason:
+        print(f"skipped: {reason}")
+        sys.exit(77)
+    unittest.main()
