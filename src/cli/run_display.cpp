@@ -25,7 +25,8 @@ void RunDisplay::on_start(const config::RunConfig& config, std::int64_t first_st
   const auto size = config::parameter_counts(config.model);
   log::info("model: ", format_count(size.total()), " parameters, of them ", format_count(size.binarized), " at one bit");
   log::info("steps ", first_step, " to ", config.train.steps, ", ", config.train.global_batch, " samples of ", config.train.seq_len,
-            " tokens each, ", config::micro_steps_per_step(config.train, 1), " micro-steps, ", to_string(config.train.precision));
+            " tokens each: ", world_size_, world_size_ == 1 ? " rank x " : " ranks x ",
+            config::micro_steps_per_step(config.train, world_size_), " micro-steps, ", to_string(config.train.precision));
 }
 
 std::string RunDisplay::line(const train::StepMetrics& metrics, const train::Pace& pace) const {

@@ -9,6 +9,8 @@ namespace fbi::cli {
 /// terminal.
 class RunDisplay final : public train::RunObserver {
  public:
+  /// Of `world_size` ranks that run together.
+  explicit RunDisplay(int world_size) : world_size_(world_size) {}
   void on_start(const config::RunConfig& config, std::int64_t first_step) override;
   void on_step(const train::StepMetrics& metrics, const train::Pace& pace) override;
   void on_checkpoint(std::int64_t step, const std::filesystem::path& folder) override;
@@ -17,6 +19,7 @@ class RunDisplay final : public train::RunObserver {
  private:
   std::string line(const train::StepMetrics& metrics, const train::Pace& pace) const;
 
+  int world_size_;
   config::RunConfig config_;
   ProgressBar bar_;
 };

@@ -1,6 +1,7 @@
 #include <chrono>
 #include <iostream>
 
+#include "cli/ranks.h"
 #include "cli/run_display.h"
 #include "cli/verbs.h"
 #include "fbi/config/load.h"
@@ -20,19 +21,25 @@ std::string command_line(const Arguments& arguments) {
 }
 
 int run(const Arguments& arguments) {
+  const auto rendezvous = discover_rank(arguments);
+  if (rendezvous.rank > 0) {  // what all ranks would say alike, rank 0 says
+    log::reset();
+    log::add_terminal(log::Level::kWarn);
+  }
   const std::filesystem::path directory = arguments.text("run-dir");
   const bool resume = arguments.text("resume") != "none";
   const auto continued = resume ? train::saved_run_config(directory) : std::nullopt;
   config::LoadOptions load;
   load.overrides = arguments.list("set");
+  load.world_size = rendezvous.world_size;
   load.continued = continued ? &*continued : nullptr;
   const auto config = config::load_run_config(arguments.text("config"), load);
   if (arguments.has("dry-run")) {
-    std::cout << train::dry_run(config, directory, /*world_size=*/1);
+    std::cout << train::dry_run(config, directory, rendezvous.world_size);
     return 0;
   }
-  const auto communicator = distributed::make_single_rank();
-  RunDisplay display;
+  const auto communicator = join_ranks(rendezvous, config);
+  RunDisplay display(communicator->size());
   const auto outcome = train::run_training(
       config, {directory, arguments.text("resume"), arguments.list("allow-change"), command_line(arguments)}, *communicator, display);
   return static_cast<int>(outcome == train::RunOutcome::kStopped ? ExitCode::kStopped : ExitCode::kOk);
@@ -41,7 +48,7 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 Verb train_verb() {
-  return {"train",
+  Verb verb{"train",
           "train a model: distil a 1-bit student, or train a dense one",
           "Trains as the configuration says and writes everything to the run directory: config.json, metrics.jsonl, train.log and "
           "checkpoints/. Stopping it (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2) saves a checkpoint and exits with 75; --resume auto continues bit for bit, "
@@ -57,6 +64,8 @@ Verb train_verb() {
           {"fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --run-dir runs/a --resume auto",
            "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run"},
           run};
+  for (auto& option : rank_options()) verb.options.push_back(std::move(option));
+  return verb;
 }
 
 }  // namespace fbi::cli
