@@ -10,6 +10,7 @@ Verb prepare_verb();
 Verb train_verb();
 Verb launch_verb();
 Verb slurm_verb();
+Verb estimate_verb();
 Verb plot_verb();
 Verb eval_perplexity_verb();
 Verb eval_logits_verb();
