@@ -16,6 +16,7 @@ Verb eval_perplexity_verb();
 Verb eval_logits_verb();
 Verb export_verb();
 Verb generate_verb();
+Verb import_verb();
 Verb inspect_verb();
 Verb config_verb();
 

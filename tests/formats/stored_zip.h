@@ -12,7 +12,8 @@ inline void append_number(std::string& out, std::uint64_t value, int bytes) {
   for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>(value >> 8 * i));
 }
 
-/// A zip archive without compression, small enough for 32-bit records, whose fields a test may falsify.
+/// A zip archive without compression, small enough for 32-bit records, whose fields a test may
+/// falsify.
 struct StoredZip {
   std::vector<std::pair<std::string, std::string>> entries;
   std::uint16_t flags = 0, method = 0;

@@ -123,7 +123,8 @@ class TorchFiles : public testing::Test {
  protected:
   void write(const StoredZip& zip) { test::write_text(path_, zip.bytes()); }
   static StoredZip archive(const std::string& pickle) {
-    return {{{"a/data.pkl", pickle}, {"a/byteorder", "little"}, {"a/data/0", std::string(24, '\0')}}};
+    return {
+        {{"a/data.pkl", pickle}, {"a/byteorder", "little"}, {"a/data/0", std::string(24, '\0')}}};
   }
   template <class... Parts>
   void expect_refused(const StoredZip& zip, const Parts&... parts) {

@@ -118,6 +118,85 @@ class ForeignModels(InFolder):
                 self.check_logits(self.our_logits(name, ids), theirs)
 
 
+class TorchFiles(InFolder):
+    """Models saved with torch.save."""
+
+    def saved_as_bin(self, name, model, **options):
+        model.save_pretrained(self.folder / name, safe_serialization=False, **options)
+        self.assertFalse(list((self.folder / name).glob("*.safetensors")))
+
+    def inspect(self, path):
+        return {line["name"]: line for line in json.loads(self.run_program("inspect", "--json", path))}
+
+    def test_models_of_transformers(self):
+        for name, dtype, options in (("one", torch.float32, {}), ("shards", torch.bfloat16, {"max_shard_size": "100KB"})):
+            with self.subTest(name):
+                self.saved_as_bin(name, random_llama(num_key_value_heads=2).to(dtype), **options)
+                self.assertEqual((self.folder / name / "pytorch_model.bin.index.json").exists(), bool(options))
+                model = transformers.LlamaForCausalLM.from_pretrained(self.folder / name, dtype=torch.float32).eval()
+                ids = torch.randint(0, VOCAB, (WINDOWS, LENGTH))
+                with torch.no_grad():
+                    theirs = model(ids).logits
+                self.check_logits(self.our_logits(name, ids), theirs)
+                self.run_program("import", "--from", name, "--out", f"{name}-imported")
+                self.assertEqual(self.inspect(name), self.inspect(f"{name}-imported"))
+
+    def test_tied_head(self):
+        """Its storage is in the file once, under two names."""
+        model = random_llama(tie_word_embeddings=True)
+        self.saved_as_bin("tied", model)
+        torch.save(model.state_dict(), self.folder / "tied" / "pytorch_model.bin")
+        ids = torch.randint(0, VOCAB, (WINDOWS, LENGTH))
+        with torch.no_grad():
+            self.check_logits(self.our_logits("tied", ids), model(ids).logits)
+
+    def test_published_checkpoint(self):
+        """Latent weights with scales and shifts per input column, as the published code saves them."""
+        folded = random_llama()
+        state = {}
+        for name, value in folded.state_dict().items():
+            state[name] = value.clone()
+            if not name.endswith("_proj.weight"):
+                continue
+            scale, shift = torch.rand(1, value.shape[1]) * 0.1, torch.randn(1, value.shape[1]) * 0.01
+            state[name.replace("weight", "wscale")], state[name.replace("weight", "wbias")] = scale, shift
+            with torch.no_grad():
+                value.copy_(torch.sign(value) * scale + shift)
+        for layer in range(3):
+            state[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.rand(8)
+        folded.save_pretrained(self.folder / "published")
+        (self.folder / "published" / "model.safetensors").unlink()
+        torch.save(state, self.folder / "published" / "pytorch_model.bin")
+        ids = torch.randint(0, VOCAB, (WINDOWS, LENGTH))
+        with torch.no_grad():
+            theirs = folded(ids).logits
+        self.check_logits(self.our_logits("published", ids), theirs)
+        self.assertIn("binarized model (column)", self.run_program("import", "--from", "published", "--out", "imported"))
+        self.check_logits(self.our_logits("imported", ids), theirs)
+        self.train_from("published", "column")
+
+    def train_from(self, folder, binarize):
+        """A step of training that starts there, with the folder as its teacher too."""
+        (self.folder / "data.jsonl").write_text("".join(json.dumps({"token_ids": [i % VOCAB] * 17}) + "\n" for i in range(8)))
+        config = json.loads((self.folder / folder / "config.json").read_text())
+        names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+                 "max_position_embeddings", "rms_norm_eps")
+        (self.folder / "config.json").write_text(json.dumps({
+            "model": {**{name: config[name] for name in names}, "binarize": binarize},
+            "teacher": {"path": folder}, "data": {"format": "amber", "paths": ["data.jsonl"]},
+            "optimizer": {"warmup_steps": 0}, "train": {"seq_len": 16, "global_batch": 4, "micro_batch": 4, "steps": 1, "device": "cpu", "init_from": folder},
+        }))
+        self.run_program("train", "--config", "config.json", "--run-dir", f"run-{folder}")
+        metrics = json.loads((self.folder / f"run-{folder}" / "metrics.jsonl").read_text().splitlines()[0])
+        self.assertGreater(metrics["grad_norm"], 0)
+        return metrics
+
+    def test_full_precision_start(self):
+        """Scales and shifts are made from the weights."""
+        self.saved_as_bin("start", random_llama())
+        self.assertGreater(self.train_from("start", "column")["loss"], 0)
+
+
 class OurExport(InFolder):
     """A student trained by fbi-llm, as a user of transformers finds it."""
 

@@ -1,0 +1,95 @@
+#include "fbi/exporter/import.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "exporter/model_files.h"
+#include "exporter/staged_export.h"
+#include "exporter/tensor_reader.h"
+#include "fbi/config/load.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+
+namespace fbi::exporter {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::DType;
+
+std::vector<formats::TensorView> layout_of(const formats::TensorFolder& source,
+                                           const std::vector<TensorSpec>& tensors) {
+  std::vector<formats::TensorView> layout;
+  for (const TensorSpec& tensor : tensors) {
+    layout.push_back(source.at(tensor.name));
+    const DType dtype = layout.back().dtype;
+    if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) {
+      throw DataError(concat(tensor.name, " in ", source.path().string(),
+                             ": expected F32, F16 or BF16, found ", formats::to_string(dtype)));
+    }
+  }
+  return layout;
+}
+
+void copy_tokenizer(const fs::path& source, const fs::path& target) {
+  for (const char* name :
+       {"tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}) {
+    if (fs::exists(source / name)) write_file(target / name, read_file(source / name));
+  }
+}
+
+void check_written(const formats::TensorFolder& written,
+                   const std::vector<formats::TensorView>& layout) {
+  for (const formats::TensorView& expected : layout) {
+    const formats::TensorView& found = written.at(expected.name);
+    if (found.dtype != expected.dtype || found.shape != expected.shape ||
+        !std::ranges::equal(found.bytes, expected.bytes)) {
+      throw DiskError(concat(expected.name, " in ", written.path().string(),
+                             " is not what was written there; the disk or the source changed"));
+    }
+  }
+}
+
+}  // namespace
+
+StagedExport import_model(const fs::path& source, const config::ModelConfig& unresolved,
+                          const fs::path& target, const ExportOptions& options) {
+  config::ModelConfig model = unresolved;
+  config::resolve(model);
+  const auto values = formats::folder_source(source);
+  check_tensors(*values, model);
+  const formats::TensorFolder folder(source);
+  const std::vector<TensorSpec> tensors = model_tensors(model);
+  const auto layout = layout_of(folder, tensors);
+
+  auto staged = std::make_unique<StagedExport::Impl>(target);
+  ExportReport& report = staged->report;
+  formats::TensorFolderWriter writer(staged->staging, layout, options.max_shard_bytes);
+  const TensorReader reader(*values, DType::kF32);
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const std::vector<float> checked = reader.read_finite(tensors[i]);
+    const bool latent = tensors[i].role == TensorSpec::Role::kLatent;
+    if (latent) {
+      const ZeroCounts zeros = count_zeros(checked);
+      report.zeros.exact += zeros.exact;
+      report.zeros.fp16 += zeros.fp16;
+    }
+    if (latent || tensors[i].role == TensorSpec::Role::kDense) report.weights += tensors[i].numel();
+    writer.write(layout[i].bytes);
+    report.tensors = static_cast<std::int64_t>(i) + 1;
+    if (options.on_progress) {
+      options.on_progress({report.tensors, static_cast<std::int64_t>(tensors.size())});
+    }
+  }
+  writer.finish();
+  report.bits_per_weight =
+      8.0 * static_cast<double>(writer.tensor_bytes()) / static_cast<double>(report.weights);
+  check_written(formats::TensorFolder(staged->staging), layout);
+  write_model_configuration(staged->staging, model, layout.front().dtype);
+  copy_tokenizer(source, staged->staging);
+  staged->list_files();
+  return StagedExport(std::move(staged));
+}
+
+}  // namespace fbi::exporter

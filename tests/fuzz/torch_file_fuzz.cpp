@@ -1,0 +1,13 @@
+#include "fbi/core/error.h"
+#include "fbi/formats/torch_file.h"
+#include "fuzz/memory_file.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const fbi::fuzz::MemoryFile memory(data, size);
+  try {
+    const fbi::formats::TorchFile file(memory.path());
+    fbi::fuzz::sink = fbi::fuzz::touch(file.tensors());
+  } catch (const fbi::DataError&) {  // the only error that a file may cause
+  }
+  return 0;
+}
