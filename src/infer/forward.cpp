@@ -105,8 +105,8 @@ void Forward::layer(const Member& member, std::int64_t index) {
   const auto [begin, end] = member.share(weights.gate.row_blocks());
   weights.gate.multiply(begin, end, gate.tables, count, gate_, gate.stride);
   weights.up.multiply(begin, end, up.tables, count, up_, up.stride);
-  const std::int64_t first = begin * kernels::kGemvRows;
-  const std::int64_t last = std::min(end * kernels::kGemvRows, model_.intermediate_size);
+  const std::int64_t first = begin * weights.gate.block_rows();
+  const std::int64_t last = std::min(end * weights.gate.block_rows(), gate.stride);
   for (std::int64_t t = 0; t < count && first < last; ++t) {
     const std::int64_t at = t * gate.stride + first;
     kernels::silu_product(gate_ + at, up_ + at, last - first);
@@ -208,9 +208,10 @@ void Forward::add_to_residual(const Member& member, const Item& item) {
   const auto count = std::ssize(rows_);
   const auto [begin, end] = member.share(item.linear->row_blocks());
   item.linear->multiply(begin, end, item.tables, count, item.out, item.stride);
-  const std::int64_t last = std::min(end * kernels::kGemvRows, item.stride);
+  const std::int64_t block = item.linear->block_rows();
+  const std::int64_t last = std::min(end * block, item.stride);
   for (std::int64_t t = 0; t < count; ++t) {
-    for (std::int64_t o = begin * kernels::kGemvRows; o < last; ++o) {
+    for (std::int64_t o = begin * block; o < last; ++o) {
       residual_[t * item.stride + o] += item.out[t * item.stride + o];
     }
   }

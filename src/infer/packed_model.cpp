@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "fbi/config/load.h"
 #include "fbi/config/model_size.h"
 #include "fbi/core/error.h"
 #include "fbi/kernels/distill_loss.h"
@@ -12,10 +13,12 @@ namespace fbi::infer {
 
 class PackedModel::Impl {
  public:
-  Impl(const std::filesystem::path& directory, const PackedOptions& options)
+  /// `source` makes the parts with this model's threads.
+  template <class Source>
+  Impl(const PackedOptions& options, const Source& source)
       : options_(options),
         team_(options.threads),
-        weights_(directory, options, team_.pool()),
+        weights_(source(team_.pool()), options, team_.pool()),
         forward_(weights_, team_, options.cache) {}
 
   const PackedOptions& options() const { return options_; }
@@ -98,7 +101,19 @@ class Decoding final : public eval::DecodingSession {
 }  // namespace
 
 PackedModel::PackedModel(const std::filesystem::path& directory, const PackedOptions& options)
-    : impl_(std::make_unique<Impl>(directory, options)) {}
+    : impl_(std::make_unique<Impl>(
+          options, [&](ParallelFor& parallel) { return file_parts(directory, parallel); })) {}
+
+PackedModel::PackedModel(const config::ModelConfig& model, const PackedOptions& options)
+    : impl_(std::make_unique<Impl>(options, [&](ParallelFor&) {
+        config::ModelConfig resolved = model;
+        config::resolve(resolved);
+        if (resolved.binarize == config::Binarize::kNone) {
+          throw UsageError("a packed model needs binarize column, row or single, found none");
+        }
+        return random_parts(resolved);
+      })) {}
+
 PackedModel::~PackedModel() = default;
 
 const config::ModelConfig& PackedModel::config() const {

@@ -1,16 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <span>
 #include <vector>
 
-#include "fbi/config/run_config.h"
 #include "fbi/core/parallel.h"
-#include "fbi/formats/safetensors.h"
 #include "fbi/infer/packed_model.h"
 #include "fbi/kernels/gemv.h"
+#include "infer/model_parts.h"
 
 namespace fbi::infer {
 
@@ -19,24 +17,21 @@ struct LayerWeights {
   kernels::BinaryLinear q, k, v, o, gate, up, down;
 };
 
-/// A binarized model, ready for its kernels. Only the embedding stays in the mapped file.
+/// A binarized model, ready for its kernels. Only the embedding stays where it came from.
 class PackedWeights {
  public:
-  /// Throws as PackedModel does.
-  PackedWeights(const std::filesystem::path& directory, const PackedOptions& options,
+  PackedWeights(std::unique_ptr<ModelParts> parts, const PackedOptions& options,
                 ParallelFor& parallel);
 
-  const config::ModelConfig& config() const { return config_; }
+  const config::ModelConfig& config() const { return parts_->config(); }
   const std::vector<LayerWeights>& layers() const { return layers_; }
   const std::vector<float>& final_norm() const { return final_norm_; }
   const kernels::DenseLinear& head() const { return head_; }
   /// out [D] = the row of a token; `id` is in the vocabulary. DataError when it is not finite.
-  void embed(std::int32_t id, std::span<float> out) const;
+  void embed(std::int32_t id, std::span<float> out) const { parts_->row(kEmbedding, id, out); }
 
  private:
-  std::unique_ptr<formats::TensorFolder> tensors_;
-  config::ModelConfig config_;
-  const formats::TensorView* embedding_ = nullptr;
+  std::unique_ptr<ModelParts> parts_;
   std::vector<LayerWeights> layers_;
   std::vector<float> final_norm_;
   kernels::DenseLinear head_;

@@ -9,6 +9,16 @@
 #include "kernels/half.h"
 
 namespace fbi::kernels {
+namespace {
+
+/// In four chains, so that an addition need not wait for the one before.
+double sum_of(const float* x, std::int64_t count) {
+  double sums[4] = {};
+  for (std::int64_t i = 0; i < count; ++i) sums[i % 4] += x[i];
+  return sums[0] + sums[1] + sums[2] + sums[3];
+}
+
+}  // namespace
 
 void rms_norm(const float* x, const float* weight, std::int64_t count, double eps, float* out) {
   const double mean = cpu_kernels().sum_of_squares(x, count) / static_cast<double>(count);
@@ -61,12 +71,10 @@ void attend(const AttendArgs& args) {
     args.scores[p] = (args.scores[p] - largest) * factor;
   }
   cpu.exp(args.scores, args.positions, args.scores);
-  double sum = 0;
-  for (std::int64_t p = 0; p < args.positions; ++p) sum += args.scores[p];
-  const auto inverse = static_cast<float>(1 / sum);
-  for (std::int64_t p = 0; p < args.positions; ++p) args.scores[p] *= inverse;
   (half ? kernels.mix_fp16 : kernels.mix_fp32)(args.scores, args.values, args.positions, width,
                                                args.out);
+  const auto inverse = static_cast<float>(1 / sum_of(args.scores, args.positions));
+  for (std::int64_t e = 0; e < width; ++e) args.out[e] *= inverse;
 }
 
 }  // namespace fbi::kernels

@@ -13,8 +13,6 @@
 namespace fbi::kernels {
 namespace {
 
-static_assert(kGemvRows == kBlockRows);
-
 /// A table begins with the term that beta adds to every row; the units follow at the next line.
 constexpr std::size_t kTableHeader = 64;
 
@@ -53,6 +51,10 @@ const GemvKernels& gemv_kernels() {
   return kRefGemv;
 }
 
+std::int64_t BinaryLinear::block_rows() const {
+  return product_->block_rows;
+}
+
 BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alpha,
                            std::span<const float> beta, ScaleStrides strides, MatrixShape shape,
                            Activations activations, ParallelFor& parallel)
@@ -61,7 +63,7 @@ BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alph
       strides_(strides),
       alpha_(alpha.begin(), alpha.end()),
       beta_(beta.begin(), beta.end()),
-      row_blocks_(divide_up(shape.rows, kBlockRows)),
+      row_blocks_(divide_up(shape.rows, product_->block_rows)),
       units_(divide_up(shape.columns, product_->unit_inputs)) {
   check_strides(strides);
   const std::int64_t scales = strides.count(shape.rows, shape.columns);
@@ -76,11 +78,11 @@ BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alph
   const std::int64_t row_stride = row_bytes(shape.columns);
   parallel.run(0, row_blocks_, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t block = begin; block < end; ++block) {
-      const std::int64_t row = block * kBlockRows;
+      const std::int64_t row = block * product_->block_rows;
       for (std::int64_t unit = 0; unit < units_; ++unit) {
         const std::int64_t first = unit * product_->unit_inputs;
         product_->repack(bits + row * row_stride, row_stride,
-                         std::min(kBlockRows, shape.rows - row), first,
+                         std::min(product_->block_rows, shape.rows - row), first,
                          std::min(product_->unit_inputs, shape.columns - first),
                          words_.data() + block * block_bytes + unit * product_->unit_word_bytes);
       }
@@ -108,7 +110,7 @@ void BinaryLinear::prepare(const float* x, std::int64_t begin, std::int64_t end,
 void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byte* tables,
                             std::int64_t tokens, float* y, std::int64_t stride) const {
   const std::int64_t block_bytes = units_ * product_->unit_word_bytes;
-  alignas(64) float sums[kBlockRows];
+  alignas(64) float sums[kMaxBlockRows];
   for (std::int64_t block = begin; block < end; ++block) {
     for (std::int64_t t = 0; t < tokens; ++t) {
       const std::byte* table = tables + static_cast<std::size_t>(t) * table_bytes_;
@@ -122,7 +124,8 @@ void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byt
 
 /// Column: sums hold alpha, shift holds beta. Row, single: both are applied here.
 void BinaryLinear::store_rows(std::int64_t block, const float* sums, float shift, float* y) const {
-  const std::int64_t first = block * kBlockRows, end = std::min(shape_.rows, first + kBlockRows);
+  const std::int64_t first = block * product_->block_rows;
+  const std::int64_t end = std::min(shape_.rows, first + product_->block_rows);
   if (strides_.column != 0) {
     for (std::int64_t o = first; o < end; ++o) y[o] = sums[o - first] + shift;
     return;

@@ -7,8 +7,10 @@
 /// Plain types only, for the reason that cpu_kernels.h gives.
 namespace fbi::kernels {
 
-/// Rows of one block of repacked signs.
+/// Rows of one block of repacked signs: as many as keep their sums in registers.
 inline constexpr std::int64_t kBlockRows = 64;
+inline constexpr std::int64_t kInt8BlockRows = 128;
+inline constexpr std::int64_t kMaxBlockRows = 128;
 /// Inputs whose signs share a 32-bit word; the two upper bits are 0.
 inline constexpr std::int64_t kExactUnit = 30;
 /// Units after which fp32 partial sums go to the total: a partial sum of some hundred terms rounds
@@ -19,9 +21,10 @@ inline constexpr std::int64_t kInt8Unit = 255;
 /// Dense rows are padded with zeros to a multiple of this; key and value heads too.
 inline constexpr std::int64_t kPadding = 16;
 
-/// A product with signs. A matrix is cut into blocks of kBlockRows rows and units of inputs; the
+/// A product with signs. A matrix is cut into blocks of rows and units of inputs; the
 /// words of a block's unit lie together, units in ascending order.
 struct SignProduct {
+  std::int64_t block_rows;
   std::int64_t unit_inputs;
   std::int64_t unit_word_bytes;   ///< of one block
   std::int64_t unit_table_bytes;  ///< a multiple of 64
@@ -67,13 +70,13 @@ extern const GemvKernels kAvx512Gemv;
 const GemvKernels& gemv_kernels();
 
 /// SignProduct::repack of the layouts.
-/// kExactUnit: [64] words of 32 bits, input i at bit i.
+/// kExactUnit: [kBlockRows] words of 32 bits, input i at bit i.
 void repack_words32(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                     std::int64_t first, std::int64_t count, std::byte* words);
-/// kInt8Unit: [17][64] words of 16 bits, 15 inputs each.
+/// kInt8Unit: [17][kInt8BlockRows] words of 16 bits, 15 inputs each.
 void repack_words16(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                     std::int64_t first, std::int64_t count, std::byte* words);
-/// kInt8Unit: [32][64] bytes, 8 inputs each.
+/// kInt8Unit: [32][kInt8BlockRows] bytes, 8 inputs each.
 void repack_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                   std::int64_t first, std::int64_t count, std::byte* words);
 

@@ -15,14 +15,14 @@ std::uint32_t bit_field(const std::uint8_t* row, std::int64_t first, std::int64_
 }
 
 /// Word w of row r, of `inputs` inputs each, goes to words[w][r].
-template <class Word>
+template <class Word, std::int64_t block_rows>
 void repack_fields(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                    std::int64_t first, std::int64_t count, std::int64_t inputs, std::byte* words) {
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::uint8_t* row = bits + r * row_stride;
     for (std::int64_t i = 0; i < count; i += inputs) {
       const auto word = static_cast<Word>(bit_field(row, first + i, std::min(inputs, count - i)));
-      std::memcpy(words + (i / inputs * kBlockRows + r) * sizeof word, &word, sizeof word);
+      std::memcpy(words + (i / inputs * block_rows + r) * sizeof word, &word, sizeof word);
     }
   }
 }
@@ -31,17 +31,17 @@ void repack_fields(const std::uint8_t* bits, std::int64_t row_stride, std::int64
 
 void repack_words32(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                     std::int64_t first, std::int64_t count, std::byte* words) {
-  repack_fields<std::uint32_t>(bits, row_stride, rows, first, count, kExactUnit, words);
+  repack_fields<std::uint32_t, kBlockRows>(bits, row_stride, rows, first, count, kExactUnit, words);
 }
 
 void repack_words16(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                     std::int64_t first, std::int64_t count, std::byte* words) {
-  repack_fields<std::uint16_t>(bits, row_stride, rows, first, count, 15, words);
+  repack_fields<std::uint16_t, kInt8BlockRows>(bits, row_stride, rows, first, count, 15, words);
 }
 
 void repack_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                   std::int64_t first, std::int64_t count, std::byte* words) {
-  repack_fields<std::uint8_t>(bits, row_stride, rows, first, count, 8, words);
+  repack_fields<std::uint8_t, kInt8BlockRows>(bits, row_stride, rows, first, count, 8, words);
 }
 
 }  // namespace fbi::kernels

@@ -33,6 +33,8 @@ class PackedModel final : public eval::LanguageModel {
   /// Throws DataError: no such model, missing, unused or misshapen tensors, pad bits that are not
   /// 0, values that are not finite.
   explicit PackedModel(const std::filesystem::path& directory, const PackedOptions& options = {});
+  /// Random signs of a given architecture: as fast as a real model of that shape, and as large.
+  explicit PackedModel(const config::ModelConfig& model, const PackedOptions& options = {});
   ~PackedModel() override;
 
   const config::ModelConfig& config() const;

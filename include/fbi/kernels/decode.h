@@ -32,7 +32,7 @@ struct AttendArgs {
   std::int64_t positions = 0;  ///< > 0
   std::int64_t head_dim = 0;
   float* scores = nullptr;  ///< scratch [positions]
-  float* out = nullptr;     ///< [padded_head]
+  float* out = nullptr;     ///< [padded_head]; may be the query's place
 };
 void attend(const AttendArgs& args);
 

@@ -23,9 +23,6 @@ enum class Activations {
   kInt8,   ///< alpha·x rounded to 8 bits with one scale per 255 inputs; integer sums are exact
 };
 
-/// Rows that a kernel computes together, the grain of row ranges.
-inline constexpr std::int64_t kGemvRows = 64;
-
 struct SignProduct;   // kernels/gemv_kernels.h
 struct DenseProduct;  // same
 
@@ -43,7 +40,9 @@ class BinaryLinear {
                ParallelFor& parallel);
 
   MatrixShape shape() const { return shape_; }
-  std::int64_t row_blocks() const { return row_blocks_; }  ///< of kGemvRows rows
+  /// Rows that the kernel computes together, the grain of row ranges.
+  std::int64_t block_rows() const;
+  std::int64_t row_blocks() const { return row_blocks_; }
   std::int64_t table_parts() const { return units_; }
   std::size_t table_bytes() const { return table_bytes_; }  ///< of one token's table
   std::size_t weight_bytes() const { return words_.size(); }

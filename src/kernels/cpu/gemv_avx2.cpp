@@ -9,6 +9,9 @@ inline Floats load_half(const std::byte* x) {
   const auto* halves = reinterpret_cast<const __m128i*>(x);
   return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
 }
+inline __m256 half_sum(Floats x) {
+  return _mm256_add_ps(x.low, x.high);
+}
 inline Floats load_int8(const std::byte* x) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
@@ -182,8 +185,8 @@ inline __m256 to_floats(__m128i whole) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(whole));
 }
 
-inline void int8_half(const std::byte* words, const std::byte* table, std::int64_t units,
-                      float* sums) {
+inline void int8_quarter(const std::byte* words, const std::byte* table, std::int64_t units,
+                         float* sums) {
   const __m256i low_nibble = _mm256_set1_epi8(15);
   __m256 total[4];
   for (auto& part : total) part = _mm256_setzero_ps();
@@ -195,7 +198,7 @@ inline void int8_half(const std::byte* words, const std::byte* table, std::int64
       const std::byte* group = table + 64 * (byte + 1);
       add_group(_mm256_and_si256(signs, low_nibble), group, whole);
       add_group(high, group + 32, whole);
-      words += kBlockRows;
+      words += kInt8BlockRows;
     }
     float factor;
     std::memcpy(&factor, table, sizeof factor);
@@ -210,16 +213,18 @@ inline void int8_half(const std::byte* words, const std::byte* table, std::int64
 }
 
 void int8_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
-  for (std::int64_t half = 0; half < kBlockRows; half += kBlockRows / 2) {
-    int8_half(words + half, table, units, sums + half);
+  for (std::int64_t row = 0; row < kInt8BlockRows; row += 32) {
+    int8_quarter(words + row, table, units, sums + row);
   }
 }
 
 }  // namespace
 
 constinit const GemvKernels kAvx2Gemv = {
-    .exact = {kExactUnit, 4 * kBlockRows, kExactTable, repack_words32, exact_tables, exact_sums},
-    .int8 = {kInt8Unit, kInt8Bytes* kBlockRows, kInt8Table, repack_bytes, int8_tables, int8_sums},
+    .exact = {kBlockRows, kExactUnit, 4 * kBlockRows, kExactTable, repack_words32, exact_tables,
+              exact_sums},
+    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Bytes * kInt8BlockRows, kInt8Table, repack_bytes,
+             int8_tables, int8_sums},
     .fp32 = {dense_rows<LoadFp32>},
     .fp16 = {dense_rows<LoadFp16>},
     .int8_rows = {dense_rows<LoadInt8>},

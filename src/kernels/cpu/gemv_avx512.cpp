@@ -8,6 +8,9 @@ namespace {
 inline Floats load_half(const std::byte* x) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
 }
+inline __m256 half_sum(Floats x) {
+  return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+}
 inline Floats load_int8(const std::byte* x) {
   return _mm512_cvtepi32_ps(
       _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
@@ -161,7 +164,7 @@ inline void add_scaled(__m512i whole, __m512 factor, __m512 (&total)[2]) {
 }
 
 void int8_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
-  constexpr int kVectors = kBlockRows / 32;
+  constexpr int kVectors = kInt8BlockRows / 32;
   __m512 total[kVectors][2];
   for (int v = 0; v < kVectors; ++v) total[v][0] = total[v][1] = _mm512_setzero_ps();
   for (std::int64_t unit = 0; unit < units; ++unit) {
@@ -180,7 +183,7 @@ void int8_sums(const std::byte* words, const std::byte* table, std::int64_t unit
         whole[v] = _mm512_add_epi16(whole[v], _mm512_add_epi16(a, _mm512_add_epi16(b, c)));
       }
       group += 3 * 64;
-      words += 2 * kBlockRows;
+      words += 2 * kInt8BlockRows;
     }
     float factor;
     std::memcpy(&factor, table, sizeof factor);
@@ -196,9 +199,10 @@ void int8_sums(const std::byte* words, const std::byte* table, std::int64_t unit
 }  // namespace
 
 constinit const GemvKernels kAvx512Gemv = {
-    .exact = {kExactUnit, 4 * kBlockRows, kExactTable, repack_words32, exact_tables, exact_sums},
-    .int8 = {kInt8Unit, kInt8Words * 2 * kBlockRows, kInt8Table, repack_words16, int8_tables,
-             int8_sums},
+    .exact = {kBlockRows, kExactUnit, 4 * kBlockRows, kExactTable, repack_words32, exact_tables,
+              exact_sums},
+    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Words * 2 * kInt8BlockRows, kInt8Table, repack_words16,
+             int8_tables, int8_sums},
     .fp32 = {dense_rows<LoadFp32>},
     .fp16 = {dense_rows<LoadFp16>},
     .int8_rows = {dense_rows<LoadInt8>},

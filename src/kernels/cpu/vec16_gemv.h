@@ -5,18 +5,22 @@
 #include "kernels/cpu/vec16_lanes.h"
 #include "kernels/gemv_kernels.h"
 
-/// The dense half of GemvKernels on sixteen lanes; load_half and load_int8 come from the file that
-/// includes this one. Sums: column i goes to lane i % 16 of one of kChains accumulators.
+/// The dense half of GemvKernels on sixteen lanes; load_half, load_int8 and half_sum come from the
+/// file that includes this one.
 namespace fbi::kernels {
 namespace {
 
-inline float sum_lanes(Floats x) {
-  alignas(64) float lanes[kLanes];
-  store(lanes, x);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
-  }
-  return lanes[0];
+/// Adds quarters, then neighbours: the same tree for one row as for four.
+inline __m128 quarter_sum(Floats x) {
+  const __m256 half = half_sum(x);
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+inline __m128 sum_of_four(Floats a, Floats b, Floats c, Floats d) {
+  return _mm_hadd_ps(_mm_hadd_ps(quarter_sum(a), quarter_sum(b)),
+                     _mm_hadd_ps(quarter_sum(c), quarter_sum(d)));
+}
+inline float sum_of_one(Floats a) {
+  return _mm_cvtss_f32(sum_of_four(a, a, a, a));
 }
 
 struct LoadFp32 {
@@ -32,12 +36,14 @@ struct LoadInt8 {
   Floats operator()(const std::byte* w) const { return load_int8(w); }
 };
 
-/// n rows, each with one chain of additions of its own.
+/// Rows up to this length are taken four at a time, each with one chain of additions; longer ones
+/// one after the other with four chains, which reads memory in order.
+constexpr std::int64_t kShortRow = 256;
+
 template <int n, class Load>
-inline void dense_group(const std::byte* w, std::int64_t row_stride, std::int64_t columns,
-                        const float* x, float* y) {
+inline void add_short_rows(const std::byte* w, std::int64_t row_stride, std::int64_t columns,
+                           const float* x, Floats (&sums)[n]) {
   const Load load_weights;
-  Floats sums[n];
   for (int r = 0; r < n; ++r) sums[r] = splat(0);
   for (std::int64_t i = 0; i < columns; i += kLanes) {
     const Floats input = load(x + i);
@@ -45,18 +51,48 @@ inline void dense_group(const std::byte* w, std::int64_t row_stride, std::int64_
       sums[r] = fma(load_weights(w + r * row_stride + i * Load::bytes), input, sums[r]);
     }
   }
-  for (int r = 0; r < n; ++r) y[r] = sum_lanes(sums[r]);
+}
+
+template <class Load>
+inline void short_rows(const std::byte* w, std::int64_t row_stride, std::int64_t columns,
+                       const float* x, std::int64_t rows, float* y) {
+  std::int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    Floats sums[4];
+    add_short_rows<4, Load>(w + r * row_stride, row_stride, columns, x, sums);
+    _mm_storeu_ps(y + r, sum_of_four(sums[0], sums[1], sums[2], sums[3]));
+  }
+  for (; r < rows; ++r) {
+    Floats sums[1];
+    add_short_rows<1, Load>(w + r * row_stride, row_stride, columns, x, sums);
+    y[r] = sum_of_one(sums[0]);
+  }
+}
+
+template <class Load>
+inline float long_row(const std::byte* w, std::int64_t columns, const float* x) {
+  const Load load_weights;
+  Floats sums[4];
+  for (auto& sum : sums) sum = splat(0);
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= columns; i += 4 * kLanes) {
+    for (int k = 0; k < 4; ++k) {
+      sums[k] = fma(load_weights(w), load(x + i + k * kLanes), sums[k]);
+      w += kLanes * Load::bytes;
+    }
+  }
+  for (; i < columns; i += kLanes) {
+    sums[0] = fma(load_weights(w), load(x + i), sums[0]);
+    w += kLanes * Load::bytes;
+  }
+  return sum_of_one(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
 }
 
 template <class Load>
 void dense_rows(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
                 std::int64_t rows, float* y) {
-  constexpr int kGroup = 4;
-  std::int64_t r = 0;
-  for (; r + kGroup <= rows; r += kGroup) {
-    dense_group<kGroup, Load>(w + r * row_stride, row_stride, columns, x, y + r);
-  }
-  for (; r < rows; ++r) dense_group<1, Load>(w + r * row_stride, row_stride, columns, x, y + r);
+  if (columns <= kShortRow) return short_rows<Load>(w, row_stride, columns, x, rows, y);
+  for (std::int64_t r = 0; r < rows; ++r) y[r] = long_row<Load>(w + r * row_stride, columns, x);
 }
 
 float dot(const float* x, const float* y, bool per_element, std::int64_t count) {

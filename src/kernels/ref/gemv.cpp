@@ -87,7 +87,7 @@ void int8_tables(const float* x, const float* scale, bool per_column, std::int64
 
 void int8_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
   constexpr std::int64_t kWords = 17, kInputs = 15;
-  for (std::int64_t r = 0; r < kBlockRows; ++r) {
+  for (std::int64_t r = 0; r < kInt8BlockRows; ++r) {
     float sum = 0;
     for (std::int64_t unit = 0; unit < units; ++unit) {
       Int8Unit part;
@@ -95,7 +95,7 @@ void int8_sums(const std::byte* words, const std::byte* table, std::int64_t unit
       int whole = 0;
       for (std::int64_t i = 0; i < kInt8Unit; ++i) {
         std::uint16_t word;
-        const std::int64_t w = (unit * kWords + i / kInputs) * kBlockRows + r;
+        const std::int64_t w = (unit * kWords + i / kInputs) * kInt8BlockRows + r;
         std::memcpy(&word, words + w * sizeof word, sizeof word);
         whole += word >> (i % kInputs) & 1 ? part.q[i] : -part.q[i];
       }
@@ -175,10 +175,10 @@ void mix_fp16(const float* weights, const std::byte* values, std::int64_t positi
 }  // namespace
 
 constinit const GemvKernels kRefGemv = {
-    .exact = {kExactUnit, 4 * kBlockRows, sizeof(ExactUnit), repack_words32, exact_tables,
-              exact_sums},
-    .int8 = {kInt8Unit, 17 * 2 * kBlockRows, sizeof(Int8Unit), repack_words16, int8_tables,
-             int8_sums},
+    .exact = {kBlockRows, kExactUnit, 4 * kBlockRows, sizeof(ExactUnit), repack_words32,
+              exact_tables, exact_sums},
+    .int8 = {kInt8BlockRows, kInt8Unit, 17 * 2 * kInt8BlockRows, sizeof(Int8Unit), repack_words16,
+             int8_tables, int8_sums},
     .fp32 = {rows_fp32},
     .fp16 = {rows_fp16},
     .int8_rows = {rows_int8},

@@ -1,0 +1,216 @@
+#include <cmath>
+#include <set>
+
+#include "fbi/config/huggingface.h"
+#include "fbi/config/model_size.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/formats/packed_names.h"
+#include "fbi/formats/safetensors.h"
+#include "fbi/infer/packed_model.h"
+#include "infer/model_parts.h"
+
+namespace fbi::infer {
+namespace {
+
+namespace fs = std::filesystem;
+using Shape = std::vector<std::int64_t>;
+using formats::DType;
+
+bool is_float(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
+Shape scale_shape(config::Binarize binarize, kernels::MatrixShape shape) {
+  if (binarize == config::Binarize::kColumn) return {1, shape.columns};
+  return binarize == config::Binarize::kRow ? Shape{shape.rows, 1} : Shape{};
+}
+
+/// Compares a folder's tensors with an architecture before anything is allocated.
+class TensorCheck {
+ public:
+  TensorCheck(const formats::TensorFolder& tensors, const config::ModelConfig& model)
+      : tensors_(tensors), model_(model) {}
+
+  void run() {
+    expect_float(kEmbedding, {model_.vocab_size, model_.hidden_size});
+    for (std::int64_t layer = 0; layer < model_.num_hidden_layers && few_problems(); ++layer) {
+      expect_layer(layer_prefix(layer));
+    }
+    expect_float(kFinalNorm, {model_.hidden_size});
+    if (!model_.tie_word_embeddings) expect_float(kHead, {model_.vocab_size, model_.hidden_size});
+    refuse_others();
+    if (problems_.empty()) return;
+    throw DataError(concat("tensors in ", tensors_.path().string(),
+                           " are no binarized model of its config.json:", problems_));
+  }
+
+ private:
+  bool few_problems() const { return problem_count_ < 20; }
+
+  void complain(const std::string& problem) {
+    if (few_problems()) problems_ += "\n  " + problem;
+    ++problem_count_;
+  }
+
+  void expect_layer(const std::string& prefix) {
+    expect_float(prefix + "input_layernorm.weight", {model_.hidden_size});
+    expect_float(prefix + "post_attention_layernorm.weight", {model_.hidden_size});
+    const auto shapes = config::decoder_linears(model_);
+    for (std::size_t n = 0; n < kLinears.size(); ++n) {
+      const kernels::MatrixShape shape = {shapes[n].outputs, shapes[n].inputs};
+      const std::string name = concat(prefix, kLinears[n]);
+      const std::string latent = concat(name, formats::kLatentWeight);
+      if (tensors_.find(latent)) {
+        expect_float(latent, {shape.rows, shape.columns});
+      } else {
+        expect(concat(name, formats::kSignBits), {shape.rows, kernels::row_bytes(shape.columns)},
+               "U8", [](DType dtype) { return dtype == DType::kU8; });
+      }
+      expect_float(concat(name, formats::kScale), scale_shape(model_.binarize, shape));
+      expect_float(concat(name, formats::kShift), scale_shape(model_.binarize, shape));
+    }
+  }
+
+  void expect_float(const std::string& name, const Shape& shape) {
+    expect(name, shape, "F32, F16 or BF16", is_float);
+  }
+
+  void expect(const std::string& name, const Shape& shape, const char* dtypes,
+              bool (*fits)(DType)) {
+    used_.insert(name);
+    const formats::TensorView* view = tensors_.find(name);
+    if (!view) return complain(concat("missing: ", name, " ", formats::shape_text(shape)));
+    if (view->shape != shape) {
+      complain(concat(name, ": expected ", formats::shape_text(shape), ", found ",
+                      formats::shape_text(view->shape)));
+    }
+    if (!fits(view->dtype)) {
+      complain(concat(name, ": expected ", dtypes, ", found ", formats::to_string(view->dtype)));
+    }
+  }
+
+  void refuse_others() {
+    for (const std::string& name : tensors_.names()) {
+      const bool tied_head = model_.tie_word_embeddings && name == kHead;
+      if (!used_.contains(name) && !tied_head && !name.ends_with("rotary_emb.inv_freq")) {
+        complain(concat("not used by this architecture: ", name));
+      }
+    }
+  }
+
+  const formats::TensorFolder& tensors_;
+  const config::ModelConfig& model_;
+  std::set<std::string> used_;
+  std::string problems_;
+  int problem_count_ = 0;
+};
+
+config::ModelConfig read_config(const fs::path& directory) {
+  const fs::path file = directory / "config.json";
+  config::ModelConfig model = config::model_config_from_hf_json(read_file(file), file.string());
+  if (model.binarize == config::Binarize::kNone) {
+    throw DataError(concat(file.string(),
+                           ": there is no key `binarize`, so this is no binarized model; make one "
+                           "with fbi-llm export --format packed"));
+  }
+  return model;
+}
+
+class FileParts final : public ModelParts {
+ public:
+  FileParts(const fs::path& directory, ParallelFor& parallel)
+      : config_(read_config(directory)), tensors_(directory), parallel_(parallel) {
+    TensorCheck(tensors_, config_).run();
+  }
+
+  const config::ModelConfig& config() const override { return config_; }
+  std::vector<float> norm(const std::string& name) const override { return values(name); }
+  std::vector<float> alpha(const std::string& linear) const override {
+    return values(concat(linear, formats::kScale));
+  }
+  std::vector<float> beta(const std::string& linear) const override {
+    return values(concat(linear, formats::kShift));
+  }
+
+  /// Of a packed export they lie in the file; of a native one they come from its latent weights.
+  const std::uint8_t* sign_bits(const std::string& linear, kernels::MatrixShape shape,
+                                std::vector<std::uint8_t>& memory) const override {
+    const std::string bits_name = concat(linear, formats::kSignBits);
+    if (const formats::TensorView* view = tensors_.find(bits_name)) {
+      const auto* bits = reinterpret_cast<const std::uint8_t*>(view->bytes.data());
+      check_padding(bits_name, bits, shape);
+      return bits;
+    }
+    memory.resize(static_cast<std::size_t>(shape.rows * kernels::row_bytes(shape.columns)));
+    kernels::pack_signs(values(concat(linear, formats::kLatentWeight)).data(), shape, memory.data(),
+                        parallel_);
+    return memory.data();
+  }
+
+  void row(const std::string& name, std::int64_t index, std::span<float> out) const override {
+    const formats::TensorView& view = tensors_.at(name);
+    const std::size_t bytes = out.size() * static_cast<std::size_t>(formats::size_of(view.dtype));
+    const auto part = view.bytes.subspan(static_cast<std::size_t>(index) * bytes, bytes);
+    formats::to_float({name, view.dtype, {std::ssize(out)}, part}, out);
+    require_finite(name, index * std::ssize(out), out);
+  }
+
+  bool is_half(const std::string& name) const override {
+    return tensors_.at(name).dtype == DType::kF16;
+  }
+
+ private:
+  std::vector<float> values(const std::string& name) const {
+    const formats::TensorView& view = tensors_.at(name);
+    std::vector<float> out(static_cast<std::size_t>(view.numel()));
+    formats::to_float(view, out);
+    require_finite(name, 0, out);
+    return out;
+  }
+
+  void require_finite(const std::string& name, std::int64_t first,
+                      std::span<const float> values) const {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (std::isfinite(values[i])) continue;
+      throw DataError(concat(name, " in ", tensors_.path().string(), ": value ",
+                             first + static_cast<std::int64_t>(i), " is ", values[i],
+                             "; a model must hold finite values only"));
+    }
+  }
+
+  void check_padding(const std::string& name, const std::uint8_t* bits,
+                     kernels::MatrixShape shape) const {
+    if (shape.columns % 8 == 0) return;
+    const std::int64_t stride = kernels::row_bytes(shape.columns);
+    for (std::int64_t o = 0; o < shape.rows; ++o) {
+      if (bits[(o + 1) * stride - 1] >> (shape.columns % 8) == 0) continue;
+      throw DataError(concat(name, " in ", tensors_.path().string(), ", row ", o,
+                             ": bits beyond the ", shape.columns,
+                             " inputs must be 0; the file was altered or is of another format"));
+    }
+  }
+
+  config::ModelConfig config_;
+  formats::TensorFolder tensors_;
+  ParallelFor& parallel_;
+};
+
+}  // namespace
+
+std::string layer_prefix(std::int64_t layer) {
+  return concat("model.layers.", layer, ".");
+}
+
+std::unique_ptr<ModelParts> file_parts(const fs::path& directory, ParallelFor& parallel) {
+  return std::make_unique<FileParts>(directory, parallel);
+}
+
+bool is_packed_folder(const fs::path& directory) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(directory / "config.json", ignored)) return false;
+  return formats::TensorFolder(directory).find(
+      concat(layer_prefix(0), kLinears[0], formats::kSignBits));
+}
+
+}  // namespace fbi::infer

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fbi/config/run_config.h"
+#include "fbi/core/parallel.h"
+#include "fbi/kernels/binary_matrix.h"
+
+namespace fbi::infer {
+
+inline constexpr const char* kEmbedding = "model.embed_tokens.weight";
+inline constexpr const char* kFinalNorm = "model.norm.weight";
+inline constexpr const char* kHead = "lm_head.weight";
+std::string layer_prefix(std::int64_t layer);  ///< "model.layers.0."
+/// Behind the prefix, in the order of config::decoder_linears.
+inline constexpr std::array<std::string_view, 7> kLinears = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+
+/// What a binarized model is made of, by published name; every value is finite.
+class ModelParts {
+ public:
+  virtual ~ModelParts() = default;
+  virtual const config::ModelConfig& config() const = 0;
+  /// A norm.
+  virtual std::vector<float> norm(const std::string& name) const = 0;
+  /// Of a linear, without suffix.
+  virtual std::vector<float> alpha(const std::string& linear) const = 0;
+  virtual std::vector<float> beta(const std::string& linear) const = 0;
+  /// Packed as kernels::binary_matrix.h says, in `memory` or where they already lie.
+  virtual const std::uint8_t* sign_bits(const std::string& linear, kernels::MatrixShape shape,
+                                        std::vector<std::uint8_t>& memory) const = 0;
+  /// Row of the embedding or head [V, D]; from several threads.
+  virtual void row(const std::string& name, std::int64_t index, std::span<float> out) const = 0;
+  virtual bool is_half(const std::string& name) const = 0;  ///< stored as fp16
+};
+
+/// A packed or native export; throws as PackedModel does. Mapped as long as it lives.
+std::unique_ptr<ModelParts> file_parts(const std::filesystem::path& directory,
+                                       ParallelFor& parallel);
+/// Random signs, scales and rows, for measurements; `model` is resolved and binarized.
+std::unique_ptr<ModelParts> random_parts(const config::ModelConfig& model);
+
+}  // namespace fbi::infer
