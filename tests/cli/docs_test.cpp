@@ -29,6 +29,7 @@ TEST(Verbs, PromisedNamesExist) {
       {"export", {"checkpoint", "format", "out", "dtype"}},
       {"inspect", {"path", "json"}},
       {"config", {"config", "set"}},
+      {"estimate", {"config", "set", "gpus", "gpu-memory", "json"}},
       {"plot", {"run", "out"}}};
   for (const auto& [verb, options] : promised) {
     ASSERT_TRUE(found.contains(verb)) << verb << " is a name that users rely on";

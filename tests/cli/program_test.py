@@ -509,6 +509,21 @@ class Presets(unittest.TestCase):
                     self.assertEqual(done.returncode, 0, done.stderr)
                     self.assertIn("all checks passed", done.stdout)
 
+    def test_estimate(self):
+        words = ("estimate", "--config", REPOSITORY / "configs/7b.json", "--teacher", REPOSITORY / "configs/7b.json", "--gpus")
+        fits = json.loads(run(*words, 8, "--gpu-memory", "80G", "--mfu", 0.5, "--peak-tflops", 1000, "--json"))
+        self.assertTrue(fits["fit"]["fits"])
+        self.assertEqual(sum(bytes for kind, bytes in fits["memory"]["peak"].items() if kind != "total"), fits["memory"]["peak"]["total"])
+        flops = fits["flops_per_token"]["student"] + fits["flops_per_token"]["teacher"]
+        self.assertAlmostEqual(fits["days"], fits["tokens"] / (0.5 * 8e15 / flops) / 86400)
+        tight = run(*words, 8, "--gpu-memory", "60GiB")
+        self.assertRegex(tight, r"(?s)DOES NOT FIT into 64.4 GB less 3.0 GB.*--set parallel.shard_gradients=true")
+        self.assertIn("time        unknown", tight)
+        self.assertIn("320 times the bits", run(*words, 32))
+        for wrong, message in ((("7",), "multiple of 42"), (("8", "--gpu-memory", "80X"), "80GiB"), (("8", "--mfu", "0.4"), "--peak-tflops")):
+            self.assertIn(message, run(*words, *wrong, code=2))
+        self.assertIn("--teacher FILE", run("estimate", "--config", REPOSITORY / "configs/7b.json", "--gpus", 8, code=2))
+
 
 if __name__ == "__main__":
     PROGRAM = str(pathlib.Path(sys.argv.pop(1)).resolve())

@@ -1,4 +1,5 @@
 #include <charconv>
+#include <cmath>
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -137,7 +138,8 @@ std::string fit_text(const Fit& fit) {
     out += "           ";
     for (const auto& change : way.changes) out += " --set " + change;
     out += concat("   ", bytes_text(train::total_bytes(way.estimate.memory.peak().bytes)), ", ",
-                  bytes_text(way.estimate.traffic.total()), " sent per step\n");
+                  bytes_text(way.estimate.traffic.total()), " sent per step, ",
+                  std::llround(way.estimate.flops.total() / 1e9), " GFLOP per token\n");
   }
   return out;
 }
