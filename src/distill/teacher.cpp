@@ -1,7 +1,13 @@
 #include "fbi/distill/teacher.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <optional>
+
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
+#include "fbi/distributed/shard_plan.h"
 #include "fbi/nn/model_folder.h"
 
 namespace fbi::distill {
@@ -33,18 +39,83 @@ config::ModelConfig check_teacher(const config::TeacherConfig& teacher, const co
   return folder.config;
 }
 
-std::unique_ptr<nn::LlamaForCausalLM> load_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
-                                                   const config::TrainConfig& train, at::Device device) {
+Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights, at::ScalarType dtype,
+                 distributed::Communicator& communicator)
+    : model_(std::move(model)), communicator_(&communicator) {
+  nn::check_weight_names(*model_, weights);
+  nn::LoadReport report;
+  const auto load = [&](ops::ParameterSlot& slot) { nn::load_slot(slot, weights, report); };
+  load(model_->embedding());
+  if (!model_->config().tie_word_embeddings) load(model_->head());
+  for (std::int64_t stage = 0; stage < model_->stage_count(); ++stage) {
+    std::vector<at::Tensor> own;
+    for (auto* slot : model_->stage_slots(stage)) {
+      if (slot->kind == ops::SlotKind::kVector) {
+        load(*slot);
+        continue;
+      }
+      const at::Tensor value = weights.tensor(slot->name, slot->shape);
+      const auto rows = distributed::range(slot->rows(), communicator.rank(), communicator.size());
+      own.push_back(value.narrow(0, rows.begin, rows.rows()).to(communicator.device(), dtype, /*non_blocking=*/false, /*copy=*/true));
+    }
+    if (!own.empty()) own_rows_.push_back(std::move(own));
+  }
+  for (auto& buffer : whole_)
+    for (auto* slot : model_->stage_slots(0))
+      if (slot->kind != ops::SlotKind::kVector)
+        buffer.push_back(at::empty(slot->shape, at::TensorOptions().dtype(dtype).device(communicator.device())));
+}
+
+distributed::RowGather Teacher::start_gathering(std::size_t layer, int buffer) {
+  std::vector<distributed::RowExchangePart> parts;
+  for (std::size_t i = 0; i < own_rows_[layer].size(); ++i) parts.push_back({whole_[buffer][i], own_rows_[layer][i]});
+  return {*communicator_, std::move(parts), distributed::Payload::kTeacher};
+}
+
+void Teacher::point_slots(std::size_t layer, int buffer) {
+  std::size_t i = 0;
+  for (auto* slot : model_->stage_slots(static_cast<std::int64_t>(layer)))
+    if (slot->kind != ops::SlotKind::kVector) slot->value = whole_[buffer][i++];
+}
+
+at::Tensor Teacher::hidden_states(const at::Tensor& ids) {
+  if (!communicator_) return model_->hidden_states(ids);
+  const at::NoGradGuard no_grad;
+  const auto table = model_->rotary(0, ids.size(1));
+  at::Tensor x = model_->embed(ids);
+  std::optional<distributed::RowGather> next = start_gathering(0, 0);
+  for (std::size_t layer = 0; layer < own_rows_.size(); ++layer) {
+    const int buffer = static_cast<int>(layer % 2);
+    next->finish();
+    if (layer + 1 < own_rows_.size()) next = start_gathering(layer + 1, 1 - buffer);  // under way while this one computes
+    point_slots(layer, buffer);
+    x = model_->forward_stage(static_cast<std::int64_t>(layer), x, table);
+  }
+  return model_->forward_stage(model_->stage_count() - 1, x, table);
+}
+
+std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
+                                      const config::TrainConfig& train, distributed::Communicator& communicator, bool shard) {
   const auto folder = nn::open_model_folder(teacher.path);
   check_fit(folder.config, student, train, teacher.path);
+  const at::Device device = communicator.device();
   const at::ScalarType stored = own_or_chosen(teacher.dtype, folder.stored_dtype);
   const at::ScalarType compute = stored == at::kHalf && device.is_cpu() ? at::kFloat : stored;
-  auto model = std::make_unique<nn::LlamaForCausalLM>(folder.config, nn::LlamaOptions{device, compute});
-  nn::load_weights(*model, *folder.weights);
-  if (stored != at::kFloat) model->store_values_as(stored);
+  shard = shard && communicator.size() > 1;
+  if (shard && folder.config.binarize != config::Binarize::kNone)
+    throw UsageError(concat("parallel.shard_teacher: the teacher ", teacher.path, " is binarized already; set it to false"));
+  auto model = std::make_unique<nn::LlamaForCausalLM>(folder.config, nn::LlamaOptions{device, compute, /*allocate_layers=*/!shard});
+  std::unique_ptr<Teacher> result;
+  if (shard) {
+    result = std::make_unique<Teacher>(std::move(model), *folder.weights, stored, communicator);
+  } else {
+    nn::load_weights(*model, *folder.weights);
+    result = std::make_unique<Teacher>(std::move(model));
+  }
+  if (stored != at::kFloat) result->model().store_values_as(stored);
   log::info("teacher: ", folder.kind, " ", folder.path.string(), ", weights ", c10::toString(stored), ", arithmetic ",
-            c10::toString(compute));
-  return model;
+            c10::toString(compute), shard ? ", spread over ranks" : "");
+  return result;
 }
 
 }  // namespace fbi::distill

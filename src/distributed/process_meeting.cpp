@@ -3,6 +3,8 @@
 #include <c10/util/Logging.h>
 #include <signal.h>
 
+#include <future>
+#include <thread>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "distributed/handshake.h"
@@ -10,6 +12,8 @@
 
 namespace fbi::distributed {
 namespace {
+
+constexpr std::chrono::milliseconds kAnswerTime{1000};  ///< for an answer after the last attempt
 
 /// Gloo writes to sockets whose peer may be gone; by default that would end the process instead of
 /// giving an error.
@@ -20,6 +24,19 @@ void ignore_broken_pipes() {
   sigaction(SIGPIPE, &action, nullptr);
 }
 
+/// The constructor waits without limit for a program that takes connections and never answers; the
+/// thread that does so is left behind then.
+StorePointer make_store(const std::string& address, const c10d::TCPStoreOptions& options) {
+  std::packaged_task<StorePointer()> task(
+      [=]() -> StorePointer { return c10::make_intrusive<c10d::TCPStore>(address, options); });
+  auto store = task.get_future();
+  std::thread(std::move(task)).detach();
+  if (store.wait_for(options.timeout + kAnswerTime) != std::future_status::ready) {
+    throw UsageError("another kind of program takes connections there and does not answer");
+  }
+  return store.get();
+}
+
 StorePointer open_store(const Rendezvous& rendezvous, const ProcessGroupOptions& options) {
   c10d::TCPStoreOptions store;
   store.port = static_cast<std::uint16_t>(rendezvous.master_port);
@@ -27,7 +44,7 @@ StorePointer open_store(const Rendezvous& rendezvous, const ProcessGroupOptions&
   store.waitWorkers = false;
   store.timeout = options.start_timeout;
   try {
-    return c10::make_intrusive<c10d::TCPStore>(rendezvous.master_addr, store);
+    return make_store(rendezvous.master_addr, store);
   } catch (const std::exception& error) {
     const std::string place = concat(rendezvous.master_addr, ":", rendezvous.master_port);
     if (store.isServer) {

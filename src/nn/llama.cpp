@@ -65,7 +65,10 @@ LlamaForCausalLM::LlamaForCausalLM(const config::ModelConfig& model, const Llama
   slots_.push_back(&embedding_);
   for (std::int64_t index = 0; index < model.num_hidden_layers; ++index) {
     layers_.push_back(std::make_unique<DecoderLayer>(model, index, options.device));
-    for (auto* slot : layers_.back()->slots()) slots_.push_back(slot);
+    for (auto* slot : layers_.back()->slots()) {
+      if (!options.allocate_layers && slot->kind == ops::SlotKind::kDense) slot->value = at::Tensor();
+      slots_.push_back(slot);
+    }
   }
   norm_ = make_norm_slot("model.norm.weight", model.hidden_size, options.device);
   slots_.push_back(&norm_);
@@ -99,7 +102,7 @@ void LlamaForCausalLM::allocate_gradients(bool one_layer) {
 
 void LlamaForCausalLM::store_values_as(at::ScalarType dtype) {
   for (auto* slot : slots_)
-    if (slot->kind == ops::SlotKind::kDense) slot->value = slot->value.to(dtype);
+    if (slot->kind == ops::SlotKind::kDense && slot->value.defined()) slot->value = slot->value.to(dtype);
   if (config_.tie_word_embeddings) head_.value = embedding_.value;
 }
 

@@ -11,7 +11,6 @@
 #include "fbi/ops/packing.h"
 #include "fbi/ops/parallel.h"
 #include "fbi/ops/scale_strides.h"
-#include "optim/row_exchange.h"
 
 namespace fbi::optim {
 namespace {
@@ -122,7 +121,7 @@ void AdamW::adopt_latent(ParameterSlot& slot, const at::Tensor& latent) {
 }
 
 void AdamW::reduce_gradients(std::span<ParameterSlot* const> slots) {
-  std::vector<RowExchangePart> parts;
+  std::vector<distributed::RowExchangePart> parts;
   for (auto* slot : slots) {
     if (slot->kind == SlotKind::kVector) continue;
     if (slot->tied_grad.defined()) {
@@ -135,7 +134,7 @@ void AdamW::reduce_gradients(std::span<ParameterSlot* const> slots) {
   }
   if (communicator_.size() == 1 || parts.empty()) return;
   wait_for_reductions(kReductionsUnderWay - 1);
-  reductions_.push_back(std::make_unique<RowReduction>(communicator_, parts, wire_dtype_));
+  reductions_.push_back(std::make_unique<distributed::RowReduction>(communicator_, parts, wire_dtype_));
   for (auto& part : parts) part.whole.zero_();
 }
 
@@ -233,16 +232,18 @@ void AdamW::sum_flips() {
 }
 
 void AdamW::gather_working_copies() {
-  std::vector<RowExchangePart> bits, values;
+  std::vector<distributed::RowExchangePart> bits;
+  std::vector<distributed::RowGather> values;
   for (auto& state : states_) {
     const ParameterSlot& slot = *state.slot;
     if (slot.kind == SlotKind::kPacked)
       bits.push_back({slot.bits, slot.bits.narrow(0, state.rows.begin, state.rows.rows())});
-    else if (slot.kind == SlotKind::kDense)
-      values.push_back({slot.value, state.latent});
+    if (slot.kind != SlotKind::kDense) continue;
+    std::vector<distributed::RowExchangePart> matrix(1, {slot.value, state.latent});
+    values.emplace_back(communicator_, std::move(matrix), distributed::Payload::kValues);
   }
-  gather_rows(communicator_, bits, distributed::Payload::kBits);
-  for (const auto& value : values) gather_rows(communicator_, {value}, distributed::Payload::kValues);
+  distributed::RowGather(communicator_, bits, distributed::Payload::kBits).finish();
+  for (auto& value : values) value.finish();
 }
 
 void AdamW::zero_gradients() {

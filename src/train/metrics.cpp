@@ -39,6 +39,10 @@ std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConf
   for (const auto& layer : metrics.layer_flips)
     layers[layer.name] = static_cast<double>(layer.flips) / static_cast<double>(layer.weights);
   line["layer_flip_rates"] = std::move(layers);
+  Json sent = Json::object();
+  for (const auto payload : distributed::kAllPayloads)
+    if (const auto bytes = metrics.bytes_sent[static_cast<std::size_t>(payload)]) sent[std::string(to_string(payload))] = bytes;
+  if (!sent.empty()) line["bytes_sent"] = std::move(sent);
   line["step_seconds"] = pace.step_seconds;
   line["tokens_per_second"] = pace.tokens_per_second;
   return line.dump();

@@ -61,7 +61,8 @@ Session::Session(const config::RunConfig& config, distributed::Communicator& com
   const at::Device device = communicator.device();
   open_data();
   batcher_ = std::make_unique<data::Batcher>(*data_, communicator.size());
-  if (config.objective.distill > 0) teacher_ = distill::load_teacher(config.teacher, config.model, config.train, device);
+  if (config.objective.distill > 0)
+    teacher_ = distill::load_teacher(config.teacher, config.model, config.train, communicator, config.parallel.shard_teacher);
   student_ = std::make_unique<nn::LlamaForCausalLM>(config.model,
                                                     nn::LlamaOptions{device, torch_dtype(config.train.precision)});
   const bool shard_gradients = config.parallel.shard_gradients && communicator.size() > 1;

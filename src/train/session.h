@@ -5,6 +5,7 @@
 
 #include "fbi/config/run_config.h"
 #include "fbi/data/batcher.h"
+#include "fbi/distill/teacher.h"
 #include "fbi/distributed/communicator.h"
 #include "fbi/formats/checkpoint_reader.h"
 #include "fbi/nn/llama.h"
@@ -26,6 +27,7 @@ class Session {
   std::filesystem::path save(const std::filesystem::path& checkpoints);
 
   Trainer& trainer() { return *trainer_; }
+  nn::LlamaForCausalLM& student() { return *student_; }
 
  private:
   void open_data();
@@ -35,7 +37,8 @@ class Session {
   distributed::Communicator& communicator_;
   std::unique_ptr<data::TrainingData> data_;
   std::unique_ptr<data::Batcher> batcher_;
-  std::unique_ptr<nn::LlamaForCausalLM> student_, teacher_;
+  std::unique_ptr<nn::LlamaForCausalLM> student_;
+  std::unique_ptr<distill::Teacher> teacher_;
   std::unique_ptr<optim::AdamW> optimizer_;
   std::unique_ptr<Trainer> trainer_;
 };

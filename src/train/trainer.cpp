@@ -41,6 +41,7 @@ StepMetrics Trainer::step() {
   metrics.sample_first = state_.position;
   metrics.sample_count = train_.global_batch;
 
+  const distributed::Traffic sent_before = parts_.communicator.traffic();
   ops::LossSums sums;
   for (std::int64_t index = 0; index < micro_steps_; ++index) {
     const auto& part = metrics.micro_losses.emplace_back(micro_step(index));
@@ -69,6 +70,8 @@ StepMetrics Trainer::step() {
   state_.skipped += metrics.skipped;
   state_.skipped_in_row = metrics.skipped ? state_.skipped_in_row + 1 : 0;
   metrics.tokens = state_.tokens;
+  for (std::size_t i = 0; i < distributed::kPayloads; ++i)
+    metrics.bytes_sent[i] = parts_.communicator.traffic()[i] - sent_before[i];
   return metrics;
 }
 
@@ -88,7 +91,8 @@ ops::LossSums Trainer::micro_step(std::int64_t index) {
   const at::Tensor hidden = pass_.forward(inputs);
   const double grad_scale = 1.0 / static_cast<double>(train_.global_batch * train_.seq_len);
   const auto result =
-      objective_.run(parts_.student, hidden, parts_.teacher, teacher_hidden, targets, grad_scale);
+      objective_.run(parts_.student, hidden, objective_.needs_teacher() ? &parts_.teacher->model() : nullptr, teacher_hidden,
+                     targets, grad_scale);
 
   // Gradients travel as soon as they are complete, while backward goes on.
   const bool complete = shard_gradients_ || index + 1 == micro_steps_;

@@ -152,27 +152,28 @@ class Teacher : public ::testing::Test {
   config::ModelConfig student_ = tiny_model(16, config::Binarize::kColumn);
   config::TrainConfig train_;
   config::TeacherConfig teacher_{folder_.path().string(), ""};
+  std::unique_ptr<distributed::Communicator> ranks_ = distributed::make_single_rank();
 };
 
 TEST_F(Teacher, IsTheModelOfItsFolder) {
-  const auto loaded = load_teacher(teacher_, student_, train_, at::kCPU);
+  const auto loaded = load_teacher(teacher_, student_, train_, *ranks_, false);
   nn::LlamaForCausalLM expected(model_, {});
   nn::load_weights(expected, *nn::random_weights(model_, 4));
   const at::Tensor ids = at::zeros({1, 7}, at::kLong);
   EXPECT_TRUE(loaded->hidden_states(ids).equal(expected.hidden_states(ids)));
-  for (const auto* slot : loaded->slots()) EXPECT_FALSE(slot->grad.defined());
+  for (const auto* slot : loaded->model().slots()) EXPECT_FALSE(slot->grad.defined());
   EXPECT_EQ(check_teacher(teacher_, student_, train_).hidden_size, 12);
 }
 
 TEST_F(Teacher, RunsInTheChosenDtype) {
   teacher_.dtype = "bf16";
-  const auto bf16 = load_teacher(teacher_, student_, train_, at::kCPU);
-  EXPECT_EQ(bf16->options().compute_dtype, at::kBFloat16);
-  EXPECT_EQ(bf16->head().value.scalar_type(), at::kBFloat16);
+  const auto bf16 = load_teacher(teacher_, student_, train_, *ranks_, false);
+  EXPECT_EQ(bf16->model().options().compute_dtype, at::kBFloat16);
+  EXPECT_EQ(bf16->model().head().value.scalar_type(), at::kBFloat16);
   teacher_.dtype = "fp16";
-  const auto fp16 = load_teacher(teacher_, student_, train_, at::kCPU);
-  EXPECT_EQ(fp16->options().compute_dtype, at::kFloat);  // fp16 arithmetic is for GPUs
-  EXPECT_EQ(fp16->head().value.scalar_type(), at::kHalf);
+  const auto fp16 = load_teacher(teacher_, student_, train_, *ranks_, false);
+  EXPECT_EQ(fp16->model().options().compute_dtype, at::kFloat);  // fp16 arithmetic is for GPUs
+  EXPECT_EQ(fp16->model().head().value.scalar_type(), at::kHalf);
 }
 
 TEST_F(Teacher, WithAnotherVocabularyIsRefused) {
@@ -180,7 +181,7 @@ TEST_F(Teacher, WithAnotherVocabularyIsRefused) {
   const auto check = [&] { check_teacher(teacher_, student_, train_); };
   test::expect_error<UsageError>(check, folder_.path().string(), "its vocabulary has 29 tokens",
                                  "model.vocab_size is 31");
-  test::expect_error<UsageError>([&] { load_teacher(teacher_, student_, train_, at::kCPU); },
+  test::expect_error<UsageError>([&] { load_teacher(teacher_, student_, train_, *ranks_, false); },
                                  "its vocabulary has 29");
 }
 

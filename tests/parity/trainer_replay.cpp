@@ -152,10 +152,11 @@ ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
   const auto dtype = precision == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
   nn::LlamaForCausalLM student(trace.student, {at::kCPU, dtype});
   student.allocate_gradients();
-  std::unique_ptr<nn::LlamaForCausalLM> teacher;
+  std::unique_ptr<distill::Teacher> teacher;
   if (trace.teacher) {
-    teacher = std::make_unique<nn::LlamaForCausalLM>(*trace.teacher, nn::LlamaOptions{at::kCPU, dtype});
-    nn::load_weights(*teacher, RecordedWeights(trace.teacher_init));
+    auto model = std::make_unique<nn::LlamaForCausalLM>(*trace.teacher, nn::LlamaOptions{at::kCPU, dtype});
+    nn::load_weights(*model, RecordedWeights(trace.teacher_init));
+    teacher = std::make_unique<distill::Teacher>(std::move(model));
   }
   const RecordedWeights weights(trace.student_init);
   nn::check_weight_names(student, weights);
@@ -168,7 +169,7 @@ ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
 
   const at::Tensor first_ids = trace.tokens.select(0, 0).slice(1, 0, trace.seq);
   result.student_logits = micro_batch_logits(student, first_ids);
-  if (teacher) result.teacher_logits = micro_batch_logits(*teacher, first_ids);
+  if (teacher) result.teacher_logits = micro_batch_logits(teacher->model(), first_ids);
   for (auto* slot : student.slots())
     if (trace.effective.contains(slot->name)) result.effective[slot->name] = ops::working_weight(*slot, at::kFloat);
 

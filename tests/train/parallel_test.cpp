@@ -34,6 +34,7 @@ struct Case {
   std::string objective;  ///< kd | mixed | dense
   bool recompute = false;
   bool shard_gradients = false;
+  bool shard_teacher = false;
   config::Precision wire = config::Precision::kFp32;
   bool tied = false;
   config::Binarize pattern = config::Binarize::kColumn;
@@ -125,6 +126,16 @@ void append_whole(distributed::Communicator& communicator, const optim::NamedTen
   }
 }
 
+std::unique_ptr<distill::Teacher> make_teacher(distributed::Communicator& communicator, const Case& c) {
+  const auto model = tiny_model(c, true);
+  const auto weights = nn::random_weights(model, 4);
+  const bool shard = c.shard_teacher && communicator.size() > 1;
+  auto llama = std::make_unique<nn::LlamaForCausalLM>(model, nn::LlamaOptions{at::kCPU, at::kFloat, /*allocate_layers=*/!shard});
+  if (shard) return std::make_unique<distill::Teacher>(std::move(llama), *weights, at::kFloat, communicator);
+  nn::load_weights(*llama, *weights);
+  return std::make_unique<distill::Teacher>(std::move(llama));
+}
+
 std::string train_rank(distributed::Communicator& communicator, const Case& c) {
   at::set_num_threads(1);
   config::TrainConfig train;
@@ -135,15 +146,15 @@ std::string train_rank(distributed::Communicator& communicator, const Case& c) {
   train.recompute = c.recompute;
   config::OptimizerConfig adamw;
 
-  nn::LlamaForCausalLM student(tiny_model(c, false), {}), teacher(tiny_model(c, true), {});
+  nn::LlamaForCausalLM student(tiny_model(c, false), {});
   student.allocate_gradients(c.shard_gradients && communicator.size() > 1);
   optim::AdamW optimizer(student.slots(), adamw, communicator,
                          c.wire == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat);
   const auto source = nn::random_weights(student.config(), 3);
   nn::LoadReport report;
   for (auto* slot : student.slots()) optimizer.adopt_latent(*slot, nn::load_slot(*slot, *source, report));
-  nn::load_weights(teacher, *nn::random_weights(teacher.config(), 4));
-  Trainer trainer({student, c.objective == "dense" ? nullptr : &teacher, optimizer, communicator, read_samples}, objective(c), train,
+  const auto teacher = make_teacher(communicator, c);
+  Trainer trainer({student, c.objective == "dense" ? nullptr : teacher.get(), optimizer, communicator, read_samples}, objective(c), train,
                   optim::Schedule{3e-3, 3e-4, 2, 100, 4}, c.shard_gradients);
 
   std::string lines;
@@ -230,6 +241,13 @@ TEST(ParallelOptions, ShardedGradientsAreTheSameGradients) {
     c.shard_gradients = true;
     for (const int size : {1, 2}) expect_close(expect_one_result(size, c), one);
   }
+}
+
+TEST(ParallelOptions, ATeacherInPartsGivesTheSameBits) {
+  Case c{"kd"};
+  const Seen whole = expect_one_result(4, c);
+  c.shard_teacher = true;
+  EXPECT_EQ(expect_one_result(4, c).lines, whole.lines);
 }
 
 TEST(ParallelOptions, EveryScalePattern) {

@@ -103,9 +103,14 @@ class TinyRuns {
 
   RunOutcome run(config::RunConfig c, const std::string& name, const std::string& resume = "none",
                  const OnStep& on_step = {}, const std::vector<std::string>& allow_change = {}) {
-    config::resolve(c, 1);
-    config::validate(c, 1);
-    const auto communicator = distributed::make_single_rank();
+    return run_rank(*distributed::make_single_rank(), std::move(c), name, resume, on_step, allow_change);
+  }
+
+  /// One of several ranks.
+  RunOutcome run_rank(distributed::Communicator& communicator, config::RunConfig c, const std::string& name,
+                      const std::string& resume, const OnStep& on_step = {}, const std::vector<std::string>& allow_change = {}) {
+    config::resolve(c, communicator.size());
+    config::validate(c, communicator.size());
     struct Observer final : RunObserver {
       explicit Observer(const OnStep& on_step) : on_step_(on_step) {}
       void on_start(const config::RunConfig&, std::int64_t) override {}
@@ -116,7 +121,7 @@ class TinyRuns {
       void on_end() override {}
       const OnStep& on_step_;
     } observer(on_step);
-    return run_training(c, {path(name), resume, allow_change, "test"}, *communicator, observer);
+    return run_training(c, {path(name), resume, allow_change, "test"}, communicator, observer);
   }
 
  private:

@@ -1,16 +1,46 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "fbi/config/run_config.h"
+#include "fbi/distributed/communicator.h"
+#include "fbi/distributed/row_exchange.h"
 #include "fbi/nn/llama.h"
+#include "fbi/nn/weights.h"
 
 namespace fbi::distill {
 
+/// The model to learn from, without gradient. It is whole on every rank, or its decoder layers are spread over the ranks by rows and
+/// gathered one by one while they are used (embedding, head and norms stay whole).
+class Teacher {
+ public:
+  /// A whole one.
+  explicit Teacher(std::unique_ptr<nn::LlamaForCausalLM> model) : model_(std::move(model)) {}
+  /// One spread over the ranks of `communicator`, read matrix by matrix from `weights` and kept in `dtype`. The model's layers have
+  /// no values yet (LlamaOptions::allocate_layers false). Bit for bit the same hidden states as a whole one.
+  Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights, at::ScalarType dtype,
+          distributed::Communicator& communicator);
+
+  nn::LlamaForCausalLM& model() { return *model_; }
+  /// After the final norm, fp32 [B, S, D] for ids int64 [B, S]. Collective when spread.
+  at::Tensor hidden_states(const at::Tensor& ids);
+
+ private:
+  distributed::RowGather start_gathering(std::size_t layer, int buffer);
+  void point_slots(std::size_t layer, int buffer);
+
+  std::unique_ptr<nn::LlamaForCausalLM> model_;
+  distributed::Communicator* communicator_ = nullptr;  ///< null: whole
+  std::vector<std::vector<at::Tensor>> own_rows_;      ///< [layer][matrix]
+  std::vector<at::Tensor> whole_[2];                   ///< [matrix] of the layer in use and of the next one
+};
+
 /// Reads the teacher and checks that it fits the student: same vocabulary, positions for train.seq_len (UsageError naming both
-/// values). It runs without gradient in teacher.dtype, or in the dtype of its own files (fp16 on a CPU is multiplied in fp32).
-std::unique_ptr<nn::LlamaForCausalLM> load_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
-                                                   const config::TrainConfig& train, at::Device device);
+/// values). It runs in teacher.dtype, or in the dtype of its own files (fp16 on a CPU is multiplied in fp32). `shard` spreads it over
+/// the ranks.
+std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
+                                      const config::TrainConfig& train, distributed::Communicator& communicator, bool shard);
 
 /// The checks alone: the teacher's architecture; no weights are read.
 config::ModelConfig check_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,

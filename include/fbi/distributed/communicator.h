@@ -1,14 +1,13 @@
 #pragma once
 
-#include <array>
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+
+#include "fbi/distributed/traffic.h"
 
 namespace fbi::distributed {
 
@@ -20,16 +19,6 @@ class Work {
 };
 
 enum class Reduce { kSum, kMax, kMin };
-
-/// What a collective carries, for the account of bytes sent.
-enum class Payload { kGradients, kBits, kValues, kScales, kTeacher, kControl };
-inline constexpr std::size_t kPayloads = 6;
-/// "gradients", "bits", "values", "scales", "teacher", "control".
-std::string_view to_string(Payload payload);
-
-/// Bytes that this rank sent, by payload, counted as a ring of N ranks sends them: (N-1)/N of the whole for reduce_scatter and
-/// all_gather, twice that for all_reduce, all of it by the root of a broadcast.
-using Traffic = std::array<std::int64_t, kPayloads>;
 
 /// Collectives of one group of ranks. Passed in everywhere, never global. All ranks call the same operations in the same
 /// order. Tensors are contiguous; row counts that differ over ranks are padded by the caller (ShardPlan).

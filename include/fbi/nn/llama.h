@@ -43,6 +43,7 @@ class DecoderLayer {
 struct LlamaOptions {
   at::Device device = at::kCPU;
   at::ScalarType compute_dtype = at::kFloat;  ///< of matrix products and attention; norms, residual stream and losses are fp32
+  bool allocate_layers = true;  ///< false: matrices of dense decoder layers have no value until the owner of the model gives them one
 };
 
 /// The trainer's LLaMA: parameters are ParameterSlots (packed signs or dense), gradients go into the slots. It holds working

@@ -11,6 +11,7 @@
 
 #include "fbi/config/run_config.h"
 #include "fbi/distributed/communicator.h"
+#include "fbi/distributed/row_exchange.h"
 #include "fbi/distributed/shard_plan.h"
 #include "fbi/kernels/adamw.h"
 #include "fbi/ops/parameter_slot.h"
@@ -44,8 +45,6 @@ struct NamedTensor {
   std::int64_t row_begin = 0;
   std::int64_t total_rows = -1;  ///< -1: whole
 };
-
-class RowReduction;
 
 /// AdamW over slots, sharded by rows over the ranks of a communicator: sums gradients over ranks, applies the straight-through
 /// estimator once per step, clips by the global norm, updates latent weights and scales, and writes the new working copies on all
@@ -97,7 +96,7 @@ class AdamW {
   at::ScalarType wire_dtype_;
   std::vector<SlotState> states_;
   at::Tensor replicated_grad_;  ///< gradients of vectors, scales and shifts: one buffer, one all_reduce
-  std::deque<std::unique_ptr<RowReduction>> reductions_;  ///< under way, oldest first
+  std::deque<std::unique_ptr<distributed::RowReduction>> reductions_;  ///< under way, oldest first
   std::int64_t updates_ = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "fbi/distributed/traffic.h"
 #include "fbi/ops/loss_sums.h"
 
 namespace fbi::train {
@@ -40,6 +41,7 @@ struct StepMetrics {
   bool skipped = false;
   std::int64_t sample_first = 0;
   std::int64_t sample_count = 0;
+  distributed::Traffic bytes_sent{};        ///< by this rank
   std::vector<LayerFlips> layer_flips;      ///< one per binarized weight
   std::vector<ops::LossSums> micro_losses;  ///< of this rank's micro-steps, sums over their tokens
 };

@@ -6,6 +6,7 @@
 
 #include "fbi/config/run_config.h"
 #include "fbi/distill/objective.h"
+#include "fbi/distill/teacher.h"
 #include "fbi/distributed/communicator.h"
 #include "fbi/nn/layerwise_pass.h"
 #include "fbi/nn/llama.h"
@@ -21,7 +22,7 @@ using SampleReader = std::function<void(std::int64_t first, std::int64_t count, 
 /// The parts of a run that the trainer drives; all outlive it. `teacher` is null for next-token training.
 struct TrainerParts {
   nn::LlamaForCausalLM& student;
-  nn::LlamaForCausalLM* teacher;
+  distill::Teacher* teacher;
   optim::AdamW& optimizer;
   distributed::Communicator& communicator;
   SampleReader read_samples;

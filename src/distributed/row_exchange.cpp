@@ -1,12 +1,12 @@
-#include "optim/row_exchange.h"
+#include "fbi/distributed/row_exchange.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
-namespace fbi::optim {
-namespace {
+#include "fbi/distributed/shard_plan.h"
 
-using distributed::ShardPlan;
+namespace fbi::distributed {
+namespace {
 
 std::int64_t block_elements(const RowExchangePart& part, int size) {
   return ShardPlan(part.whole.size(0), size).block_rows() * part.whole.size(1);
@@ -31,7 +31,7 @@ at::Tensor rows_of(const at::Tensor& matrix, int rank, int size) {
 
 }  // namespace
 
-RowReduction::RowReduction(distributed::Communicator& communicator, std::vector<RowExchangePart> parts, at::ScalarType wire)
+RowReduction::RowReduction(Communicator& communicator, std::vector<RowExchangePart> parts, at::ScalarType wire)
     : parts_(std::move(parts)), size_(communicator.size()) {
   const std::int64_t total = total_elements(parts_, size_);
   const auto options = at::TensorOptions().dtype(wire).device(communicator.device());
@@ -43,7 +43,7 @@ RowReduction::RowReduction(distributed::Communicator& communicator, std::vector<
       rows_in_buffer(sent_, offset, part.whole, rank, size_).copy_(rows_of(part.whole, rank, size_));
     offset += block_elements(part, size_);
   }
-  work_ = communicator.reduce_scatter(received_, sent_, distributed::Payload::kGradients);
+  work_ = communicator.reduce_scatter(received_, sent_, Payload::kGradients);
 }
 
 void RowReduction::finish() {
@@ -56,31 +56,37 @@ void RowReduction::finish() {
   }
 }
 
-void gather_rows(distributed::Communicator& communicator, const std::vector<RowExchangePart>& parts,
-                 distributed::Payload payload) {
-  const int size = communicator.size();
-  if (size == 1 || parts.empty()) return;
-  if (parts.size() == 1 && parts[0].whole.size(0) % size == 0) {  // rows lie in the matrix as in the buffer
-    at::Tensor whole = parts[0].whole;
-    communicator.all_gather(whole, parts[0].own, payload)->wait();
+RowGather::RowGather(Communicator& communicator, std::vector<RowExchangePart> parts, Payload payload)
+    : parts_(std::move(parts)), rank_(communicator.rank()), size_(communicator.size()) {
+  if (size_ == 1 || parts_.empty()) return;
+  if (parts_.size() == 1 && parts_[0].whole.size(0) % size_ == 0) {  // rows lie in the matrix as in the buffer
+    work_ = communicator.all_gather(parts_[0].whole, parts_[0].own, payload);
     return;
   }
-  const std::int64_t total = total_elements(parts, size);
-  const auto options = parts.front().whole.options();
-  at::Tensor sent = at::zeros({total}, options), received = at::empty({size, total}, options);
+  const std::int64_t total = total_elements(parts_, size_);
+  const auto options = parts_.front().whole.options();
+  sent_ = at::zeros({total}, options);  // rows that pad a block
+  received_ = at::empty({size_, total}, options);
   std::int64_t offset = 0;
-  for (const auto& part : parts) {
-    sent.narrow(0, offset, part.own.numel()).view(part.own.sizes()).copy_(part.own);
-    offset += block_elements(part, size);
+  for (const auto& part : parts_) {
+    sent_.narrow(0, offset, part.own.numel()).view(part.own.sizes()).copy_(part.own);
+    offset += block_elements(part, size_);
   }
-  communicator.all_gather(received, sent, payload)->wait();
-  offset = 0;
-  for (const auto& part : parts) {
-    for (int rank = 0; rank < size; ++rank)
-      if (rank != communicator.rank())
-        rows_of(part.whole, rank, size).copy_(rows_in_buffer(received, offset, part.whole, rank, size));
-    offset += block_elements(part, size);
+  work_ = communicator.all_gather(received_, sent_, payload);
+}
+
+void RowGather::finish() {
+  if (!work_) return;
+  work_->wait();
+  if (!received_.defined()) return;
+  std::int64_t offset = 0;
+  for (const auto& part : parts_) {
+    for (int rank = 0; rank < size_; ++rank) {
+      const bool in_place = rank == rank_ && part.own.is_alias_of(part.whole);
+      if (!in_place) rows_of(part.whole, rank, size_).copy_(rows_in_buffer(received_, offset, part.whole, rank, size_));
+    }
+    offset += block_elements(part, size_);
   }
 }
 
-}  // namespace fbi::optim
+}  // namespace fbi::distributed

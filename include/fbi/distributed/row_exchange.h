@@ -6,11 +6,10 @@
 #include <ATen/core/Tensor.h>
 
 #include "fbi/distributed/communicator.h"
-#include "fbi/distributed/shard_plan.h"
 
 /// Matrices whose rows are spread over ranks (ShardPlan) travel many at a time, in one buffer [ranks, blocks of all matrices one
 /// after the other].
-namespace fbi::optim {
+namespace fbi::distributed {
 
 /// One matrix of an exchange: all rows on this rank, and the rows that it owns.
 struct RowExchangePart {
@@ -22,7 +21,7 @@ struct RowExchangePart {
 class RowReduction {
  public:
   /// Starts it. `wire` is the type on the way: fp32 or bf16.
-  RowReduction(distributed::Communicator& communicator, std::vector<RowExchangePart> parts, at::ScalarType wire);
+  RowReduction(Communicator& communicator, std::vector<RowExchangePart> parts, at::ScalarType wire);
   /// Waits for the sums and adds them.
   void finish();
 
@@ -30,11 +29,22 @@ class RowReduction {
   std::vector<RowExchangePart> parts_;
   int size_;
   at::Tensor sent_, received_;
-  std::unique_ptr<distributed::Work> work_;
+  std::unique_ptr<Work> work_;
 };
 
-/// whole = the rows of all ranks, for all parts with one all_gather; dtype as it is.
-void gather_rows(distributed::Communicator& communicator, const std::vector<RowExchangePart>& parts,
-                 distributed::Payload payload);
+/// whole = the rows of all ranks, for all parts with one all_gather; dtype as it is. A single matrix whose rows divide evenly goes
+/// without a buffer.
+class RowGather {
+ public:
+  /// Starts it. Until finish() `own` must stay as it is and `whole` is not defined.
+  RowGather(Communicator& communicator, std::vector<RowExchangePart> parts, Payload payload);
+  void finish();
 
-}  // namespace fbi::optim
+ private:
+  std::vector<RowExchangePart> parts_;
+  int rank_, size_;
+  at::Tensor sent_, received_;  ///< undefined without a buffer
+  std::unique_ptr<Work> work_;
+};
+
+}  // namespace fbi::distributed
