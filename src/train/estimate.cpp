@@ -47,9 +47,8 @@ TrafficEstimate traffic_of(const config::RunConfig& config, const std::optional<
   traffic.control = 2 * ring.all_reduce(student.slots * 8) + ring.all_reduce(2 * 8) + ring.all_reduce(2 * 4);
   if (teacher && config.parallel.shard_teacher) {
     const auto shapes = parameter_shapes(teacher->model);
-    traffic.teacher = micro_steps * ring.gather(teacher->value_bytes * shapes.over_matrices([&](const MatrixShape& m) {
-      return block(m) * m.columns;
-    }));
+    const std::int64_t layer = shapes.over_layer([&](const MatrixShape& m) { return block(m) * m.columns; });
+    traffic.teacher = micro_steps * shapes.layers * ring.gather(layer * teacher->value_bytes);
   }
   traffic.bf16_gathers_of_linears = 2 * micro_steps * ring.gather(packed * kBf16Bytes);
   traffic.bf16_gathers = 2 * micro_steps * ring.gather(matrices * kBf16Bytes);
@@ -69,18 +68,6 @@ ForwardFlops forward_flops(const config::ModelConfig& model, std::int64_t seq_le
   const double attention = 2.0 * static_cast<double>(seq_len * model.num_attention_heads * model.head_dim);
   return {static_cast<double>(model.num_hidden_layers) * (2 * weights + attention),
           2.0 * static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size)};
-}
-
-TokenFlops flops_of(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher) {
-  const auto student = forward_flops(config.model, config.train.seq_len);
-  TokenFlops flops;
-  flops.student = 3 * (student.decoder + student.head);
-  if (config.train.recompute) flops.recompute = student.decoder;
-  if (teacher) {
-    const auto forward = forward_flops(teacher->model, config.train.seq_len);
-    flops.teacher = forward.decoder + forward.head;
-  }
-  return flops;
 }
 
 std::int64_t bytes_of(std::string_view dtype) { return dtype == "fp32" ? kFloatBytes : kBf16Bytes; }
@@ -120,6 +107,18 @@ const MemoryPhase& MemoryEstimate::peak() const {
                            [](const MemoryPhase& a, const MemoryPhase& b) { return total_bytes(a.bytes) < total_bytes(b.bytes); });
 }
 
+TokenFlops token_flops(const config::RunConfig& config, const config::ModelConfig* teacher) {
+  const auto student = forward_flops(config.model, config.train.seq_len);
+  TokenFlops flops;
+  flops.student = 3 * (student.decoder + student.head);
+  if (config.train.recompute) flops.recompute = student.decoder;
+  if (teacher) {
+    const auto forward = forward_flops(*teacher, config.train.seq_len);
+    flops.teacher = forward.decoder + forward.head;
+  }
+  return flops;
+}
+
 TeacherPlan plan_teacher(const config::ModelConfig& model, const config::TeacherConfig& teacher, std::string_view stored,
                          Processor processor) {
   const std::string_view dtype = teacher.dtype.empty() ? stored : teacher.dtype;
@@ -139,7 +138,7 @@ Estimate estimate(const config::RunConfig& config, const std::optional<TeacherPl
   result.steps = config.train.steps;
   result.memory = walk_step(config, used, world_size, processor);
   result.traffic = traffic_of(config, used, world_size, result.micro_steps);
-  result.flops = flops_of(config, used);
+  result.flops = token_flops(config, used ? &used->model : nullptr);
   result.checkpoint_bytes = kStateBytes * config::parameter_counts(config.model).total();
   result.disk_bytes = result.checkpoint_bytes * (config.checkpoint.keep + 1);
   return result;

@@ -28,12 +28,20 @@ struct ParameterShapes {
   std::int64_t scale_elements = 0; ///< all alphas and betas
   std::int64_t slots = 0;
 
-  /// Sum of f(matrix) over all matrices.
+  /// Sum of f(matrix) over the matrices of one decoder layer, over embedding and head, over all.
+  template <class Function>
+  std::int64_t over_layer(Function f) const {
+    std::int64_t sum = 0;
+    for (const MatrixShape& matrix : layer) sum += f(matrix);
+    return sum;
+  }
+  template <class Function>
+  std::int64_t over_vocabulary(Function f) const {
+    return (has_head ? 2 : 1) * f(embedding);
+  }
   template <class Function>
   std::int64_t over_matrices(Function f) const {
-    std::int64_t of_layer = 0;
-    for (const MatrixShape& matrix : layer) of_layer += f(matrix);
-    return layers * of_layer + (has_head ? 2 : 1) * f(embedding);
+    return layers * over_layer(f) + over_vocabulary(f);
   }
 };
 

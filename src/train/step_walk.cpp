@@ -58,23 +58,30 @@ class StepWalk {
     return shape;
   }
 
-  /// Slots are made in fp32, then stored in the teacher's own type.
+  /// distill::load_teacher: slots are made in fp32, then stored in the teacher's own type. Spread over ranks: each matrix of a
+  /// layer is cut to this rank's rows as it is read, and there are two whole layers to gather into.
   void load_teacher() {
     ledger_.begin("loading");
     if (!teacher_) return;
     const auto shapes = parameter_shapes(teacher_->model);
-    const auto bytes = [&](std::int64_t value_bytes) {
-      return shapes.over_matrices([&](const MatrixShape& m) { return m.packed ? m.bits_bytes() : m.elements() * value_bytes; }) +
-             (shapes.norm_elements + shapes.scale_elements) * kFloatBytes;
+    const std::int64_t value = teacher_->value_bytes;
+    const auto stored = [](std::int64_t value_bytes) {
+      return [value_bytes](const MatrixShape& m) { return m.packed ? m.bits_bytes() : m.elements() * value_bytes; };
     };
-    if (teacher_->value_bytes != kFloatBytes) {
-      const Buffer whole = make(MemoryKind::kTeacher, bytes(kFloatBytes));
-      make(MemoryKind::kTeacher, shapes.embedding.elements() * teacher_->value_bytes);  // the first one that is converted
+    const std::int64_t vectors = (shapes.norm_elements + shapes.scale_elements) * kFloatBytes;
+    if (value != kFloatBytes) {
+      const std::int64_t layers = spreads_teacher() ? 0 : shapes.layers * shapes.over_layer(stored(kFloatBytes));
+      const Buffer whole = make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(kFloatBytes)) + vectors);
+      make(MemoryKind::kTeacher, shapes.embedding.elements() * value);  // the first one that is converted
     }
-    const std::int64_t parts = config_.parallel.shard_teacher ? world_size_ : 1;
-    constant_.push_back(make(MemoryKind::kTeacher, (bytes(teacher_->value_bytes) + parts - 1) / parts));
+    std::int64_t layers = shapes.layers * shapes.over_layer(stored(value));
+    if (spreads_teacher())
+      layers = (shapes.layers * shapes.over_layer([&](const MatrixShape& m) { return own_elements(m); }) +
+                2 * shapes.over_layer([](const MatrixShape& m) { return m.elements(); })) * value;
+    constant_.push_back(make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(value)) + vectors));
   }
 
+  bool spreads_teacher() const { return config_.parallel.shard_teacher && world_size_ > 1; }
   std::int64_t own_elements(const MatrixShape& matrix) const { return matrix.block_rows(world_size_) * matrix.columns; }
 
   void hold_student() {
@@ -129,12 +136,8 @@ class StepWalk {
     shape.value_element = teacher_->value_bytes;
     const auto linears = config::decoder_linears(teacher_->model);
     LayerWalk walk(ledger_, shape, linears);
-    Buffer gathered;
-    if (config_.parallel.shard_teacher && world_size_ > 1) {
-      std::int64_t weights = 0;
-      for (const auto& linear : linears) weights += linear.outputs * linear.inputs;
-      gathered = make(MemoryKind::kTeacher, weights * teacher_->value_bytes);
-    }
+    Buffer next_layer;  // on its way while a layer computes
+    if (spreads_teacher()) next_layer = exchange(parameter_shapes(teacher_->model).layer, teacher_->value_bytes);
     Buffer x = walk.stream();
     x = walk.forward(x, nullptr);  // all layers are alike
     Buffer inverse_rms;
@@ -205,28 +208,29 @@ class StepWalk {
     return walk_.backward(gradient, std::move(graph));
   }
 
-  /// optim::RowReduction: what is sent, and this rank's rows of the sum.
+  /// The buffers of a distributed::RowReduction or RowGather: the blocks of all ranks on one side, of this rank on the other.
+  Buffer exchange(const std::vector<MatrixShape>& matrices, std::int64_t element) {
+    std::int64_t block = 0;
+    for (const auto& matrix : matrices) block += own_elements(matrix);
+    return make(MemoryKind::kWorkspace, (world_size_ + 1) * block * element);
+  }
+
   void reduce(const std::vector<MatrixShape>& matrices) {
     if (world_size_ == 1) return;
     if (reductions_.size() == kReductionsUnderWay) reductions_.pop_front();
-    std::int64_t block = 0;
-    for (const auto& matrix : matrices) block += own_elements(matrix);
-    const std::int64_t element = element_bytes(config_.parallel.gradient_dtype);
-    reductions_.push_back(make(MemoryKind::kWorkspace, (world_size_ + 1) * block * element));
+    reductions_.push_back(exchange(matrices, element_bytes(config_.parallel.gradient_dtype)));
   }
 
-  /// optim::gather_rows: bits in one exchange, full-precision matrices one by one, in place where their rows divide.
+  /// All working copies are gathered at once: bits in one exchange, full-precision matrices each in its own, without buffers where its
+  /// rows divide.
   void update() {
     ledger_.begin("update");
     if (world_size_ == 1) return;
-    const auto exchange = [&](std::int64_t block_bytes) { make(MemoryKind::kWorkspace, (world_size_ + 1) * block_bytes); };
-    exchange(student_.over_matrices([&](const MatrixShape& m) { return m.packed ? m.block_rows(world_size_) * m.row_bits_bytes() : 0; }));
-    std::int64_t largest = 0;
-    student_.over_matrices([&](const MatrixShape& m) {
-      if (!m.packed && m.rows % world_size_ != 0) largest = std::max(largest, own_elements(m) * kFloatBytes);
-      return 0;
+    const std::int64_t block_bytes = student_.over_matrices([&](const MatrixShape& m) -> std::int64_t {
+      if (m.packed) return m.block_rows(world_size_) * m.row_bits_bytes();
+      return m.rows % world_size_ == 0 ? 0 : own_elements(m) * kFloatBytes;
     });
-    exchange(largest);
+    make(MemoryKind::kWorkspace, (world_size_ + 1) * block_bytes);
   }
 
   const config::RunConfig& config_;

@@ -38,7 +38,9 @@ class LonelyRank final : public distributed::Communicator {
     return std::make_unique<Done>();
   }
   Handle start_all_gather(at::Tensor& output, const at::Tensor& input) override {
-    output.view({-1}).narrow(0, 0, input.numel()).copy_(input.view({-1}));
+    at::Tensor all = output.view({-1});
+    all.narrow(0, 0, input.numel()).copy_(input.view({-1}));
+    all.narrow(0, input.numel(), all.numel() - input.numel()).zero_();
     return std::make_unique<Done>();
   }
   Handle start_broadcast(at::Tensor&, int) override { return std::make_unique<Done>(); }
@@ -57,6 +59,7 @@ struct Case {
   int ranks = 1;
   bool shard_gradients = false;
   config::Precision gradients = config::Precision::kFp32;
+  bool shard_teacher = false;
 };
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
@@ -100,6 +103,7 @@ config::RunConfig small_run(const Case& c) {
   config.train.recompute = c.recompute;
   config.parallel.shard_gradients = c.shard_gradients;
   config.parallel.gradient_dtype = c.gradients;
+  config.parallel.shard_teacher = c.shard_teacher;
   config::resolve(config, c.ranks);
   return config;
 }
@@ -150,7 +154,7 @@ class SmallRun {
     measure("forward", [&] { hidden = pass.forward(inputs); });
     distill::Objective::Result loss;
     const distill::Objective objective(config_.objective, t.loss_chunk_tokens);
-    measure("loss", [&] { loss = objective.run(*student_, hidden, teacher_.get(), reference, targets, 1e-3); });
+    measure("loss", [&] { loss = objective.run(*student_, hidden, teacher_ ? &teacher_->model() : nullptr, reference, targets, 1e-3); });
     measure("backward", [&] { pass.backward(loss.dhidden); });
   }
   void update() {
@@ -169,9 +173,16 @@ class SmallRun {
 
  private:
   void make_teacher() {
-    teacher_ = std::make_unique<nn::LlamaForCausalLM>(small_teacher(), nn::LlamaOptions{at::kCPU, at::kBFloat16});
-    nn::load_weights(*teacher_, *nn::random_weights(small_teacher(), 1));
-    teacher_->store_values_as(at::kBFloat16);
+    const bool spread = config_.parallel.shard_teacher;
+    auto model = std::make_unique<nn::LlamaForCausalLM>(small_teacher(), nn::LlamaOptions{at::kCPU, at::kBFloat16, !spread});
+    const auto weights = nn::random_weights(small_teacher(), 1);
+    if (spread) {
+      teacher_ = std::make_unique<distill::Teacher>(std::move(model), *weights, at::kBFloat16, communicator_);
+    } else {
+      nn::load_weights(*model, *weights);
+      teacher_ = std::make_unique<distill::Teacher>(std::move(model));
+    }
+    teacher_->model().store_values_as(at::kBFloat16);
   }
 
   void took(MemoryKind kind) {
@@ -206,7 +217,8 @@ class SmallRun {
   LonelyRank communicator_;
   std::map<MemoryKind, std::int64_t> constant_;
   std::map<std::string, std::int64_t> peaks_;
-  std::unique_ptr<nn::LlamaForCausalLM> teacher_, student_;
+  std::unique_ptr<distill::Teacher> teacher_;
+  std::unique_ptr<nn::LlamaForCausalLM> student_;
   std::unique_ptr<optim::AdamW> optimizer_;
   std::unique_ptr<Trainer> trainer_;
 };
@@ -241,6 +253,7 @@ TEST_P(EstimateAgainstARun, PeakWithinOnePercentAndTraffic) {
   EXPECT_EQ(counted(distributed::Payload::kBits), t.bits);
   EXPECT_EQ(counted(distributed::Payload::kValues), t.values);
   EXPECT_EQ(counted(distributed::Payload::kScales), t.scales);
+  EXPECT_EQ(counted(distributed::Payload::kTeacher), t.teacher);
   const std::int64_t ranks = GetParam().ranks, run_loop = 2 * (ranks - 1) * 8 / ranks;
   EXPECT_EQ(counted(distributed::Payload::kControl) + run_loop, t.control);
 
@@ -287,6 +300,7 @@ std::vector<Case> several_ranks() {
   return {{.name = "ranks", .ranks = 4},
           {.name = "ranks_recompute_bf16", .recompute = true, .precision = kBf16, .ranks = 4, .gradients = kBf16},
           {.name = "ranks_uneven_dense", .distill = false, .binarize = Binarize::kNone, .ranks = 3},
+          {.name = "ranks_sharded_teacher", .recompute = true, .ranks = 3, .shard_teacher = true},
           {.name = "ranks_sharded_gradients", .recompute = true, .ranks = 4, .shard_gradients = true},
           {.name = "ranks_tied_sharded_gradients", .tied = true, .ranks = 2, .shard_gradients = true}};
 }

@@ -67,6 +67,8 @@ struct TokenFlops {
   double total() const { return student + recompute + teacher; }
   double without_recompute() const { return student + teacher; }  ///< what MFU counts
 };
+/// Of a resolved configuration; `teacher` is null without distillation.
+TokenFlops token_flops(const config::RunConfig& config, const config::ModelConfig* teacher);
 
 struct Estimate {
   int world_size = 1;
