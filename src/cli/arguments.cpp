@@ -19,7 +19,7 @@ struct ArgumentParser {
   }
 
   cxxopts::Options declare() const {
-    cxxopts::Options options("fbi-llm " + verb.name);
+    cxxopts::Options options(program().name + " " + verb.name);
     for (const auto& option : verb.options) {
       if (option.value.empty())
         options.add_options()(option.name, option.help);
@@ -30,7 +30,7 @@ struct ArgumentParser {
   }
 
   void parse(const std::vector<std::string>& words) {
-    std::vector<const char*> argv{"fbi-llm"};
+    std::vector<const char*> argv{program().name.c_str()};
     for (const auto& word : words) argv.push_back(word.c_str());
     check_known(words);
     auto options = declare();
@@ -38,7 +38,7 @@ struct ArgumentParser {
       try {
         return options.parse(static_cast<int>(argv.size()), argv.data());
       } catch (const cxxopts::exceptions::exception& error) {
-        throw UsageError(concat(error.what(), "; see fbi-llm ", verb.name, " --help"));
+        throw UsageError(concat(error.what(), "; see ", program().name, " ", verb.name, " --help"));
       }
     }();
     for (const auto& item : parsed.arguments()) result.values_[item.key()].push_back(item.value());
@@ -65,8 +65,8 @@ struct ArgumentParser {
     std::vector<std::string> names;
     for (const auto& option : verb.options) names.push_back(option.name);
     const std::string close = nearest(name, names);
-    throw UsageError(concat("unknown option --", name, " of fbi-llm ", verb.name,
-                            close.empty() ? std::string() : concat("; did you mean --", close, "?"), " See fbi-llm ", verb.name,
+    throw UsageError(concat("unknown option --", name, " of ", program().name, " ", verb.name,
+                            close.empty() ? std::string() : concat("; did you mean --", close, "?"), " See ", program().name, " ", verb.name,
                             " --help"));
   }
 
@@ -81,7 +81,7 @@ struct ArgumentParser {
         throw UsageError(concat("--", option.name, " is given ", values[option.name].size(), " times; once is enough"));
       }
     }
-    if (!missing.empty()) throw UsageError(concat("fbi-llm ", verb.name, " needs:", missing));
+    if (!missing.empty()) throw UsageError(concat(program().name, " ", verb.name, " needs:", missing));
   }
 };
 

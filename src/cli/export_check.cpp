@@ -1,9 +1,12 @@
 #include "cli/export_check.h"
 
+#include <ATen/core/Tensor.h>
+
 #include <algorithm>
 
 #include "fbi/core/random.h"
 #include "fbi/eval/compare.h"
+#include "fbi/infer/packed_model.h"
 
 namespace fbi::cli {
 namespace {
@@ -23,14 +26,27 @@ eval::WindowSource random_windows(const eval::LanguageModel& model) {
   return eval::stream_windows(std::move(ids), length);
 }
 
+/// `rounded` is null when nothing was rounded.
+ExportComparison compare(eval::LanguageModel& out, nn::LlamaForCausalLM& trained, std::unique_ptr<nn::LlamaForCausalLM> rounded) {
+  const auto windows = random_windows(out);
+  const auto to_trained = eval::compare_logits(trained, out, windows);
+  const auto to_rounded = rounded ? eval::compare_logits(*rounded, out, windows) : to_trained;
+  return {to_rounded.max_abs_difference, to_rounded.mean_kl, to_trained.max_abs_difference, to_trained.mean_kl};
+}
+
 }  // namespace
 
 ExportComparison compare_export(const std::filesystem::path& source, const std::filesystem::path& exported, at::ScalarType dtype) {
   const auto out = load(exported, at::kFloat);
-  const auto windows = random_windows(*out);
-  const auto to_trained = eval::compare_logits(*load(source, at::kFloat), *out, windows);
-  const auto to_rounded = dtype == at::kFloat ? to_trained : eval::compare_logits(*load(source, dtype), *out, windows);
-  return {to_rounded.max_abs_difference, to_trained.max_abs_difference, to_trained.mean_kl};
+  return compare(*out, *load(source, at::kFloat), dtype == at::kFloat ? nullptr : load(source, dtype));
+}
+
+ExportComparison compare_packed_export(const std::filesystem::path& source, const std::filesystem::path& exported, at::ScalarType dtype) {
+  infer::PackedModel out(exported);
+  auto rounded = load(source, at::kFloat);
+  for (auto* slot : rounded->slots())
+    if (slot->kind == ops::SlotKind::kDense && slot->value.dim() == 2) slot->value.copy_(slot->value.to(dtype));
+  return compare(out, *load(source, at::kFloat), std::move(rounded));
 }
 
 }  // namespace fbi::cli

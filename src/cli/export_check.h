@@ -11,6 +11,7 @@ namespace fbi::cli {
 /// Logits of an export against those of the model it was made from, on random windows, fp32 arithmetic.
 struct ExportComparison {
   double worst_to_rounded = 0;    ///< largest absolute difference to the model with the same rounded weights
+  double kl_to_rounded = 0;       ///< mean KL(that model || export), nats per token
   double worst_to_unrounded = 0;  ///< to the model as trained
   double kl_to_unrounded = 0;     ///< mean KL(model as trained || export), nats per token
 };
@@ -19,5 +20,11 @@ struct ExportComparison {
 inline constexpr double kExportTolerance = 1e-5;
 
 ExportComparison compare_export(const std::filesystem::path& source, const std::filesystem::path& exported, at::ScalarType dtype);
+
+/// Largest kl_to_rounded of a packed export: it multiplies signs, scales and shifts apart, so its sums round otherwise.
+inline constexpr double kPackedTolerance = 1e-6;
+
+/// The same for a packed export, run by infer::PackedModel; only embedding and head are rounded to `dtype`.
+ExportComparison compare_packed_export(const std::filesystem::path& source, const std::filesystem::path& exported, at::ScalarType dtype);
 
 }  // namespace fbi::cli

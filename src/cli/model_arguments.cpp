@@ -1,6 +1,6 @@
 #include "cli/model_arguments.h"
 
-#include "fbi/core/error.h"
+#include "cli/packed_arguments.h"
 #include "fbi/ops/device.h"
 #include "fbi/ops/parallel.h"
 
@@ -24,15 +24,7 @@ LoadedModel load_model(const Arguments& arguments) {
 }
 
 std::unique_ptr<text::Tokenizer> load_model_tokenizer(const Arguments& arguments, const nn::ModelFolder& folder) {
-  const std::filesystem::path path =
-      arguments.has("tokenizer") ? std::filesystem::path(arguments.text("tokenizer")) : folder.tokenizer;
-  if (path.empty())
-    throw DataError(concat(folder.path.string(), " has no tokenizer.model beside it; name one with --tokenizer"));
-  auto tokenizer = text::load_tokenizer(path);
-  if (tokenizer->vocab_size() > folder.config.vocab_size)
-    throw DataError(concat(path.string(), " has ", tokenizer->vocab_size(), " pieces, the model of ", folder.path.string(), " only ",
-                           folder.config.vocab_size, "; this is another model's tokenizer"));
-  return tokenizer;
+  return load_fitting_tokenizer(arguments, folder.path, folder.tokenizer, folder.config.vocab_size);
 }
 
 }  // namespace fbi::cli

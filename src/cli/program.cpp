@@ -23,11 +23,11 @@ const Verb& find_verb(std::vector<std::string>& words) {
   }
   std::string parts;
   for (const auto& name : names)
-    if (name.starts_with(one + " ")) parts += "\n  fbi-llm " + name;
-  if (!parts.empty()) throw UsageError(concat("fbi-llm ", one, " needs one more word:", parts));
+    if (name.starts_with(one + " ")) parts += concat("\n  ", program().name, " ", name);
+  if (!parts.empty()) throw UsageError(concat(program().name, " ", one, " needs one more word:", parts));
   const std::string close = nearest(one, names);
   throw UsageError(concat("unknown verb '", one, "'", close.empty() ? std::string() : concat("; did you mean '", close, "'?"),
-                          " Run fbi-llm --help for the list."));
+                          " Run ", program().name, " --help for the list."));
 }
 
 bool asks_for_help(const std::vector<std::string>& words) {
@@ -44,7 +44,7 @@ int run_words(std::vector<std::string> words) {
     return words.empty() ? static_cast<int>(ExitCode::kUsage) : 0;
   }
   if (words[0] == "--version") {
-    std::cout << "fbi-llm " << version() << "\n";
+    std::cout << program().name << " " << version() << "\n";
     return 0;
   }
   if (words.size() == 2 && asks_for_help(words)) {  // fbi-llm eval --help: all verbs that begin so
@@ -74,7 +74,7 @@ int run_program(int argc, char** argv) {
     log::error(error.what());
     return static_cast<int>(error.exit_code());
   } catch (const std::bad_alloc&) {
-    log::error("out of memory; try a smaller train.micro_batch, train.loss_chunk_tokens or train.recompute=true");
+    log::error("out of memory; ", program().memory_hint);
     return 1;
   } catch (const std::exception& error) {
     log::error("unexpected error: ", error.what());

@@ -34,7 +34,7 @@ class Arguments {
   std::map<std::string, std::vector<std::string>> values_;
 };
 
-/// One thing that fbi-llm does, e.g. "train" or "eval perplexity".
+/// One thing that a program does, e.g. "train" or "eval perplexity".
 struct Verb {
   std::string name;
   std::string summary;      ///< one line
@@ -44,6 +44,15 @@ struct Verb {
   std::vector<std::string> examples;
   int (*run)(const Arguments& arguments);
 };
+
+/// What a program is called and does. fbi-llm and fbi-run share everything in this header, and each defines program() and verbs().
+struct Program {
+  std::string name;
+  std::string summary;  ///< first line of --help
+  std::string hint;     ///< its last line
+  std::string memory_hint;  ///< what to do when memory runs out
+};
+const Program& program();
 
 /// All verbs, in the order of a project: data, training, evaluation, export, looking.
 const std::vector<Verb>& verbs();

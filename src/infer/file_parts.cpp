@@ -208,7 +208,10 @@ std::unique_ptr<ModelParts> file_parts(const fs::path& directory, ParallelFor& p
 
 bool is_packed_folder(const fs::path& directory) {
   std::error_code ignored;
-  if (!fs::is_regular_file(directory / "config.json", ignored)) return false;
+  const bool single = fs::is_regular_file(directory / "model.safetensors", ignored);
+  if (!single && !fs::is_regular_file(directory / "model.safetensors.index.json", ignored)) {
+    return false;  // a run directory, for one
+  }
   return formats::TensorFolder(directory).find(
       concat(layer_prefix(0), kLinears[0], formats::kSignBits));
 }

@@ -9,6 +9,7 @@
 #include "fbi/core/human.h"
 #include "fbi/exporter/fold.h"
 #include "fbi/exporter/model_tensors.h"
+#include "fbi/exporter/packed.h"
 #include "fbi/nn/model_folder.h"
 
 namespace fbi::cli {
@@ -41,9 +42,10 @@ void print_report(const exporter::ExportReport& report, const ExportComparison& 
 
 int run(const Arguments& arguments) {
   const std::string format = arguments.text("format");
-  if (format != "hf" && format != "native")
-    throw UsageError(concat("--format: expected hf or native, found '", format, "'"));
-  const bool native = format == "native";
+  if (format != "hf" && format != "native" && format != "packed")
+    throw UsageError(concat("--format: expected hf, native or packed, found '", format, "'"));
+  const bool native = format == "native", packed = format == "packed";
+  if (packed && arguments.has("published-fp16-zeros")) throw UsageError("--published-fp16-zeros: a bit has no zero; use --format hf");
   if (native && arguments.has("dtype")) throw UsageError("--dtype: a native export is always fp32");
   const auto folder = nn::open_model_folder(arguments.text("checkpoint"));
   const bool dense = folder.config.binarize == config::Binarize::kNone;
@@ -66,12 +68,17 @@ int run(const Arguments& arguments) {
 
   const auto source = source_of(folder, options.card);
   const std::filesystem::path target = arguments.text("out");
-  auto staged = native ? exporter::export_native(*source, folder.config, target, options)
-                       : exporter::export_folded(*source, folder.config, target, folding, options);
+  auto staged = native   ? exporter::export_native(*source, folder.config, target, options)
+                : packed ? exporter::export_packed(*source, folder.config, target, folding.dtype, options)
+                         : exporter::export_folded(*source, folder.config, target, folding, options);
   bar.clear();
-  const auto comparison = compare_export(folder.path, staged.path(), scalar_type(folding.dtype));
+  const auto compare = packed ? compare_packed_export : compare_export;
+  const auto comparison = compare(folder.path, staged.path(), scalar_type(folding.dtype));
+  if (packed && !(comparison.kl_to_rounded <= kPackedTolerance))
+    throw DataError(concat("the reloaded export differs from the model by a KL divergence of ", comparison.kl_to_rounded,
+                           " nats per token (at most ", kPackedTolerance, " is allowed); nothing was written to ", target.string()));
   // With published zeros the export differs from the sign rule on purpose; its distance is only printed.
-  if (!folding.published_fp16_zeros && !(comparison.worst_to_rounded <= kExportTolerance))
+  if (!packed && !folding.published_fp16_zeros && !(comparison.worst_to_rounded <= kExportTolerance))
     throw DataError(concat("the reloaded export differs from the model by ", comparison.worst_to_rounded, " in its logits (at most ",
                            kExportTolerance, " is allowed); nothing was written to ", target.string()));
   print_report(staged.commit(), comparison, std::string(exporter::torch_dtype_name(folding.dtype)));
@@ -82,20 +89,22 @@ int run(const Arguments& arguments) {
 
 Verb export_verb() {
   return {"export",
-          "write a model for others: Hugging Face or native safetensors",
+          "write a model for others: Hugging Face, native or packed safetensors",
           "hf: a stock LlamaForCausalLM folder in which binarized layers are folded to dense matrices, loadable by transformers and the "
-          "evaluation harness. native: latent weights, scales and shifts under the published names. Every export is reloaded and its "
+          "evaluation harness. native: latent weights, scales and shifts under the published names. packed: one bit per binarized weight, for fbi-run and "
+          "fbi-llm generate. Every export is reloaded and its "
           "logits compared before it gets its name.",
           "",
           {{"checkpoint", "DIR", "run directory, checkpoint, export or Hugging Face folder", "", true, false},
-           {"format", "KIND", "hf or native", "hf", false, false},
+           {"format", "KIND", "hf, native or packed", "hf", false, false},
            {"out", "DIR", "folder to make", "", true, false},
-           {"dtype", "TYPE", "hf: fp16, bf16 or fp32; default: fp16 for binarized models, fp32 for dense ones", "", false, false},
+           {"dtype", "TYPE", "hf: of all weights; packed: of embedding and head. fp16, bf16 or fp32; default: fp16 for binarized models, fp32 for dense ones", "", false, false},
            {"tokenizer", "FILE", "tokenizer.model to put beside it; default: the model's own", "", false, false},
            {"published-fp16-zeros", "", "fp16: weights that fp16 rounds to 0 become the shift alone, as in the published evaluation", "",
             false, false}},
           {"fbi-llm export --checkpoint runs/a --format hf --out export/a-hf",
-           "fbi-llm export --checkpoint runs/a/checkpoints/step-00001000 --format native --out export/a-native"},
+           "fbi-llm export --checkpoint runs/a/checkpoints/step-00001000 --format native --out export/a-native",
+           "fbi-llm export --checkpoint runs/a --format packed --out export/a-packed"},
           run};
 }
 
