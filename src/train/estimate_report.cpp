@@ -23,9 +23,10 @@ std::string percent(double part, double whole) {
   return text;
 }
 
-std::string giga(double flops) {
+std::string flop_text(double flops) {
+  const bool large = flops >= 5e7;
   char text[32];
-  std::snprintf(text, sizeof text, "%.1f GFLOP", flops / 1e9);
+  std::snprintf(text, sizeof text, large ? "%.1f GFLOP" : "%.2f MFLOP", flops / (large ? 1e9 : 1e6));
   return text;
 }
 
@@ -90,9 +91,9 @@ std::string traffic_report(const Estimate& estimate) {
 
 std::string flops_report(const Estimate& estimate) {
   const TokenFlops& f = estimate.flops;
-  std::string out = concat("arithmetic  ", giga(f.total()), " per token: student 6N ", giga(f.student));
-  if (f.recompute > 0) out += concat(", recompute ", giga(f.recompute));
-  if (f.teacher > 0) out += concat(", teacher 2N ", giga(f.teacher), " (", percent(f.teacher, f.total()), ")");
+  std::string out = concat("arithmetic  ", flop_text(f.total()), " per token: student 6N ", flop_text(f.student));
+  if (f.recompute > 0) out += concat(", recompute ", flop_text(f.recompute));
+  if (f.teacher > 0) out += concat(", teacher 2N ", flop_text(f.teacher), " (", percent(f.teacher, f.total()), ")");
   return out + "; causal attention included\n";
 }
 
