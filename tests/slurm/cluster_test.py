@@ -15,29 +15,19 @@ import unittest
 import cluster
 from cluster import wait_until
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import small_job  # noqa: E402
+
 PROGRAM = None
 CLUSTER = None
 WORK = None
-RANKS, SEQ_LEN, VOCAB, STEPS = 2, 16, 320, 200  # enough steps to be caught in the middle
-
-CONFIG = {
-    "model": {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-              "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64},
-    "data": {"format": "amber", "paths": ["samples.jsonl"]},
-    "objective": {"next_token": 1.0, "distill": 0.0},
-    "optimizer": {"lr": 1e-2, "end_lr": 1e-3, "warmup_steps": 2},
-    "train": {"seq_len": SEQ_LEN, "global_batch": 8, "micro_batch": 2, "steps": STEPS, "device": "cpu"},
-    "checkpoint": {"every_steps": 1000, "keep": 2},
-}
+RANKS, STEPS = 2, 200  # enough steps to be caught in the middle
 
 
 def setUpModule():
     global WORK, CLUSTER
     WORK = pathlib.Path(tempfile.mkdtemp(prefix="fbi-slurm-job-"))
-    (WORK / "config.json").write_text(json.dumps(CONFIG))
-    samples = [[1] + [3 + (i * i + 7 * j) % 300 for j in range(SEQ_LEN)] for i in range(500)]
-    (WORK / "samples.jsonl").write_text("".join(json.dumps({"token_ids": ids}) + "\n" for ids in samples))
+    small_job.write_job(WORK, STEPS)
     CLUSTER = cluster.Cluster(cpus=RANKS)
 
 
@@ -102,17 +92,6 @@ class Script(unittest.TestCase):
         self.assertEqual(output("chain").count("srun ended with exit code 0"), 2)
 
 
-def what_was_computed(run_dir):
-    """The metrics without the clock."""
-    lines = [json.loads(line) for line in (WORK / run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("step_seconds", "tokens_per_second")} for line in lines]
-
-
-def steps_done(run_dir):
-    path = WORK / run_dir / "metrics.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
-
-
 def rank_processes():
     def is_rank(pid):
         with contextlib.suppress(OSError):
@@ -121,27 +100,33 @@ def rank_processes():
     return [pid for pid in cluster.descendants() if is_rank(pid)]
 
 
-def is_held(pid, number):
-    """Whether a process is stopped and this signal does not wait for it yet."""
-    try:
-        status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-    masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)", status, re.M)
-    return "State:\tT" in status and not any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+def is_stopped(pid):
+    with contextlib.suppress(OSError):
+        return "State:\tT" in pathlib.Path(f"/proc/{pid}/status").read_text()
+    return False
+
+
+def awaits(pid, number):
+    """Whether this signal waits for a stopped process."""
+    with contextlib.suppress(OSError):
+        masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M)
+        return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+    return False
 
 
 class TimeLimit(unittest.TestCase):
     def interrupt(self, job, run_dir):
         """Holds the ranks somewhere in the middle until Slurm has sent its signal, so that no speed of any machine matters."""
-        wait_until(lambda: steps_done(run_dir) >= 5, "some steps")
+        wait_until(lambda: small_job.steps_done(WORK / run_dir) >= 5, "some steps")
         ranks = rank_processes()
         self.assertEqual(len(ranks), RANKS)
         for pid in ranks:
             os.kill(pid, signal.SIGSTOP)
-        done = steps_done(run_dir)
+        wait_until(lambda: all(map(is_stopped, ranks)), "stopped ranks")
+        done = small_job.steps_done(WORK / run_dir)
         self.assertLess(done, STEPS)
-        wait_until(lambda: not any(is_held(pid, signal.SIGUSR2) for pid in ranks), "the signal before the time limit")
+        # Some versions of Slurm let a process that they signal go on by themselves.
+        wait_until(lambda: not any(is_stopped(pid) and not awaits(pid, signal.SIGUSR2) for pid in ranks), "the signal before the time limit")
         for pid in ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
@@ -161,7 +146,7 @@ class TimeLimit(unittest.TestCase):
         self.assertIn(f"job {job}: start 1", text)
         self.assertRegex(text, r"continuing from halved/checkpoints/step-\d+")
         self.assertGreaterEqual(int(re.search(r"stopped by signal 12 at step (\d+)", text).group(1)), stopped_at)
-        self.assertEqual(what_was_computed("halved"), what_was_computed("whole"))
+        self.assertEqual(*[small_job.what_was_computed(WORK / name) for name in ("halved", "whole")])
         self.assertEqual(*[json.loads(subprocess.run([PROGRAM, "inspect", "--json", name], cwd=WORK, check=True, capture_output=True).stdout)
                            for name in ("halved", "whole")])
         self.check_that_a_finished_run_does_nothing(script)

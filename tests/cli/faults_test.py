@@ -1,0 +1,275 @@
+"""Ranks as real processes, and everything that can go wrong between them: a rank that is killed, stopped, signalled, told something
+else than the others, or that cannot find them.  Usage: faults_test.py PATH-OF-FBI-LLM [unittest arguments]"""
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import small_job  # noqa: E402
+
+PROGRAM = None
+WORK = None
+HANG = 120  # seconds after which something hangs: ranks look for each other for 30
+ENDLESS = "train.steps=1000000"
+THREE = "train.global_batch=6"  # divides among three ranks
+
+
+def setUpModule():
+    global WORK
+    WORK = pathlib.Path(tempfile.mkdtemp(prefix="fbi-faults-test-"))
+    small_job.write_job(WORK, steps=40)
+
+
+def tearDownModule():
+    shutil.rmtree(WORK)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_until(condition, what):
+    deadline = time.monotonic() + HANG
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited in vain: {what}")
+        time.sleep(0.01)
+
+
+def alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+class Rank:
+    """One process of `fbi-llm train`."""
+
+    def __init__(self, test, rank, size, port, run_dir, *sets, words=(), **variables):
+        environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+                       "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", **variables}
+        command = [PROGRAM, "train", "--config", "config.json", "--run-dir", run_dir, *words]
+        for change in sets:
+            command += ["--set", change]
+        self.output = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(command, cwd=WORK, env=environment, stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output)
+        test.addCleanup(self.output.close)
+        test.addCleanup(self.process.wait)
+        test.addCleanup(self.process.kill)
+
+    def end(self):
+        """Exit code, and all that was printed."""
+        self.process.wait(timeout=HANG)
+        self.output.seek(0)
+        return self.process.returncode, self.output.read()
+
+
+class Faults(unittest.TestCase):
+    def start(self, size, run_dir, *sets, **options):
+        port = free_port()
+        return [Rank(self, rank, size, port, run_dir, *sets, **options) for rank in range(size)]
+
+    def wait_for_steps(self, ranks, run_dir, steps=3):
+        wait_until(lambda: small_job.steps_done(WORK / run_dir) >= steps or any(rank.process.poll() is not None for rank in ranks), "some steps")
+        self.assertEqual([rank.process.poll() for rank in ranks], [None] * len(ranks), [rank.end() for rank in ranks if rank.process.poll() is not None])
+
+    def assert_lost(self, number, rank, *parts):
+        code, text = rank.end()
+        self.assertEqual(code, 5, text)
+        self.assertRegex(text, rf"step \d+, rank {number}: .*a rank was lost or stands still")
+        for part in ("--resume auto", *parts):
+            self.assertIn(part, text)
+
+
+class Lost(Faults):
+    def test_a_killed_rank_ends_all_others(self):
+        for victim in (0, 2):
+            with self.subTest(victim):
+                name = f"killed-{victim}"
+                ranks = self.start(4 if victim else 2, name, ENDLESS)
+                self.wait_for_steps(ranks, name)
+                ranks[victim].process.kill()
+                for number, rank in enumerate(ranks):
+                    if number != victim:
+                        self.assert_lost(number, rank)
+
+    def test_a_rank_that_stands_still_ends_all_others_after_the_timeout(self):
+        ranks = self.start(2, "still", ENDLESS, "parallel.timeout_seconds=3")
+        self.wait_for_steps(ranks, "still")
+        ranks[1].process.send_signal(signal.SIGSTOP)
+        self.assert_lost(0, ranks[0])
+        ranks[1].process.send_signal(signal.SIGCONT)  # it finds the others gone
+        self.assert_lost(1, ranks[1])
+
+    def test_the_run_then_continues_where_its_last_checkpoint_is(self):
+        ranks = self.start(2, "whole")
+        self.assertEqual([rank.end()[0] for rank in ranks], [0, 0])
+        often = "checkpoint.every_steps=5"
+        ranks = self.start(2, "again", often)
+        wait_until(lambda: small_job.steps_done(WORK / "again") >= 12, "some steps")
+        ranks[1].process.kill()
+        self.assertIn(ranks[0].end()[0], (0, 5))  # 0: the whole run was faster than this test
+        ranks = self.start(2, "again", often, words=["--resume", "auto"])
+        self.assertEqual([rank.end()[0] for rank in ranks], [0, 0])
+        self.assertEqual(small_job.what_was_computed(WORK / "again"), small_job.what_was_computed(WORK / "whole"))
+
+
+class Launched(Faults):
+    def start_launch(self, run_dir, *words):
+        command = [PROGRAM, "launch", "--nproc", "2", "--grace-seconds", "1", "--output", "all", "--", "train", "--config", "config.json",
+                   "--run-dir", run_dir, "--set", ENDLESS, *words]
+        output = tempfile.TemporaryFile("w+")
+        process = subprocess.Popen(command, cwd=WORK, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        self.addCleanup(output.close)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        wait_until(lambda: small_job.steps_done(WORK / run_dir) >= 3 or process.poll() is not None, "some steps")
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        pids = sorted(map(int, children), key=lambda pid: int(re.search(rb"\0RANK=(\d+)\0", pathlib.Path(f"/proc/{pid}/environ").read_bytes())[1]))
+        self.assertEqual(len(pids), 2)
+        return process, pids, output
+
+    def end(self, process, pids, output):
+        process.wait(timeout=HANG)
+        output.seek(0)
+        wait_until(lambda: not any(map(alive, pids)), "no process is left")
+        return process.returncode, output.read()
+
+    def test_a_killed_rank(self):
+        process, pids, output = self.start_launch("launched-killed")
+        os.kill(pids[1], signal.SIGKILL)
+        code, text = self.end(process, pids, output)
+        self.assertEqual(code, 137, text)
+        self.assertRegex(text, r"\[0\] .*step \d+, rank 0: .*a rank was lost")
+        self.assertRegex(text, r"rank 1 \(process \d+\) was ended by signal 9 \(Killed\)")
+
+    def test_a_rank_that_stands_still(self):
+        process, pids, output = self.start_launch("launched-still", "--set", "parallel.timeout_seconds=3")
+        os.kill(pids[0], signal.SIGSTOP)
+        code, text = self.end(process, pids, output)
+        self.assertEqual(code, 5, text)
+        self.assertRegex(text, r"\[1\] .*step \d+, rank 1: .*a rank was lost or stands still")
+
+    def test_a_killed_launcher_leaves_no_rank_behind(self):
+        process, pids, output = self.start_launch("launched-orphans")
+        process.kill()
+        self.end(process, pids, output)
+
+    def test_a_signal_reaches_all(self):
+        process, pids, output = self.start_launch("launched-signal")
+        process.send_signal(signal.SIGUSR1)
+        code, text = self.end(process, pids, output)
+        self.assertEqual(code, 75, text)
+        self.assertIn("stopped by signal 10", text)
+
+
+class Signalled(Faults):
+    def test_a_signal_to_one_rank_stops_all_at_the_same_step_and_the_run_continues_bit_for_bit(self):
+        ranks = self.start(2, "unstopped")
+        self.assertEqual([rank.end()[0] for rank in ranks], [0, 0])
+        whole = small_job.what_was_computed(WORK / "unstopped")
+        for victim, number in ((1, signal.SIGUSR2), (0, signal.SIGTERM)):
+            with self.subTest(victim):
+                name = f"stopped-{victim}"
+                ranks = self.start(2, name)
+                wait_until(lambda: small_job.steps_done(WORK / name) >= 2, "some steps")
+                ranks[victim].process.send_signal(number)
+                ends = [rank.end() for rank in ranks]
+                self.assertIn([code for code, _ in ends], ([75, 75], [0, 0]), ends)  # 0: the whole run was faster than this test
+                steps = small_job.steps_done(WORK / name)
+                self.assertEqual([path.name for path in (WORK / name / "checkpoints").iterdir()], [f"step-{steps:08}"])
+                ranks = self.start(2, name, words=["--resume", "auto"])
+                self.assertEqual([rank.end()[0] for rank in ranks], [0, 0])
+                self.assertEqual(small_job.what_was_computed(WORK / name), whole)
+
+
+class NotFinite(Faults):
+    SPECIAL = 319  # an id that one sample holds
+
+    def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(self):
+        (WORK / "one-step").mkdir()
+        code = subprocess.run([PROGRAM, "train", "--config", "config.json", "--run-dir", "one-step/run", "--set", "train.steps=2"], cwd=WORK,
+                              capture_output=True).returncode
+        self.assertEqual(code, 0)
+        subprocess.run([PROGRAM, "export", "--checkpoint", "one-step/run", "--format", "native", "--out", "spoiled"], cwd=WORK, check=True,
+                       capture_output=True)
+        self.spoil_embedding(WORK / "spoiled/model.safetensors")
+        lines = (WORK / "samples.jsonl").read_text().splitlines()
+        (WORK / "with-one.jsonl").write_text("\n".join([*lines[:7], json.dumps({"token_ids": [1] + [self.SPECIAL] * small_job.SEQ_LEN}), *lines[8:160]]) + "\n")
+        ranks = self.start(2, "skips", "train.steps=20", "optimizer.warmup_steps=1", "train.init_from=spoiled", "data.paths=with-one.jsonl")
+        ends = [rank.end() for rank in ranks]
+        self.assertEqual([code for code, _ in ends], [0, 0], ends)
+        skipped = [line["step"] for line in small_job.what_was_computed(WORK / "skips") if line["skipped"]]
+        self.assertEqual(len(skipped), 1)  # 20 steps of 8 samples are all the samples once
+
+    def spoil_embedding(self, path):
+        data = bytearray(path.read_bytes())
+        length, = struct.unpack_from("<Q", data)
+        tensor = json.loads(data[8:8 + length])["model.embed_tokens.weight"]
+        self.assertEqual((tensor["dtype"], tensor["shape"]), ("F32", [small_job.VOCAB, 32]))
+        row = 8 + length + tensor["data_offsets"][0] + self.SPECIAL * 32 * 4
+        struct.pack_into("<32f", data, row, *[float("nan")] * 32)
+        path.write_bytes(data)
+
+
+class Meeting(Faults):
+    """Ranks that cannot come together: exit 2 on every one, with the reason. All at once, because ranks wait for each other."""
+
+    def test_every_rank_says_why(self):
+        cases = []  # (what, ranks, parts of what each rank says)
+
+        def case(what, ranks, *parts):
+            cases.append((what, ranks, parts))
+
+        port = free_port()
+        case("world sizes differ", [Rank(self, 0, 2, port, "never"), Rank(self, 1, 4, port, "never")],
+             "was started as one of 4 ranks, rank 0 as one of 2")
+        port = free_port()
+        case("a rank is there twice", [Rank(self, rank, 3, port, "never", THREE) for rank in (0, 1, 1)], "both are rank 1")
+        port = free_port()
+        case("a rank is missing", [Rank(self, rank, 3, port, "never", THREE) for rank in (0, 2)], "of 3 ranks only 2 arrived in time; missing: 1")
+        port = free_port()
+        case("configurations differ", [Rank(self, 0, 3, port, "never", THREE), Rank(self, 1, 3, port, "never", THREE),
+                                       Rank(self, 2, 3, port, "never", THREE, "optimizer.lr=0.5")],
+             "ranks disagree in configuration", "but rank 2 (process")
+        with socket.socket() as occupied:
+            occupied.bind(("", 0))
+            occupied.listen()
+            port = occupied.getsockname()[1]
+            case("the port is in use", [Rank(self, 0, 2, port, "never")], f"rank 0 can't listen at 127.0.0.1:{port}", "MASTER_PORT")
+            case("somebody else answers", [Rank(self, 1, 2, port, "never")], f"127.0.0.1:{port}")
+            port = free_port()
+            case("nobody answers", [Rank(self, 1, 2, port, "never")], f"rank 1 can't reach rank 0 at 127.0.0.1:{port}")
+            case("rank 0 is on no machine", [Rank(self, 1, 2, port, "never", MASTER_ADDR="no-such-host.invalid")], "can't reach rank 0 at no-such-host.invalid")
+            case("the batch does not divide", self.start(3, "never"), "train.global_batch = 8: expected a multiple of 6 (micro_batch 2 x 3 ranks)")
+            case("Slurm says something else than the flags",
+                 [Rank(self, 0, 2, port, "never", words=["--world-size", "3"], RANK="", WORLD_SIZE="", LOCAL_RANK="", SLURM_JOB_ID="5", SLURM_PROCID="0",
+                       SLURM_STEP_ID="0", SLURM_LOCALID="0", SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NUM_NODES="1")], "--world-size=3", "SLURM_STEP_NUM_TASKS=2")
+            case("variables are no numbers", [Rank(self, 0, 2, port, "never", RANK="first")], 'RANK: expected a whole number', '"first"')
+            case("a rank beyond the last", [Rank(self, 2, 2, port, "never")], "expected a rank in [0, 2)")
+            for what, ranks, parts in cases:
+                for rank in ranks:
+                    with self.subTest(what):
+                        code, text = rank.end()
+                        self.assertEqual(code, 2, text)
+                        for part in parts:
+                            self.assertIn(part, text)
+        self.assertFalse((WORK / "never").exists())
+
+
+if __name__ == "__main__":
+    PROGRAM = str(pathlib.Path(sys.argv.pop(1)).resolve())
+    unittest.main()
