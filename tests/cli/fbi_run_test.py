@@ -1,0 +1,150 @@
+"""fbi-run beside fbi-llm: a packed export gives the trainer's text and logits, faster settings say what they cost, and
+bad input is refused.  Usage: fbi_run_test.py PATH-OF-FBI-LLM PATH-OF-FBI-RUN [unittest arguments]"""
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+FBI_LLM = FBI_RUN = None
+WORK = None  # folder with what setUpModule makes: tokenizer.model, data, student, packed
+REPORT = None  # what the export to packed printed
+
+CONFIG = {
+    "model": {"vocab_size": 320, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 2, "num_attention_heads": 6,
+              "num_key_value_heads": 2, "max_position_embeddings": 256, "binarize": "column"},
+    "data": {"paths": ["data"]},
+    "objective": {"next_token": 1.0, "distill": 0.0},
+    "optimizer": {"lr": 1e-2, "end_lr": 1e-3, "warmup_steps": 2, "total_steps": 30},
+    "train": {"seq_len": 16, "global_batch": 8, "micro_batch": 8, "steps": 30, "threads": 1, "device": "cpu"},
+}
+PROMPT = "One day, "
+
+
+def call(program, *words, code=0, **options):
+    """Runs a program, expects the exit code, returns what it printed: stdout, or everything when it was to fail."""
+    done = subprocess.run([program, *map(str, words)], cwd=WORK, capture_output=True, text=True, timeout=120, **options)
+    if done.returncode != code:
+        raise AssertionError(f"{program} {' '.join(map(str, words))}\nexit code {done.returncode}, expected {code}\n"
+                             f"{done.stdout}{done.stderr}")
+    return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+def generate(program, model, *words, threads=1):
+    return json.loads(call(program, "generate", "--model", model, "--prompt", PROMPT, "--threads", threads, "--json", *words))
+
+
+def setUpModule():
+    global WORK, REPORT
+    WORK = pathlib.Path(tempfile.mkdtemp(prefix="fbi-run-test-"))
+    subprocess.run([sys.executable, REPOSITORY / "scripts" / "make_stories.py", "--out", WORK / "stories.txt", "--bytes", "30000"],
+                   check=True, capture_output=True)
+    (WORK / "config.json").write_text(json.dumps(CONFIG))
+    call(FBI_LLM, "tokenizer", "train", "--input", "stories.txt", "--vocab-size", 320, "--out", "tokenizer.model")
+    call(FBI_LLM, "prepare", "--input", "stories.txt", "--tokenizer", "tokenizer.model", "--seq-len", 16, "--out", "data")
+    call(FBI_LLM, "train", "--config", "config.json", "--run-dir", "student")
+    REPORT = call(FBI_LLM, "export", "--checkpoint", "student", "--format", "packed", "--dtype", "fp32", "--out", "packed")
+
+
+def tearDownModule():
+    shutil.rmtree(WORK)
+
+
+class Packed(unittest.TestCase):
+    def test_exact_mode_agrees_with_the_trainer(self):
+        divergence = float(re.search(r"\(KL (\S+) nats", REPORT).group(1))
+        self.assertLess(divergence, 1e-6)
+        expected = generate(FBI_LLM, "student", "--temperature", 0, "--max-new-tokens", 200)
+        found = generate(FBI_RUN, "packed", "--temperature", 0, "--max-new-tokens", 200)
+        self.assertGreater(len(expected["ids"]), 100)
+        self.assertEqual(found["ids"], expected["ids"])
+        self.assertEqual(found["text"], expected["text"])
+
+    def test_the_text_does_not_depend_on_threads_or_program(self):
+        words = ("--temperature", 0.8, "--top-k", 40, "--seed", 5, "--max-new-tokens", 60)
+        one = generate(FBI_RUN, "packed", *words)
+        self.assertEqual(generate(FBI_RUN, "packed", *words, threads=3)["ids"], one["ids"])
+        self.assertEqual(generate(FBI_LLM, "packed", *words)["ids"], one["ids"])
+
+    def test_a_native_export_runs_too(self):
+        call(FBI_LLM, "export", "--checkpoint", "student", "--format", "native", "--out", "native")
+        words = ("--temperature", 0, "--max-new-tokens", 40)
+        self.assertEqual(generate(FBI_RUN, "native", *words)["ids"], generate(FBI_RUN, "packed", *words)["ids"])
+
+    def test_prompts_come_from_files_and_standard_input(self):
+        words = ("--model", "packed", "--temperature", 0, "--max-new-tokens", 10, "--threads", 1)
+        expected = call(FBI_RUN, "generate", *words, "--prompt", PROMPT)
+        self.assertTrue(expected.startswith(PROMPT))
+        (WORK / "prompt.txt").write_text(PROMPT)
+        self.assertEqual(call(FBI_RUN, "generate", *words, "--prompt-file", "prompt.txt"), expected)
+        self.assertEqual(call(FBI_RUN, "generate", *words, "--prompt-file", "-", input=PROMPT), expected)
+
+    def test_inspect_shows_bits(self):
+        tensors = {line["name"]: line for line in json.loads(call(FBI_RUN, "inspect", "--json", "packed"))}
+        bits = tensors["model.layers.1.mlp.down_proj.weight_bits"]
+        self.assertEqual((bits["dtype"], bits["shape"]), ("U8", [48, 10]))
+
+    def test_bench_compares_variants(self):
+        words = ("bench", "--threads", 1, "--prompt-tokens", 20, "--new-tokens", 5, "--json")
+        variants = json.loads(call(FBI_RUN, *words, "--model", "packed", "--compare"))
+        self.assertEqual([v["name"] for v in variants], ["exact", "exact, int8 head", "int8", "int8, int8 head"])
+        self.assertEqual(variants[0]["mean_kl"], 0)
+        for variant in variants[1:]:
+            self.assertLess(0, variant["mean_kl"])
+            self.assertLess(variant["mean_kl"], 0.05)
+        for variant in variants:
+            self.assertGreater(variant["tokens_per_second"], 0)
+            self.assertGreater(variant["bandwidth_share"], 0)
+        (single,) = json.loads(call(FBI_RUN, *words, "--config", REPOSITORY / "configs" / "quickstart_student.json"))
+        self.assertIn("1-bit weights, fp32 activations", single["dtype"])
+
+    def test_reference_page_is_what_the_verbs_say(self):
+        self.assertEqual((REPOSITORY / "docs" / "fbi-run.md").read_text(), call(FBI_RUN, "help", "--markdown"),
+                         "write it anew with: fbi-run help --markdown > docs/fbi-run.md")
+
+
+class BadInput(unittest.TestCase):
+    def refuse(self, code, *words, says):
+        message = call(FBI_RUN, *words, code=code)
+        for part in says:
+            self.assertIn(part, message)
+
+    def test_command_line(self):
+        self.refuse(2, "dance", says=["dance", "fbi-run --help"])
+        self.refuse(2, "generate", says=["--model", "fbi-run generate needs"])
+        self.refuse(2, "generate", "--model", "packed", "--activations", "int4", says=["exact, int8", "int4"])
+        self.refuse(2, "generate", "--model", "packed", "--prompt", "a", "--prompt-file", "b", says=["--prompt-file"])
+        self.refuse(2, "generate", "--model", "packed", "--prompt", "word " * 400, says=["256", "shorten"])
+        self.refuse(2, "bench", says=["--model DIR", "--config FILE"])
+
+    def test_models(self):
+        self.refuse(3, "generate", "--model", "nowhere", "--prompt", "a", says=["nowhere"])
+        call(FBI_LLM, "export", "--checkpoint", "student", "--format", "hf", "--out", "hf")
+        self.refuse(3, "generate", "--model", "hf", "--prompt", "a", says=["binarize", "--format packed"])
+        broken = WORK / "broken"
+        shutil.copytree(WORK / "packed", broken)
+        file = broken / "model.safetensors"
+        data = file.read_bytes()
+        file.write_bytes(data[:-1])
+        self.refuse(3, "generate", "--model", "broken", "--prompt", "a", says=["model.safetensors"])
+        file.write_bytes(data.replace(b"layers.1.mlp.up_proj.weight_bits", b"layers.1.mlp.up_proj.weight_bytz"))
+        self.refuse(3, "generate", "--model", "broken", "--prompt", "a",
+                    says=["missing: model.layers.1.mlp.up_proj.weight_bits [80, 6]", "weight_bytz"])
+        file.write_bytes(data)
+        (broken / "tokenizer.model").unlink()
+        self.refuse(3, "generate", "--model", "broken", "--prompt", "a", says=["--tokenizer"])
+
+    def test_export_refuses_what_has_no_signs(self):
+        call(FBI_LLM, "export", "--checkpoint", "student", "--format", "hf", "--out", "dense")
+        message = call(FBI_LLM, "export", "--checkpoint", "dense", "--format", "packed", "--out", "no", code=2)
+        self.assertIn("not binarized", message)
+        self.assertFalse((WORK / "no").exists())
+
+
+if __name__ == "__main__":
+    FBI_LLM, FBI_RUN = sys.argv[1:3]
+    unittest.main(argv=sys.argv[:1] + sys.argv[3:])
