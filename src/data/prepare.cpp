@@ -211,7 +211,7 @@ PrepareResult prepare(const PrepareOptions& options, ParallelFor& parallel,
 
   PartialFolder folder(output);
   Preparation(options, tokenizer.get(), result, folder.path(), parallel, progress).run(result);
-  if (tokenizer) write_file(folder.path() / "tokenizer.model", tokenizer->file_bytes());
+  if (tokenizer) text::save_tokenizer(*tokenizer, folder.path());
   write_file(folder.path() / kDatasetFile, dataset_to_json(identity, result));
   folder.commit();
   return result;

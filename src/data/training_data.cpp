@@ -5,6 +5,7 @@
 
 #include "data/shard_source.h"
 #include "fbi/core/error.h"
+#include "fbi/text/tokenizer.h"
 
 namespace fbi::data {
 
@@ -157,10 +158,10 @@ std::unique_ptr<TrainingData> open_training_data(const config::DataConfig& data,
 }
 
 std::optional<fs::path> find_tokenizer(const config::DataConfig& data) {
-  for (const std::string& text : data.paths) {
-    const fs::path path(text);
-    const fs::path file = (fs::is_directory(path) ? path : path.parent_path()) / "tokenizer.model";
-    if (fs::exists(file)) return file;
+  for (const std::string& name : data.paths) {
+    const fs::path path(name);
+    const fs::path file = text::find_tokenizer(fs::is_directory(path) ? path : path.parent_path());
+    if (!file.empty()) return file;
   }
   return std::nullopt;
 }

@@ -9,16 +9,12 @@
 #include "fbi/core/log.h"
 #include "fbi/formats/checkpoint_reader.h"
 #include "fbi/formats/safetensors.h"
+#include "fbi/text/tokenizer.h"
 
 namespace fbi::nn {
 namespace {
 
 namespace fs = std::filesystem;
-
-fs::path tokenizer_in(const fs::path& directory) {
-  const fs::path file = directory / "tokenizer.model";
-  return fs::exists(file) ? file : fs::path();
-}
 
 at::ScalarType torch_dtype(formats::DType dtype) {
   if (dtype == formats::DType::kBF16) return at::kBFloat16;
@@ -36,7 +32,7 @@ ModelFolder open_checkpoint(std::unique_ptr<formats::CheckpointReader> reader) {
     throw CheckpointError(concat(place, ": state.config is missing; this is no checkpoint of a training run"));
   folder.run_config_json = state["config"].dump();
   folder.config = config::parse_run_config(folder.run_config_json, place, folder.path).model;
-  folder.tokenizer = tokenizer_in(fs::absolute(folder.path).parent_path().parent_path());
+  folder.tokenizer = text::find_tokenizer(fs::absolute(folder.path).parent_path().parent_path());
   folder.weights = stored_weights(formats::checkpoint_source(std::move(reader)));
   return folder;
 }
@@ -57,7 +53,7 @@ ModelFolder open_tensor_folder(const fs::path& path) {
   const auto* scale = tensors.find("model.layers.0.self_attn.q_proj.wscale");
   folder.kind = scale ? "native export" : "Hugging Face folder";
   folder.config.binarize = scale ? pattern_of(*scale) : config::Binarize::kNone;
-  folder.tokenizer = tokenizer_in(path);
+  folder.tokenizer = text::find_tokenizer(path);
   folder.weights = stored_weights(formats::folder_source(path));
   return folder;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "fbi/core/file.h"
+#include "text/tokenizer_files.h"
 
 namespace fbi::text {
 
@@ -90,7 +91,7 @@ Json bpe_model(const Tokenizer& tokenizer) {
   Json model;
   model["type"] = "BPE";
   model["dropout"] = nullptr;
-  model["unk_token"] = tokenizer.piece(tokenizer.unk_id());
+  model["unk_token"] = tokenizer.piece(*tokenizer.unk_id());
   model["continuing_subword_prefix"] = nullptr;
   model["end_of_word_suffix"] = nullptr;
   model["fuse_unk"] = true;
@@ -124,8 +125,8 @@ Json tokenizer_json(const Tokenizer& tokenizer) {
 
 Json special_tokens_map(const Tokenizer& tokenizer) {
   Json map = {{"bos_token", tokenizer.piece(tokenizer.bos_id())},
-              {"eos_token", tokenizer.piece(tokenizer.eos_id())},
-              {"unk_token", tokenizer.piece(tokenizer.unk_id())}};
+              {"eos_token", tokenizer.piece(tokenizer.eos_id())}};
+  if (tokenizer.unk_id()) map["unk_token"] = tokenizer.piece(*tokenizer.unk_id());
   if (tokenizer.pad_id()) map["pad_token"] = tokenizer.piece(*tokenizer.pad_id());
   return map;
 }
@@ -152,7 +153,9 @@ std::string write_hugging_face_tokenizer(const Tokenizer& tokenizer,
                                          const std::filesystem::path& directory,
                                          std::int64_t model_max_length) {
   const std::string obstacle = tokenizer.why_no_tokenizer_json();
-  write_file(directory / "tokenizer.model", tokenizer.file_bytes());
+  save_tokenizer(tokenizer, directory);
+  if (is_tokenizer_json(tokenizer))
+    return obstacle;  // everything is said in its author's own files
   if (obstacle.empty()) {
     write_file(directory / "tokenizer.json", tokenizer_json(tokenizer).dump(1) + "\n");
   }

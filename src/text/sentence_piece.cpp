@@ -51,7 +51,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
   std::int32_t bos_id() const override { return bos_id_; }
   std::int32_t eos_id() const override { return eos_id_; }
-  std::int32_t unk_id() const override { return unk_id_; }
+  std::optional<std::int32_t> unk_id() const override { return unk_id_; }
   std::optional<std::int32_t> pad_id() const override { return pad_id_; }
 
   const std::string& piece(std::int32_t id) const override { return at(id).text; }

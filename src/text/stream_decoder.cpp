@@ -31,9 +31,9 @@ class SentencePieceDecoder final : public StreamDecoder {
     std::string out;
     if (piece.type == PieceType::kByte) {
       held_bytes_.push_back(byte_of_piece(piece.text));
-      out = take_characters(false);
+      out = take_characters(held_bytes_, false);
     } else {
-      out = take_characters(true);
+      out = take_characters(held_bytes_, true);
       at_start_ = at_start_ && out.empty();
       append_piece(piece, out);
     }
@@ -41,29 +41,9 @@ class SentencePieceDecoder final : public StreamDecoder {
     return out;
   }
 
-  std::string finish() override { return take_characters(true); }
+  std::string finish() override { return take_characters(held_bytes_, true); }
 
  private:
-  /// Moves whole characters out of the held bytes; a byte that can't begin one becomes U+FFFD. With
-  /// `all`, so do the bytes of an incomplete character.
-  std::string take_characters(bool all) {
-    std::string out;
-    std::string_view rest = held_bytes_;
-    while (!rest.empty()) {
-      const Utf8Result front = utf8_front(rest);
-      if (front.kind == Utf8Front::kIncomplete && !all) break;
-      if (front.kind == Utf8Front::kCharacter) {
-        out += rest.substr(0, front.length);
-        rest.remove_prefix(front.length);
-      } else {
-        out += kReplacementCharacter;
-        rest.remove_prefix(1);
-      }
-    }
-    held_bytes_.erase(0, held_bytes_.size() - rest.size());
-    return out;
-  }
-
   void append_piece(const ModelFile::Piece& piece, std::string& out) {
     if (piece.type == PieceType::kControl) return;
     if (piece.type == PieceType::kUnknown) {

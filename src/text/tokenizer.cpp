@@ -3,19 +3,14 @@
 #include <system_error>
 
 #include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "text/byte_bpe.h"
 #include "text/sentence_piece.h"
+#include "text/tokenizer_files.h"
 
 namespace fbi::text {
 
-namespace {
-
-DataError byte_level(const std::filesystem::path& file) {
-  return DataError(concat(file.string(),
-                          " is a Hugging Face tokenizer.json; this program reads SentencePiece "
-                          "models only (expected a tokenizer.model)"));
-}
-
-}  // namespace
+namespace fs = std::filesystem;
 
 std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
   const auto decoder = start_decoding();
@@ -24,20 +19,40 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
   return text + decoder->finish();
 }
 
-std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
-  namespace fs = std::filesystem;
+std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path) {
   std::error_code error;
   if (!fs::exists(path, error)) {
     throw DataError(concat("no tokenizer at ", path.string(), error ? ": " + error.message() : ""));
   }
-  if (!fs::is_directory(path)) {
-    if (path.extension() == ".json") throw byte_level(path);
-    return load_sentencepiece(path);
+  fs::path file = path;
+  if (fs::is_directory(path)) {
+    file = find_tokenizer(path);
+    if (file.empty()) {
+      throw DataError(concat("the folder ", path.string(), " has no ", kSentencePieceFile,
+                             " and no ", kJsonFile));
+    }
   }
-  const fs::path file = path / "tokenizer.model";
-  if (fs::exists(file)) return load_sentencepiece(file);
-  if (fs::exists(path / "tokenizer.json")) throw byte_level(path / "tokenizer.json");
-  throw DataError(concat("the folder ", path.string(), " has no tokenizer.model"));
+  return file.extension() == ".json" ? load_byte_bpe(file) : load_sentencepiece(file);
+}
+
+fs::path find_tokenizer(const fs::path& folder) {
+  for (const char* name : {kSentencePieceFile, kJsonFile}) {
+    if (fs::exists(folder / name)) return folder / name;
+  }
+  return {};
+}
+
+void save_tokenizer(const Tokenizer& tokenizer, const fs::path& folder) {
+  if (is_tokenizer_json(tokenizer)) copy_tokenizer(tokenizer.path(), folder);
+  const char* name = is_tokenizer_json(tokenizer) ? kJsonFile : kSentencePieceFile;
+  write_file(folder / name, tokenizer.file_bytes());  // as it was when it was read
+}
+
+void copy_tokenizer(const fs::path& file, const fs::path& folder) {
+  const bool json = file.extension() == ".json";
+  write_file(folder / (json ? kJsonFile : kSentencePieceFile), read_file(file));
+  const fs::path config = file.parent_path() / kConfigFile;
+  if (json && fs::exists(config)) write_file(folder / kConfigFile, read_file(config));
 }
 
 }  // namespace fbi::text

@@ -48,4 +48,31 @@ bool is_utf8(std::string_view bytes) {
   return true;
 }
 
+Utf8Character decode_front(std::string_view text) {
+  const auto lead = static_cast<unsigned char>(text[0]);
+  const int length = lead_of(lead).length;
+  constexpr unsigned char kLeadBits[] = {0, 0x7F, 0x1F, 0x0F, 0x07};
+  char32_t code = lead & kLeadBits[length];
+  for (int k = 1; k < length; ++k) code = code << 6 | (static_cast<unsigned char>(text[k]) & 0x3F);
+  return {code, length};
+}
+
+std::string take_characters(std::string& held, bool all) {
+  std::string out;
+  std::string_view rest = held;
+  while (!rest.empty()) {
+    const Utf8Result front = utf8_front(rest);
+    if (front.kind == Utf8Front::kIncomplete && !all) break;
+    if (front.kind == Utf8Front::kCharacter) {
+      out += rest.substr(0, front.length);
+      rest.remove_prefix(front.length);
+    } else {
+      out += kReplacementCharacter;
+      rest.remove_prefix(1);
+    }
+  }
+  held.erase(0, held.size() - rest.size());
+  return out;
+}
+
 }  // namespace fbi::text

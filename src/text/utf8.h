@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <string_view>
 
 namespace fbi::text {
@@ -18,5 +19,16 @@ struct Utf8Result {
 Utf8Result utf8_front(std::string_view bytes);
 
 bool is_utf8(std::string_view bytes);
+
+struct Utf8Character {
+  char32_t code;
+  int length;  ///< bytes
+};
+/// The first character of `text`, which is valid and not empty.
+Utf8Character decode_front(std::string_view text);
+
+/// Takes the whole characters off the front of `held`; a byte that can't begin one becomes U+FFFD.
+/// With `all`, so do the bytes of an incomplete character.
+std::string take_characters(std::string& held, bool all);
 
 }  // namespace fbi::text

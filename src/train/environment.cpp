@@ -12,6 +12,7 @@
 #include "fbi/core/version.h"
 #include "fbi/data/training_data.h"
 #include "fbi/kernels/dispatch.h"
+#include "fbi/text/tokenizer.h"
 
 namespace fbi::train {
 namespace {
@@ -46,9 +47,10 @@ std::string environment_json(const config::RunConfig& config, const std::string&
 }
 
 void copy_tokenizer(const config::RunConfig& config, const fs::path& run_directory) {
-  const fs::path target = run_directory / "tokenizer.model";
-  if (fs::exists(target)) return;
-  if (const auto source = data::find_tokenizer(config.data)) write_file(target, read_file(*source));
+  if (!text::find_tokenizer(run_directory).empty()) return;
+  if (const auto source = data::find_tokenizer(config.data)) {
+    text::copy_tokenizer(*source, run_directory);
+  }
 }
 
 }  // namespace fbi::train

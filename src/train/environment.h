@@ -10,7 +10,7 @@ namespace fbi::train {
 /// environment.json: program, libraries, machine and command line of the last start.
 std::string environment_json(const config::RunConfig& config, const std::string& command_line);
 
-/// Copies the tokenizer.model that lies beside the training data, if any, into the run directory: evaluation, generation and
+/// Copies the tokenizer that lies beside the training data, if any, into the run directory: evaluation, generation and
 /// export of the run need it.
 void copy_tokenizer(const config::RunConfig& config, const std::filesystem::path& run_directory);
 

@@ -48,7 +48,7 @@ class WordTokenizer final : public text::Tokenizer {
   std::int64_t vocab_size() const override { return static_cast<std::int64_t>(pieces_.size()); }
   std::int32_t bos_id() const override { return 1; }
   std::int32_t eos_id() const override { return 2; }
-  std::int32_t unk_id() const override { return 0; }
+  std::optional<std::int32_t> unk_id() const override { return 0; }
   std::optional<std::int32_t> pad_id() const override { return std::nullopt; }
   const std::string& piece(std::int32_t id) const override { return pieces_.at(id); }
   float score(std::int32_t) const override { return 0; }

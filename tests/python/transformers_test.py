@@ -28,9 +28,13 @@ if __name__ == "__main__":
     use_interpreter_with_transformers()
     os.environ["HF_HUB_OFFLINE"] = "1"
 
+import tokenizers  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+
+sys.path.insert(0, str(REPOSITORY / "tests/text/byte_bpe"))
+import make as make_byte_bpe  # noqa: E402
 
 PROGRAM = None
 # fp32 on both sides: only the order of sums differs.
@@ -60,6 +64,14 @@ class InFolder(unittest.TestCase):
         (self.folder / "windows.jsonl").write_text(lines)
         self.run_program("eval", "logits", "--model", model, "--tokens", "windows.jsonl", "--out", "logits.safetensors", *words)
         return load_file(self.folder / "logits.safetensors")["logits"]
+
+    def our_ids(self, texts, tokenizer):
+        """What prepare makes of the texts as documents: BOS, ids, EOS, one after the other."""
+        (self.folder / "texts.txt").write_bytes("<|next|>".join(texts).encode())
+        out = f"texts-{len(list(self.folder.glob('texts-*')))}"
+        self.run_program("prepare", "texts.txt", "--tokenizer", tokenizer, "--separator", "<|next|>", "--seq-len", 1, "--out", out)
+        data = (self.folder / out / "train-00000.tokens").read_bytes()[128:]
+        return list(struct.unpack(f"<{len(data) // 2}H", data))
 
     def check_logits(self, ours, theirs):
         self.assertEqual(ours.shape, theirs.shape)
@@ -232,16 +244,8 @@ class OurExport(InFolder):
         self.check_logits(self.our_logits("hf", ids), theirs)
         self.check_logits(self.our_logits("student", ids, "--dtype", "fp16"), theirs)
 
-    def our_ids(self, texts):
-        """What prepare makes of the texts as documents: BOS, ids, EOS, one after the other."""
-        (self.folder / "texts.txt").write_text("<|next|>".join(texts))
-        out = f"texts-{len(list(self.folder.glob('texts-*')))}"
-        self.run_program("prepare", "texts.txt", "--tokenizer", "tokenizer.model", "--separator", "<|next|>", "--seq-len", 1, "--out", out)
-        data = (self.folder / out / "train-00000.tokens").read_bytes()[128:]
-        return list(struct.unpack(f"<{len(data) // 2}H", data))
-
     def test_tokenizers_give_our_ids(self):
-        ours = self.our_ids(self.TEXTS)
+        ours = self.our_ids(self.TEXTS, "tokenizer.model")
         tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder / "hf")
         theirs = [i for text in self.TEXTS for i in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
         self.assertEqual(ours, theirs[:len(ours)])
@@ -257,6 +261,30 @@ class OurExport(InFolder):
         ids = tokenizer(prompt, return_tensors="pt")
         theirs = model.generate(**ids, max_new_tokens=count, do_sample=False)[0, ids["input_ids"].shape[1]:].tolist()
         self.assertEqual(ours, theirs[:len(ours)])
+
+
+class ByteLevelTokenizers(InFolder):
+    """tokenizer.json of Llama-3 and GPT-2 give the ids of the `tokenizers` library."""
+
+    def check_ids(self, kind, texts):
+        texts = [f"[{text}]" for text in texts]  # prepare drops line breaks around documents
+        sample = REPOSITORY / "tests/text/byte_bpe" / kind
+        library = tokenizers.Tokenizer.from_file(str(sample / "tokenizer.json"))
+        bos, eos = (library.token_to_id(name) for name in make_byte_bpe.SPECIAL[:2])
+        theirs = [i for found in library.encode_batch(texts, add_special_tokens=False) for i in [bos, *found.ids, eos]]
+        ours = self.our_ids(texts, sample)
+        self.assertLessEqual(len(theirs) - len(ours), 1)
+        first = next((i for i, pair in enumerate(zip(ours, theirs)) if pair[0] != pair[1]), None)
+        self.assertIsNone(first)
+
+    def test_random_texts(self):
+        for kind in ("llama3", "gpt2"):
+            with self.subTest(kind):
+                self.check_ids(kind, list(make_byte_bpe.texts(7, 2000)))
+
+    def test_every_character(self):
+        every = [chr(code) for code in range(1, 0x110000) if not 0xD800 <= code <= 0xDFFF]
+        self.check_ids("llama3", ["a".join(every[begin:begin + 2048]) for begin in range(0, len(every), 2048)])
 
 
 if __name__ == "__main__":

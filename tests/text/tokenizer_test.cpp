@@ -95,15 +95,7 @@ TEST(Tokenizer, MissingFilesAreNamed) {
   test::TempDir folder;
   expect_error<DataError>([&] { load_tokenizer(folder / "absent.model"); }, "absent.model");
   expect_error<DataError>([&] { load_tokenizer(folder.path()); }, folder.path().string(),
-                          "no tokenizer.model");
-}
-
-TEST(Tokenizer, ByteLevelTokenizersAreRefusedByName) {
-  test::TempDir folder;
-  test::write_text(folder / "tokenizer.json", "{}");
-  expect_error<DataError>([&] { load_tokenizer(folder.path()); }, "tokenizer.json",
-                          "SentencePiece");
-  expect_error<DataError>([&] { load_tokenizer(folder / "tokenizer.json"); }, "tokenizer.json");
+                          "no tokenizer.model and no tokenizer.json");
 }
 
 TEST(Tokenizer, FilesThatAreNoModelAreRefused) {

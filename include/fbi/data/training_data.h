@@ -59,7 +59,7 @@ std::unique_ptr<TrainingData> open_training_data(const config::DataConfig& data,
                                                  std::int64_t vocab_size,
                                                  const Progress& progress = {});
 
-/// The tokenizer.model that `prepare` left beside the data: in the folder of the first of
+/// The tokenizer that `prepare` left beside the data: in the folder of the first of
 /// data.paths that has one.
 std::optional<std::filesystem::path> find_tokenizer(const config::DataConfig& data);
 

@@ -17,7 +17,7 @@ struct ModelFolder {
   config::ModelConfig config;  ///< resolved
   std::unique_ptr<WeightSource> weights;
   at::ScalarType stored_dtype = at::kFloat;  ///< of the embedding
-  std::filesystem::path tokenizer;           ///< tokenizer.model that belongs to it; empty when there is none
+  std::filesystem::path tokenizer;           ///< the tokenizer that belongs to it; empty when there is none
   std::string run_config_json;               ///< checkpoint only: the configuration of the run that wrote it
 };
 

@@ -17,7 +17,7 @@ int run(const Arguments& arguments) {
   text::train_sentencepiece(options);
   const auto tokenizer = text::load_tokenizer(options.output);
   std::cout << options.output.string() << ": " << tokenizer->vocab_size() << " pieces, bos " << tokenizer->bos_id() << ", eos "
-            << tokenizer->eos_id() << ", unk " << tokenizer->unk_id() << "\n";
+            << tokenizer->eos_id() << ", unk " << *tokenizer->unk_id() << "\n";
   return 0;
 }
 
