@@ -15,6 +15,7 @@
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
 #include "fbi/core/signals.h"
+#include "fbi/core/system.h"
 #include "fbi/distributed/agreement.h"
 #include "train/environment.h"
 #include "train/run_folder.h"
@@ -31,13 +32,13 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 /// Rate over the last steps: a mean over the whole run would hide a slow-down and count pauses.
 class PaceMeter {
  public:
-  Pace add(double step_seconds, std::int64_t step_tokens, std::int64_t steps_left) {
+  Pace add(double step_seconds, double cpu_seconds, std::int64_t step_tokens, std::int64_t steps_left) {
     recent_.push_back(step_seconds);
     if (recent_.size() > 20) recent_.pop_front();
     double total = 0;
     for (const double seconds : recent_) total += seconds;
     const double mean = total / static_cast<double>(recent_.size());
-    return {step_seconds, static_cast<double>(step_tokens) / mean, mean * static_cast<double>(steps_left)};
+    return {step_seconds, cpu_seconds, static_cast<double>(step_tokens) / mean, mean * static_cast<double>(steps_left)};
   }
 
  private:
@@ -67,12 +68,12 @@ struct Requests {
 class TrainingRun {
  public:
   TrainingRun(const config::RunConfig& config, const RunOptions& options, distributed::Communicator& communicator,
-              RunObserver& observer)
+              RunFolder folder, RunObserver& observer)
       : config_(config),
         options_(options),
         communicator_(communicator),
         observer_(observer),
-        folder_(options, communicator),
+        folder_(std::move(folder)),
         session_((open_saved_state(), config), communicator) {
     distributed::run_together(communicator_, [&] { if (folder_.is_writer()) write_records(); });
   }
@@ -131,8 +132,9 @@ class TrainingRun {
 
   void step() {
     const auto start = Clock::now();
+    const double cpu_start = process_cpu_seconds();
     const auto metrics = train_step();
-    const Pace pace = pace_.add(seconds_since(start), config_.train.global_batch * config_.train.seq_len,
+    const Pace pace = pace_.add(seconds_since(start), process_cpu_seconds() - cpu_start, config_.train.global_batch * config_.train.seq_len,
                                 config_.train.steps - metrics.step);
     if (metrics_) metrics_->append(metrics_line(metrics, config_.objective, pace));
     observer_.on_step(metrics, pace);
@@ -230,7 +232,14 @@ std::optional<config::RunConfig> saved_run_config(const fs::path& directory) {
 
 RunOutcome run_training(const config::RunConfig& config, const RunOptions& options, distributed::Communicator& communicator,
                         RunObserver& observer) {
-  return TrainingRun(config, options, communicator, observer).run();
+  RunFolder folder(options, communicator);
+  // A finished run that is started again, as the later jobs of a chain do, needs neither data nor teacher.
+  if (const auto* newest = folder.checkpoint(); newest && newest->manifest().step >= config.train.steps) {
+    check_identity(checkpoint_config(*newest), config, options.allow_change);
+    log::info("nothing left to do: ", options.directory.string(), " has been trained for ", newest->manifest().step, " steps");
+    return RunOutcome::kFinished;
+  }
+  return TrainingRun(config, options, communicator, std::move(folder), observer).run();
 }
 
 }  // namespace fbi::train

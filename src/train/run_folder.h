@@ -21,7 +21,9 @@ class RunFolder {
   /// Whether the folder held a run before.
   bool is_continued() const { return is_continued_; }
   const checkpoint::RunPaths& paths() const { return paths_; }
-  /// What to start from, validated; null: step 0. The caller's from now on.
+  /// What to start from, validated; null: step 0, or taken.
+  const formats::CheckpointReader* checkpoint() const { return checkpoint_.get(); }
+  /// The caller's from now on.
   std::unique_ptr<formats::CheckpointReader> take_checkpoint() { return std::move(checkpoint_); }
   /// Shows other machines that the run is alive.
   void touch_lock();

@@ -152,6 +152,7 @@ class TimeLimit(unittest.TestCase):
         self.check_that_a_finished_run_does_nothing(script)
 
     def check_that_a_finished_run_does_nothing(self, script):
+        (WORK / "samples.jsonl").unlink()  # nothing is loaded
         before = (WORK / "halved/metrics.jsonl").read_bytes()
         self.assertEqual(end_of(submit(script)), ("COMPLETED", "0"))
         self.assertEqual((WORK / "halved/metrics.jsonl").read_bytes(), before)
