@@ -2,6 +2,7 @@
 stand-ins here; cluster_test.py runs a real Slurm).  Usage: scripts_test.py PATH-OF-FBI-LLM [unittest arguments]"""
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -187,6 +188,26 @@ class Run(unittest.TestCase):
             self.submit(srun=code, SLURM_ARRAY_TASK_ID="10", SLURM_ARRAY_TASK_MAX="10")
             self.assertEqual(self.requeued(), "requeue 77\n")
 
+    def test_a_chain_waits_for_the_lock_of_a_job_that_was_killed(self):
+        lock = self.folder / "runs/130m/.lock/00000003"
+        lock.parent.mkdir(parents=True)
+        self.stand_in("sleep", f"echo slept >>slept; rm {lock}")
+        slept = self.folder / "slept"
+        lock.touch()  # empty: released
+        self.submit(SLURM_ARRAY_TASK_ID="2")
+        lock.write_text("owner")
+        os.utime(lock, (0, 0))
+        self.submit(SLURM_ARRAY_TASK_ID="2")
+        lock.touch()
+        self.submit()  # no chain: fbi-llm itself decides
+        self.assertFalse(slept.exists())
+        self.assertIn("waiting until the lock", self.submit(SLURM_ARRAY_TASK_ID="2"))
+        self.assertEqual(slept.read_text(), "slept\n")
+        self.stand_in("sleep", "echo slept >>slept")
+        lock.write_text("owner")
+        self.submit(SLURM_ARRAY_TASK_ID="2")
+        self.assertEqual(slept.read_text().count("slept"), 41)  # not for ever
+
     def test_evaluation(self):
         self.submit("evaluate.sbatch", ["--model", "m", "--text", "t u"])
         self.assertEqual((self.folder / "srun-words").read_text().splitlines(), ["fbi-llm", "eval", "perplexity", "--model", "m", "--text", "t u"])
@@ -201,6 +222,17 @@ class Run(unittest.TestCase):
 
 
 class Check(unittest.TestCase):
+    def test_the_image_takes_what_the_build_needs(self):
+        text = (SCRIPTS / "fbi.def").read_text()
+        copied = re.findall(r"^    (\S+) /opt/fbi-llm/\1$", text, re.M)
+        self.assertEqual([name for name in copied if not (REPOSITORY / name).exists()], [])
+        used = set(re.findall(r"add_subdirectory\((\w+)\)", (REPOSITORY / "CMakeLists.txt").read_text())) | {"CMakeLists.txt", "CMakePresets.json"}
+        self.assertEqual(used - set(copied), set())
+        for section in ("%files", "%post", "%runscript"):
+            self.assertIn(f"\n{section}\n", text)
+        post = text.split("%post\n")[1].split("\n%")[0]
+        self.assertEqual(subprocess.run(["bash", "-n"], input=post, capture_output=True, text=True).stderr, "")
+
     def test_shellcheck(self):
         if not shutil.which("shellcheck"):
             self.skipTest("shellcheck is not installed")
