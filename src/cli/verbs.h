@@ -14,6 +14,7 @@ Verb estimate_verb();
 Verb plot_verb();
 Verb eval_perplexity_verb();
 Verb eval_logits_verb();
+Verb eval_choice_verb();
 Verb export_verb();
 Verb generate_verb();
 Verb import_verb();

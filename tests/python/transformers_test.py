@@ -14,18 +14,10 @@ import unittest
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
-def use_interpreter_with_transformers():
-    chosen = pathlib.Path(os.environ.get("FBI_TEST_PYTHON") or REPOSITORY / ".deps/python-tests/bin/python")
-    if not chosen.exists():
-        print(f"skipped: there is no {chosen}; scripts/deps.sh --python-tests makes it (0.4 GB)")
-        sys.exit(77)
-    if os.environ.get("FBI_TEST_PYTHON_STARTED") != str(chosen):
-        os.environ["FBI_TEST_PYTHON_STARTED"] = str(chosen)
-        os.execv(chosen, [str(chosen), *sys.argv])
-
-
 if __name__ == "__main__":
-    use_interpreter_with_transformers()
+    import interpreter
+
+    interpreter.use_interpreter_with_transformers()
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 import tokenizers  # noqa: E402

@@ -6,6 +6,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/data/sample_source.h"
+#include "fbi/eval/choice.h"
 #include "fbi/eval/perplexity.h"
 #include "fbi/eval/windows.h"
 #include "fbi/formats/safetensors.h"
@@ -75,6 +76,42 @@ int run_logits(const Arguments& arguments) {
   return 0;
 }
 
+eval::ChoiceTask open_task(const std::string& word) {
+  const auto equals = word.find('=');
+  if (equals == std::string::npos) return eval::read_choice_task("", word);
+  return eval::read_choice_task(word.substr(0, equals), word.substr(equals + 1));
+}
+
+void print_scores(const eval::ChoiceResult& result) {
+  const auto scores = eval::scores_of(result);
+  std::cout << result.task << ": acc " << scores.acc << " ± " << scores.acc_stderr;
+  if (result.has_acc_norm) std::cout << ", acc_norm " << scores.acc_norm << " ± " << scores.acc_norm_stderr;
+  std::cout << " (" << result.items.size() << " items, " << result.dtype << (result.add_bos ? ", with BOS" : "") << ")\n";
+}
+
+int run_choice(const Arguments& arguments) {
+  std::vector<eval::ChoiceTask> tasks;  // read first: a bad file is found before a model is loaded
+  for (const auto& word : arguments.list("tasks")) tasks.push_back(open_task(word));
+  const auto loaded = load_model(arguments);
+  const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
+  eval::ChoiceOptions options;
+  options.batch = arguments.integer("batch");
+  options.add_bos = arguments.has("add-bos");
+  std::vector<eval::ChoiceResult> results;
+  std::string samples;
+  for (const auto& task : tasks) {
+    ProgressBar bar;
+    options.on_progress = [&](const eval::ChoiceProgress& progress) { bar.show(progress.choices_done, progress.choices_total, task.name); };
+    results.push_back(eval::evaluate_choices(*loaded.model, *tokenizer, task, options));
+    bar.clear();
+    samples += eval::samples_jsonl(results.back());
+    if (!arguments.has("json")) print_scores(results.back());
+  }
+  if (arguments.has("samples")) write_file(arguments.text("samples"), samples);
+  if (arguments.has("json")) std::cout << eval::to_json(results) << "\n";
+  return 0;
+}
+
 std::vector<Option> with(std::vector<Option> options, const std::vector<Option>& more) {
   options.insert(options.end(), more.begin(), more.end());
   return options;
@@ -105,6 +142,26 @@ Verb eval_logits_verb() {
                                                          {"out", "FILE", "safetensors file to write", "", true, false}}),
           {"fbi-llm eval logits --model export/hf --tokens windows.jsonl --out logits.safetensors"},
           run_logits};
+}
+
+Verb eval_choice_verb() {
+  std::string forms;
+  for (const auto& form : eval::choice_forms()) forms += (forms.empty() ? "" : ", ") + form;
+  return {"eval choice",
+          "measure zero-shot multiple choice as lm-evaluation-harness does",
+          "acc: the choice with the largest log-likelihood after its context is the right one; acc_norm: per character. A task is a file of "
+          "JSON lines {\"context\": …, \"choices\": […], \"gold\": i}, or FORM=FILE with the fields of a data set and the harness's "
+          "prompt; forms: " +
+              forms + ". The published evaluation adds no BOS.",
+          "",
+          with(model_options(), {{"tasks", "[FORM=]FILE", "JSON lines of a task", "", true, true},
+                                 {"batch", "N", "choices per forward", "8", false, false},
+                                 {"add-bos", "", "put BOS before every context", "", false, false},
+                                 {"samples", "FILE", "write the log-likelihoods of every item, a JSON object per line", "", false, false},
+                                 {"json", "", "print one JSON object in the harness's layout", "", false, false}}),
+          {"fbi-llm eval choice --model runs/a --tasks piqa=piqa/valid.jsonl --tasks arc_easy=arc-e.jsonl --dtype fp16",
+           "fbi-llm eval choice --model export/hf --tasks my_task.jsonl --json"},
+          run_choice};
 }
 
 }  // namespace fbi::cli

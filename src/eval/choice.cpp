@@ -1,0 +1,201 @@
+#include "fbi/eval/choice.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "eval/python_text.h"
+#include "fbi/core/error.h"
+
+namespace fbi::eval {
+namespace {
+
+/// One choice as tokens: the likelihood of the last `scored` ones is wanted.
+struct Request {
+  std::size_t item = 0, choice = 0;
+  std::vector<std::int32_t> ids;
+  std::int64_t scored = 0;
+};
+
+class Encoder {
+ public:
+  Encoder(const text::Tokenizer& tokenizer, const LanguageModel& model, bool add_bos)
+      : tokenizer_(tokenizer),
+        max_ids_(static_cast<std::size_t>(model.max_position()) + 1),
+        add_bos_(add_bos) {}
+
+  /// The harness's rules: white space at the end of the context belongs to the choice, both are
+  /// encoded together and cut where the context alone would end; an empty context is a BOS; what is
+  /// too long loses its beginning.
+  Request encode(const ChoiceItem::Continuation& choice, const std::string& place) const {
+    const std::size_t kept = length_without_trailing_space(choice.context);
+    const std::string whole = choice.context + choice.text;
+    Request request;
+    std::size_t context_ids = 1;
+    if (choice.context.empty()) {
+      request.ids = tokenizer_.encode(choice.text);
+      if (request.ids.empty() || request.ids[0] != tokenizer_.bos_id())
+        request.ids.insert(request.ids.begin(), tokenizer_.bos_id());
+    } else {
+      request.ids = with_bos(whole);
+      context_ids = with_bos(std::string_view(whole).substr(0, kept)).size();
+    }
+    if (context_ids == 0 || context_ids >= request.ids.size()) {
+      throw DataError(
+          concat(place, ": ", context_ids == 0 ? "the context" : "the choice", " has no token"));
+    }
+    request.scored = static_cast<std::int64_t>(request.ids.size() - context_ids);
+    if (static_cast<std::size_t>(request.scored) >= max_ids_) {
+      throw DataError(concat(place, ": a choice of ", request.scored,
+                             " tokens, the model's context is ", max_ids_ - 1));
+    }
+    if (request.ids.size() > max_ids_)
+      request.ids.erase(request.ids.begin(),
+                        request.ids.end() - static_cast<std::ptrdiff_t>(max_ids_));
+    return request;
+  }
+
+ private:
+  std::vector<std::int32_t> with_bos(std::string_view text) const {
+    std::vector<std::int32_t> ids = tokenizer_.encode(text);
+    if (add_bos_) ids.insert(ids.begin(), tokenizer_.bos_id());
+    return ids;
+  }
+
+  const text::Tokenizer& tokenizer_;
+  std::size_t max_ids_;
+  bool add_bos_;
+};
+
+void check(const ChoiceOptions& options) {
+  if (options.batch < 1)
+    throw UsageError(concat("batch must be at least 1, found ", options.batch));
+  if (options.parts < 1 || options.part < 0 || options.part >= options.parts) {
+    throw UsageError(concat("part must be in [0, parts), found part ", options.part, " of ",
+                            options.parts, " parts"));
+  }
+}
+
+std::vector<Request> encode_items(const Encoder& encoder, const ChoiceTask& task, std::size_t first,
+                                  std::size_t last) {
+  std::vector<Request> requests;
+  for (std::size_t item = first; item < last; ++item) {
+    for (std::size_t choice = 0; choice < task.items[item].choices.size(); ++choice) {
+      const std::string place = concat(task.name, ", item ", item, ", choice ", choice);
+      requests.push_back(encoder.encode(task.items[item].choices[choice], place));
+      requests.back().item = item - first;
+      requests.back().choice = choice;
+    }
+  }
+  // Long ones first: little padding, and what does not fit into memory fails at once.
+  std::stable_sort(requests.begin(), requests.end(),
+                   [](const Request& a, const Request& b) { return a.ids.size() > b.ids.size(); });
+  return requests;
+}
+
+/// Padding stands behind the tokens, where no token that counts can see it.
+std::vector<double> log_likelihoods(LanguageModel& model, std::span<const Request> batch) {
+  const std::size_t length = batch.front().ids.size();
+  std::vector<std::int32_t> tokens(batch.size() * length, 0);
+  for (std::size_t b = 0; b < batch.size(); ++b) {
+    std::ranges::copy(batch[b].ids, tokens.begin() + static_cast<std::ptrdiff_t>(b * length));
+  }
+  std::vector<float> nll(batch.size() * (length - 1));
+  model.token_nll(tokens, static_cast<std::int64_t>(batch.size()),
+                  static_cast<std::int64_t>(length), nll);
+  std::vector<double> sums;
+  for (std::size_t b = 0; b < batch.size(); ++b) {
+    const auto end =
+        nll.begin() + static_cast<std::ptrdiff_t>(b * (length - 1) + batch[b].ids.size() - 1);
+    sums.push_back(-std::accumulate(end - batch[b].scored, end, 0.0));
+  }
+  return sums;
+}
+
+std::int64_t largest(std::span<const double> values) {
+  return std::max_element(values.begin(), values.end()) - values.begin();
+}
+
+void choose(const ChoiceItem& item, ChoiceItemResult& result) {
+  result.gold = item.gold;
+  result.chosen = largest(result.log_likelihoods);
+  std::vector<double> per_character;
+  for (std::size_t i = 0; i < result.log_likelihoods.size(); ++i) {
+    per_character.push_back(result.log_likelihoods[i] /
+                            static_cast<double>(std::max<std::int64_t>(item.characters[i], 1)));
+  }
+  result.chosen_norm = largest(per_character);
+}
+
+}  // namespace
+
+ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& tokenizer,
+                              const ChoiceTask& task, const ChoiceOptions& options) {
+  check(options);
+  const auto count = static_cast<std::int64_t>(task.items.size());
+  const auto first = static_cast<std::size_t>(count * options.part / options.parts);
+  const auto last = static_cast<std::size_t>(count * (options.part + 1) / options.parts);
+  ChoiceResult result{task.name,
+                      task.has_acc_norm,
+                      model.dtype_description(),
+                      options.add_bos,
+                      static_cast<std::int64_t>(first),
+                      count,
+                      {}};
+  for (std::size_t item = first; item < last; ++item) {
+    result.items.emplace_back().log_likelihoods.resize(task.items[item].choices.size());
+  }
+  const std::vector<Request> requests =
+      encode_items(Encoder(tokenizer, model, options.add_bos), task, first, last);
+  for (std::size_t begin = 0; begin < requests.size();) {
+    const auto batch = std::span(requests).subspan(
+        begin, std::min(static_cast<std::size_t>(options.batch), requests.size() - begin));
+    const std::vector<double> sums = log_likelihoods(model, batch);
+    for (std::size_t b = 0; b < batch.size(); ++b) {
+      if (!std::isfinite(sums[b])) {
+        throw DataError(concat(task.name, ", item ", first + batch[b].item, ", choice ",
+                               batch[b].choice, ": log-likelihood is ", sums[b], " (model in ",
+                               model.dtype_description(), ")"));
+      }
+      result.items[batch[b].item].log_likelihoods[batch[b].choice] = sums[b];
+    }
+    begin += batch.size();
+    if (options.on_progress)
+      options.on_progress(
+          {static_cast<std::int64_t>(begin), static_cast<std::int64_t>(requests.size())});
+  }
+  for (std::size_t i = 0; i < result.items.size(); ++i)
+    choose(task.items[first + i], result.items[i]);
+  return result;
+}
+
+ChoiceResult merge(std::span<const ChoiceResult> parts) {
+  if (parts.empty()) throw UsageError("no parts of a choice task to merge");
+  std::vector<const ChoiceResult*> sorted;
+  for (const ChoiceResult& part : parts) sorted.push_back(&part);
+  std::ranges::stable_sort(sorted, {}, [](const ChoiceResult* part) {
+    return std::pair(part->first_item, part->items.size());
+  });
+  ChoiceResult whole = *sorted.front();
+  whole.items.clear();
+  whole.first_item = 0;
+  for (const ChoiceResult* part : sorted) {
+    if (part->first_item != static_cast<std::int64_t>(whole.items.size()) ||
+        part->items_total != whole.items_total || part->task != whole.task ||
+        part->dtype != whole.dtype || part->add_bos != whole.add_bos) {
+      throw UsageError(concat("parts of ", whole.task, " do not fit: expected item ",
+                              whole.items.size(), " of ", whole.items_total, " in ", whole.dtype,
+                              ", found item ", part->first_item, " of ", part->items_total, " of ",
+                              part->task, " in ", part->dtype));
+    }
+    whole.items.insert(whole.items.end(), part->items.begin(), part->items.end());
+  }
+  if (static_cast<std::int64_t>(whole.items.size()) != whole.items_total) {
+    throw UsageError(concat("parts of ", whole.task, " are missing: found ", whole.items.size(),
+                            " of ", whole.items_total, " items"));
+  }
+  return whole;
+}
+
+}  // namespace fbi::eval

@@ -1,0 +1,75 @@
+#include <cmath>
+
+#include <nlohmann/json.hpp>
+
+#include "fbi/core/version.h"
+#include "fbi/eval/choice.h"
+
+namespace fbi::eval {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Mean {
+  double value = 0, error = 0;  // standard error, 0 of a single item
+};
+
+template <class IsRight>
+Mean mean_of(const ChoiceResult& result, IsRight is_right) {
+  const auto count = static_cast<double>(result.items.size());
+  if (result.items.empty()) return {};
+  double right = 0;
+  for (const auto& item : result.items) right += is_right(item);
+  const double mean = right / count;
+  // The sum of squared deviations of ones and zeros.
+  const double squares = right * (1 - mean) * (1 - mean) + (count - right) * mean * mean;
+  return {mean, count > 1 ? std::sqrt(squares / (count - 1) / count) : 0};
+}
+
+}  // namespace
+
+ChoiceScores scores_of(const ChoiceResult& result) {
+  const Mean acc =
+      mean_of(result, [](const ChoiceItemResult& item) { return item.chosen == item.gold; });
+  const Mean norm =
+      mean_of(result, [](const ChoiceItemResult& item) { return item.chosen_norm == item.gold; });
+  return {acc.value, acc.error, norm.value, norm.error};
+}
+
+std::string to_json(std::span<const ChoiceResult> results) {
+  Json scores = Json::object(), samples = Json::object();
+  for (const ChoiceResult& result : results) {
+    const ChoiceScores found = scores_of(result);
+    Json& task = scores[result.task] = {
+        {"alias", result.task}, {"acc,none", found.acc}, {"acc_stderr,none", found.acc_stderr}};
+    if (result.has_acc_norm) {
+      task["acc_norm,none"] = found.acc_norm;
+      task["acc_norm_stderr,none"] = found.acc_norm_stderr;
+    }
+    samples[result.task] = {{"original", result.items_total}, {"effective", result.items.size()}};
+  }
+  Json config = {{"model", "fbi-llm"}, {"fbi_version", version()}};
+  if (!results.empty()) {
+    config["dtype"] = results.front().dtype;
+    config["add_bos_token"] = results.front().add_bos;
+  }
+  config["num_fewshot"] = 0;
+  return Json{{"results", scores}, {"n-samples", samples}, {"config", config}}.dump(1);
+}
+
+std::string samples_jsonl(const ChoiceResult& result) {
+  std::string lines;
+  for (std::size_t i = 0; i < result.items.size(); ++i) {
+    const ChoiceItemResult& item = result.items[i];
+    Json line = {{"doc_id", result.first_item + static_cast<std::int64_t>(i)},
+                 {"task", result.task},
+                 {"target", item.gold},
+                 {"filtered_resps", item.log_likelihoods},
+                 {"acc", item.chosen == item.gold ? 1.0 : 0.0}};
+    if (result.has_acc_norm) line["acc_norm"] = item.chosen_norm == item.gold ? 1.0 : 0.0;
+    lines += line.dump() + "\n";
+  }
+  return lines;
+}
+
+}  // namespace fbi::eval
