@@ -20,7 +20,8 @@ kernels::ScaleStrides scale_strides(config::Binarize binarize) {
 }
 
 LayerWeights layer_weights(const ModelParts& parts, std::int64_t layer,
-                           kernels::Activations activations, ParallelFor& parallel) {
+                           kernels::Activations activations, ParallelFor& parallel,
+                           kernels::Arena& arena) {
   const std::string prefix = layer_prefix(layer);
   const auto shapes = config::decoder_linears(parts.config());
   LayerWeights weights;
@@ -32,7 +33,7 @@ LayerWeights layer_weights(const ModelParts& parts, std::int64_t layer,
     const kernels::MatrixShape shape = {shapes[n].outputs, shapes[n].inputs};
     weights.*kMembers[n] = kernels::BinaryLinear(
         parts.sign_bits(name, shape, memory), parts.alpha(name), parts.beta(name),
-        scale_strides(parts.config().binarize), shape, activations, parallel);
+        scale_strides(parts.config().binarize), shape, activations, parallel, &arena);
   }
   return weights;
 }
@@ -60,7 +61,7 @@ PackedWeights::PackedWeights(std::unique_ptr<ModelParts> parts, const PackedOpti
                              ParallelFor& parallel)
     : parts_(std::move(parts)) {
   for (std::int64_t layer = 0; layer < config().num_hidden_layers; ++layer) {
-    layers_.push_back(layer_weights(*parts_, layer, options.activations, parallel));
+    layers_.push_back(layer_weights(*parts_, layer, options.activations, parallel, signs_));
   }
   final_norm_ = parts_->norm(kFinalNorm);
   head_ = head_weights(*parts_, options.head, parallel);

@@ -32,6 +32,7 @@ class PackedWeights {
 
  private:
   std::unique_ptr<ModelParts> parts_;
+  kernels::Arena signs_;
   std::vector<LayerWeights> layers_;
   std::vector<float> final_norm_;
   kernels::DenseLinear head_;

@@ -57,7 +57,7 @@ std::int64_t BinaryLinear::block_rows() const {
 
 BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alpha,
                            std::span<const float> beta, ScaleStrides strides, MatrixShape shape,
-                           Activations activations, ParallelFor& parallel)
+                           Activations activations, ParallelFor& parallel, Arena* arena)
     : product_(activations == Activations::kExact ? &gemv_kernels().exact : &gemv_kernels().int8),
       shape_(shape),
       strides_(strides),
@@ -73,21 +73,45 @@ BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alph
                             beta.size()));
   }
   table_bytes_ = kTableHeader + static_cast<std::size_t>(units_ * product_->unit_table_bytes);
-  const std::int64_t block_bytes = units_ * product_->unit_word_bytes;
-  words_ = AlignedMemory(static_cast<std::size_t>(row_blocks_ * block_bytes));
-  const std::int64_t row_stride = row_bytes(shape.columns);
+  chunk_inputs_ = product_->chunk_units * product_->unit_inputs;
+  std::int64_t words_of_row = 0;
+  for (std::int64_t chunk = 0; chunk * chunk_inputs_ < shape.columns; ++chunk) {
+    words_of_row += chunk_words(chunk);
+  }
+  word_bytes_ = static_cast<std::size_t>(row_blocks_ * words_of_row * product_->word_bytes);
+  if (!arena) own_ = AlignedMemory(word_bytes_);
+  std::byte* words = arena ? arena->take(word_bytes_) : own_.data();
+  words_ = words;
   parallel.run(0, row_blocks_, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t block = begin; block < end; ++block) {
-      const std::int64_t row = block * product_->block_rows;
-      for (std::int64_t unit = 0; unit < units_; ++unit) {
-        const std::int64_t first = unit * product_->unit_inputs;
-        product_->repack(bits + row * row_stride, row_stride,
-                         std::min(product_->block_rows, shape.rows - row), first,
-                         std::min(product_->unit_inputs, shape.columns - first),
-                         words_.data() + block * block_bytes + unit * product_->unit_word_bytes);
-      }
-    }
+    for (std::int64_t block = begin; block < end; ++block) repack(bits, block, words);
   });
+}
+
+/// Words of one block.
+std::int64_t BinaryLinear::chunk_words(std::int64_t chunk) const {
+  const std::int64_t inputs = std::min(chunk_inputs_, shape_.columns - chunk * chunk_inputs_);
+  const std::int64_t whole = inputs / product_->unit_inputs, rest = inputs % product_->unit_inputs;
+  return whole * divide_up(product_->unit_inputs, product_->word_inputs) +
+         divide_up(rest, product_->word_inputs);
+}
+
+const std::byte* BinaryLinear::chunk_place(std::int64_t chunk, std::int64_t block) const {
+  // All chunks before are full.
+  const std::int64_t before = chunk * chunk_words(0) * row_blocks_;
+  return words_ + (before + block * chunk_words(chunk)) * product_->word_bytes;
+}
+
+void BinaryLinear::repack(const std::uint8_t* bits, std::int64_t block, std::byte* words) const {
+  const std::int64_t row = block * product_->block_rows, row_stride = row_bytes(shape_.columns);
+  const std::int64_t unit_words = divide_up(product_->unit_inputs, product_->word_inputs);
+  for (std::int64_t unit = 0; unit < units_; ++unit) {
+    const std::int64_t first = unit * product_->unit_inputs, chunk = unit / product_->chunk_units;
+    const std::int64_t place = chunk_place(chunk, block) - words_ +
+                               unit % product_->chunk_units * unit_words * product_->word_bytes;
+    product_->repack(bits + row * row_stride, row_stride,
+                     std::min(product_->block_rows, shape_.rows - row), first,
+                     std::min(product_->unit_inputs, shape_.columns - first), words + place);
+  }
 }
 
 void BinaryLinear::prepare(const float* x, std::int64_t begin, std::int64_t end,
@@ -107,17 +131,45 @@ void BinaryLinear::prepare(const float* x, std::int64_t begin, std::int64_t end,
                    table + kTableHeader + begin * product_->unit_table_bytes);
 }
 
+/// Blocks whose words of a chunk stay in the second-level cache while tokens pass, each token with
+/// its table of the chunk in the first.
+constexpr std::int64_t kBlocksAtOnce = 8;
+constexpr std::int64_t kTokensAtOnce = 16;
+
+/// sums [tokens][kBlocksAtOnce][kMaxBlockRows]
+void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_t blocks,
+                             const std::byte* tables, std::int64_t tokens, float* sums) const {
+  const std::int64_t count = std::min(chunk_inputs_, shape_.columns - chunk * chunk_inputs_);
+  const std::int64_t place = static_cast<std::int64_t>(kTableHeader) +
+                             chunk * product_->chunk_units * product_->unit_table_bytes;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const std::byte* table = tables + t * static_cast<std::int64_t>(table_bytes_) + place;
+    for (std::int64_t k = 0; k < blocks; ++k) {
+      product_->add_chunk(chunk_place(chunk, first + k), table, count,
+                          sums + (t * kBlocksAtOnce + k) * kMaxBlockRows);
+    }
+  }
+}
+
 void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byte* tables,
                             std::int64_t tokens, float* y, std::int64_t stride) const {
-  const std::int64_t block_bytes = units_ * product_->unit_word_bytes;
-  alignas(64) float sums[kMaxBlockRows];
-  for (std::int64_t block = begin; block < end; ++block) {
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      const std::byte* table = tables + static_cast<std::size_t>(t) * table_bytes_;
-      product_->sums(words_.data() + block * block_bytes, table + kTableHeader, units_, sums);
-      float shift;
-      std::memcpy(&shift, table, sizeof shift);
-      store_rows(block, sums, shift, y + t * stride);
+  alignas(64) float sums[kTokensAtOnce][kBlocksAtOnce][kMaxBlockRows];
+  for (std::int64_t first = begin; first < end; first += kBlocksAtOnce) {
+    const std::int64_t blocks = std::min(kBlocksAtOnce, end - first);
+    for (std::int64_t token = 0; token < tokens; token += kTokensAtOnce) {
+      const std::int64_t count = std::min(kTokensAtOnce, tokens - token);
+      const std::byte* table = tables + static_cast<std::size_t>(token) * table_bytes_;
+      std::fill_n(&sums[0][0][0], count * kBlocksAtOnce * kMaxBlockRows, 0.0f);
+      for (std::int64_t chunk = 0; chunk * chunk_inputs_ < shape_.columns; ++chunk) {
+        add_chunk(chunk, first, blocks, table, count, &sums[0][0][0]);
+      }
+      for (std::int64_t t = 0; t < count; ++t) {
+        float shift;
+        std::memcpy(&shift, table + static_cast<std::size_t>(t) * table_bytes_, sizeof shift);
+        for (std::int64_t k = 0; k < blocks; ++k) {
+          store_rows(first + k, sums[t][k], shift, y + (token + t) * stride);
+        }
+      }
     }
   }
 }

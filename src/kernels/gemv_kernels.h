@@ -13,21 +13,22 @@ inline constexpr std::int64_t kInt8BlockRows = 128;
 inline constexpr std::int64_t kMaxBlockRows = 128;
 /// Inputs whose signs share a 32-bit word; the two upper bits are 0.
 inline constexpr std::int64_t kExactUnit = 30;
-/// Units after which fp32 partial sums go to the total: a partial sum of some hundred terms rounds
-/// less than one of thousands.
-inline constexpr std::int64_t kExactRun = 32;
 /// Inputs that share one scale when activations are 8-bit. 255 · 127 fits 16 bits.
 inline constexpr std::int64_t kInt8Unit = 255;
 /// Dense rows are padded with zeros to a multiple of this; key and value heads too.
 inline constexpr std::int64_t kPadding = 16;
 
-/// A product with signs. A matrix is cut into blocks of rows and units of inputs; the
-/// words of a block's unit lie together, units in ascending order.
+/// A product with signs. A matrix is cut into blocks of rows and chunks of units of inputs; a
+/// chunk's tables fit the first-level cache, and a sum over a chunk is formed apart before it is
+/// added: some hundred terms round less than thousands. Words lie in the order
+/// [chunk][block][word].
 struct SignProduct {
   std::int64_t block_rows;
-  std::int64_t unit_inputs;
-  std::int64_t unit_word_bytes;   ///< of one block
+  std::int64_t unit_inputs;  ///< a multiple of word_inputs, or one less
+  std::int64_t word_inputs;
+  std::int64_t word_bytes;        ///< of one block
   std::int64_t unit_table_bytes;  ///< a multiple of 64
+  std::int64_t chunk_units;
   /// Words of one block and unit from `rows` rows of packed bits that are row_stride bytes apart;
   /// takes inputs [first, first + count). What is beyond rows or count is left 0.
   void (*repack)(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
@@ -36,8 +37,9 @@ struct SignProduct {
   /// count; inputs beyond count are 0.
   void (*tables)(const float* x, const float* scale, bool per_column, std::int64_t count,
                  std::int64_t units, std::byte* table);
-  /// sums[r] = Σ ±(x·scale) over all units, of one block.
-  void (*sums)(const std::byte* words, const std::byte* table, std::int64_t units, float* sums);
+  /// sums[r] += Σ ±(x·scale) over the `count` inputs of a chunk, of one block.
+  void (*add_chunk)(const std::byte* words, const std::byte* table, std::int64_t count,
+                    float* sums);
 };
 
 /// y[r] = Σ_i w[r][i] x[i] of `rows` rows, row_stride bytes apart; columns is a multiple of

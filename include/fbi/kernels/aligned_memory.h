@@ -1,8 +1,8 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
+#include <vector>
 
 namespace fbi::kernels {
 
@@ -28,10 +28,23 @@ class AlignedMemory {
 
  private:
   struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
+    std::size_t mapped_bytes;  ///< 0: from the heap
+    void operator()(std::byte* memory) const;
   };
-  std::unique_ptr<std::byte, Free> data_;
+  std::unique_ptr<std::byte, Free> data_{nullptr, Free{0}};
   std::size_t size_ = 0;
+};
+
+/// Memory for many matrices that live and die together, one behind the other on huge pages, which
+/// most of them alone are too small for.
+class Arena {
+ public:
+  /// Zeroed, beginning at a cache line; lives as long as the arena. Throws std::bad_alloc.
+  std::byte* take(std::size_t bytes);
+
+ private:
+  std::vector<AlignedMemory> chunks_;
+  std::size_t used_ = 0;  // of the last chunk
 };
 
 }  // namespace fbi::kernels

@@ -34,10 +34,12 @@ struct DenseProduct;  // same
 class BinaryLinear {
  public:
   BinaryLinear() = default;
-  /// `bits` as binary_matrix.h lays them out; alpha and beta hold strides.count(…) values.
+  /// `bits` as binary_matrix.h lays them out; alpha and beta hold strides.count(…) values. The
+  /// repacked signs go into `arena`, which must then live longer, or, without one, into memory of
+  /// their own.
   BinaryLinear(const std::uint8_t* bits, std::span<const float> alpha, std::span<const float> beta,
                ScaleStrides strides, MatrixShape shape, Activations activations,
-               ParallelFor& parallel);
+               ParallelFor& parallel, Arena* arena = nullptr);
 
   MatrixShape shape() const { return shape_; }
   /// Rows that the kernel computes together, the grain of row ranges.
@@ -45,7 +47,7 @@ class BinaryLinear {
   std::int64_t row_blocks() const { return row_blocks_; }
   std::int64_t table_parts() const { return units_; }
   std::size_t table_bytes() const { return table_bytes_; }  ///< of one token's table
-  std::size_t weight_bytes() const { return words_.size(); }
+  std::size_t weight_bytes() const { return word_bytes_; }
 
   /// Writes parts [begin, end) of the table of one token's x [columns] to `table` [table_bytes()],
   /// aligned to 64 bytes.
@@ -56,14 +58,21 @@ class BinaryLinear {
                 float* y, std::int64_t stride) const;
 
  private:
+  std::int64_t chunk_words(std::int64_t chunk) const;
+  const std::byte* chunk_place(std::int64_t chunk, std::int64_t block) const;
+  void repack(const std::uint8_t* bits, std::int64_t block, std::byte* words) const;
+  void add_chunk(std::int64_t chunk, std::int64_t first, std::int64_t blocks,
+                 const std::byte* tables, std::int64_t tokens, float* sums) const;
   void store_rows(std::int64_t block, const float* sums, float shift, float* y) const;
 
   const SignProduct* product_ = nullptr;
   MatrixShape shape_;
   ScaleStrides strides_;
   std::vector<float> alpha_, beta_;
-  AlignedMemory words_;  // [row block][unit]
-  std::int64_t row_blocks_ = 0, units_ = 0;
+  AlignedMemory own_;
+  const std::byte* words_ = nullptr;  // [chunk][row block][word]
+  std::size_t word_bytes_ = 0;
+  std::int64_t row_blocks_ = 0, units_ = 0, chunk_inputs_ = 0;
   std::size_t table_bytes_ = 0;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 
 #include "fbi/kernels/aligned_memory.h"
 
@@ -26,6 +27,7 @@ double read_bandwidth(std::uint64_t bytes, ParallelFor& parallel) {
   using Clock = std::chrono::steady_clock;
   const auto lines = static_cast<std::int64_t>(std::max<std::uint64_t>(bytes, 1 << 20) / (8 * kLine));
   kernels::AlignedMemory memory(static_cast<std::size_t>(lines * kLine * 8));
+  std::memset(memory.data(), 1, memory.size());  // untouched pages would all be one
   std::atomic<std::uint64_t> sink = 0;  // the reads must not be optimized away
   double best = 0;
   const auto start = Clock::now();

@@ -88,27 +88,24 @@ inline void add_unit(const std::byte* words, const std::byte* table,
   }
 }
 
-inline void exact_half(const std::byte* words, const std::byte* table, std::int64_t units,
+inline void exact_half(const std::byte* words, const std::byte* table, std::int64_t count,
                        float* sums) {
-  constexpr int kVectors = kExactVectors;
-  __m256 total[kVectors], partial[kVectors];
-  for (int v = 0; v < kVectors; ++v) total[v] = _mm256_setzero_ps();
-  for (std::int64_t left = units; left > 0; left -= kExactRun) {
-    for (int v = 0; v < kVectors; ++v) partial[v] = _mm256_setzero_ps();
-    for (std::int64_t unit = 0; unit < (left < kExactRun ? left : kExactRun); ++unit) {
-      add_unit(words, table, partial);
-      words += 4 * kBlockRows;
-      table += kExactTable;
-    }
-    for (int v = 0; v < kVectors; ++v) total[v] = _mm256_add_ps(total[v], partial[v]);
+  __m256 partial[kExactVectors];
+  for (auto& part : partial) part = _mm256_setzero_ps();
+  for (; count > 0; count -= kExactUnit) {
+    add_unit(words, table, partial);
+    words += 4 * kBlockRows;
+    table += kExactTable;
   }
-  for (int v = 0; v < kVectors; ++v) _mm256_storeu_ps(sums + 8 * v, total[v]);
+  for (int v = 0; v < kExactVectors; ++v) {
+    _mm256_storeu_ps(sums + 8 * v, _mm256_add_ps(_mm256_loadu_ps(sums + 8 * v), partial[v]));
+  }
 }
 
-void exact_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
+void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
   constexpr std::int64_t half_rows = kBlockRows / 2;
-  exact_half(words, table, units, sums);
-  exact_half(words + 4 * half_rows, table, units, sums + half_rows);
+  exact_half(words, table, count, sums);
+  exact_half(words + 4 * half_rows, table, count, sums + half_rows);
 }
 
 // ---- int8: per 4 inputs 16 sums of 16 bits, as a table of lower and one of upper bytes; vpshufb
@@ -185,19 +182,19 @@ inline __m256 to_floats(__m128i whole) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(whole));
 }
 
-inline void int8_quarter(const std::byte* words, const std::byte* table, std::int64_t units,
+inline void int8_quarter(const std::byte* words, const std::byte* table, std::int64_t count,
                          float* sums) {
   const __m256i low_nibble = _mm256_set1_epi8(15);
-  __m256 total[4];
-  for (auto& part : total) part = _mm256_setzero_ps();
-  for (std::int64_t unit = 0; unit < units; ++unit) {
+  for (; count > 0; count -= kInt8Unit) {
     __m256i whole[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    for (int byte = 0; byte < kInt8Bytes; ++byte) {
+    const std::int64_t inputs = count < kInt8Unit ? count : kInt8Unit;
+    const std::byte* group = table + 64;
+    for (std::int64_t first_input = 0; first_input < inputs; first_input += 8) {
       const __m256i signs = _mm256_load_si256(reinterpret_cast<const __m256i*>(words));
       const __m256i high = _mm256_and_si256(_mm256_srli_epi16(signs, 4), low_nibble);
-      const std::byte* group = table + 64 * (byte + 1);
       add_group(_mm256_and_si256(signs, low_nibble), group, whole);
       add_group(high, group + 32, whole);
+      group += 64;
       words += kInt8BlockRows;
     }
     float factor;
@@ -206,25 +203,27 @@ inline void int8_quarter(const std::byte* words, const std::byte* table, std::in
     const __m128i rows[4] = {_mm256_castsi256_si128(whole[0]), _mm256_castsi256_si128(whole[1]),
                              _mm256_extracti128_si256(whole[0], 1),
                              _mm256_extracti128_si256(whole[1], 1)};
-    for (int k = 0; k < 4; ++k) total[k] = _mm256_fmadd_ps(f, to_floats(rows[k]), total[k]);
+    for (int k = 0; k < 4; ++k) {
+      const __m256 sum = _mm256_loadu_ps(sums + 8 * k);
+      _mm256_storeu_ps(sums + 8 * k, _mm256_fmadd_ps(f, to_floats(rows[k]), sum));
+    }
     table += kInt8Table;
   }
-  for (int k = 0; k < 4; ++k) _mm256_storeu_ps(sums + 8 * k, total[k]);
 }
 
-void int8_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
+void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
   for (std::int64_t row = 0; row < kInt8BlockRows; row += 32) {
-    int8_quarter(words + row, table, units, sums + row);
+    int8_quarter(words + row, table, count, sums + row);
   }
 }
 
 }  // namespace
 
 constinit const GemvKernels kAvx2Gemv = {
-    .exact = {kBlockRows, kExactUnit, 4 * kBlockRows, kExactTable, repack_words32, exact_tables,
-              exact_sums},
-    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Bytes * kInt8BlockRows, kInt8Table, repack_bytes,
-             int8_tables, int8_sums},
+    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 32, repack_words32,
+              exact_tables, exact_chunk},
+    .int8 = {kInt8BlockRows, kInt8Unit, 8, kInt8BlockRows, kInt8Table, 8, repack_bytes, int8_tables,
+             int8_chunk},
     .fp32 = {dense_rows<LoadFp32>},
     .fp16 = {dense_rows<LoadFp16>},
     .int8_rows = {dense_rows<LoadInt8>},

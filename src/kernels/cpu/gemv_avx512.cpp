@@ -24,6 +24,14 @@ inline Floats load_int8(const std::byte* x) {
 namespace fbi::kernels {
 namespace {
 
+/// Asks memory for words that are read later, into the second-level cache: the hardware's own
+/// prefetching does not run far enough ahead of look-ups (measured: 62 to 110 Gweights/s from
+/// memory; into the first-level cache it would evict tables).
+inline void ask_ahead(const std::byte* words) {
+  constexpr std::int64_t kAhead = 16384;
+  _mm_prefetch(reinterpret_cast<const char*>(words) + kAhead, _MM_HINT_T1);
+}
+
 /// Sign combinations of this many inputs have one table.
 constexpr int kGroup = 5;
 
@@ -78,7 +86,10 @@ constexpr int kExactVectors = kBlockRows / 16;
 inline void add_unit(const std::byte* words, const std::byte* table,
                      __m512 (&partial)[kExactVectors]) {
   __m512i signs[kExactVectors];
-  for (int v = 0; v < kExactVectors; ++v) signs[v] = _mm512_load_si512(words + 64 * v);
+  for (int v = 0; v < kExactVectors; ++v) {
+    signs[v] = _mm512_load_si512(words + 64 * v);
+    ask_ahead(words + 64 * v);
+  }
 #pragma GCC unroll 6
   for (int g = 0; g < kExactGroups; ++g) {
     const __m512 minus = _mm512_load_ps(table + 128 * g);
@@ -90,25 +101,23 @@ inline void add_unit(const std::byte* words, const std::byte* table,
   }
 }
 
-void exact_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
-  constexpr int kVectors = kExactVectors;
-  __m512 total[kVectors], partial[kVectors];
-  for (int v = 0; v < kVectors; ++v) total[v] = _mm512_setzero_ps();
-  for (std::int64_t left = units; left > 0; left -= kExactRun) {
-    for (int v = 0; v < kVectors; ++v) partial[v] = _mm512_setzero_ps();
-    for (std::int64_t unit = 0; unit < (left < kExactRun ? left : kExactRun); ++unit) {
-      add_unit(words, table, partial);
-      words += 4 * kBlockRows;
-      table += kExactTable;
-    }
-    for (int v = 0; v < kVectors; ++v) total[v] = _mm512_add_ps(total[v], partial[v]);
+void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
+  __m512 partial[kExactVectors];
+  for (auto& part : partial) part = _mm512_setzero_ps();
+  for (; count > 0; count -= kExactUnit) {
+    add_unit(words, table, partial);
+    words += 4 * kBlockRows;
+    table += kExactTable;
   }
-  for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(sums + 16 * v, total[v]);
+  for (int v = 0; v < kExactVectors; ++v) {
+    store(sums + 16 * v, add(load(sums + 16 * v), partial[v]));
+  }
 }
 
 // ---- int8: per 5 inputs 32 sums in 16 bits; vpermw looks up 32 rows, ignoring higher index bits
 
-constexpr int kInt8Words = 17, kInt8Groups = 3 * kInt8Words;
+constexpr std::int64_t kInt8Word = 15;
+constexpr int kInt8Groups = kInt8Unit / kGroup;
 constexpr std::int64_t kInt8Table = kInt8Groups * 32 * sizeof(std::int16_t) + 64;
 
 /// Rounds one unit to 8 bits, in 16-bit lanes; returns the scale.
@@ -155,28 +164,28 @@ void int8_tables(const float* x, const float* scale, bool per_column, std::int64
   }
 }
 
-/// total += factor · whole, 32 rows.
-inline void add_scaled(__m512i whole, __m512 factor, __m512 (&total)[2]) {
+/// sums += factor · whole, 32 rows.
+inline void add_scaled(__m512i whole, __m512 factor, float* sums) {
   const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(whole));
   const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(whole, 1));
-  total[0] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(low), total[0]);
-  total[1] = _mm512_fmadd_ps(factor, _mm512_cvtepi32_ps(high), total[1]);
+  store(sums, fma(factor, _mm512_cvtepi32_ps(low), load(sums)));
+  store(sums + 16, fma(factor, _mm512_cvtepi32_ps(high), load(sums + 16)));
 }
 
-void int8_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
+void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
   constexpr int kVectors = kInt8BlockRows / 32;
-  __m512 total[kVectors][2];
-  for (int v = 0; v < kVectors; ++v) total[v][0] = total[v][1] = _mm512_setzero_ps();
-  for (std::int64_t unit = 0; unit < units; ++unit) {
+  for (; count > 0; count -= kInt8Unit) {
     __m512i whole[kVectors];
-    for (int v = 0; v < kVectors; ++v) whole[v] = _mm512_setzero_si512();
+    for (auto& part : whole) part = _mm512_setzero_si512();
     const std::byte* group = table + 64;
-    for (int w = 0; w < kInt8Words; ++w) {
+    const std::int64_t inputs = count < kInt8Unit ? count : kInt8Unit;
+    for (std::int64_t first_input = 0; first_input < inputs; first_input += kInt8Word) {
       const __m512i first_table = _mm512_load_si512(group);
       const __m512i second_table = _mm512_load_si512(group + 64);
       const __m512i third_table = _mm512_load_si512(group + 128);
       for (int v = 0; v < kVectors; ++v) {
         const __m512i signs = _mm512_load_si512(words + 64 * v);
+        ask_ahead(words + 64 * v);
         const __m512i a = _mm512_permutexvar_epi16(signs, first_table);
         const __m512i b = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 5), second_table);
         const __m512i c = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 10), third_table);
@@ -187,22 +196,18 @@ void int8_sums(const std::byte* words, const std::byte* table, std::int64_t unit
     }
     float factor;
     std::memcpy(&factor, table, sizeof factor);
-    for (int v = 0; v < kVectors; ++v) add_scaled(whole[v], splat(factor), total[v]);
+    for (int v = 0; v < kVectors; ++v) add_scaled(whole[v], splat(factor), sums + 32 * v);
     table += kInt8Table;
-  }
-  for (int v = 0; v < kVectors; ++v) {
-    store(sums + 32 * v, total[v][0]);
-    store(sums + 32 * v + 16, total[v][1]);
   }
 }
 
 }  // namespace
 
 constinit const GemvKernels kAvx512Gemv = {
-    .exact = {kBlockRows, kExactUnit, 4 * kBlockRows, kExactTable, repack_words32, exact_tables,
-              exact_sums},
-    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Words * 2 * kInt8BlockRows, kInt8Table, repack_words16,
-             int8_tables, int8_sums},
+    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 32, repack_words32,
+              exact_tables, exact_chunk},
+    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8,
+             repack_words16, int8_tables, int8_chunk},
     .fp32 = {dense_rows<LoadFp32>},
     .fp16 = {dense_rows<LoadFp16>},
     .int8_rows = {dense_rows<LoadInt8>},

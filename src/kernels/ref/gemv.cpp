@@ -34,7 +34,8 @@ void exact_tables(const float* x, const float* scale, bool per_column, std::int6
   }
 }
 
-void exact_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
+void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
+  const std::int64_t units = (count + kExactUnit - 1) / kExactUnit;
   for (std::int64_t r = 0; r < kBlockRows; ++r) {
     double sum = 0;
     for (std::int64_t unit = 0; unit < units; ++unit) {
@@ -46,11 +47,13 @@ void exact_sums(const std::byte* words, const std::byte* table, std::int64_t uni
         sum += word >> i & 1 ? double{part.x[i]} : -double{part.x[i]};
       }
     }
-    sums[r] = static_cast<float>(sum);
+    sums[r] += static_cast<float>(sum);
   }
 }
 
 // ---- int8: the table is the scale and the rounded inputs
+
+constexpr std::int64_t kInt8Word = 15;
 
 struct Int8Unit {
   float scale;
@@ -85,23 +88,29 @@ void int8_tables(const float* x, const float* scale, bool per_column, std::int64
   }
 }
 
-void int8_sums(const std::byte* words, const std::byte* table, std::int64_t units, float* sums) {
-  constexpr std::int64_t kWords = 17, kInputs = 15;
-  for (std::int64_t r = 0; r < kInt8BlockRows; ++r) {
-    float sum = 0;
-    for (std::int64_t unit = 0; unit < units; ++unit) {
-      Int8Unit part;
-      std::memcpy(&part, table + unit * sizeof part, sizeof part);
-      int whole = 0;
-      for (std::int64_t i = 0; i < kInt8Unit; ++i) {
-        std::uint16_t word;
-        const std::int64_t w = (unit * kWords + i / kInputs) * kInt8BlockRows + r;
-        std::memcpy(&word, words + w * sizeof word, sizeof word);
-        whole += word >> (i % kInputs) & 1 ? part.q[i] : -part.q[i];
-      }
-      sum = std::fma(part.scale, static_cast<float>(whole), sum);
+/// Of one row and unit.
+int whole_sum(const std::byte* words, const Int8Unit& part, std::int64_t inputs, std::int64_t row) {
+  int whole = 0;
+  for (std::int64_t i = 0; i < inputs; ++i) {
+    std::uint16_t word;
+    const std::int64_t w = i / kInt8Word * kInt8BlockRows + row;
+    std::memcpy(&word, words + w * sizeof word, sizeof word);
+    whole += word >> (i % kInt8Word) & 1 ? part.q[i] : -part.q[i];
+  }
+  return whole;
+}
+
+void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
+  for (; count > 0; count -= kInt8Unit) {
+    Int8Unit part;
+    std::memcpy(&part, table, sizeof part);
+    const std::int64_t inputs = std::min(kInt8Unit, count);
+    for (std::int64_t r = 0; r < kInt8BlockRows; ++r) {
+      sums[r] =
+          std::fma(part.scale, static_cast<float>(whole_sum(words, part, inputs, r)), sums[r]);
     }
-    sums[r] = sum;
+    words += (inputs + kInt8Word - 1) / kInt8Word * 2 * kInt8BlockRows;
+    table += sizeof part;
   }
 }
 
@@ -175,10 +184,10 @@ void mix_fp16(const float* weights, const std::byte* values, std::int64_t positi
 }  // namespace
 
 constinit const GemvKernels kRefGemv = {
-    .exact = {kBlockRows, kExactUnit, 4 * kBlockRows, sizeof(ExactUnit), repack_words32,
-              exact_tables, exact_sums},
-    .int8 = {kInt8BlockRows, kInt8Unit, 17 * 2 * kInt8BlockRows, sizeof(Int8Unit), repack_words16,
-             int8_tables, int8_sums},
+    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, sizeof(ExactUnit), 32,
+              repack_words32, exact_tables, exact_chunk},
+    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, sizeof(Int8Unit), 8,
+             repack_words16, int8_tables, int8_chunk},
     .fp32 = {rows_fp32},
     .fp16 = {rows_fp16},
     .int8_rows = {rows_int8},
