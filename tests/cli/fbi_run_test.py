@@ -83,6 +83,15 @@ class Packed(unittest.TestCase):
         self.assertEqual(call(FBI_RUN, "generate", *words, "--prompt-file", "prompt.txt"), expected)
         self.assertEqual(call(FBI_RUN, "generate", *words, "--prompt-file", "-", input=PROMPT), expected)
 
+    def test_perplexity_is_that_of_the_trainer(self):
+        data = ("--text", "stories.txt", "--seq-len", 32, "--max-windows", 6, "--threads", 1, "--json")
+        expected = json.loads(call(FBI_LLM, "eval", "perplexity", "--model", "student", "--tokenizer", "tokenizer.model", *data))
+        found = json.loads(call(FBI_RUN, "perplexity", "--model", "packed", "--tokenizer", "tokenizer.model", *data))
+        self.assertAlmostEqual(found["mean_nll"], expected["mean_nll"], places=5)
+        self.assertEqual(found["windows"], expected["windows"])
+        same = json.loads(call(FBI_LLM, "eval", "perplexity", "--model", "packed", "--tokenizer", "tokenizer.model", *data))
+        self.assertEqual(same, found)
+
     def test_inspect_shows_bits(self):
         tensors = {line["name"]: line for line in json.loads(call(FBI_RUN, "inspect", "--json", "packed"))}
         bits = tensors["model.layers.1.mlp.down_proj.weight_bits"]

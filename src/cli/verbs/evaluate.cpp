@@ -1,61 +1,32 @@
 #include <iostream>
 
 #include "cli/model_arguments.h"
+#include "cli/packed_arguments.h"
+#include "cli/perplexity.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
-#include "fbi/data/sample_source.h"
 #include "fbi/eval/choice.h"
-#include "fbi/eval/perplexity.h"
 #include "fbi/eval/windows.h"
 #include "fbi/formats/safetensors.h"
 
 namespace fbi::cli {
 namespace {
 
-std::vector<Option> window_options() {
-  return {{"tokens", "FILE", "windows of ids: a prepared *.tokens shard, or JSON lines (an array or {\"token_ids\": […]} each)", "", false,
-           false},
-          {"text", "FILE", "a text file: one document with one BOS in front, cut into windows", "", false, false},
-          {"seq-len", "N", "tokens of a window of --text", "2048", false, false},
-          {"max-tokens", "N", "--text: only the first N tokens; 0: all", "0", false, false}};
-}
-
-eval::WindowSource open_windows(const Arguments& arguments, const LoadedModel& loaded) {
-  if (arguments.has("tokens") == arguments.has("text"))
-    throw UsageError("give the data with either --tokens FILE or --text FILE");
-  if (arguments.has("tokens"))
-    return eval::sample_windows(data::open_token_windows(arguments.text("tokens"), loaded.folder.config.vocab_size));
-  const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
-  return eval::stream_windows(eval::text_tokens(*tokenizer, read_file(arguments.text("text"))), arguments.integer("seq-len"),
-                              arguments.integer("max-tokens"));
+eval::WindowSource windows_for(const Arguments& arguments, const LoadedModel& loaded) {
+  return open_windows(arguments, loaded.folder.config.vocab_size, [&] { return load_model_tokenizer(arguments, loaded.folder); });
 }
 
 int run_perplexity(const Arguments& arguments) {
+  if (infer::is_packed_folder(arguments.text("model"))) return print_packed_perplexity(arguments);
   const auto loaded = load_model(arguments);
-  const auto windows = open_windows(arguments, loaded);
-  ProgressBar bar;
-  eval::PerplexityOptions options;
-  options.batch = arguments.integer("batch");
-  options.max_windows = arguments.integer("max-windows");
-  options.on_progress = [&](const eval::PerplexityProgress& progress) {
-    bar.show(progress.windows_done, progress.windows_total,
-             concat("window ", progress.windows_done, " of ", progress.windows_total, ", mean nll ", progress.mean_nll));
-  };
-  const auto result = eval::perplexity(*loaded.model, windows, options);
-  bar.clear();
-  if (arguments.has("json"))
-    std::cout << eval::to_json(result) << "\n";
-  else
-    std::cout << "perplexity " << result.perplexity << "  (mean nll " << result.mean_nll << ", " << result.windows << " windows, "
-              << result.tokens << " tokens, " << result.dtype << ")\n";
-  return 0;
+  return print_perplexity(*loaded.model, windows_for(arguments, loaded), arguments);
 }
 
 int run_logits(const Arguments& arguments) {
   const auto loaded = load_model(arguments);
-  const auto windows = open_windows(arguments, loaded);
+  const auto windows = windows_for(arguments, loaded);
   const std::int64_t vocab = loaded.model->vocab_size(), length = windows.length;
   const std::int64_t count = arguments.integer("max-windows") > 0 ? std::min(windows.count, arguments.integer("max-windows"))
                                                                    : windows.count;
@@ -112,22 +83,16 @@ int run_choice(const Arguments& arguments) {
   return 0;
 }
 
-std::vector<Option> with(std::vector<Option> options, const std::vector<Option>& more) {
-  options.insert(options.end(), more.begin(), more.end());
-  return options;
-}
-
 }  // namespace
 
 Verb eval_perplexity_verb() {
   return {"eval perplexity",
           "measure perplexity by the published method",
           "Independent windows, tail dropped; the mean negative log-likelihood of each window's predictions, then the mean over windows, "
-          "then its exponential. --dtype fp16 on a binarized model folds as the published evaluation does.",
+          "then its exponential. --dtype fp16 on a binarized model folds as the published evaluation does. A packed export runs from its sign "
+          "bits; --activations, --head and --cache are for it.",
           "",
-          with(with(model_options(), window_options()), {{"batch", "N", "windows per forward", "4", false, false},
-                                                         {"max-windows", "N", "0: all", "0", false, false},
-                                                         {"json", "", "print one JSON object", "", false, false}}),
+          joined(joined(model_options(), packed_options()), perplexity_options()),
           {"fbi-llm eval perplexity --model runs/a --text wikitext2-test.txt --seq-len 2048 --dtype fp16",
            "fbi-llm eval perplexity --model quickstart/student --tokens quickstart/data/valid-00000.tokens --json"},
           run_perplexity};
@@ -138,7 +103,7 @@ Verb eval_logits_verb() {
           "write a model's logits to a safetensors file",
           "For comparisons with other programs: one fp32 tensor `logits` [windows, tokens, vocabulary].",
           "",
-          with(with(model_options(), window_options()), {{"max-windows", "N", "0: all", "0", false, false},
+          joined(joined(model_options(), window_options()), {{"max-windows", "N", "0: all", "0", false, false},
                                                          {"out", "FILE", "safetensors file to write", "", true, false}}),
           {"fbi-llm eval logits --model export/hf --tokens windows.jsonl --out logits.safetensors"},
           run_logits};
@@ -154,7 +119,7 @@ Verb eval_choice_verb() {
           "prompt; forms: " +
               forms + ". The published evaluation adds no BOS.",
           "",
-          with(model_options(), {{"tasks", "[FORM=]FILE", "JSON lines of a task", "", true, true},
+          joined(model_options(), {{"tasks", "[FORM=]FILE", "JSON lines of a task", "", true, true},
                                  {"batch", "N", "choices per forward", "8", false, false},
                                  {"add-bos", "", "put BOS before every context", "", false, false},
                                  {"samples", "FILE", "write the log-likelihoods of every item, a JSON object per line", "", false, false},

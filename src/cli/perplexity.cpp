@@ -1,0 +1,62 @@
+#include "cli/perplexity.h"
+
+#include <iostream>
+
+#include "cli/packed_arguments.h"
+#include "cli/terminal.h"
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/data/sample_source.h"
+#include "fbi/eval/perplexity.h"
+
+namespace fbi::cli {
+
+std::vector<Option> window_options() {
+  return {{"tokens", "FILE", "windows of ids: a prepared *.tokens shard, or JSON lines (an array or {\"token_ids\": […]} each)", "", false,
+           false},
+          {"text", "FILE", "a text file: one document with one BOS in front, cut into windows", "", false, false},
+          {"seq-len", "N", "tokens of a window of --text", "2048", false, false},
+          {"max-tokens", "N", "--text: only the first N tokens; 0: all", "0", false, false}};
+}
+
+eval::WindowSource open_windows(const Arguments& arguments, std::int64_t vocab_size,
+                                const std::function<std::unique_ptr<text::Tokenizer>()>& tokenizer) {
+  if (arguments.has("tokens") == arguments.has("text"))
+    throw UsageError("give the data with either --tokens FILE or --text FILE");
+  if (arguments.has("tokens")) return eval::sample_windows(data::open_token_windows(arguments.text("tokens"), vocab_size));
+  return eval::stream_windows(eval::text_tokens(*tokenizer(), read_file(arguments.text("text"))), arguments.integer("seq-len"),
+                              arguments.integer("max-tokens"));
+}
+
+std::vector<Option> perplexity_options() {
+  return joined(window_options(), {{"batch", "N", "windows per forward", "4", false, false},
+                                   {"max-windows", "N", "0: all", "0", false, false},
+                                   {"json", "", "print one JSON object", "", false, false}});
+}
+
+int print_perplexity(eval::LanguageModel& model, const eval::WindowSource& windows, const Arguments& arguments) {
+  ProgressBar bar;
+  eval::PerplexityOptions options;
+  options.batch = arguments.integer("batch");
+  options.max_windows = arguments.integer("max-windows");
+  options.on_progress = [&](const eval::PerplexityProgress& progress) {
+    bar.show(progress.windows_done, progress.windows_total,
+             concat("window ", progress.windows_done, " of ", progress.windows_total, ", mean nll ", progress.mean_nll));
+  };
+  const auto result = eval::perplexity(model, windows, options);
+  bar.clear();
+  if (arguments.has("json"))
+    std::cout << eval::to_json(result) << "\n";
+  else
+    std::cout << "perplexity " << result.perplexity << "  (mean nll " << result.mean_nll << ", " << result.windows << " windows, "
+              << result.tokens << " tokens, " << result.dtype << ")\n";
+  return 0;
+}
+
+int print_packed_perplexity(const Arguments& arguments) {
+  infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
+  const auto windows = open_windows(arguments, model.vocab_size(), [&] { return load_packed_tokenizer(arguments, model); });
+  return print_perplexity(model, windows, arguments);
+}
+
+}  // namespace fbi::cli

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "cli/verb.h"
+#include "fbi/eval/language_model.h"
+#include "fbi/eval/windows.h"
+#include "fbi/text/tokenizer.h"
+
+namespace fbi::cli {
+
+/// --tokens, --text, --seq-len, --max-tokens: the pieces of text that a model is evaluated on.
+std::vector<Option> window_options();
+/// `tokenizer` is called for --text only.
+eval::WindowSource open_windows(const Arguments& arguments, std::int64_t vocab_size,
+                                const std::function<std::unique_ptr<text::Tokenizer>()>& tokenizer);
+
+/// window_options() and --batch, --max-windows, --json.
+std::vector<Option> perplexity_options();
+/// Measures with a progress bar and prints.
+int print_perplexity(eval::LanguageModel& model, const eval::WindowSource& windows, const Arguments& arguments);
+/// Of the packed model that --model names.
+int print_packed_perplexity(const Arguments& arguments);
+
+}  // namespace fbi::cli
