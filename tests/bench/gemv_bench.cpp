@@ -1,12 +1,15 @@
 // One product with 4096 x 4096 signs, in cache, one thread: our kernels beside the arithmetic of
 // llama.cpp's Q1_0 weights with Q8_0 activations, written here from the formats' description
-// (AVX2). The columns are weights per second and the factor over that arithmetic in the same run.
+// (AVX2); and one with 128 MB of signs, which come from memory, beside the speed of plain reading.
+// Columns: weights per second of the fastest call, its factor over Q1_0 in the same run, the part
+// of it that building tables takes, and its share of plain reading. All by the thread's own clock,
+// so that a busy machine counts less.
 #include <benchmark/benchmark.h>
 #include <immintrin.h>
 
-#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -79,15 +82,20 @@ __attribute__((target("avx2,fma,f16c"))) float block_dot(const SignBlock* w, con
   return lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
 }
 
+double thread_seconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
 /// Seconds of the fastest of several calls.
 template <class Call>
-double fastest(const Call& call) {
+double fastest(const Call& call, int calls = 20) {
   double best = 1e9;
-  for (int k = 0; k < 20; ++k) {
-    const auto start = std::chrono::steady_clock::now();
+  for (int k = 0; k < calls; ++k) {
+    const double start = thread_seconds();
     call();
-    best = std::min(
-        best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    best = std::min(best, thread_seconds() - start);
   }
   return best;
 }
@@ -133,28 +141,63 @@ void q1_0(benchmark::State& state) {
   report(state, fastest([&] { product.run(); }));
 }
 
-void ours(benchmark::State& state, Level level, Activations activations) {
-  force_level(level);
-  std::vector<std::uint8_t> bits(static_cast<std::size_t>(kShape.rows * row_bytes(kShape.columns)));
-  RandomStream random(1, 3);
-  for (auto& byte : bits) byte = static_cast<std::uint8_t>(random.next_u32());
-  SerialFor serial;
-  const auto alpha = normals(kShape.columns, 4), beta = normals(kShape.columns, 5),
-             x = normals(kShape.columns, 6);
-  const BinaryLinear w(bits.data(), alpha, beta, ScaleStrides::per_column(), kShape, activations,
-                       serial);
-  std::vector<float> y(static_cast<std::size_t>(kShape.rows));
-  AlignedMemory table(w.table_bytes());
-  const auto product = [&] {
-    w.prepare(x.data(), 0, w.table_parts(), table.data());
-    w.multiply(0, w.row_blocks(), table.data(), 1, y.data(), kShape.rows);
+struct SignMatrix {
+  SignMatrix(MatrixShape shape, Activations activations)
+      : x(normals(shape.columns, 6)), y(static_cast<std::size_t>(shape.rows)) {
+    std::vector<std::uint8_t> bits(static_cast<std::size_t>(shape.rows * row_bytes(shape.columns)));
+    RandomStream random(1, 3);
+    for (auto& byte : bits) byte = static_cast<std::uint8_t>(random.next_u32());
+    SerialFor serial;
+    w = BinaryLinear(bits.data(), normals(shape.columns, 4), normals(shape.columns, 5),
+                     ScaleStrides::per_column(), shape, activations, serial);
+    table = AlignedMemory(w.table_bytes());
+  }
+  void prepare() { w.prepare(x.data(), 0, w.table_parts(), table.data()); }
+  void run() {
+    prepare();
+    w.multiply(0, w.row_blocks(), table.data(), 1, y.data(), w.shape().rows);
     benchmark::DoNotOptimize(y.data());
-  };
-  for (auto _ : state) product();
-  report(state, fastest(product));
-  state.counters["table share"] =
-      fastest([&] { w.prepare(x.data(), 0, w.table_parts(), table.data()); }) / fastest(product);
+  }
+  BinaryLinear w;
+  AlignedMemory table;
+  std::vector<float> x, y;
+};
+
+void in_cache(benchmark::State& state, Level level, Activations activations) {
+  force_level(level);
+  SignMatrix matrix(kShape, activations);
+  for (auto _ : state) matrix.run();
+  const double seconds = fastest([&] { matrix.run(); });
+  report(state, seconds);
+  state.counters["tables"] = fastest([&] { matrix.prepare(); }) / seconds;
   force_level(std::nullopt);
+}
+
+/// The fastest of several plain readings of memory of that size, bytes per second.
+double reading_speed(std::size_t bytes) {
+  AlignedMemory memory(bytes);
+  std::memset(memory.data(), 1, bytes);
+  const auto* words = memory.as<std::uint64_t>();
+  return static_cast<double>(bytes) / fastest(
+                                          [&] {
+                                            std::uint64_t seen[8] = {};
+                                            for (std::size_t k = 0; k + 8 <= bytes / 8; k += 8) {
+                                              for (int j = 0; j < 8; ++j) seen[j] |= words[k + j];
+                                            }
+                                            benchmark::DoNotOptimize(seen);
+                                          },
+                                          8);
+}
+
+void from_memory(benchmark::State& state, Activations activations) {
+  constexpr MatrixShape shape = {512 * 1024, 2048};
+  SignMatrix matrix(shape, activations);
+  for (auto _ : state) matrix.run();
+  const double seconds = fastest([&] { matrix.run(); }, 8);
+  const auto bytes = static_cast<double>(matrix.w.weight_bytes());
+  state.counters["Gweights/s"] = static_cast<double>(shape.rows * shape.columns) / seconds / 1e9;
+  state.counters["GB/s"] = bytes / seconds / 1e9;
+  state.counters["of reading"] = bytes / seconds / reading_speed(matrix.w.weight_bytes());
 }
 
 }  // namespace
@@ -168,10 +211,15 @@ int main(int argc, char** argv) {
   for (const DispatchRow& row : dispatch_rows()) {
     if (!row.available() || row.level == Level::kRef) continue;
     const std::string name(level_name(row.level));
-    benchmark::RegisterBenchmark(("exact/" + name).c_str(), ours, row.level, Activations::kExact)
+    benchmark::RegisterBenchmark(("exact/" + name).c_str(), in_cache, row.level,
+                                 Activations::kExact)
         ->Unit(benchmark::kMicrosecond);
-    benchmark::RegisterBenchmark(("int8/" + name).c_str(), ours, row.level, Activations::kInt8)
+    benchmark::RegisterBenchmark(("int8/" + name).c_str(), in_cache, row.level, Activations::kInt8)
         ->Unit(benchmark::kMicrosecond);
   }
+  benchmark::RegisterBenchmark("exact/from memory", from_memory, Activations::kExact)
+      ->Unit(benchmark::kMillisecond);
+  benchmark::RegisterBenchmark("int8/from memory", from_memory, Activations::kInt8)
+      ->Unit(benchmark::kMillisecond);
   benchmark::RunSpecifiedBenchmarks();
 }
