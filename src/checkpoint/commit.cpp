@@ -21,12 +21,6 @@ namespace fs = std::filesystem;
 using formats::CheckpointShard;
 using nlohmann::json;
 
-void create_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) throw DiskError(concat("cannot create ", folder.string(), ": ", error.message()));
-}
-
 /// Whether `folder` holds a checkpoint that loads; one that does not is reported.
 bool is_valid(const fs::path& folder) {
   std::error_code absent;

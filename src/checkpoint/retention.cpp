@@ -46,6 +46,12 @@ void rename_folder(const fs::path& from, const fs::path& to) {
   }
 }
 
+void create_folder(const fs::path& folder) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) throw DiskError(concat("cannot create ", folder.string(), ": ", error.message()));
+}
+
 void delete_folder(const fs::path& folder) {
   const fs::path doomed =
       temporary_path(folder.parent_path(), "delete-" + folder.filename().string());

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoint/temporary.h"
 #include "fbi/checkpoint/retention.h"
 #include "fbi/core/error.h"
 
@@ -80,12 +81,6 @@ void require_suitable(const RunPaths& paths, const Resume& resume) {
                             " is not empty and holds no run (no config.json): choose another one"));
   }
   if (resume.mode == Resume::Mode::kPath) require_newest_of_run(paths, resume.checkpoint);
-}
-
-void create_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) throw DiskError(concat("cannot create ", folder.string(), ": ", error.message()));
 }
 
 }  // namespace

@@ -10,6 +10,9 @@ namespace fbi::checkpoint {
 std::filesystem::path temporary_path(const std::filesystem::path& checkpoints,
                                      const std::string& what);
 
+/// Creates a folder, and its parents, unless it is there. Throws DiskError.
+void create_folder(const std::filesystem::path& folder);
+
 /// Renames a folder to a temporary path, so that no reader meets it half deleted, then deletes it.
 /// Throws DiskError.
 void delete_folder(const std::filesystem::path& folder);

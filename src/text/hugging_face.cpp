@@ -2,19 +2,20 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "fbi/core/file.h"
 #include "text/tokenizer_files.h"
+#include "text/utf8.h"
 
 namespace fbi::text {
 
 namespace {
 
 using Json = nlohmann::json;
-constexpr const char* kSpacePiece = "\xE2\x96\x81";  // U+2581
 
 /// The pairs that SentencePiece's BPE may join, best first. A model file stores joined pieces with
 /// their scores only; tokenizer.json wants every way to form each. Among those of one piece the
@@ -81,7 +82,7 @@ Json post_processor(const Tokenizer& tokenizer) {
   return processor;
 }
 
-Json replace(const char* from, const char* to) {
+Json replace(std::string_view from, std::string_view to) {
   return {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
 }
 

@@ -9,8 +9,6 @@ namespace fbi::text {
 
 namespace {
 
-constexpr std::string_view kSpacePiece = "\xE2\x96\x81";  // U+2581 stands for a space in pieces
-
 /// "<0x0A>" gives 10.
 char byte_of_piece(std::string_view piece) {
   unsigned value = 0;

@@ -5,6 +5,7 @@
 
 namespace fbi::text {
 
+inline constexpr std::string_view kSpacePiece = "\xE2\x96\x81";  // U+2581, a space in pieces
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD
 
 enum class Utf8Front { kCharacter, kIncomplete, kInvalid };

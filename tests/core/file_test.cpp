@@ -14,18 +14,16 @@
 
 #include "fbi/core/error.h"
 #include "fbi/core/signals.h"
+#include "support/bytes_of.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 
 namespace fbi {
 namespace {
 
+using test::bytes_of;
 using test::expect_error;
 using test::TempDir;
-
-std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
 
 std::string text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};

@@ -4,12 +4,12 @@
 
 #include <string>
 
+#include "support/bytes_of.h"
+
 namespace fbi {
 namespace {
 
-std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
+using test::bytes_of;
 
 // As `xxhsum -H2` and `-H3` print them; XXH3 is frozen since 0.8.
 TEST(Hash, KnownValues) {

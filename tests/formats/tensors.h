@@ -13,12 +13,11 @@
 
 #include "fbi/core/file.h"
 #include "fbi/formats/safetensors.h"
+#include "support/bytes_of.h"
 
 namespace fbi::formats {
 
-inline std::span<const std::byte> bytes_of(std::string_view text) {
-  return std::as_bytes(std::span(text.data(), text.size()));
-}
+using test::bytes_of;
 
 /// A tensor together with its bytes.
 class OwnedTensor {

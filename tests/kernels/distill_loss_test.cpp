@@ -20,12 +20,12 @@ struct Weights {
 const std::vector<Weights> kWeights = {{1, 0, 1},     {0, 1, 1}, {0.5, 0.5, 1}, {0, 1, 2},
                                        {0.3, 0.7, 2}, {0, 0, 1}, {1, 0, 2}};
 
-struct Problem {
+struct LossProblem {
   std::int64_t tokens, vocab_size;
   std::vector<float> logits, teacher;
   std::vector<std::int32_t> targets;
 
-  Problem(std::int64_t tokens, std::int64_t vocab_size, double stddev = 3)
+  LossProblem(std::int64_t tokens, std::int64_t vocab_size, double stddev = 3)
       : tokens(tokens),
         vocab_size(vocab_size),
         logits(normals(tokens * vocab_size, 1, stddev)),
@@ -41,7 +41,7 @@ struct Losses {
   bool operator==(const Losses&) const = default;
 };
 
-Losses run(const Problem& problem, const Weights& weights, ParallelFor& parallel,
+Losses run(const LossProblem& problem, const Weights& weights, ParallelFor& parallel,
            double grad_scale = 1) {
   Guarded<float> logits(problem.logits), next(problem.tokens, kUntouched),
       distill(problem.tokens, kUntouched);
@@ -86,7 +86,7 @@ Row row_of(const std::vector<float>& matrix, std::int64_t token, std::int64_t vo
 }
 
 /// d(weighted losses)/dz in closed form.
-Row defined_gradient(const Problem& problem, const Weights& weights, std::int64_t token) {
+Row defined_gradient(const LossProblem& problem, const Weights& weights, std::int64_t token) {
   const double tau = weights.temperature;
   const Row z = row_of(problem.logits, token, problem.vocab_size);
   const Row log_q = log_softmax(row_of(problem.teacher, token, problem.vocab_size), tau);
@@ -100,7 +100,7 @@ Row defined_gradient(const Problem& problem, const Weights& weights, std::int64_
   return gradient;
 }
 
-void expect_defined(const Problem& problem, const Weights& weights, const Losses& found) {
+void expect_defined(const LossProblem& problem, const Weights& weights, const Losses& found) {
   for (std::int64_t t = 0; t < problem.tokens; ++t) {
     const Row z = row_of(problem.logits, t, problem.vocab_size);
     const Row teacher = row_of(problem.teacher, t, problem.vocab_size);
@@ -133,7 +133,7 @@ TEST_P(DistillLoss, AgreesWithTheDefinitionAtEverySizeAndWeight) {
       SCOPED_TRACE(testing::Message()
                    << vocab_size << " classes, next " << weights.next_token << ", distill "
                    << weights.distill << ", temperature " << weights.temperature);
-      const Problem problem(4, vocab_size);
+      const LossProblem problem(4, vocab_size);
       SerialFor serial;
       const Losses found = run(problem, weights, serial);
       expect_defined(problem, weights, found);
@@ -148,7 +148,7 @@ TEST_P(DistillLoss, AgreesWithTheDefinitionAtEverySizeAndWeight) {
 
 TEST_P(DistillLoss, GradientAgreesWithFiniteDifferences) {
   for (const Weights& weights : kWeights) {
-    const Problem problem(2, 37, 1.5);
+    const LossProblem problem(2, 37, 1.5);
     SerialFor serial;
     const double grad_scale = 0.125;
     const Losses found = run(problem, weights, serial, grad_scale);
@@ -177,7 +177,7 @@ TEST_P(DistillLoss, GradientAgreesWithFiniteDifferences) {
 TEST_P(DistillLoss, LargeVocabularyAgreesWithTheReference) {
   for (std::int64_t vocab_size : {32000, 32003}) {
     for (const Weights& weights : {Weights{0, 1, 1}, Weights{0.5, 0.5, 2}}) {
-      const Problem problem(3, vocab_size);
+      const LossProblem problem(3, vocab_size);
       ThreadPool pool(3);
       const Losses found = run(problem, weights, pool);
       const Losses expected = reference([&] { return run(problem, weights, pool); });
@@ -201,7 +201,7 @@ TEST(DistillLossLevels, VectorLevelsAreBitEqual) {
     if (!row.available()) GTEST_SKIP() << level_name(row.level) << ": " << row.declined;
   }
   for (const Weights& weights : kWeights) {
-    const Problem problem(3, 1027);
+    const LossProblem problem(3, 1027);
     SerialFor serial;
     force_level(Level::kAvx2);
     const Losses narrow = run(problem, weights, serial);
@@ -212,14 +212,14 @@ TEST(DistillLossLevels, VectorLevelsAreBitEqual) {
 }
 
 TEST_P(DistillLoss, IsUnchangedByAShiftOfAllLogits) {
-  Problem problem(2, 50);
+  LossProblem problem(2, 50);
   for (float& z : problem.logits)
     z = std::round(z * 4) / 4;  // so that a shift by 2^k rounds nothing
   SerialFor serial;
   const Weights weights = {0.5, 0.5, 1};
   const Losses expected = run(problem, weights, serial);
   for (float shift : {-65536.0f, 1024.0f, 65536.0f}) {
-    Problem shifted = problem;
+    LossProblem shifted = problem;
     for (float& z : shifted.logits) z += shift;
     EXPECT_EQ(run(shifted, weights, serial), expected) << shift;
   }
@@ -229,7 +229,7 @@ TEST_P(DistillLoss, ExtremeLogitsStayFinite) {
   // One class far above all others, in the student, the teacher or both; the widest finite range.
   for (float top : {88.0f, 104.0f, 1e4f, 1e30f}) {
     for (double temperature : {1.0, 2.0}) {
-      Problem problem(1, 35);
+      LossProblem problem(1, 35);
       std::fill(problem.logits.begin(), problem.logits.end(), -top);
       std::fill(problem.teacher.begin(), problem.teacher.end(), -top);
       problem.logits[3] = problem.teacher[3] = top;
@@ -251,7 +251,7 @@ TEST_P(DistillLoss, ExtremeLogitsStayFinite) {
 }
 
 TEST_P(DistillLoss, MaskedTeacherClassesHaveProbabilityZero) {
-  Problem problem(1, 35);
+  LossProblem problem(1, 35);
   for (std::int64_t v = 20; v < 35; ++v) problem.teacher[v] = -INFINITY;
   SerialFor serial;
   const Losses found = run(problem, {0, 1, 1}, serial);
@@ -269,7 +269,7 @@ TEST_P(DistillLoss, NonFiniteLogitsReachTheLoss) {
       for (float bad :
            {std::numeric_limits<float>::quiet_NaN(), std::bit_cast<float>(0x7FFFFFFFu), INFINITY}) {
         SerialFor serial;
-        Problem student(2, vocab_size), teacher = student;
+        LossProblem student(2, vocab_size), teacher = student;
         student.logits[vocab_size + place] = bad;
         teacher.teacher[vocab_size + place] = bad;
         SCOPED_TRACE(testing::Message() << bad << " at " << place << " of " << vocab_size);
@@ -283,7 +283,7 @@ TEST_P(DistillLoss, NonFiniteLogitsReachTheLoss) {
         }
       }
       // A student that gives probability zero to a class that the teacher may choose.
-      Problem student(1, vocab_size);
+      LossProblem student(1, vocab_size);
       student.logits[place] = -INFINITY;
       SerialFor serial;
       EXPECT_FALSE(std::isfinite(run(student, {0, 1, 1}, serial).distill[0]));
@@ -295,13 +295,13 @@ TEST_P(DistillLoss, NonFiniteLogitsReachTheLoss) {
 
 TEST_P(DistillLoss, BothWeightsZeroGiveZeroGradient) {
   SerialFor serial;
-  const Losses found = run(Problem(2, 19), {0, 0, 1}, serial);
+  const Losses found = run(LossProblem(2, 19), {0, 0, 1}, serial);
   EXPECT_THAT(found.gradient, ::testing::Each(0.0f));
 }
 
 TEST_P(DistillLoss, RefusesBadArguments) {
   SerialFor serial;
-  Problem problem(3, 10);
+  LossProblem problem(3, 10);
   problem.targets = {0, 9, 10};
   test::expect_error<DataError>(
       [&] {
@@ -329,7 +329,7 @@ TEST_P(DistillLoss, RefusesBadArguments) {
 
 TEST_P(DistillLoss, NegativeLogLikelihoodLeavesTheLogits) {
   for (std::int64_t vocab_size : kOddSizes) {
-    const Problem problem(5, vocab_size);
+    const LossProblem problem(5, vocab_size);
     for (int parts : {1, 2, 3}) {
       CutFor parallel(parts);
       Guarded<float> out(5);

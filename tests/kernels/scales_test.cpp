@@ -12,13 +12,13 @@ struct Gradients {
   bool operator==(const Gradients&) const = default;
 };
 
-struct Problem {
+struct ScalesProblem {
   MatrixShape shape;
   ScaleStrides strides;
   std::vector<float> raw_grad, alpha;
   std::vector<std::uint8_t> bits;
 
-  Problem(MatrixShape shape, ScaleStrides strides)
+  ScalesProblem(MatrixShape shape, ScaleStrides strides)
       : shape(shape),
         strides(strides),
         raw_grad(normals(shape.rows * shape.columns, 1, 1e-3)),
@@ -35,7 +35,7 @@ struct Problem {
 };
 
 /// The definition, in double and in plain order.
-void expect_defined_sums(const Problem& problem, const Gradients& found) {
+void expect_defined_sums(const ScalesProblem& problem, const Gradients& found) {
   const auto& [shape, strides, raw_grad, alpha, bits] = problem;
   const std::int64_t count = strides.count(shape.rows, shape.columns);
   std::vector<double> dalpha(count), dbeta(count), magnitude(count);
@@ -63,7 +63,7 @@ TEST_P(Scales, GradientsAreTheDefinedSumsForEveryPatternAndSize) {
     for (std::int64_t rows : {1, 3, 8, 9, 127, 128, 129, 300}) {
       for (std::int64_t columns : {1, 7, 8, 9, 15, 17, 31, 33, 257}) {
         SCOPED_TRACE(testing::Message() << name << " [" << rows << ", " << columns << "]");
-        const Problem problem({rows, columns}, strides);
+        const ScalesProblem problem({rows, columns}, strides);
         SerialFor serial;
         const Gradients found = problem.run(serial);
         expect_defined_sums(problem, found);
@@ -80,7 +80,7 @@ TEST_P(Scales, GradientsAreTheDefinedSumsForEveryPatternAndSize) {
 
 TEST_P(Scales, GradientsDoNotDependOnRealThreads) {
   for (const auto& [name, strides] : kPatterns) {
-    const Problem problem({777, 515}, strides);
+    const ScalesProblem problem({777, 515}, strides);
     SerialFor serial;
     const Gradients expected = problem.run(serial);
     for (int threads : {2, 3}) {
@@ -94,7 +94,7 @@ TEST_P(Scales, NonFiniteGradientReachesTheNorm) {
   for (const auto& [name, strides] : kPatterns) {
     for (float bad : {INFINITY, -INFINITY, NAN}) {
       for (std::int64_t position : {0, 16, 36 * 2 + 35}) {
-        Problem problem({3, 36}, strides);
+        ScalesProblem problem({3, 36}, strides);
         problem.raw_grad[position] = bad;
         SerialFor serial;
         EXPECT_FALSE(std::isfinite(problem.run(serial).squares)) << name << " at " << position;
