@@ -46,13 +46,15 @@ class Start(unittest.TestCase):
     def test_every_rank_knows_its_place(self):
         script = "echo " + " ".join(f"{name}=${name}" for name in VARIABLES)
         environment = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+        processors = int(launch(1, "echo $OMP_NUM_THREADS", env=environment).stdout)
+        self.assertLessEqual(processors, len(os.sched_getaffinity(0)))
         lines = sorted(launch(3, script, "--output", "all", env={**environment, "RANK": "7"}).stdout.splitlines())
         self.assertEqual(len(lines), 3)
         for rank, line in enumerate(lines):
             values = dict(word.split("=") for word in line.removeprefix(f"[{rank}] ").split())
             self.assertEqual((values["RANK"], values["LOCAL_RANK"], values["WORLD_SIZE"]), (str(rank), str(rank), "3"))
             self.assertEqual(values["MASTER_ADDR"], "127.0.0.1")
-            self.assertEqual(int(values["OMP_NUM_THREADS"]), max(1, len(os.sched_getaffinity(0)) // 3))
+            self.assertEqual(int(values["OMP_NUM_THREADS"]), max(1, processors // 3))
         self.assertEqual(len({re.search(r"MASTER_PORT=(\d+)", line).group(1) for line in lines}), 1)
 
     def test_number_of_threads_can_be_chosen(self):

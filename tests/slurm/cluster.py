@@ -112,6 +112,8 @@ SlurmdLogFile={self.folder}/slurmd.log
 SlurmctldDebug=info
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+# the node has these processors, whatever the machine has
+SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1

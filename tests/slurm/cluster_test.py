@@ -18,6 +18,7 @@ from cluster import wait_until
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import small_job  # noqa: E402
 
+SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "slurm"
 PROGRAM = None
 CLUSTER = None
 WORK = None
@@ -45,8 +46,8 @@ def write_script(run_dir, *words):
     return path
 
 
-def submit(script, *options, **variables):
-    out = CLUSTER.call("env", *[f"{key}={value}" for key, value in variables.items()], "sbatch", "--parsable", *options, script, cwd=WORK)
+def submit(script, *options, words=(), **variables):
+    out = CLUSTER.call("env", *[f"{key}={value}" for key, value in variables.items()], "sbatch", "--parsable", *options, script, *words, cwd=WORK)
     return int(out)
 
 
@@ -156,6 +157,20 @@ class TimeLimit(unittest.TestCase):
         before = (WORK / "halved/metrics.jsonl").read_bytes()
         self.assertEqual(end_of(submit(script)), ("COMPLETED", "0"))
         self.assertEqual((WORK / "halved/metrics.jsonl").read_bytes(), before)
+
+
+class CancelledAndEvaluated(unittest.TestCase):
+    def test_a_job_that_is_cancelled_saves_and_stays_cancelled_and_what_it_saved_can_be_evaluated(self):
+        job = submit(write_script("cancelled"), words=["--set", "train.steps=1000000"])
+        wait_until(lambda: small_job.steps_done(WORK / "cancelled") >= 5, "some steps")
+        CLUSTER.call("scancel", job)
+        self.assertEqual(end_of(job)[0], "CANCELLED")
+        self.assertRegex(output("cancelled"), r"stopped by signal 15 at step \d+")
+        self.assertEqual(CLUSTER.call("squeue", "-h"), "")  # it was not requeued
+        job = submit(SCRIPTS / "evaluate.sbatch", "--gpus-per-node=0", "--cpus-per-task=1", FBI_PROGRAM=PROGRAM,
+                     words=["--model", "cancelled", "--tokens", "samples.jsonl", "--max-windows", "8", "--json"])
+        self.assertEqual(end_of(job), ("COMPLETED", "0"), output("fbi-eval"))
+        self.assertEqual(json.loads(output("fbi-eval").splitlines()[-1])["windows"], 8)
 
 
 if __name__ == "__main__":
