@@ -6,6 +6,7 @@
 
 #include "fbi/core/random.h"
 #include "fbi/eval/compare.h"
+#include "fbi/exporter/gguf.h"
 #include "fbi/infer/packed_model.h"
 
 namespace fbi::cli {
@@ -47,6 +48,15 @@ ExportComparison compare_packed_export(const std::filesystem::path& source, cons
   for (auto* slot : rounded->slots())
     if (slot->kind == ops::SlotKind::kDense && slot->value.dim() == 2) slot->value.copy_(slot->value.to(dtype));
   return compare(out, *load(source, at::kFloat), std::move(rounded));
+}
+
+ExportComparison compare_gguf_export(const std::filesystem::path& source, const std::filesystem::path& exported, at::ScalarType dtype) {
+  auto model = nn::open_model_folder(source).config;
+  const auto weights = nn::stored_weights(exporter::gguf_source(exported / exporter::kGgufFile, model));
+  model.binarize = config::Binarize::kNone;
+  nn::LlamaForCausalLM out(model, {at::kCPU, at::kFloat});
+  nn::load_weights(out, *weights);
+  return compare(out, *load(source, at::kFloat), dtype == at::kFloat ? nullptr : load(source, dtype));
 }
 
 }  // namespace fbi::cli

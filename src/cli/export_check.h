@@ -27,4 +27,7 @@ inline constexpr double kPackedTolerance = 1e-6;
 /// The same for a packed export, run by infer::PackedModel; only embedding and head are rounded to `dtype`.
 ExportComparison compare_packed_export(const std::filesystem::path& source, const std::filesystem::path& exported, at::ScalarType dtype);
 
+/// The same for a GGUF export, whose tensors are read back into a model of ours.
+ExportComparison compare_gguf_export(const std::filesystem::path& source, const std::filesystem::path& exported, at::ScalarType dtype);
+
 }  // namespace fbi::cli

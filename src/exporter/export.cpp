@@ -1,9 +1,9 @@
 #include "fbi/exporter/export.h"
 
-#include <cmath>
 #include <string>
 #include <utility>
 
+#include "exporter/folded_tensors.h"
 #include "exporter/model_card.h"
 #include "exporter/model_files.h"
 #include "exporter/staged_export.h"
@@ -21,6 +21,7 @@ using Role = TensorSpec::Role;
 
 class Exporter {
  public:
+  /// `model` is resolved.
   Exporter(const formats::ModelSource& source, const config::ModelConfig& model, ExportKind kind,
            const Folding& folding, const std::filesystem::path& target,
            const ExportOptions& options)
@@ -29,8 +30,8 @@ class Exporter {
         kind_(kind),
         folding_(folding),
         options_(options),
-        reader_(source, folding.dtype) {
-    config::resolve(model_);
+        reader_(source, folding.dtype),
+        folded_(source, model, folding) {
     check_tokenizer_fits(options_.tokenizer, model_);
     check_tensors(source_, model_);
     staged_ = std::make_unique<StagedExport::Impl>(target);
@@ -55,19 +56,9 @@ class Exporter {
     write_file(staged_->staging / name, text);
   }
 
-  /// What the export consists of: all tensors, or without scales and shifts once they are folded.
-  std::vector<TensorSpec> exported_tensors() const {
-    std::vector<TensorSpec> tensors = model_tensors(model_);
-    if (kind_ == ExportKind::kFolded) {
-      std::erase_if(tensors, [](const TensorSpec& tensor) {
-        return tensor.role == Role::kScale || tensor.role == Role::kShift;
-      });
-    }
-    return tensors;
-  }
-
   void write_tensors() {
-    const std::vector<TensorSpec> tensors = exported_tensors();
+    const std::vector<TensorSpec> tensors =
+        kind_ == ExportKind::kFolded ? folded_.list() : model_tensors(model_);
     std::vector<formats::TensorView> layout;
     for (const TensorSpec& tensor : tensors) {
       layout.push_back({tensor.name, folding_.dtype, tensor.shape, {}});
@@ -89,41 +80,17 @@ class Exporter {
   }
 
   std::vector<std::byte> encode(const TensorSpec& tensor) {
-    std::vector<std::byte> bytes(
-        static_cast<std::size_t>(tensor.numel() * formats::size_of(folding_.dtype)));
-    if (tensor.role != Role::kLatent) {
-      cast(reader_.read_for_cast(tensor), folding_.dtype, bytes);
-      return bytes;
+    if (kind_ == ExportKind::kFolded) return folded_.read(tensor, report().zeros);
+    const std::vector<float> values = reader_.read_for_cast(tensor);
+    if (tensor.role == Role::kLatent) {
+      const ZeroCounts zeros = count_zeros(values);
+      report().zeros.exact += zeros.exact;
+      report().zeros.fp16 += zeros.fp16;
     }
-    const std::vector<float> latent = reader_.read_finite(tensor);
-    ZeroCounts zeros;
-    if (kind_ == ExportKind::kNative) {
-      cast(latent, folding_.dtype, bytes);
-      zeros = count_zeros(latent);
-    } else {
-      zeros = fold_matrix(tensor, latent, bytes);
-    }
-    report().zeros.exact += zeros.exact;
-    report().zeros.fp16 += zeros.fp16;
+    std::vector<std::byte> bytes(values.size() *
+                                 static_cast<std::size_t>(formats::size_of(folding_.dtype)));
+    cast(values, folding_.dtype, bytes);
     return bytes;
-  }
-
-  ZeroCounts fold_matrix(const TensorSpec& tensor, std::span<const float> latent,
-                         std::span<std::byte> out) const {
-    const kernels::MatrixShape shape = {tensor.shape[0], tensor.shape[1]};
-    const auto scales = scale_shape(model_.binarize, shape);
-    const TensorSpec scale_spec = {scale_name(tensor.name), scales, Role::kScale};
-    const TensorSpec shift_spec = {shift_name(tensor.name), scales, Role::kShift};
-    const std::vector<float> scale = reader_.read_for_cast(scale_spec);
-    const std::vector<float> shift = reader_.read_for_cast(shift_spec);
-    for (std::size_t i = 0; i < scale.size(); ++i) {
-      if (!(std::abs(scale[i]) + std::abs(shift[i]) < overflow_limit(folding_.dtype))) {
-        throw DataError(concat(tensor.name, ": weight ", shift[i], " ± ", scale[i], " (pair ", i,
-                               ") in ", source_.description(), " is too large for ",
-                               formats::to_string(folding_.dtype), "; export it in another dtype"));
-      }
-    }
-    return fold({shape, scale_strides(model_.binarize), latent, scale, shift}, folding_, out);
   }
 
   void write_configuration() {
@@ -138,21 +105,28 @@ class Exporter {
   Folding folding_;
   const ExportOptions& options_;
   TensorReader reader_;
+  FoldedTensors folded_;
   std::unique_ptr<StagedExport::Impl> staged_;
 };
+
+config::ModelConfig resolved(config::ModelConfig model) {
+  config::resolve(model);
+  return model;
+}
 
 }  // namespace
 
 StagedExport export_native(const formats::ModelSource& source, const config::ModelConfig& model,
                            const std::filesystem::path& target, const ExportOptions& options) {
-  return Exporter(source, model, ExportKind::kNative, {DType::kF32}, target, options).run();
+  return Exporter(source, resolved(model), ExportKind::kNative, {DType::kF32}, target, options)
+      .run();
 }
 
 StagedExport export_folded(const formats::ModelSource& source, const config::ModelConfig& model,
                            const std::filesystem::path& target, const Folding& folding,
                            const ExportOptions& options) {
   validate(folding);
-  return Exporter(source, model, ExportKind::kFolded, folding, target, options).run();
+  return Exporter(source, resolved(model), ExportKind::kFolded, folding, target, options).run();
 }
 
 }  // namespace fbi::exporter

@@ -27,6 +27,8 @@ std::string summary(const config::ModelConfig& model, ExportKind kind) {
           ? "This folder holds the signs themselves (`….weight_bits`, one bit each), with alpha "
             "(`….wscale`) and beta (`….wbias`), for `fbi-run` and `fbi-llm`; other programs cannot "
             "load it."
+      : kind == ExportKind::kGguf
+          ? "`model.gguf` holds them folded into dense matrices, for llama.cpp."
       : kind == ExportKind::kNative
           ? "This folder holds the latent weights (`….weight`), their alpha (`….wscale`) and their "
             "beta (`….wbias`), from which training can go on. Without binarization they are no "
@@ -80,7 +82,7 @@ std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
           concat(kind == ExportKind::kPacked ? "signs, embedding and head in " : "",
                  torch_dtype_name(folding.dtype), ", ", std::setprecision(4),
                  report.bits_per_weight, " bits per weight"));
-  if (binarized && kind == ExportKind::kFolded) {
+  if (binarized && (kind == ExportKind::kFolded || kind == ExportKind::kGguf)) {
     add_row(out, "weights", fold_rule(folding));
     add_row(out, "latent weights exactly 0 (taken as +)", concat(report.zeros.exact));
     add_row(out, "latent weights that are 0 in fp16", concat(report.zeros.fp16));

@@ -1,11 +1,13 @@
 #include "text/byte_bpe.h"
 
+#include <algorithm>
 #include <queue>
 #include <utility>
 
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/hash.h"
+#include "fbi/text/byte_level.h"
 #include "text/byte_bpe_file.h"
 #include "text/utf8.h"
 
@@ -142,6 +144,7 @@ class ByteBpeTokenizer final : public Tokenizer {
   bool adds_space_prefix() const override { return false; }
   std::string why_no_tokenizer_json() const override { return {}; }
 
+  const ByteBpeFile& file() const { return file_; }
   const std::filesystem::path& path() const override { return path_; }
   const std::string& file_bytes() const override { return bytes_; }
   const std::string& file_hash() const override { return hash_; }
@@ -171,6 +174,22 @@ class ByteBpeTokenizer final : public Tokenizer {
 };
 
 }  // namespace
+
+std::optional<ByteLevelRules> byte_level_rules(const Tokenizer& tokenizer) {
+  const auto* byte_level = dynamic_cast<const ByteBpeTokenizer*>(&tokenizer);
+  if (!byte_level) return std::nullopt;
+  const ByteBpeFile& file = byte_level->file();
+  std::vector<std::pair<std::int32_t, std::uint64_t>> by_rank;
+  for (const auto& [key, merge] : file.merges) by_rank.emplace_back(merge.rank, key);
+  std::sort(by_rank.begin(), by_rank.end());
+  ByteLevelRules rules{file.split == WordSplit::kLlama3, {}};
+  for (const auto& [rank, key] : by_rank) {
+    const auto left = static_cast<std::size_t>(key >> 32),
+               right = static_cast<std::size_t>(key & 0xFFFFFFFF);
+    rules.merges.push_back(file.pieces[left].spelling + " " + file.pieces[right].spelling);
+  }
+  return rules;
+}
 
 std::unique_ptr<Tokenizer> load_byte_bpe(const std::filesystem::path& file) {
   return std::make_unique<ByteBpeTokenizer>(file);

@@ -9,7 +9,7 @@
 namespace fbi::formats {
 
 inline void append_number(std::string& out, std::uint64_t value, int bytes) {
-  for (int i = 0; i < bytes; ++i) out.push_back(static_cast<char>(value >> 8 * i));
+  for (int i = 0; i < bytes; ++i, value >>= 8) out.push_back(static_cast<char>(value));
 }
 
 /// A zip archive without compression, small enough for 32-bit records, whose fields a test may

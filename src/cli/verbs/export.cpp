@@ -8,6 +8,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
 #include "fbi/exporter/fold.h"
+#include "fbi/exporter/gguf.h"
 #include "fbi/exporter/model_tensors.h"
 #include "fbi/exporter/packed.h"
 #include "fbi/nn/model_folder.h"
@@ -42,9 +43,9 @@ void print_report(const exporter::ExportReport& report, const ExportComparison& 
 
 int run(const Arguments& arguments) {
   const std::string format = arguments.text("format");
-  if (format != "hf" && format != "native" && format != "packed")
-    throw UsageError(concat("--format: expected hf, native or packed, found '", format, "'"));
-  const bool native = format == "native", packed = format == "packed";
+  if (format != "hf" && format != "native" && format != "packed" && format != "gguf")
+    throw UsageError(concat("--format: expected hf, native, packed or gguf, found '", format, "'"));
+  const bool native = format == "native", packed = format == "packed", gguf = format == "gguf";
   if (packed && arguments.has("published-fp16-zeros")) throw UsageError("--published-fp16-zeros: a bit has no zero; use --format hf");
   if (native && arguments.has("dtype")) throw UsageError("--dtype: a native export is always fp32");
   const auto folder = nn::open_model_folder(arguments.text("checkpoint"));
@@ -70,9 +71,10 @@ int run(const Arguments& arguments) {
   const std::filesystem::path target = arguments.text("out");
   auto staged = native   ? exporter::export_native(*source, folder.config, target, options)
                 : packed ? exporter::export_packed(*source, folder.config, target, folding.dtype, options)
+                : gguf   ? exporter::export_gguf(*source, folder.config, target, folding, options)
                          : exporter::export_folded(*source, folder.config, target, folding, options);
   bar.clear();
-  const auto compare = packed ? compare_packed_export : compare_export;
+  const auto compare = packed ? compare_packed_export : gguf ? compare_gguf_export : compare_export;
   const auto comparison = compare(folder.path, staged.path(), scalar_type(folding.dtype));
   if (packed && !(comparison.kl_to_rounded <= kPackedTolerance))
     throw DataError(concat("the reloaded export differs from the model by a KL divergence of ", comparison.kl_to_rounded,
@@ -89,16 +91,16 @@ int run(const Arguments& arguments) {
 
 Verb export_verb() {
   return {"export",
-          "write a model for others: Hugging Face, native or packed safetensors",
+          "write a model for others: Hugging Face, native or packed safetensors, GGUF",
           "hf: a stock LlamaForCausalLM folder in which binarized layers are folded to dense matrices, loadable by transformers and the "
           "evaluation harness. native: latent weights, scales and shifts under the published names. packed: one bit per binarized weight, for fbi-run and "
-          "fbi-llm generate. Every export is reloaded and its "
+          "fbi-llm generate. gguf: model.gguf with the folded weights and the tokenizer, for llama.cpp. Every export is reloaded and its "
           "logits compared before it gets its name.",
           "",
           {{"checkpoint", "DIR", "run directory, checkpoint, export or Hugging Face folder", "", true, false},
-           {"format", "KIND", "hf, native or packed", "hf", false, false},
+           {"format", "KIND", "hf, native, packed or gguf", "hf", false, false},
            {"out", "DIR", "folder to make", "", true, false},
-           {"dtype", "TYPE", "hf: of all weights; packed: of embedding and head. fp16, bf16 or fp32; default: fp16 for binarized models, fp32 for dense ones", "", false, false},
+           {"dtype", "TYPE", "hf, gguf (fp16 or fp32): of all weights; packed: of embedding and head. fp16, bf16 or fp32; default: fp16 for binarized models, fp32 for dense ones", "", false, false},
            {"tokenizer", "FILE", "tokenizer.model to put beside it; default: the model's own", "", false, false},
            {"published-fp16-zeros", "", "fp16: weights that fp16 rounds to 0 become the shift alone, as in the published evaluation", "",
             false, false}},

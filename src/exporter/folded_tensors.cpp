@@ -1,0 +1,54 @@
+#include "exporter/folded_tensors.h"
+
+#include <cmath>
+
+#include "fbi/core/error.h"
+
+namespace fbi::exporter {
+
+using Role = TensorSpec::Role;
+
+FoldedTensors::FoldedTensors(const formats::ModelSource& source, const config::ModelConfig& model,
+                             const Folding& folding)
+    : source_(source),
+      binarize_(model.binarize),
+      folding_(folding),
+      reader_(source, folding.dtype),
+      tensors_(model_tensors(model)) {
+  std::erase_if(tensors_, [](const TensorSpec& tensor) {
+    return tensor.role == Role::kScale || tensor.role == Role::kShift;
+  });
+}
+
+std::vector<std::byte> FoldedTensors::read(const TensorSpec& tensor, ZeroCounts& zeros) const {
+  std::vector<std::byte> bytes(
+      static_cast<std::size_t>(tensor.numel() * formats::size_of(folding_.dtype)));
+  if (tensor.role != Role::kLatent) {
+    cast(reader_.read_for_cast(tensor), folding_.dtype, bytes);
+    return bytes;
+  }
+  const ZeroCounts found = fold_matrix(tensor, bytes);
+  zeros.exact += found.exact;
+  zeros.fp16 += found.fp16;
+  return bytes;
+}
+
+ZeroCounts FoldedTensors::fold_matrix(const TensorSpec& tensor, std::span<std::byte> out) const {
+  const kernels::MatrixShape shape = {tensor.shape[0], tensor.shape[1]};
+  const auto scales = scale_shape(binarize_, shape);
+  const std::vector<float> latent = reader_.read_finite(tensor);
+  const std::vector<float> scale =
+      reader_.read_for_cast({scale_name(tensor.name), scales, Role::kScale});
+  const std::vector<float> shift =
+      reader_.read_for_cast({shift_name(tensor.name), scales, Role::kShift});
+  for (std::size_t i = 0; i < scale.size(); ++i) {
+    if (!(std::abs(scale[i]) + std::abs(shift[i]) < overflow_limit(folding_.dtype))) {
+      throw DataError(concat(tensor.name, ": weight ", shift[i], " ± ", scale[i], " (pair ", i,
+                             ") in ", source_.description(), " is too large for ",
+                             formats::to_string(folding_.dtype), "; export it in another dtype"));
+    }
+  }
+  return fold({shape, scale_strides(binarize_), latent, scale, shift}, folding_, out);
+}
+
+}  // namespace fbi::exporter

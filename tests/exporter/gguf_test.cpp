@@ -1,0 +1,133 @@
+#include "fbi/exporter/gguf.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "exporter/gguf_layout.h"
+#include "exporter/memory_source.h"
+#include "fbi/config/load.h"
+#include "fbi/formats/gguf.h"
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+
+namespace fbi::exporter {
+namespace {
+
+using formats::DType;
+using test::expect_error;
+
+/// All values of a source, by name.
+std::map<std::string, std::vector<float>> values_of(const formats::ModelSource& source) {
+  std::map<std::string, std::vector<float>> all;
+  for (const std::string& name : source.names()) {
+    std::int64_t count = 1;
+    const auto shape = source.shape(name);
+    for (const std::int64_t extent : *shape) count *= extent;
+    all[name].resize(static_cast<std::size_t>(count));
+    source.read(name, all[name]);
+  }
+  return all;
+}
+
+TEST(ExportGguf, HoldsTheWeightsOfTheFoldedExport) {
+  for (const auto binarize :
+       {config::Binarize::kColumn, config::Binarize::kRow, config::Binarize::kNone}) {
+    for (const DType dtype : {DType::kF32, DType::kF16}) {
+      const test::TempDir dir;
+      auto model = small_model(binarize);
+      const MemorySource source(model);
+      const ExportReport report = export_gguf(source, model, dir / "out", {dtype}).commit();
+      EXPECT_EQ(report.files, (std::vector<std::string>{"README.md", "model.gguf"}));
+      export_folded(source, model, dir / "hf", {dtype}).commit();
+      model.binarize = config::Binarize::kNone;
+      EXPECT_EQ(values_of(*gguf_source(dir / "out" / kGgufFile, model)),
+                values_of(*formats::folder_source(dir / "hf")));
+      const formats::GgufFile file(dir / "out" / kGgufFile);
+      for (const auto& tensor : file.tensors()) {
+        EXPECT_EQ(tensor.dtype, tensor.shape.size() == 1 ? DType::kF32 : dtype) << tensor.name;
+      }
+      EXPECT_EQ(std::get<std::uint32_t>(file.metadata().at("general.file_type")),
+                dtype == DType::kF16 ? 1u : 0u);
+    }
+  }
+}
+
+TEST(ExportGguf, NamesAndOrderOfRows) {
+  EXPECT_EQ(gguf_name("model.embed_tokens.weight"), "token_embd.weight");
+  EXPECT_EQ(gguf_name("model.norm.weight"), "output_norm.weight");
+  EXPECT_EQ(gguf_name("lm_head.weight"), "output.weight");
+  EXPECT_EQ(gguf_name("model.layers.11.self_attn.o_proj.weight"), "blk.11.attn_output.weight");
+  EXPECT_EQ(gguf_name("model.layers.0.post_attention_layernorm.weight"), "blk.0.ffn_norm.weight");
+  expect_error<UsageError>([] { gguf_name("model.layers.0.self_attn.q_proj.wscale"); }, "wscale");
+  // Two heads of six rows: of each the rows 0 3, 1 4, 2 5, which the rotary embedding turns
+  // together, become neighbours.
+  std::vector<std::int64_t> order;
+  for (std::int64_t row = 0; row < 12; ++row) order.push_back(source_row(row, 12, 2));
+  EXPECT_EQ(order, (std::vector<std::int64_t>{0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11}));
+  const auto model = small_model();
+  EXPECT_EQ(permuted_heads("model.layers.0.self_attn.q_proj.weight", model), 4);
+  EXPECT_EQ(permuted_heads("model.layers.0.self_attn.k_proj.weight", model), 2);
+  EXPECT_EQ(permuted_heads("model.layers.0.self_attn.v_proj.weight", model), 0);
+}
+
+TEST(ExportGguf, ScaledRotaryEmbeddings) {
+  auto model = small_model();
+  config::resolve(model);
+  EXPECT_TRUE(rope_factors(model).empty());
+  model.head_dim = 8;
+  model.rope_theta = 10000;
+  model.rope_scaling = {"llama3", 8, 1, 4, 64};
+  // Wavelengths 6.28, 62.8, 628, 6283; those below 16 stay, those above 64 are stretched by 8.
+  const std::vector<float> factors = rope_factors(model);
+  ASSERT_EQ(factors.size(), 4u);
+  EXPECT_EQ(factors[0], 1);
+  EXPECT_EQ(factors[2], 8);
+  EXPECT_EQ(factors[3], 8);
+  const double smooth = (64 / 62.83185307179586 - 1) / 3;
+  EXPECT_NEAR(factors[1], 1 / ((1 - smooth) / 8 + smooth), 1e-5);
+  model.rope_scaling = {"linear", 4, 1, 4, 0};
+  const auto metadata = gguf_metadata(model, DType::kF32, "t", nullptr);
+  const std::pair<std::string, formats::GgufValue> type{"llama.rope.scaling.type",
+                                                        std::string("linear")};
+  EXPECT_NE(std::find(metadata.begin(), metadata.end(), type), metadata.end());
+}
+
+TEST(ExportGguf, ByteLevelTokenizersKeepTheirMerges) {
+  const auto folder =
+      std::filesystem::path(__FILE__).parent_path().parent_path() / "text/byte_bpe/llama3";
+  const auto tokenizer = text::load_tokenizer(folder);
+  auto model = small_model(config::Binarize::kNone);
+  model.vocab_size = tokenizer->vocab_size() + 2;
+  const test::TempDir dir;
+  ExportOptions options;
+  options.tokenizer = tokenizer.get();
+  export_gguf(MemorySource(model), model, dir / "out", {DType::kF16}, options).commit();
+  const auto metadata = formats::GgufFile(dir / "out" / kGgufFile).metadata();
+  EXPECT_EQ(std::get<std::string>(metadata.at("tokenizer.ggml.model")), "gpt2");
+  EXPECT_EQ(std::get<std::string>(metadata.at("tokenizer.ggml.pre")), "llama-bpe");
+  const auto& tokens = std::get<std::vector<std::string>>(metadata.at("tokenizer.ggml.tokens"));
+  EXPECT_EQ(static_cast<std::int64_t>(tokens.size()), model.vocab_size);
+  EXPECT_EQ(tokens.back(), concat("[PAD", model.vocab_size - 1, "]"));
+  const auto& merges = std::get<std::vector<std::string>>(metadata.at("tokenizer.ggml.merges"));
+  ASSERT_EQ(merges.size(), 420u - 256u);
+  const auto space = merges[0].find(' ');
+  EXPECT_EQ(tokens[256], merges[0].substr(0, space) + merges[0].substr(space + 1))
+      << "the first merge makes the first piece";
+  EXPECT_EQ(std::get<std::uint32_t>(metadata.at("tokenizer.ggml.eos_token_id")),
+            static_cast<std::uint32_t>(tokenizer->eos_id()));
+  EXPECT_FALSE(metadata.contains("tokenizer.ggml.unknown_token_id"));
+}
+
+TEST(ExportGguf, Refusals) {
+  const test::TempDir dir;
+  const auto model = small_model();
+  expect_error<UsageError>(
+      [&] { export_gguf(MemorySource(model), model, dir / "out", {DType::kBF16}); }, "F32 or F16",
+      "BF16");
+  EXPECT_FALSE(std::filesystem::exists(dir / "out"));
+}
+
+}  // namespace
+}  // namespace fbi::exporter
