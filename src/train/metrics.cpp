@@ -10,6 +10,7 @@
 
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
+#include "fbi/core/system.h"
 
 namespace fbi::train {
 namespace {
@@ -44,7 +45,9 @@ std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConf
     if (const auto bytes = metrics.bytes_sent[static_cast<std::size_t>(payload)]) sent[std::string(to_string(payload))] = bytes;
   if (!sent.empty()) line["bytes_sent"] = std::move(sent);
   line["step_seconds"] = pace.step_seconds;
+  line["cpu_seconds"] = pace.cpu_seconds;
   line["tokens_per_second"] = pace.tokens_per_second;
+  line["peak_memory_bytes"] = peak_resident_bytes();
   return line.dump();
 }
 

@@ -11,6 +11,7 @@ namespace fbi {
 int usable_processors();
 std::uint64_t resident_bytes();       ///< physical memory of this process now; 0 when unknown
 std::uint64_t peak_resident_bytes();  ///< its maximum so far; 0 when unknown
+double process_cpu_seconds();         ///< processor time of all threads of this process so far
 /// Bytes an ordinary user can still write to the file system that holds `path`, or would hold it: the nearest existing
 /// folder above is asked. DiskError when that fails.
 std::uint64_t free_disk_bytes(const std::filesystem::path& path);

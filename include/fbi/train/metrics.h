@@ -11,6 +11,7 @@ namespace fbi::train {
 /// How fast the run is going, from wall-clock time; never part of the arithmetic.
 struct Pace {
   double step_seconds = 0;       ///< duration of this step
+  double cpu_seconds = 0;        ///< processor time of this process in it, all threads
   double tokens_per_second = 0;  ///< over the last steps
   double eta_seconds = 0;        ///< to the last step of the run
 };

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Times training steps of this program and of a plain PyTorch trainer with the published method's costs
+# (tests/bench/pytorch_baseline.py) in turn: same shapes, data and threads. Prints tokens/s, processor time and
+# peak memory of both, and the ratios.
+#
+#   scripts/bench_training.sh [CASE...] [--rounds N] [--steps N] [--threads N] [--json FILE]
+#
+#   CASE   S (256 x 6 layers, vocabulary 4,096), M (the 130M student with a 270M teacher), M-low-memory; all without one
+#
+# Needs the Python of the tests (scripts/deps.sh --python-tests), or FBI_TEST_PYTHON. Results: docs/benchmarks.md.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+for word in "$@"; do
+  if [[ $word == -h || $word == --help ]]; then
+    show_help
+    exit
+  fi
+done
+cd "$repo"
+python=${FBI_TEST_PYTHON:-$deps_dir/python-tests/bin/python}
+[[ -x $python ]] || die "the baseline needs Python with torch: run scripts/deps.sh --python-tests, or set FBI_TEST_PYTHON"
+scripts/build.sh fbi-llm
+use_debian_prefix
+use_short_spins
+exec "$python" tests/bench/bench_training.py --python "$python" "$@"

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Runs our trainer and tests/bench/pytorch_baseline.py in turn, on the same shapes, data and threads, and prints what a step
+costs each of them and the ratios. Started by scripts/bench_training.sh.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BASELINE = ROOT / "tests/bench/pytorch_baseline.py"
+
+
+def shape(hidden, layers, heads, inner, vocab, seq_len):
+    return {"vocab_size": vocab, "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "max_position_embeddings": seq_len}
+
+
+# name: student, teacher, sequence, micro-batch, micro-steps, changes of our configuration, figures of the published
+# implementation on such a machine (2 cores; CPU-seconds per step, peak memory in GB)
+S = shape(256, 6, 4, 688, 4096, 256)
+M = shape(768, 12, 12, 2048, 32000, 512)
+M_TEACHER = shape(1024, 16, 16, 2816, 32000, 512)
+CASES = {
+    "S": dict(student=S, teacher=S, seq_len=256, micro_batch=8, micro_steps=1, ours=[], published=(1.57, 1.7)),
+    "M": dict(student=M, teacher=M_TEACHER, seq_len=512, micro_batch=2, micro_steps=1, ours=[], published=(15.3, 6.7)),
+    "M-low-memory": dict(student=M, teacher=M_TEACHER, seq_len=512, micro_batch=2, micro_steps=1,
+                         ours=["train.recompute=true", "train.loss_chunk_tokens=128", "train.micro_batch=1"],
+                         published=(15.3, 6.7)),
+}
+
+
+def prepare(name, case, folder, python, program):
+    """Data and teacher, once."""
+    lines = folder / f"{name}.jsonl"
+    vocab, length = case["student"]["vocab_size"], case["seq_len"] + 1
+    if not lines.exists():
+        numbers = random.Random(1)
+        text = "".join(json.dumps({"token_ids": [numbers.randrange(3, vocab) for _ in range(length)]}) + "\n" for _ in range(64))
+        lines.write_text(text)
+    data = folder / f"{name}-data"
+    if not data.exists():
+        run([program, "prepare", "--input", lines, "--vocab-size", vocab, "--seq-len", case["seq_len"],
+             "--out", data])
+    teacher = folder / f"{name}-teacher"
+    if not teacher.exists():
+        run([python, BASELINE, "--teacher", json.dumps(case["teacher"]), "--write-teacher", teacher])
+    return lines, data, teacher
+
+
+def run(command, **options):
+    command = [str(word) for word in command]
+    result = subprocess.run(command, capture_output=True, text=True, **options)
+    if result.returncode:
+        sys.exit(f"{' '.join(command)}\n{result.stdout[-2000:]}{result.stderr[-2000:]}\nfailed with {result.returncode}")
+    return result.stdout
+
+
+def run_ours(case, data, teacher, folder, options):
+    run_dir = folder / "run"
+    run(["rm", "-rf", run_dir])
+    batch = case["micro_batch"] * case["micro_steps"]
+    config = {
+        "model": dict(case["student"], binarize="column"),
+        "teacher": {"path": str(teacher)},
+        "data": {"format": "shards", "paths": [str(data)]},
+        "objective": {"next_token": 0, "distill": 1},
+        "optimizer": {"warmup_steps": 0},
+        "train": {"seq_len": case["seq_len"], "global_batch": batch, "micro_batch": case["micro_batch"],
+                  "steps": options.steps, "threads": options.threads, "device": "cpu"},
+        "checkpoint": {"every_steps": 0},
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    command = [options.program, "train", "--config", path, "--run-dir", run_dir]
+    for change in case["ours"]:
+        command += ["--set", change]
+    run(command)
+    steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    run(["rm", "-rf", run_dir])
+    return {key: [step[key] for step in steps[options.warmup:]] for key in ("step_seconds", "cpu_seconds")} | {
+        "peak_memory_bytes": steps[-1]["peak_memory_bytes"]}
+
+
+def run_baseline(case, lines, options, python):
+    command = [python, BASELINE, "--student", json.dumps(case["student"]), "--teacher", json.dumps(case["teacher"]), "--data", lines,
+               "--micro-batch", case["micro_batch"], "--micro-steps", case["micro_steps"], "--steps", options.steps,
+               "--warmup", options.warmup, "--threads", options.threads]
+    return json.loads(run(command))
+
+
+def summary(rounds):
+    """Medians over all steps of all rounds; the machine's other work makes single steps slow, hardly ever fast."""
+    steps = {key: statistics.median(value for one in rounds for value in one[key]) for key in ("step_seconds", "cpu_seconds")}
+    return steps | {"peak_memory_bytes": max(one["peak_memory_bytes"] for one in rounds)}
+
+
+def report(name, case, ours, baseline):
+    tokens = case["seq_len"] * case["micro_batch"] * case["micro_steps"]
+    cpu, memory = case["published"]
+    print(f"\n{name}: {tokens} tokens per step, {', '.join(case['ours']) or 'default settings'}")
+    print(f"  {'':24}{'tokens/s':>10}{'CPU s/step':>12}{'peak GB':>9}")
+    for title, row in (("ours", ours), ("PyTorch baseline", baseline)):
+        print(f"  {title:24}{tokens / row['step_seconds']:10.1f}{row['cpu_seconds']:12.3f}{row['peak_memory_bytes'] / 1e9:9.2f}")
+    print(f"  {'published (elsewhere)':24}{'':10}{cpu:12.3f}{memory:9.2f}")
+    ratios = {"speed": baseline["step_seconds"] / ours["step_seconds"], "cpu": baseline["cpu_seconds"] / ours["cpu_seconds"],
+              "memory": ours["peak_memory_bytes"] / baseline["peak_memory_bytes"],
+              "baseline_to_published_cpu": baseline["cpu_seconds"] / cpu}
+    print(f"  ours is {ratios['speed']:.2f}x as fast, {ratios['cpu']:.2f}x by processor time, at {ratios['memory']:.2f}x of the memory; "
+          f"the baseline takes {ratios['baseline_to_published_cpu']:.2f}x of the published processor time")
+    return {"case": name, "tokens_per_step": tokens, "ours": ours, "baseline": baseline, "ratios": ratios}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", default=list(CASES), choices=list(CASES), metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--rounds", type=int, default=2, help="how often both run, in turn")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--warmup", type=int, default=2, help="steps that do not count")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--python", default=sys.executable, help="Python with torch for the baseline")
+    parser.add_argument("--work", type=Path, default=ROOT / "build/bench-training", help="folder for data and teachers")
+    parser.add_argument("--program", type=Path, default=ROOT / "build/release/bin/fbi-llm")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    results = []
+    for name in options.cases:
+        case = CASES[name]
+        lines, data, teacher = prepare(name, case, options.work, options.python, options.program)
+        ours, baseline = [], []
+        for number in range(options.rounds):
+            print(f"{name}: round {number + 1} of {options.rounds}", file=sys.stderr)
+            ours.append(run_ours(case, data, teacher, options.work, options))
+            baseline.append(run_baseline(case, lines, options, options.python))
+        results.append(report(name, case, summary(ours), summary(baseline)))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
