@@ -27,6 +27,9 @@ std::string never() {
 constexpr std::array kTable = {
     TableRow{Level::kAvx512, &kAvx512Kernels, kAvx512Features, avx512_declined},
     TableRow{Level::kAvx2, &kAvx2Kernels, kAvx2Features, avx2_declined},
+    // Products with signs have a faster form without any instruction set (gemv_kernels.h), the rest
+    // none.
+    TableRow{Level::kPortable, &kRefKernels, "nothing", never},
     TableRow{Level::kRef, &kRefKernels, "nothing", never},
 };
 
@@ -82,6 +85,8 @@ std::string_view level_name(Level level) {
       return "avx512";
     case Level::kAvx2:
       return "avx2";
+    case Level::kPortable:
+      return "portable";
     case Level::kRef:
       break;
   }

@@ -64,7 +64,9 @@ struct GemvKernels {
                    std::int64_t head_dim, float* out);
 };
 
+/// Plain loops; every other level is tested against it.
 extern const GemvKernels kRefGemv;
+extern const GemvKernels kPortableGemv;
 extern const GemvKernels kAvx2Gemv;
 extern const GemvKernels kAvx512Gemv;
 
@@ -81,5 +83,16 @@ void repack_words16(const std::uint8_t* bits, std::int64_t row_stride, std::int6
 /// kInt8Unit: [32][kInt8BlockRows] bytes, 8 inputs each.
 void repack_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                   std::int64_t first, std::int64_t count, std::byte* words);
+
+/// Parts of the reference that the portable level has no faster form of.
+namespace ref {
+
+float dot(const float* x, const float* y, bool per_element, std::int64_t count);
+void scale(const float* x, float factor, const float* weight, std::int64_t count, float* out);
+/// Rounds x·scale of one unit to 8 bits; returns what one of them is worth.
+float quantize(const float* x, const float* scale, bool per_column, std::int64_t count,
+               std::int8_t* q);
+
+}  // namespace ref
 
 }  // namespace fbi::kernels

@@ -8,6 +8,8 @@ namespace fbi::kernels {
 namespace {
 
 FBI_EVERY_LEVEL(Decode);
+INSTANTIATE_TEST_SUITE_P(WithoutInstructionSets, Decode, ::testing::Values(Level::kPortable),
+                         level_test_name);
 
 TEST_P(Decode, NormDividesByTheRootOfTheMeanSquare) {
   for (const std::int64_t count : kOddSizes) {

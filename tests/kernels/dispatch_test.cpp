@@ -35,11 +35,12 @@ TEST_F(Dispatch, TakesTheFirstRowThatCanRunHere) {
 
 TEST_F(Dispatch, ListsTheReferenceLastAndAlwaysAvailable) {
   const auto rows = dispatch_rows();
-  ASSERT_EQ(rows.size(), 3u);
+  ASSERT_EQ(rows.size(), 4u);
   EXPECT_EQ(level_name(rows[0].level), "avx512");
   EXPECT_EQ(level_name(rows[1].level), "avx2");
-  EXPECT_EQ(level_name(rows[2].level), "ref");
-  EXPECT_TRUE(rows[2].available());
+  EXPECT_EQ(level_name(rows[2].level), "portable");
+  EXPECT_EQ(level_name(rows[3].level), "ref");
+  EXPECT_TRUE(rows[2].available() && rows[3].available());
   for (const DispatchRow& row : rows) EXPECT_THAT(row.needs, Not(IsEmpty()));
 }
 

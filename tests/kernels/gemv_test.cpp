@@ -12,6 +12,8 @@ namespace {
 using test::expect_error;
 
 FBI_EVERY_LEVEL(Gemv);
+INSTANTIATE_TEST_SUITE_P(WithoutInstructionSets, Gemv, ::testing::Values(Level::kPortable),
+                         level_test_name);
 
 /// A matrix with values to multiply; everything differs from row to row and column to column.
 struct Problem {

@@ -62,28 +62,13 @@ struct Int8Unit {
 };
 static_assert(sizeof(Int8Unit) == 320);
 
-Int8Unit quantized(const float* x, const float* scale, bool per_column, std::int64_t count) {
-  Int8Unit unit = {};
-  float largest = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    largest = std::max(largest, std::abs(scaled(x, scale, per_column, i)));
-  }
-  if (!(largest > 0)) return unit;
-  const float inverse = 127 / largest;
-  unit.scale = largest / 127;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const long q = std::lrint(scaled(x, scale, per_column, i) * inverse);
-    unit.q[i] = static_cast<std::int8_t>(q);
-  }
-  return unit;
-}
-
 void int8_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
                  std::int64_t units, std::byte* table) {
   for (std::int64_t unit = 0; unit < units; ++unit) {
     const std::int64_t first = unit * kInt8Unit;
-    const Int8Unit part = quantized(x + first, scale + (per_column ? first : 0), per_column,
-                                    std::min(kInt8Unit, count - first));
+    Int8Unit part = {};
+    part.scale = ref::quantize(x + first, scale + (per_column ? first : 0), per_column,
+                               std::min(kInt8Unit, count - first), part.q);
     std::memcpy(table + unit * sizeof part, &part, sizeof part);
   }
 }
@@ -149,16 +134,6 @@ void rows_int8(const std::byte* w, std::int64_t row_stride, std::int64_t columns
 
 // ---- the rest of a decode step
 
-float dot(const float* x, const float* y, bool per_element, std::int64_t count) {
-  double sum = 0;
-  for (std::int64_t i = 0; i < count; ++i) sum += double{x[i]} * y[per_element ? i : 0];
-  return static_cast<float>(sum);
-}
-
-void scale(const float* x, float factor, const float* weight, std::int64_t count, float* out) {
-  for (std::int64_t i = 0; i < count; ++i) out[i] = x[i] * factor * weight[i];
-}
-
 template <class Value, class Convert>
 void mix(const float* weights, const std::byte* values, std::int64_t positions,
          std::int64_t head_dim, float* out, Convert to_float) {
@@ -183,6 +158,34 @@ void mix_fp16(const float* weights, const std::byte* values, std::int64_t positi
 
 }  // namespace
 
+namespace ref {
+
+float dot(const float* x, const float* y, bool per_element, std::int64_t count) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < count; ++i) sum += double{x[i]} * y[per_element ? i : 0];
+  return static_cast<float>(sum);
+}
+
+void scale(const float* x, float factor, const float* weight, std::int64_t count, float* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] = x[i] * factor * weight[i];
+}
+
+float quantize(const float* x, const float* scale, bool per_column, std::int64_t count,
+               std::int8_t* q) {
+  float largest = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    largest = std::max(largest, std::abs(scaled(x, scale, per_column, i)));
+  }
+  if (!(largest > 0)) return 0;
+  const float inverse = 127 / largest;
+  for (std::int64_t i = 0; i < count; ++i) {
+    q[i] = static_cast<std::int8_t>(std::lrint(scaled(x, scale, per_column, i) * inverse));
+  }
+  return largest / 127;
+}
+
+}  // namespace ref
+
 constinit const GemvKernels kRefGemv = {
     .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, sizeof(ExactUnit), 32,
               repack_words32, exact_tables, exact_chunk},
@@ -191,8 +194,8 @@ constinit const GemvKernels kRefGemv = {
     .fp32 = {rows_fp32},
     .fp16 = {rows_fp16},
     .int8_rows = {rows_int8},
-    .dot = dot,
-    .scale = scale,
+    .dot = ref::dot,
+    .scale = ref::scale,
     .mix_fp32 = mix_fp32,
     .mix_fp16 = mix_fp16,
 };
