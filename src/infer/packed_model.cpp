@@ -142,6 +142,12 @@ std::uint64_t PackedModel::bytes_per_token() const {
          impl_->weights().head().weight_bytes();
 }
 
+std::uint64_t PackedModel::cache_bytes_per_position() const {
+  const std::int64_t values = config().num_hidden_layers * config().num_key_value_heads *
+                              kernels::padded_head(config().head_dim);
+  return static_cast<std::uint64_t>(2 * values * kernels::size_of(impl_->options().cache));
+}
+
 std::uint64_t PackedModel::binarized_weights() const {
   return static_cast<std::uint64_t>(config::parameter_counts(config()).binarized);
 }

@@ -156,6 +156,18 @@ TEST_F(PackedFolder, BitsDoNotDependOnThreadsOrOnHowTheSequenceIsCut) {
   }
 }
 
+TEST_F(PackedFolder, RunsInsideAnotherPoolsWork) {
+  PackedModel model(path(), {.threads = 2});
+  const auto ids = some_ids(5);
+  const auto expected = all_logits(model, ids);
+  ThreadPool pool(2);
+  pool.run(0, 2, 1, [&](std::int64_t begin, std::int64_t) {
+    if (begin == 1) {
+      EXPECT_EQ(all_logits(model, ids), expected);
+    }
+  });
+}
+
 TEST_F(PackedFolder, SessionsDoNotDisturbEachOther) {
   PackedModel model(path(), {.threads = 2});
   const auto a = some_ids(12);
@@ -214,6 +226,7 @@ TEST_F(PackedFolder, SaysWhatItIs) {
   EXPECT_EQ(model.binarized_weights(), 2u * (2 * 72 * 72 + 2 * 24 * 72 + 3 * 300 * 72));
   EXPECT_GT(model.bytes_per_token(), model.sign_bytes());
   EXPECT_GE(model.sign_bytes() * 8, model.binarized_weights());
+  EXPECT_EQ(model.cache_bytes_per_position(), 2u * 2 * 2 * 16 * 2);  // key and value, layers, heads
 }
 
 TEST_F(PackedFolder, RefusesIdsAndLengthsThatDoNotFit) {

@@ -73,8 +73,7 @@ double worst_error(const Problem& problem, const std::vector<float>& y) {
   return worst;
 }
 
-const std::vector<std::int64_t> kColumns = {1,   4,   5,   29,  30,  31,  60,  150,
-                                            254, 255, 256, 257, 510, 511, 768, 1000};
+const std::vector<std::int64_t> kColumns = {1, 5, 29, 31, 60, 254, 255, 256, 511, 1000};
 
 /// Sums of up to a few hundred table entries in fp32.
 constexpr double kExactTolerance = 2e-6;
@@ -82,7 +81,7 @@ constexpr double kExactTolerance = 2e-6;
 TEST_P(Gemv, ExactProductOfEveryOddShape) {
   for (const Pattern& pattern : kPatterns) {
     for (const std::int64_t columns : kColumns) {
-      for (const std::int64_t rows : {1, 15, 63, 64, 65, 130}) {
+      for (const std::int64_t rows : {1, 63, 65, 130}) {
         const Problem problem({rows, columns}, pattern.strides);
         EXPECT_LE(worst_error(problem, problem.product()), kExactTolerance)
             << pattern.name << " " << rows << " x " << columns;
@@ -100,7 +99,7 @@ TEST_P(Gemv, ExactProductOfLargeMatrices) {
 TEST_P(Gemv, Int8ProductHasTheBitsOfTheReference) {
   for (const Pattern& pattern : kPatterns) {
     for (const std::int64_t columns : kColumns) {
-      for (const std::int64_t rows : {1, 63, 64, 65}) {
+      for (const std::int64_t rows : {1, 127, 129}) {
         Problem problem({rows, columns}, pattern.strides, 2);
         std::fill(problem.beta.begin(), problem.beta.end(), 0.0f);  // its dot product rounds
         const auto product = [&] { return problem.product(Activations::kInt8); };

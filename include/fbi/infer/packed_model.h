@@ -42,6 +42,8 @@ class PackedModel final : public eval::LanguageModel {
   /// What one decoded token must read: signs as the kernels keep them, scales, norms, head. The
   /// row of the embedding and the cache come on top.
   std::uint64_t bytes_per_token() const;
+  /// Keys and values that a token reads of each position before it.
+  std::uint64_t cache_bytes_per_position() const;
   /// The signs among these, and at one bit each.
   std::uint64_t sign_bytes() const;
   std::uint64_t binarized_weights() const;

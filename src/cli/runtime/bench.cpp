@@ -25,7 +25,7 @@ struct Measurement {
   std::string name;
   infer::PackedOptions options;
   std::string dtype;
-  std::uint64_t bytes_per_token = 0;
+  std::uint64_t bytes_per_token = 0;  ///< weights and, half way through, the cache
   double prompt_tokens_per_second = 0;
   double tokens_per_second = 0;       ///< of the median step
   double best_tokens_per_second = 0;  ///< of the fastest one
@@ -130,7 +130,8 @@ int run(const Arguments& arguments) {
   for (Measurement& m : variants(arguments)) {
     auto model = open(arguments, m.options);
     m.dtype = model->dtype_description();
-    m.bytes_per_token = model->bytes_per_token();
+    m.bytes_per_token = model->bytes_per_token() +
+                        model->cache_bytes_per_position() * static_cast<std::uint64_t>(prompt_tokens + new_tokens / 2);
     if (!reference && !arguments.has("json")) {
       std::printf("%s binarized weights, %d threads, kernels %s\n", format_count(model->binarized_weights()).c_str(),
                   model->threads(), std::string(kernels::level_name(kernels::chosen_level())).c_str());
