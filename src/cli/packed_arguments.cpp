@@ -65,9 +65,8 @@ std::unique_ptr<text::Tokenizer> load_fitting_tokenizer(const Arguments& argumen
 }
 
 std::unique_ptr<text::Tokenizer> load_packed_tokenizer(const Arguments& arguments, const infer::PackedModel& model) {
-  const std::filesystem::path folder = arguments.text("model"), file = folder / "tokenizer.model";
-  return load_fitting_tokenizer(arguments, folder, std::filesystem::exists(file) ? file : std::filesystem::path(),
-                                model.vocab_size());
+  const std::filesystem::path folder = arguments.text("model");
+  return load_fitting_tokenizer(arguments, folder, text::find_tokenizer(folder), model.vocab_size());
 }
 
 }  // namespace fbi::cli

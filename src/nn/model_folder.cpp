@@ -1,5 +1,8 @@
 #include "fbi/nn/model_folder.h"
 
+#include <utility>
+#include <vector>
+
 #include <nlohmann/json.hpp>
 
 #include "fbi/config/huggingface.h"
@@ -43,12 +46,29 @@ config::Binarize pattern_of(const formats::TensorView& scale) {
   return scale.shape[0] == 1 ? config::Binarize::kColumn : config::Binarize::kRow;
 }
 
+/// The sizes that memory is needed for, held against the tensors that are there before any of it is taken.
+void check_sizes(const formats::TensorFolder& tensors, const config::ModelConfig& model) {
+  const std::string last = concat("model.layers.", model.num_hidden_layers - 1, ".");
+  const std::pair<std::string, std::vector<std::int64_t>> needed[] = {
+      {"model.embed_tokens.weight", {model.vocab_size, model.hidden_size}},
+      {last + "self_attn.q_proj.weight", {model.num_attention_heads * model.head_dim, model.hidden_size}},
+      {last + "self_attn.k_proj.weight", {model.num_key_value_heads * model.head_dim, model.hidden_size}},
+      {last + "mlp.down_proj.weight", {model.hidden_size, model.intermediate_size}}};
+  for (const auto& [name, shape] : needed) {
+    const auto& found = tensors.at(name).shape;
+    if (found != shape)
+      throw DataError(concat(name, ": expected ", formats::shape_text(shape), ", found ", formats::shape_text(found), " in ",
+                             tensors.path().string(), "; check its config.json"));
+  }
+}
+
 ModelFolder open_tensor_folder(const fs::path& path) {
   ModelFolder folder;
   folder.path = path;
   const fs::path config_file = path / "config.json";
   folder.config = config::model_config_from_hf_json(read_file(config_file), config_file.string());
   const formats::TensorFolder tensors(path);
+  check_sizes(tensors, folder.config);
   folder.stored_dtype = torch_dtype(tensors.at("model.embed_tokens.weight").dtype);
   const auto* scale = tensors.find("model.layers.0.self_attn.q_proj.wscale");
   folder.kind = scale ? "native export" : "Hugging Face folder";

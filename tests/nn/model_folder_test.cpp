@@ -191,6 +191,21 @@ TEST_F(Folder, WithATensorOfAnotherShapeIsRefused) {
                                 "expected [8, 16], found [16, 16] in " + path().string());
 }
 
+TEST_F(Folder, WithSizesThatItsTensorsDoNotHaveTakesNoMemory) {
+  const auto tensors = random_model(dense_, 1);
+  dense_.vocab_size = 16'000'000;
+  dense_.hidden_size = 65536;
+  write(dense_, tensors);
+  test::expect_error<DataError>(
+      [&] { hidden_of(path()); }, "model.embed_tokens.weight",
+      "expected [16000000, 65536], found [23, 16] in " + path().string());
+  dense_ = tiny_model(config::Binarize::kNone);
+  dense_.num_hidden_layers = 4096;
+  write(dense_, tensors);
+  test::expect_error<DataError>([&] { hidden_of(path()); }, path().string(),
+                                "model.layers.4095.self_attn.q_proj.weight");
+}
+
 TEST_F(Folder, WithHalfTheScalesIsRefused) {
   auto tensors = random_model(packed_, 1);
   tensors.erase("model.layers.0.mlp.down_proj.wbias");
