@@ -1,8 +1,8 @@
 """GGUF exports in llama.cpp: the same logits, ids and greedy text.
 
 Usage: llama_cpp_test.py PATH-OF-FBI-LLM [unittest arguments].  Uses the interpreter of transformers_test.py and llama-cpp-python in
-$FBI_LLAMA_CPP or .deps/llama-cpp (`pip install --no-deps --target .deps/llama-cpp llama-cpp-python==0.3.36` with that interpreter compiles
-it in about ten minutes); without it it exits with 77: skipped."""
+$FBI_LLAMA_CPP or .deps/llama-cpp (`pip install --no-deps --target .deps/llama-cpp llama-cpp-python==0.3.36 diskcache` with that interpreter
+compiles it in about ten minutes); without it it exits with 77: skipped."""
 import json
 import os
 import pathlib
@@ -35,7 +35,6 @@ TEXTS = ["Once upon a time there was a fox.", "a", "  two spaces,  and two more"
 
 
 class Exports(transformers_test.InFolder):
-    # Rows of fewer than 32 values would take another path through llama.cpp.
     CONFIGURATIONS = {
         "plain": {},
         "grouped": dict(num_key_value_heads=2),
