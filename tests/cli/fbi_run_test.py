@@ -144,7 +144,8 @@ class BadInput(unittest.TestCase):
         self.refuse(3, "generate", "--model", "broken", "--prompt", "a",
                     says=["missing: model.layers.1.mlp.up_proj.weight_bits [80, 6]", "weight_bytz"])
         file.write_bytes(data)
-        (broken / "tokenizer.model").unlink()
+        for name in ("tokenizer.model", "tokenizer.json"):
+            (broken / name).unlink()
         self.refuse(3, "generate", "--model", "broken", "--prompt", "a", says=["--tokenizer"])
 
     def test_export_refuses_what_has_no_signs(self):
