@@ -176,14 +176,14 @@ std::vector<Panel> run_panels(const std::vector<std::filesystem::path>& runs) {
   for (const auto& run : runs) {
     const auto lines = read_metrics(run);
     const std::size_t own = colour++;
-    const bool mixed = lines.back().value("loss_next_token", nlohmann::json()).is_number() &&
-                       lines.back().value("loss_distill", nlohmann::json()).is_number();
     const bool binarized = !lines.back().value("layer_flip_rates", nlohmann::json::object()).empty();
     for (std::size_t p = 0; p < panels.size(); ++p)
       if (p != 2 || binarized) add_series(panels[p], run_name(run), lines, keys[p], own);
-    if (!mixed) continue;
-    add_series(panels[0], run_name(run) + ": next token", lines, "loss_next_token", colour++);
-    add_series(panels[0], run_name(run) + ": distillation", lines, "loss_distill", colour++);
+    for (const auto& [key, name] : {std::pair("loss_next_token", ": next token"), std::pair("loss_distill", ": distillation")}) {
+      const auto part = lines.back().value(key, nlohmann::json());
+      const bool is_the_loss = part == lines.back().value("loss", nlohmann::json());
+      if (part.is_number() && !is_the_loss) add_series(panels[0], run_name(run) + name, lines, key, colour++);
+    }
   }
   std::erase_if(panels, [](const Panel& panel) { return panel.series.empty(); });
   return panels;

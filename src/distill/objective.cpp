@@ -52,7 +52,9 @@ Objective::Result Objective::run(nn::LlamaForCausalLM& student, const at::Tensor
 }
 
 double Objective::loss(const ops::LossSums& sums, std::int64_t tokens) const {
-  return (weights_.next_token * sums.next_token + weights_.distill * sums.distill) / static_cast<double>(tokens);
+  // A loss with the weight 0 is measured all the same; that it overflows must not count.
+  const auto part = [](double weight, double sum) { return weight == 0 ? 0 : weight * sum; };
+  return (part(weights_.next_token, sums.next_token) + part(weights_.distill, sums.distill)) / static_cast<double>(tokens);
 }
 
 }  // namespace fbi::distill

@@ -24,7 +24,8 @@ class HeaderReader {
     }
     std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
     if (header_bytes > kMaxHeaderBytes) {
-      fail("expected a header of at most ", kMaxHeaderBytes, " bytes, found ", header_bytes);
+      fail("expected a header of at most ", kMaxHeaderBytes, " bytes, found ", header_bytes,
+           ": not a safetensors file, or damaged");
     }
     if (header_bytes > file.size() - sizeof header_bytes) {
       fail("header of ", header_bytes, " bytes in a file of ", file.size(), ": cut short");

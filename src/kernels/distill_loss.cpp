@@ -26,7 +26,7 @@ void check(const DistillLossArgs& args) {
     throw UsageError(concat("distillation weight ", args.distill,
                             ": expected teacher logits and a place for the loss, found none"));
   }
-  if (args.next_token == 0) return;
+  if (args.next_token == 0 && !args.loss_next) return;
   if (!args.targets || !args.loss_next) {
     throw UsageError(concat("next-token weight ", args.next_token,
                             ": expected targets and a place for the loss, found none"));
@@ -55,7 +55,7 @@ class TokenLoss {
     LossGradient gradient = {};
     double sum = 0;  // of exp((z - max) / temperature)
     if (row.teacher) sum = distill(row, token, gradient);
-    if (args_.next_token != 0) next_token(row, token, sum, gradient);
+    if (args_.loss_next) next_token(row, token, sum, gradient);
     kernels_.loss_gradient(row, gradient);
     if (args_.next_token != 0) {
       row.logits[args_.targets[token]] -= static_cast<float>(args_.grad_scale * args_.next_token);

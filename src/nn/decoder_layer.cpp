@@ -1,7 +1,10 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/silu.h>
+
+#include <algorithm>
 
 #include "fbi/nn/llama.h"
 #include "fbi/nn/slots.h"
@@ -26,9 +29,22 @@ at::Tensor attend(const at::Tensor& queries, const at::Tensor& keys, const at::T
       .to(queries.scalar_type());
 }
 
+/// Gives `part` [1, K, capacity, E], of which `used` positions are filled, room for `needed`; doubled, so that a
+/// position is copied twice on average however many follow.
+void reserve(at::Tensor& part, std::int64_t used, std::int64_t needed) {
+  if (needed <= part.size(2)) return;
+  auto shape = part.sizes().vec();
+  shape[2] = std::max(needed, 2 * part.size(2));
+  const at::Tensor larger = at::empty(shape, part.options());
+  larger.slice(2, 0, used).copy_(part.slice(2, 0, used));
+  part = larger;
+}
+
 /// Appends the new positions and returns all that are filled.
 void extend(KeyValueCache& cache, at::Tensor& keys, at::Tensor& values) {
   const std::int64_t end = cache.length + keys.size(2);
+  reserve(cache.keys, cache.length, end);
+  reserve(cache.values, cache.length, end);
   cache.keys.slice(2, cache.length, end).copy_(keys);
   cache.values.slice(2, cache.length, end).copy_(values);
   cache.length = end;

@@ -30,9 +30,8 @@ class LlamaDecoding final : public eval::DecodingSession {
   explicit LlamaDecoding(LlamaForCausalLM& model) : model_(model) {
     const auto& c = model.config();
     const auto options = at::TensorOptions().dtype(model.options().compute_dtype).device(model.options().device);
-    const std::vector<std::int64_t> shape{1, c.num_key_value_heads, c.max_position_embeddings, c.head_dim};
-    for (std::int64_t layer = 0; layer < c.num_hidden_layers; ++layer)
-      caches_.push_back({at::empty(shape, options), at::empty(shape, options), 0});
+    const at::Tensor none = at::empty({1, c.num_key_value_heads, 0, c.head_dim}, options);
+    for (std::int64_t layer = 0; layer < c.num_hidden_layers; ++layer) caches_.push_back({none, none, 0});
   }
 
   void feed(std::span<const std::int32_t> ids, std::span<float> logits) override {

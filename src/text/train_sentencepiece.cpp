@@ -108,6 +108,14 @@ std::unordered_map<std::string, std::string> trainer_arguments(
           {"minloglevel", "4"}};
 }
 
+/// What to do about what the trainer says.
+const char* remedy(const std::string& message) {
+  return message.find("required_chars") != std::string::npos
+             ? "each different character needs a piece of its own: choose a larger vocab_size or a "
+               "smaller character_coverage"
+             : "give more text or choose a smaller vocab_size";
+}
+
 }  // namespace
 
 void train_sentencepiece(const SentencePieceTraining& options) {
@@ -120,8 +128,7 @@ void train_sentencepiece(const SentencePieceTraining& options) {
     std::string files;
     for (const auto& input : options.inputs) files += (files.empty() ? "" : ", ") + input.string();
     throw DataError(concat("cannot train a tokenizer with vocab_size ", options.vocab_size, " on ",
-                           files, ": ", status.ToString(),
-                           " (give more text or choose another vocab_size)"));
+                           files, ": ", status.ToString(), " (", remedy(status.ToString()), ")"));
   }
   write_file(options.output, model);
 }

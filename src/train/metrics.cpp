@@ -27,7 +27,7 @@ std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConf
   line["step"] = metrics.step;
   line["tokens"] = metrics.tokens;
   line["loss"] = number(metrics.loss);
-  line["loss_next_token"] = objective.next_token > 0 ? number(metrics.loss_next_token) : Json(nullptr);
+  line["loss_next_token"] = number(metrics.loss_next_token);
   line["loss_distill"] = objective.distill > 0 ? number(metrics.loss_distill) : Json(nullptr);
   line["grad_norm"] = number(metrics.grad_norm);
   line["lr"] = metrics.lr;

@@ -266,6 +266,11 @@ TEST(Overrides, RepairWhatTheFileHasWrong) {
             2000);
 }
 
+TEST(Overrides, OneOfAnUnknownSectionIsNamed) {
+  expect_error<UsageError>([] { minimal({"optimiser.lr=1"}); }, "optimiser", "(from --set)");
+  expect_error<UsageError>([] { minimal({"speed=1"}); }, "speed", "(from --set)");
+}
+
 TEST(Overrides, BadOnesAreNamed) {
   expect_error<UsageError>([] { minimal({"optimizer.lr"}); }, "--set optimizer.lr",
                            "expected KEY=VALUE");

@@ -108,6 +108,13 @@ TEST_F(TrainSentencePiece, TooLittleTextIsADataError) {
   EXPECT_FALSE(std::filesystem::exists(small.output));
 }
 
+TEST_F(TrainSentencePiece, MoreCharactersThanPieces) {
+  std::string text;
+  for (int code = 0; code < 64; ++code) text += {'\xE4', '\xB8', static_cast<char>(0x80 + code)};
+  expect_error<DataError>([&] { train_sentencepiece(options(text, 300)); }, "vocab_size 300",
+                          "choose a larger vocab_size");
+}
+
 TEST_F(TrainSentencePiece, MissingInputIsNamed) {
   auto missing = options("text");
   missing.inputs = {folder_ / "absent.txt"};

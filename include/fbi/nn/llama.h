@@ -13,7 +13,8 @@
 
 namespace fbi::nn {
 
-/// Keys and values of the tokens fed so far, one layer: [1, K, capacity, E] each; `length` positions are filled.
+/// Keys and values of the tokens fed so far, one layer: [1, K, capacity, E] each; `length` positions are
+/// filled. The capacity grows as tokens are fed.
 struct KeyValueCache {
   at::Tensor keys;
   at::Tensor values;

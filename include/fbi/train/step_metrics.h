@@ -32,7 +32,7 @@ struct StepMetrics {
   std::int64_t step = 0;            ///< optimizer steps done with this one: 1 is the first, its lr is schedule(0)
   std::int64_t tokens = 0;          ///< total after the step
   double loss = 0;
-  double loss_next_token = 0;       ///< meaningless when the objective does not use it
+  double loss_next_token = 0;       ///< measured also when the objective does not use it
   double loss_distill = 0;
   double grad_norm = 0;
   double lr = 0;

@@ -30,18 +30,19 @@ int run_logits(const Arguments& arguments) {
   const std::int64_t vocab = loaded.model->vocab_size(), length = windows.length;
   const std::int64_t count = arguments.integer("max-windows") > 0 ? std::min(windows.count, arguments.integer("max-windows"))
                                                                    : windows.count;
-  std::vector<float> logits(static_cast<std::size_t>(count * length * vocab));
+  const formats::TensorView layout{"logits", formats::DType::kF32, {count, length, vocab}, {}};
+  formats::SafetensorsWriter out(arguments.text("out"), {&layout, 1});
+  std::vector<float> logits(static_cast<std::size_t>(length * vocab));
   std::vector<std::int32_t> ids(static_cast<std::size_t>(length));
   ProgressBar bar;
   for (std::int64_t window = 0; window < count; ++window) {
     windows.read(window, ids);
-    const auto part = static_cast<std::size_t>(length * vocab);
-    loaded.model->logits(ids, 1, length, std::span(logits).subspan(static_cast<std::size_t>(window) * part, part));
+    loaded.model->logits(ids, 1, length, logits);
+    out.write(std::as_bytes(std::span(logits)));
     bar.show(window + 1, count, "windows");
   }
   bar.clear();
-  const formats::TensorView view{"logits", formats::DType::kF32, {count, length, vocab}, std::as_bytes(std::span(logits))};
-  const auto written = formats::write_safetensors(arguments.text("out"), {&view, 1});
+  const auto written = out.finish();
   std::cout << arguments.text("out") << ": logits [" << count << ", " << length << ", " << vocab << "], " << written.bytes
             << " bytes, " << loaded.model->dtype_description() << "\n";
   return 0;
