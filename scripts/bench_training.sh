@@ -12,11 +12,16 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-for word in "$@"; do
-  if [[ $word == -h || $word == --help ]]; then
-    show_help
-    exit
-  fi
+arguments=("$@")
+while (($#)); do
+  case $1 in
+    S | M | M-low-memory) ;;
+    --rounds | --steps | --threads | --json) (($# > 1)) && shift || usage_error "$1 needs a value" ;;
+    -h | --help) show_help && exit ;;
+    -*) usage_error "unknown option $1" ;;
+    *) usage_error "unknown case $1" ;;
+  esac
+  shift
 done
 cd "$repo"
 python=${FBI_TEST_PYTHON:-$deps_dir/python-tests/bin/python}
@@ -24,4 +29,4 @@ python=${FBI_TEST_PYTHON:-$deps_dir/python-tests/bin/python}
 scripts/build.sh fbi-llm
 use_debian_prefix
 use_short_spins
-exec "$python" tests/bench/bench_training.py --python "$python" "$@"
+exec "$python" tests/bench/bench_training.py --python "$python" "${arguments[@]}"

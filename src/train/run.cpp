@@ -79,6 +79,16 @@ class TrainingRun {
   }
 
   RunOutcome run() {
+    try {
+      return train();
+    } catch (const PeerError& error) {
+      throw PeerError(concat("after step ", state().step, ", rank ", communicator_.rank(), ": ", error.what(),
+                             ". Run again with --resume auto to continue from the last checkpoint."));
+    }
+  }
+
+ private:
+  RunOutcome train() {
     begin();
     observer_.on_start(config_, state().step);
     while (state().step < config_.train.steps) {
@@ -93,7 +103,6 @@ class TrainingRun {
     return RunOutcome::kFinished;
   }
 
- private:
   const TrainState& state() { return session_.trainer().state(); }
 
   /// Before anything heavy is loaded. Writes nothing into a new folder: a start that fails for a wrong path must not make it a run.
@@ -133,7 +142,7 @@ class TrainingRun {
   void step() {
     const auto start = Clock::now();
     const double cpu_start = process_cpu_seconds();
-    const auto metrics = train_step();
+    const auto metrics = session_.trainer().step();
     const Pace pace = pace_.add(seconds_since(start), process_cpu_seconds() - cpu_start, config_.train.global_batch * config_.train.seq_len,
                                 config_.train.steps - metrics.step);
     if (metrics_) metrics_->append(metrics_line(metrics, config_.objective, pace));
@@ -143,16 +152,6 @@ class TrainingRun {
       touched_ = Clock::now();
     }
     if (state().skipped_in_row >= config_.train.max_skipped_in_row) diverged();
-  }
-
-  StepMetrics train_step() {
-    const std::int64_t number = state().step + 1;
-    try {
-      return session_.trainer().step();
-    } catch (const PeerError& error) {
-      throw PeerError(concat("step ", number, ", rank ", communicator_.rank(), ": ", error.what(),
-                             ". Run again with --resume auto to continue from the last checkpoint."));
-    }
   }
 
   /// A signal may reach one rank alone, and clocks differ: all ranks do what any rank was asked to, at the same step.
