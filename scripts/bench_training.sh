@@ -16,7 +16,10 @@ arguments=("$@")
 while (($#)); do
   case $1 in
     S | M | M-low-memory) ;;
-    --rounds | --steps | --threads | --json) (($# > 1)) && shift || usage_error "$1 needs a value" ;;
+    --rounds | --steps | --threads | --json)
+      (($# > 1)) || usage_error "$1 needs a value"
+      shift
+      ;;
     -h | --help) show_help && exit ;;
     -*) usage_error "unknown option $1" ;;
     *) usage_error "unknown case $1" ;;
