@@ -68,6 +68,7 @@ class TensorCheck {
                "U8", [](DType dtype) { return dtype == DType::kU8; });
       }
       expect_float(concat(name, formats::kScale), scale_shape(model_.binarize, shape));
+      if (!model_.shift) continue;
       expect_float(concat(name, formats::kShift), scale_shape(model_.binarize, shape));
     }
   }

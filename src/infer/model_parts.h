@@ -33,7 +33,7 @@ class ModelParts {
   virtual std::vector<float> norm(const std::string& name) const = 0;
   /// Of a linear, without suffix.
   virtual std::vector<float> alpha(const std::string& linear) const = 0;
-  virtual std::vector<float> beta(const std::string& linear) const = 0;
+  virtual std::vector<float> beta(const std::string& linear) const = 0;  ///< config().shift only
   /// Packed as kernels::binary_matrix.h says, in `memory` or where they already lie.
   virtual const std::uint8_t* sign_bits(const std::string& linear, kernels::MatrixShape shape,
                                         std::vector<std::uint8_t>& memory) const = 0;

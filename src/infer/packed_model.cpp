@@ -7,66 +7,9 @@
 #include "fbi/config/model_size.h"
 #include "fbi/core/error.h"
 #include "fbi/kernels/distill_loss.h"
-#include "infer/forward.h"
+#include "infer/packed_model_impl.h"
 
 namespace fbi::infer {
-
-class PackedModel::Impl {
- public:
-  /// `source` makes the parts with this model's threads.
-  template <class Source>
-  Impl(const PackedOptions& options, const Source& source)
-      : options_(options),
-        team_(options.threads),
-        weights_(source(team_.pool()), options, team_.pool()),
-        forward_(weights_, team_, options.cache) {}
-
-  const PackedOptions& options() const { return options_; }
-  const PackedWeights& weights() const { return weights_; }
-  Team& team() { return team_; }
-  KeyValueCache new_cache() const { return {weights_.config(), options_.cache}; }
-
-  void check_ids(std::span<const std::int32_t> ids) const {
-    for (const std::int32_t id : ids) {
-      if (id < 0 || id >= weights_.config().vocab_size) {
-        throw UsageError(concat("token id ", id, " is outside the model's vocabulary of ",
-                                weights_.config().vocab_size));
-      }
-    }
-  }
-
-  /// Feeds a sequence whose cache holds `position` tokens; after each piece of at most kMaxRows
-  /// tokens calls done(first token, tokens), with their hidden states in forward().
-  template <class Done>
-  void feed(std::span<const std::int32_t> ids, std::int64_t position, KeyValueCache& cache,
-            const Done& done) {
-    check_ids(ids);
-    const auto count = std::ssize(ids);
-    if (position + count > weights_.config().max_position_embeddings) {
-      throw UsageError(concat("sequence of ", position + count,
-                              " tokens exceeds max_position_embeddings ",
-                              weights_.config().max_position_embeddings));
-    }
-    cache.reserve(position + count);
-    std::vector<TokenRow> rows;
-    for (std::int64_t first = 0; first < count; first += Forward::kMaxRows) {
-      const std::int64_t size = std::min(Forward::kMaxRows, count - first);
-      rows.clear();
-      for (std::int64_t t = first; t < first + size; ++t) {
-        rows.push_back({ids[t], position + t, &cache});
-      }
-      forward_.run(rows);
-      done(first, size);
-    }
-  }
-  Forward& forward() { return forward_; }
-
- private:
-  PackedOptions options_;
-  Team team_;
-  PackedWeights weights_;
-  Forward forward_;
-};
 
 namespace {
 

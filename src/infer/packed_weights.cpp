@@ -31,8 +31,11 @@ LayerWeights layer_weights(const ModelParts& parts, std::int64_t layer,
   for (std::size_t n = 0; n < kLinears.size(); ++n) {
     const std::string name = concat(prefix, kLinears[n]);
     const kernels::MatrixShape shape = {shapes[n].outputs, shapes[n].inputs};
+    const std::vector<float> alpha = parts.alpha(name);
+    const std::vector<float> beta =
+        parts.config().shift ? parts.beta(name) : std::vector<float>(alpha.size());
     weights.*kMembers[n] = kernels::BinaryLinear(
-        parts.sign_bits(name, shape, memory), parts.alpha(name), parts.beta(name),
+        parts.sign_bits(name, shape, memory), alpha, beta,
         scale_strides(parts.config().binarize), shape, activations, parallel, &arena);
   }
   return weights;

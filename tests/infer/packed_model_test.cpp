@@ -95,6 +95,13 @@ TEST(PackedModelTest, GivesTheLogitsOfTheDefinition) {
   }
 }
 
+TEST(PackedModelTest, TiedScalesWithoutShift) {
+  config::ModelConfig model = test_model();
+  model.tie_scales = true;
+  model.shift = false;
+  expect_plain_logits(model, {.threads = 1}, 5e-6);
+}
+
 TEST(PackedModelTest, EveryKernelLevel) {
   for (const kernels::DispatchRow& row : kernels::dispatch_rows()) {
     if (!row.available()) continue;

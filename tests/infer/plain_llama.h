@@ -61,7 +61,8 @@ class PlainLlama {
   Vector linear(const std::string& prefix, const Vector& x) {
     const auto& latent = source_.values(prefix + ".weight");
     const auto& alpha = source_.values(prefix + ".wscale");
-    const auto& beta = source_.values(prefix + ".wbias");
+    const auto beta =
+        model_.shift ? source_.values(prefix + ".wbias") : std::vector<float>(alpha.size());
     const std::size_t columns = x.size();
     Vector y(latent.size() / columns);
     for (std::size_t o = 0; o < y.size(); ++o) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,6 +37,15 @@ struct GenerateResult {
   double prompt_seconds = 0;       ///< feeding the prompt
   double generate_seconds = 0;     ///< everything after it
 };
+
+/// Throws UsageError for ids that cannot be continued: none, so many that they leave no room in the
+/// model's context, one outside of its vocabulary (`remedy` ends that message).
+void check_prompt(const eval::LanguageModel& model, std::span<const std::int32_t> ids,
+                  std::string_view remedy = {});
+/// The checked ids of a text.
+std::vector<std::int32_t> prompt_ids(const eval::LanguageModel& model,
+                                     const text::Tokenizer& tokenizer, std::string_view prompt,
+                                     bool add_bos);
 
 /// Continues `prompt`. `on_text` receives `text` piece by piece as it is certain, each piece valid
 /// UTF-8; an exception it throws ends the generation. Ids beyond the tokenizer's vocabulary

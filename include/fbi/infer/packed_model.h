@@ -59,6 +59,7 @@ class PackedModel final : public eval::LanguageModel {
   std::unique_ptr<eval::DecodingSession> start_decoding() override;
 
  private:
+  friend class Engine;
   class Impl;
   std::unique_ptr<Impl> impl_;
 };

@@ -1,0 +1,88 @@
+#include "infer/batch.h"
+
+#include <algorithm>
+
+namespace fbi::infer {
+
+Batch::Batch(Forward& forward, std::int64_t vocab_size)
+    : forward_(forward),
+      vocab_size_(vocab_size),
+      logits_(static_cast<std::size_t>(Forward::kMaxRows * vocab_size)) {}
+
+void Batch::step(std::span<Sequence* const> sequences) {
+  for (Sequence* sequence : sequences) {
+    if (!sequence->ended() && sequence->pending() == 1) add(*sequence, 1);
+  }
+  std::int64_t left = Forward::kMaxRows;
+  for (Sequence* sequence : sequences) {
+    if (sequence->ended() || sequence->pending() <= 1) continue;
+    const std::int64_t count = std::min(left, sequence->pending());
+    if (count > 0) add(*sequence, count);
+    left -= count;
+  }
+  flush();
+}
+
+/// A part that does not fit into the run is cut: the run takes place, the rest goes into the next.
+void Batch::add(Sequence& sequence, std::int64_t count) {
+  while (count > 0) {
+    const std::int64_t now = std::min(count, Forward::kMaxRows - part_rows_);
+    parts_.push_back({&sequence, now});
+    part_rows_ += now;
+    count -= now;
+    if (part_rows_ == Forward::kMaxRows) flush();
+  }
+}
+
+void Batch::flush() {
+  std::erase_if(parts_, [](const Part& part) { return part.sequence->error != nullptr; });
+  if (!parts_.empty()) run(parts_);
+  parts_.clear();
+  part_rows_ = 0;
+}
+
+void Batch::run(std::span<const Part> parts) {
+  try {
+    feed(parts);
+  } catch (...) {
+    if (parts.size() == 1) {
+      parts[0].sequence->error = std::current_exception();
+      return;
+    }
+    // One of them is at fault; alone it shows. Feeding the same tokens again changes nothing.
+    for (const Part& part : parts) run({&part, 1});
+    return;
+  }
+  for (std::size_t n = 0; n < drawing_.size(); ++n) {
+    try {
+      drawing_[n]->continuation.draw(
+          std::span(logits_).subspan(n * static_cast<std::size_t>(vocab_size_), vocab_size_));
+    } catch (...) {
+      drawing_[n]->error = std::current_exception();
+    }
+  }
+}
+
+/// Leaves the sequences whose last token is fed in drawing_, in the order of logits_.
+void Batch::feed(std::span<const Part> parts) {
+  rows_.clear();
+  prompt_rows_.clear();
+  drawing_.clear();
+  for (const auto& [sequence, count] : parts) {
+    const std::int64_t end = sequence->fed + count;
+    sequence->cache.reserve(end);
+    for (std::int64_t position = sequence->fed; position < end; ++position) {
+      const TokenRow row = {sequence->continuation.ids()[position], position, &sequence->cache};
+      const bool last = position + 1 == std::ssize(sequence->continuation.ids());
+      (last ? rows_ : prompt_rows_).push_back(row);
+      if (last) drawing_.push_back(sequence);
+    }
+  }
+  const auto drawn = std::ssize(rows_);
+  rows_.insert(rows_.end(), prompt_rows_.begin(), prompt_rows_.end());
+  forward_.run(rows_);
+  if (drawn > 0) forward_.logits(0, drawn, logits_.data());
+  for (const auto& [sequence, count] : parts) sequence->fed += count;
+}
+
+}  // namespace fbi::infer

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "infer/continuation.h"
+#include "infer/forward.h"
+
+namespace fbi::infer {
+
+/// A text that a Batch continues.
+struct Sequence {
+  Sequence(const text::Tokenizer& tokenizer, const eval::LanguageModel& model,
+           const GenerateOptions& options, std::vector<std::int32_t> prompt,
+           std::function<void(std::string_view)> on_text, KeyValueCache empty_cache)
+      : continuation(tokenizer, model, options, std::move(prompt), std::move(on_text)),
+        cache(std::move(empty_cache)) {}
+
+  Continuation continuation;
+  KeyValueCache cache;
+  std::int64_t fed = 0;      ///< of continuation.ids()
+  std::exception_ptr error;  ///< what ended it before its time
+
+  std::int64_t pending() const { return std::ssize(continuation.ids()) - fed; }
+  bool ended() const { return continuation.ended() || error; }
+};
+
+/// Continues several sequences together. Each gets the tokens that generate() gives it alone,
+/// whatever stands beside it, because Forward's rows do not depend on each other.
+class Batch {
+ public:
+  Batch(Forward& forward, std::int64_t vocab_size);
+
+  /// Gives every sequence that is behind its prompt one more token, and prompts, first come first
+  /// served, Forward::kMaxRows rows: so a long prompt does not hold the others up. What goes wrong
+  /// with a sequence ends it alone.
+  void step(std::span<Sequence* const> sequences);
+
+ private:
+  struct Part {
+    Sequence* sequence;
+    std::int64_t count;  // of its pending tokens
+  };
+  void add(Sequence& sequence, std::int64_t count);
+  void flush();
+  void run(std::span<const Part> parts);
+  void feed(std::span<const Part> parts);
+
+  Forward& forward_;
+  std::int64_t vocab_size_;
+  std::vector<Part> parts_;  // of the next run
+  std::int64_t part_rows_ = 0;
+  std::vector<TokenRow> rows_, prompt_rows_;
+  std::vector<Sequence*> drawing_;
+  std::vector<float> logits_;  // [kMaxRows, V]
+};
+
+}  // namespace fbi::infer

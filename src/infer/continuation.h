@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "fbi/infer/generate.h"
+#include "infer/stop_strings.h"
+
+namespace fbi::infer {
+
+/// What follows a prompt, whoever feeds the model: draws token after token, turns them into text,
+/// and says when the text has ended.
+class Continuation {
+ public:
+  /// `prompt`: checked ids. `on_text` as in generate(). UsageError for options that are out of
+  /// range.
+  Continuation(const text::Tokenizer& tokenizer, const eval::LanguageModel& model,
+               const GenerateOptions& options, std::vector<std::int32_t> prompt,
+               std::function<void(std::string_view)> on_text);
+  Continuation(const Continuation&) = delete;
+  Continuation& operator=(const Continuation&) = delete;
+
+  bool ended() const { return ended_; }
+  /// Draws from the logits [V] behind the last of ids(). Unless the text has ended then, the token
+  /// drawn is the new last one. Errors as of Sampler::next.
+  void draw(std::span<const float> logits);
+  /// The prompt and what was drawn.
+  const std::vector<std::int32_t>& ids() const { return ids_; }
+  GenerateResult& result() { return result_; }
+
+ private:
+  void end_where_full();
+  void end(FinishReason reason);
+
+  const std::int64_t max_new_tokens_, max_position_;
+  std::function<void(std::string_view)> on_text_;
+  Sampler sampler_;
+  StopStrings stop_;
+  std::unique_ptr<text::StreamDecoder> decoder_;
+  std::vector<std::int32_t> eos_ids_;
+  std::vector<std::int32_t> ids_;
+  std::size_t drawn_vocab_;  // the part of the logits that the tokenizer knows
+  GenerateResult result_;
+  bool ended_ = false;
+};
+
+}  // namespace fbi::infer

@@ -1,0 +1,272 @@
+#include "fbi/infer/engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "infer/batch.h"
+#include "infer/packed_model_impl.h"
+
+namespace fbi::infer {
+
+using Clock = std::chrono::steady_clock;
+
+// ---- Generation: what the engine's thread writes and those who asked read
+
+class Generation::Impl {
+ public:
+  explicit Impl(std::size_t count) : texts_(count) {}
+
+  void add(std::size_t index, std::string_view text) {
+    const std::lock_guard lock(mutex_);
+    texts_[index].news += text;
+    changed_.notify_all();
+  }
+  void end(std::size_t index, GenerateResult result, std::exception_ptr error) {
+    const std::lock_guard lock(mutex_);
+    texts_[index].result = std::move(result);
+    texts_[index].error = std::move(error);
+    texts_[index].ended = true;
+    changed_.notify_all();
+  }
+
+  std::vector<News> wait(std::chrono::milliseconds limit) {
+    std::unique_lock lock(mutex_);
+    const auto has_news = [](const Text& text) {
+      return !text.news.empty() || (text.ended && !text.told);
+    };
+    changed_.wait_for(lock, limit, [&] { return std::ranges::any_of(texts_, has_news); });
+    std::vector<News> all;
+    for (std::size_t index = 0; index < texts_.size(); ++index) {
+      Text& text = texts_[index];
+      if (!has_news(text)) continue;
+      all.push_back({index, std::exchange(text.news, {}), text.ended});
+      text.told = text.ended;
+    }
+    return all;
+  }
+  bool ended() const {
+    const std::lock_guard lock(mutex_);
+    return std::ranges::all_of(texts_, &Text::told);
+  }
+  GenerateResult result(std::size_t index) const {
+    const std::lock_guard lock(mutex_);
+    const Text& text = texts_.at(index);
+    if (text.error) std::rethrow_exception(text.error);
+    return text.result;
+  }
+
+  std::atomic<bool> cancelled = false;
+
+ private:
+  struct Text {
+    std::string news;
+    bool ended = false, told = false;
+    GenerateResult result;
+    std::exception_ptr error;
+  };
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Text> texts_;
+};
+
+Generation::Generation(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Generation::~Generation() = default;
+
+std::vector<Generation::News> Generation::wait(std::chrono::milliseconds limit) {
+  return impl_->wait(limit);
+}
+bool Generation::ended() const {
+  return impl_->ended();
+}
+GenerateResult Generation::result(std::size_t index) const {
+  return impl_->result(index);
+}
+void Generation::cancel() {
+  impl_->cancelled = true;
+}
+
+// ---- Engine
+
+class Engine::Impl {
+ public:
+  Impl(PackedModel& model, const text::Tokenizer& tokenizer, const EngineOptions& options)
+      : model_(model),
+        tokenizer_(tokenizer),
+        options_(options),
+        batch_(model.impl_->forward(), model.vocab_size()) {
+    check("max_batch", options.max_batch, 1, 256);
+    check("queue", options.queue, 0, 65536);
+    thread_ = std::thread([this] { work(); });
+  }
+  ~Impl() { stop({}); }
+
+  std::shared_ptr<Generation> submit(const std::vector<EngineRequest>& requests);
+
+  Load load() const {
+    const std::lock_guard lock(mutex_);
+    return {std::ssize(running_), std::ssize(waiting_), stopping_};
+  }
+
+  void stop(std::chrono::milliseconds limit) {
+    {
+      std::unique_lock lock(mutex_);
+      stopping_ = true;
+      idle_.wait_for(lock, limit, [this] { return waiting_.empty() && running_.empty(); });
+      quitting_ = true;
+      changed_.notify_all();
+    }
+    if (thread_.joinable()) thread_.join();
+  }
+
+ private:
+  struct Job {
+    std::shared_ptr<Generation> generation;
+    std::size_t index;
+    std::unique_ptr<Sequence> sequence;
+    Clock::time_point submitted = Clock::now();
+    std::optional<Clock::time_point> begun = {};  // when the first token was there
+  };
+
+  static void check(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
+    if (value >= least && value <= most) return;
+    throw UsageError(concat(name, ": expected ", least, " to ", most, ", found ", value));
+  }
+
+  void work();
+  void take_in();
+  void take_out();
+  void step();
+  static void finish(Job& job);  // leaves job.sequence empty
+
+  PackedModel& model_;
+  const text::Tokenizer& tokenizer_;
+  const EngineOptions options_;
+  Batch batch_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_, idle_;
+  bool stopping_ = false;  // takes no more requests
+  bool quitting_ = false;  // ends those that it has
+  std::deque<Job> waiting_;
+  std::vector<Job> running_;  // changed by thread_ alone, with the mutex held
+
+  std::thread thread_;
+};
+
+std::shared_ptr<Generation> Engine::Impl::submit(const std::vector<EngineRequest>& requests) {
+  const std::int64_t room = options_.queue + options_.max_batch, count = std::ssize(requests);
+  if (count == 0 || count > room) {
+    throw UsageError(concat("expected 1 to ", room, " texts in one request, found ", count));
+  }
+  const std::shared_ptr<Generation> generation(
+      new Generation(std::make_unique<Generation::Impl>(requests.size())));
+  std::vector<Job> jobs;
+  for (std::size_t index = 0; index < requests.size(); ++index) {
+    const EngineRequest& request = requests[index];
+    check_prompt(model_, request.prompt);
+    Generation::Impl* const texts = generation->impl_.get();  // the job holds the generation
+    jobs.push_back({generation, index,
+                    std::make_unique<Sequence>(
+                        tokenizer_, model_, request.options, request.prompt,
+                        [texts, index](std::string_view text) { texts->add(index, text); },
+                        model_.impl_->new_cache())});
+  }
+  const std::lock_guard lock(mutex_);
+  if (stopping_) throw BusyError("no more requests are taken: the engine is being stopped");
+  if (std::ssize(waiting_) + std::ssize(running_) + count > room) {
+    throw BusyError(concat("busy: ", running_.size(), " texts are being written and ",
+                           waiting_.size(), " are waiting, of at most ", options_.max_batch,
+                           " and ", options_.queue, "; try again later"));
+  }
+  for (Job& job : jobs) waiting_.push_back(std::move(job));
+  changed_.notify_all();
+  return generation;
+}
+
+void Engine::Impl::work() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    changed_.wait(lock, [this] { return quitting_ || !waiting_.empty() || !running_.empty(); });
+    take_out();
+    take_in();
+    if (running_.empty()) {  // then nothing waits either
+      idle_.notify_all();
+      if (quitting_) return;
+      continue;
+    }
+    lock.unlock();
+    step();
+    lock.lock();
+  }
+}
+
+void Engine::Impl::take_in() {
+  while (!waiting_.empty() && std::ssize(running_) < options_.max_batch) {
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+}
+
+void Engine::Impl::step() {
+  std::vector<Sequence*> sequences;
+  for (const Job& job : running_) sequences.push_back(job.sequence.get());
+  try {
+    batch_.step(sequences);
+  } catch (...) {
+    for (Sequence* sequence : sequences) sequence->error = std::current_exception();
+  }
+  for (Job& job : running_) {
+    if (!job.begun && job.sequence->continuation.result().new_tokens > 0) job.begun = Clock::now();
+  }
+}
+
+/// Lets go of what has ended, and ends what nobody wants any more.
+void Engine::Impl::take_out() {
+  const auto look_at = [this](Job& job) {
+    const bool cancelled = job.generation->impl_->cancelled;
+    if ((cancelled || quitting_) && !job.sequence->ended()) {
+      job.sequence->error = std::make_exception_ptr(
+          CancelledError(cancelled ? "the text was given up"
+                                   : "the text was cut off: the engine is being stopped"));
+    }
+    if (job.sequence->ended()) finish(job);
+  };
+  const auto finished = [](const Job& job) { return !job.sequence; };
+  std::ranges::for_each(running_, look_at);
+  std::ranges::for_each(waiting_, look_at);
+  std::erase_if(running_, finished);
+  std::erase_if(waiting_, finished);
+}
+
+void Engine::Impl::finish(Job& job) {
+  GenerateResult result = std::move(job.sequence->continuation.result());
+  const auto now = Clock::now();
+  const auto begun = job.begun.value_or(now);
+  result.prompt_seconds = std::chrono::duration<double>(begun - job.submitted).count();
+  result.generate_seconds = std::chrono::duration<double>(now - begun).count();
+  const std::exception_ptr error = job.sequence->error;
+  job.sequence.reset();  // its cache is free before anyone hears of the end
+  job.generation->impl_->end(job.index, std::move(result), error);
+}
+
+Engine::Engine(PackedModel& model, const text::Tokenizer& tokenizer, const EngineOptions& options)
+    : impl_(std::make_unique<Impl>(model, tokenizer, options)) {}
+Engine::~Engine() = default;
+
+std::shared_ptr<Generation> Engine::submit(const std::vector<EngineRequest>& requests) {
+  return impl_->submit(requests);
+}
+Engine::Load Engine::load() const {
+  return impl_->load();
+}
+void Engine::stop(std::chrono::milliseconds limit) {
+  impl_->stop(limit);
+}
+
+}  // namespace fbi::infer

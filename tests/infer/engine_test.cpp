@@ -1,0 +1,319 @@
+#include "fbi/infer/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "exporter/memory_source.h"
+#include "fbi/core/file.h"
+#include "fbi/exporter/packed.h"
+#include "infer/word_tokenizer.h"
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+
+namespace fbi::infer {
+namespace {
+
+using namespace std::chrono_literals;
+using test::expect_error;
+
+constexpr auto kLong = 60s;  // nothing here takes so long
+constexpr std::int64_t kVocab = 61;
+
+config::ModelConfig engine_model() {
+  config::ModelConfig model = exporter::small_model();
+  model.vocab_size = kVocab;
+  model.max_position_embeddings = 64;
+  return model;
+}
+
+/// Words "a" to "zz"; fewer than the model has tokens. With the gate closed, nothing gets over the
+/// end of a text.
+class Words final : public text::Tokenizer {
+ public:
+  Words() : words_(letters()) {}
+
+  void close() {
+    const std::lock_guard lock(mutex_);
+    open_ = false;
+  }
+  void open() {
+    const std::lock_guard lock(mutex_);
+    open_ = true;
+    changed_.notify_all();
+  }
+  /// Returns when somebody stands before the gate.
+  void wait_for_somebody() {
+    std::unique_lock lock(mutex_);
+    ASSERT_TRUE(changed_.wait_for(lock, kLong, [this] { return standing_ > 0; }));
+  }
+
+  std::vector<std::int32_t> encode(std::string_view text) const override {
+    return words_.encode(text);
+  }
+  std::unique_ptr<text::StreamDecoder> start_decoding() const override {
+    return std::make_unique<Decoder>(*this);
+  }
+  std::int64_t vocab_size() const override { return words_.vocab_size(); }
+  std::int32_t bos_id() const override { return words_.bos_id(); }
+  std::int32_t eos_id() const override { return words_.eos_id(); }
+  std::optional<std::int32_t> unk_id() const override { return words_.unk_id(); }
+  std::optional<std::int32_t> pad_id() const override { return words_.pad_id(); }
+  const std::string& piece(std::int32_t id) const override { return words_.piece(id); }
+  float score(std::int32_t id) const override { return words_.score(id); }
+  text::PieceType type(std::int32_t id) const override { return words_.type(id); }
+  bool adds_space_prefix() const override { return false; }
+  std::string why_no_tokenizer_json() const override { return words_.why_no_tokenizer_json(); }
+  const std::filesystem::path& path() const override { return words_.path(); }
+  const std::string& file_bytes() const override { return words_.file_bytes(); }
+  const std::string& file_hash() const override { return words_.file_hash(); }
+
+ private:
+  class Decoder final : public text::StreamDecoder {
+   public:
+    explicit Decoder(const Words& owner) : owner_(owner), inner_(owner.words_.start_decoding()) {}
+    std::string feed(std::int32_t id) override { return inner_->feed(id); }
+    std::string finish() override {
+      std::unique_lock lock(owner_.mutex_);
+      ++owner_.standing_;
+      owner_.changed_.notify_all();
+      owner_.changed_.wait_for(lock, kLong, [this] { return owner_.open_; });
+      --owner_.standing_;
+      return inner_->finish();
+    }
+
+   private:
+    const Words& owner_;
+    std::unique_ptr<text::StreamDecoder> inner_;
+  };
+
+  static std::vector<std::string> letters() {
+    std::vector<std::string> words = {"\xE2"};
+    for (char c = 'a'; c <= 'z'; ++c)
+      words.insert(words.end(), {std::string(1, c), std::string(2, c)});
+    return words;
+  }
+
+  WordTokenizer words_;
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  mutable int standing_ = 0;
+  bool open_ = true;
+};
+
+class EngineTest : public ::testing::Test {
+ protected:
+  EngineRequest request(const std::string& prompt, GenerateOptions options) {
+    return {prompt_ids(model, words, prompt, true), std::move(options)};
+  }
+
+  /// Fetches all news until the end; the texts by index.
+  static std::vector<std::string> fetch(Generation& generation, std::size_t count) {
+    std::vector<std::string> texts(count);
+    while (!generation.ended()) {
+      const auto all = generation.wait(kLong);
+      EXPECT_FALSE(all.empty());
+      if (all.empty()) break;
+      for (const auto& news : all) texts[news.index] += news.text;
+    }
+    return texts;
+  }
+
+  PackedModel model{engine_model(), {.threads = 2}};
+  Words words;
+};
+
+TEST_F(EngineTest, EachTextIsTheOneThatGenerateGives) {
+  std::vector<EngineRequest> requests;
+  std::vector<GenerateResult> expected;
+  const std::string prompts[] = {"", "abc", "theprompthassixteen", std::string(40, 'q'), "bb"};
+  for (int n = 0; n < 20; ++n) {
+    GenerateOptions options;
+    options.max_new_tokens = n % 7 == 0 ? n / 7 : 5 * n;  // 0, 1, 2 and beyond the context too
+    options.sampling.temperature = n % 3 == 0 ? 0 : 0.5 * n;
+    options.sampling.seed = static_cast<std::uint64_t>(n);
+    options.sampling.repetition_penalty = n % 4 == 0 ? 1.3 : 1;
+    if (n % 5 == 1) options.stop = {"z", "ee"};
+    if (n % 5 == 2) options.eos_ids = {20, 21, 22};
+    const std::string& prompt = prompts[n % 5];
+    requests.push_back(request(prompt, options));
+    expected.push_back(generate(model, words, prompt, options));
+  }
+  for (const std::int64_t batch : {1, 5, 16, 40}) {
+    Engine engine(model, words, {.max_batch = batch, .queue = 20});
+    const auto generation = engine.submit(requests);
+    const auto texts = fetch(*generation, requests.size());
+    std::set<FinishReason> reasons;
+    for (std::size_t n = 0; n < requests.size(); ++n) {
+      const GenerateResult found = generation->result(n);
+      EXPECT_EQ(found.ids, expected[n].ids) << batch << ", " << n;
+      EXPECT_EQ(found.text, expected[n].text);
+      EXPECT_EQ(texts[n], expected[n].text);
+      EXPECT_EQ(found.finish_reason, expected[n].finish_reason);
+      EXPECT_EQ(found.prompt_tokens, expected[n].prompt_tokens);
+      EXPECT_EQ(found.new_tokens, expected[n].new_tokens);
+      reasons.insert(found.finish_reason);
+    }
+    EXPECT_EQ(reasons.size(), 4u) << "the requests do not end in all ways";
+    EXPECT_EQ(engine.load().running, 0);
+  }
+}
+
+TEST_F(EngineTest, ManyThreadsMayAsk) {
+  const GenerateOptions options = {.max_new_tokens = 8, .sampling = {.seed = 3}};
+  const std::string expected = generate(model, words, "hello", options).text;
+  Engine engine(model, words, {.max_batch = 4, .queue = 100});
+  std::vector<std::thread> clients;
+  for (int n = 0; n < 8; ++n) {
+    clients.emplace_back([&] {
+      for (int k = 0; k < 5; ++k) {
+        const auto generation = engine.submit({request("hello", options)});
+        EXPECT_EQ(fetch(*generation, 1)[0], expected);
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+}
+
+TEST_F(EngineTest, FirstComeFirstServed) {
+  Engine engine(model, words, {.max_batch = 1, .queue = 3});
+  words.close();
+  const auto first = engine.submit({request("a", {.max_new_tokens = 3})});
+  const auto second = engine.submit({request("b", {.max_new_tokens = 1})});
+  const auto third = engine.submit({request("c", {.max_new_tokens = 1})});
+  words.wait_for_somebody();
+  EXPECT_TRUE(second->wait(0ms).empty());
+  words.open();
+  fetch(*third, 1);
+  for (const auto& before : {first, second}) {
+    before->wait(0ms);
+    EXPECT_TRUE(before->ended());
+  }
+}
+
+TEST_F(EngineTest, TakesNoMoreThanTheQueueHolds) {
+  Engine engine(model, words, {.max_batch = 1, .queue = 2});
+  words.close();
+  const EngineRequest one = request("a", {.max_new_tokens = 1});
+  const auto running = engine.submit({one});
+  words.wait_for_somebody();
+  const auto waiting = engine.submit({one});
+  EXPECT_EQ(engine.load().running, 1);
+  EXPECT_EQ(engine.load().waiting, 1);
+  expect_error<BusyError>(
+      [&] {
+        engine.submit({one, one});
+      },
+      "1 texts are being written", "1 are waiting");
+  const auto last = engine.submit({one});
+  expect_error<BusyError>([&] { engine.submit({one}); }, "2 are waiting, of at most 1 and 2");
+  expect_error<UsageError>([&] { engine.submit({one, one, one, one}); }, "1 to 3", "found 4");
+  words.open();
+  fetch(*last, 1);
+  fetch(*engine.submit({one, one, one}), 3);
+}
+
+TEST_F(EngineTest, CancelledTextsMakeRoom) {
+  Engine engine(model, words, {.max_batch = 2, .queue = 1});
+  words.close();
+  const auto end = engine.submit({request("a", {.max_new_tokens = 2})});
+  const auto running = engine.submit({request("b", {.max_new_tokens = 60})});
+  words.wait_for_somebody();
+  const auto waiting = engine.submit({request("c", {.max_new_tokens = 60})});
+  running->cancel();
+  waiting->cancel();
+  words.open();
+  for (const auto& cancelled : {running, waiting}) {
+    fetch(*cancelled, 1);
+    expect_error<CancelledError>([&] { cancelled->result(0); }, "given up");
+  }
+  fetch(*end, 1);
+  EXPECT_EQ(end->result(0).new_tokens, 2);
+  end->cancel();  // too late, and harmless
+  EXPECT_EQ(end->result(0).new_tokens, 2);
+}
+
+TEST_F(EngineTest, StopLetsTextsEnd) {
+  Engine engine(model, words, {.max_batch = 1, .queue = 3});
+  const auto generation =
+      engine.submit({request("a", {.max_new_tokens = 20}), request("b", {.max_new_tokens = 20})});
+  engine.stop(kLong);
+  fetch(*generation, 2);
+  EXPECT_EQ(generation->result(1).new_tokens, 20);
+  expect_error<BusyError>([&] { engine.submit({request("a", {})}); }, "being stopped");
+  EXPECT_TRUE(engine.load().stopping);
+}
+
+TEST_F(EngineTest, StopCutsOffWhatTakesTooLong) {
+  Engine engine(model, words, {.max_batch = 2, .queue = 3});
+  words.close();
+  const EngineRequest short_text = request("a", {.max_new_tokens = 1}),
+                      long_text = request("b", {.max_new_tokens = 60});
+  const auto generation = engine.submit({short_text, long_text, long_text});
+  words.wait_for_somebody();
+  std::thread stopper([&] { engine.stop(0ms); });
+  while (!engine.load().stopping) std::this_thread::sleep_for(1ms);
+  std::this_thread::sleep_for(20ms);  // likely beyond the limit; if not, the texts have ended
+  words.open();
+  stopper.join();
+  fetch(*generation, 3);
+  EXPECT_EQ(generation->result(0).new_tokens, 1);
+  expect_error<CancelledError>([&] { generation->result(2); }, "being stopped");
+}
+
+TEST_F(EngineTest, RefusesWhatCannotBeContinued) {
+  Engine engine(model, words);
+  const EngineRequest good = request("a", {.max_new_tokens = 1});
+  const auto refused = [&](EngineRequest bad, const std::string& part) {
+    expect_error<UsageError>([&] { engine.submit({good, bad}); }, part);
+    EXPECT_EQ(engine.load().running + engine.load().waiting, 0);
+  };
+  refused({{}, {}}, "empty prompt");
+  refused({std::vector<std::int32_t>(64, 5), {}}, "context of 64");
+  refused({{1, 61}, {}}, "token id 61");
+  refused({{1, -1}, {}}, "token id -1");
+  refused(request("a", {.max_new_tokens = -1}), "max_new_tokens");
+  refused(request("a", {.sampling = {.top_p = 0}}), "top_p");
+  refused(request("a", {.stop = {""}}), "stop string");
+  expect_error<UsageError>([&] { engine.submit({}); }, "found 0");
+  expect_error<UsageError>([&] { Engine(model, words, {.max_batch = 0}); }, "max_batch",
+                           "1 to 256");
+  expect_error<UsageError>([&] { Engine(model, words, {.queue = -1}); }, "queue");
+}
+
+TEST(EngineErrorTest, ABrokenRowEndsOnlyItsOwnText) {
+  const test::TempDir dir;
+  exporter::MemorySource source(engine_model());
+  exporter::export_packed(source, engine_model(), dir / "m", formats::DType::kF32).commit();
+  const auto file = dir / "m" / "model.safetensors";
+  std::string bytes = read_file(file);
+  const auto& rows = source.values("model.embed_tokens.weight");
+  const std::string row(reinterpret_cast<const char*>(&rows[50 * 12]), 12 * sizeof(float));
+  const float bad = NAN;
+  ASSERT_NE(bytes.find(row), std::string::npos);
+  std::memcpy(bytes.data() + bytes.find(row), &bad, sizeof bad);
+  write_file(file, bytes);
+
+  PackedModel model(dir / "m", {.threads = 1});
+  const Words words;
+  const GenerateOptions options = {.max_new_tokens = 3, .sampling = {.temperature = 0}};
+  const std::string expected = generate(model, words, "abc", options).text;
+  Engine engine(model, words);
+  const EngineRequest good = {prompt_ids(model, words, "abc", true), options};
+  const auto generation = engine.submit({good, {{1, 5, 50, 6}, options}, good});
+  while (!generation->ended()) generation->wait(kLong);
+  EXPECT_EQ(generation->result(0).text, expected);
+  EXPECT_EQ(generation->result(2).text, expected);
+  expect_error<DataError>([&] { generation->result(1); }, "embed_tokens");
+}
+
+}  // namespace
+}  // namespace fbi::infer
