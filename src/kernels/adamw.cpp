@@ -3,6 +3,7 @@
 #include <atomic>
 #include <vector>
 
+#include "kernels/adamw_constants.h"
 #include "kernels/blocks.h"
 #include "kernels/dispatch.h"
 
@@ -11,17 +12,6 @@ namespace {
 
 /// Elements per partial sum of sum_of_squares.
 constexpr std::int64_t kSumBlock = 1 << 16;
-
-AdamWConstants constants_of(const AdamWStep& step) {
-  return {.decay = static_cast<float>(1 - step.lr * step.weight_decay),
-          .one_minus_beta1 = static_cast<float>(1 - step.beta1),
-          .beta2 = static_cast<float>(step.beta2),
-          .one_minus_beta2 = static_cast<float>(1 - step.beta2),
-          .negative_step_size = static_cast<float>(-(step.lr / step.bias_correction1)),
-          .sqrt_bias_correction2 = static_cast<float>(step.sqrt_bias_correction2),
-          .eps = static_cast<float>(step.eps),
-          .grad_scale = static_cast<float>(step.grad_scale)};
-}
 
 }  // namespace
 

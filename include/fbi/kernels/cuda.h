@@ -6,16 +6,19 @@
 #include "fbi/kernels/adamw.h"
 #include "fbi/kernels/binary_matrix.h"
 
-/// The trainer's kernels on an NVIDIA GPU of compute capability 8.0 or 9.0. The functions exist in builds with FBI_CUDA=ON only.
+/// The trainer's kernels on an NVIDIA GPU of compute capability 8.0 or 9.0. The functions exist in
+/// builds with FBI_CUDA=ON only.
 ///
-/// Every pointer is memory of the current device. Functions enqueue on `stream` and return: no result has arrived
-/// when they return, nothing is allocated, nothing waits. They throw UsageError for arguments that make no sense
-/// and CudaError when a launch is refused; an error inside a kernel shows at a later call, as CUDA does. Contents
-/// that the processor's form checks (targets) are not checked here, see there.
+/// Every pointer is memory of the current device. Functions enqueue on `stream` and return: no
+/// result has arrived when they return, nothing is allocated, nothing waits. They throw UsageError
+/// for arguments that make no sense and CudaError when a launch is refused; an error inside a
+/// kernel shows at a later call, as CUDA does. Contents that the processor's form checks (targets)
+/// are not checked here, see there.
 ///
-/// Results depend on arguments only: floating-point sums are formed in an order given by the shape, without
-/// atomics. Pack, unpack and AdamW give the bits of the processor's kernels; where sums differ it says so. Arrays
-/// need the alignment of their elements; 16-byte alignment of arrays and rows is faster.
+/// Results depend on arguments only: floating-point sums are formed in an order given by the shape,
+/// without atomics. Pack, unpack and AdamW give the bits of the processor's kernels; where sums
+/// differ it says so. Arrays need the alignment of their elements; 16-byte alignment of arrays and
+/// rows is faster.
 namespace fbi::kernels::cuda {
 
 class CudaError : public std::runtime_error {
@@ -26,47 +29,52 @@ class CudaError : public std::runtime_error {
 /// A cudaStream_t; null is the default stream.
 using Stream = void*;
 
-/// Type of an array given as void pointer. Arithmetic is fp32 for all; a result is rounded once, to nearest even
-/// (a NaN stays a NaN, with the device's bits).
+/// Type of an array given as void pointer. Arithmetic is fp32 for all; a result is rounded once, to
+/// nearest even (a NaN stays a NaN, with the device's bits).
 enum class Element { kFp32, kBf16, kFp16 };
 
 /// Like kernels::pack_signs, bit for bit.
 void pack_signs(const float* latent, MatrixShape shape, std::uint8_t* bits, Stream stream);
 
-/// out [rows, columns] of type `type` = alpha·s + beta, formed in fp32 and rounded once; the bits of
-/// kernels::effective_weight (kFp32) and effective_weight_bf16 (kBf16).
-void effective_weight(const std::uint8_t* bits, const float* alpha, const float* beta, ScaleStrides strides, MatrixShape shape,
-                      Element type, void* out, Stream stream);
+/// out [rows, columns] of type `type` = alpha·s + beta, formed in fp32 and rounded once; the bits
+/// of kernels::effective_weight (kFp32) and effective_weight_bf16 (kBf16).
+void effective_weight(const std::uint8_t* bits, const float* alpha, const float* beta,
+                      ScaleStrides strides, MatrixShape shape, Element type, void* out,
+                      Stream stream);
 
 /// Number of doubles that scale_gradients needs.
 std::int64_t scale_gradients_workspace(ScaleStrides strides, MatrixShape shape);
-/// Like kernels::scale_gradients; *squares (device memory) receives Σ (alpha·G)². dalpha and dbeta have its bits for scales per
-/// column and per row; a single scale's, and squares, are double sums in another order (relative 1e-13).
-void scale_gradients(const float* raw_grad, const std::uint8_t* bits, const float* alpha, ScaleStrides strides, MatrixShape shape,
-                     float* dalpha, float* dbeta, double* squares, double* workspace, Stream stream);
+/// Like kernels::scale_gradients; *squares (device memory) receives Σ (alpha·G)². dalpha and dbeta
+/// have its bits for scales per column and per row; a single scale's, and squares, are double sums
+/// in another order (relative 1e-13).
+void scale_gradients(const float* raw_grad, const std::uint8_t* bits, const float* alpha,
+                     ScaleStrides strides, MatrixShape shape, float* dalpha, float* dbeta,
+                     double* squares, double* workspace, Stream stream);
 
 /// Number of doubles that sum_of_squares needs.
 std::int64_t sum_of_squares_workspace(std::int64_t count);
-/// *out (device memory) = Σ x² in double, in an order that depends on count alone; another one than the processor's
-/// (relative 1e-13).
-void sum_of_squares(const float* x, std::int64_t count, double* out, double* workspace, Stream stream);
+/// *out (device memory) = Σ x² in double, in an order that depends on count alone; another one than
+/// the processor's (relative 1e-13).
+void sum_of_squares(const float* x, std::int64_t count, double* out, double* workspace,
+                    Stream stream);
 
 /// Like kernels::adamw, bit for bit.
-void adamw(float* value, float* moment1, float* moment2, const float* grad, std::int64_t count, const AdamWStep& step, Stream stream);
+void adamw(float* value, float* moment1, float* moment2, const float* grad, std::int64_t count,
+           const AdamWStep& step, Stream stream);
 
 /// Like kernels::adamw_latent, bit for bit; the number of flips is added to *flips (device memory).
-void adamw_latent(float* latent, float* moment1, float* moment2, const float* raw_grad, const float* alpha, ScaleStrides strides,
-                  MatrixShape shape, std::uint8_t* bits, const AdamWStep& step, std::int64_t* flips, Stream stream);
+void adamw_latent(float* latent, float* moment1, float* moment2, const float* raw_grad,
+                  const float* alpha, ScaleStrides strides, MatrixShape shape, std::uint8_t* bits,
+                  const AdamWStep& step, std::int64_t* flips, Stream stream);
 
-/// kernels::DistillLossArgs (fbi/kernels/distill_loss.h has the definitions) with logits of any type. The gradient is
-/// rounded to the logits' type. A target outside of [0, V) that is read makes the token's losses and its whole gradient
-/// NaN. Against the reference: losses 1e-6 relative to max(1, loss), gradients 2e-6 of each probability plus the
-/// rounding to their type.
+/// kernels::DistillLossArgs (fbi/kernels/distill_loss.h has the definitions) with logits of any
+/// type. The gradient is rounded to the logits' type. A target outside of [0, V) that is read makes
+/// the token's losses and its whole gradient NaN. Against the reference: losses 1e-6 relative to
+/// max(1, loss), gradients 2e-6 of each probability plus the rounding to their type.
 struct DistillLossArgs {
-  void* logits = nullptr;  ///< [T, V]; replaced by the gradient
-  Element logits_type = Element::kFp32;
-  const void* teacher_logits = nullptr;  ///< [T, V], may be null when distill is 0
-  Element teacher_type = Element::kFp32;
+  void* logits = nullptr;                ///< [T, V] of type `type`; replaced by the gradient
+  const void* teacher_logits = nullptr;  ///< [T, V] of type `type`, may be null when distill is 0
+  Element type = Element::kFp32;
   const std::int32_t* targets = nullptr;  ///< [T]
   std::int64_t tokens = 0;                ///< T
   std::int64_t vocab_size = 0;            ///< V
@@ -79,9 +87,10 @@ struct DistillLossArgs {
 };
 void distill_loss(const DistillLossArgs& args, Stream stream);
 
-/// out[t] = -log softmax(logits_t)[targets_t], the bits of loss_next; NaN for a target outside of [0, V).
-void next_token_nll(const void* logits, Element type, const std::int32_t* targets, std::int64_t tokens, std::int64_t vocab_size,
-                    float* out, Stream stream);
+/// out[t] = -log softmax(logits_t)[targets_t], the bits of loss_next; NaN for a target outside of
+/// [0, V).
+void next_token_nll(const void* logits, Element type, const std::int32_t* targets,
+                    std::int64_t tokens, std::int64_t vocab_size, float* out, Stream stream);
 
 /// RMSNorm: out = weight · x / sqrt(mean(x²) + eps) over rows [tokens, width].
 struct RmsNormArgs {
@@ -92,17 +101,19 @@ struct RmsNormArgs {
   std::int64_t width = 0;
 };
 /// inverse_rms [tokens] is kept for the backward.
-void rms_norm(const RmsNormArgs& args, double eps, void* out, Element out_type, float* inverse_rms, Stream stream);
+void rms_norm(const RmsNormArgs& args, double eps, void* out, Element out_type, float* inverse_rms,
+              Stream stream);
 
 /// Number of floats that rms_norm_backward needs where dweight is given.
 std::int64_t rms_norm_backward_workspace(std::int64_t tokens, std::int64_t width);
-/// With n = x·inverse_rms, g = dout·weight: dx (type of x) = inverse_rms·(g - n·mean(g·n)); dweight += Σ_t dout·n (fp32 within 16
-/// tokens, double over all). dweight and workspace may both be null.
-void rms_norm_backward(const RmsNormArgs& args, const float* inverse_rms, const void* dout, Element dout_type, void* dx,
-                       float* dweight, float* workspace, Stream stream);
+/// With n = x·inverse_rms, g = dout·weight: dx (type of x) = inverse_rms·(g - n·mean(g·n)); dweight
+/// += Σ_t dout·n (fp32 within 8 tokens, double over all). dweight and workspace may both be null.
+void rms_norm_backward(const RmsNormArgs& args, const float* inverse_rms, const void* dout,
+                       Element dout_type, void* dx, float* dweight, float* workspace,
+                       Stream stream);
 
-/// Rotation of the halves of each head (x1, x2) -> (x1·cos - x2·sin, x2·cos + x1·sin). Strides count elements; the
-/// values of one head lie side by side.
+/// Rotation of the halves of each head (x1, x2) -> (x1·cos - x2·sin, x2·cos + x1·sin). Strides
+/// count elements; the values of one head lie side by side.
 struct RotaryStrides {
   std::int64_t batch = 0, head = 0, position = 0;
 };
@@ -120,9 +131,10 @@ struct RotaryArgs {
 void rotary(const RotaryArgs& args, Stream stream);
 
 /// out = silu(gate)·up, silu(g) = g / (1 + exp(-g)); all of one type, out may be gate or up.
-void silu_product(const void* gate, const void* up, Element type, std::int64_t count, void* out, Stream stream);
+void silu_product(const void* gate, const void* up, Element type, std::int64_t count, void* out,
+                  Stream stream);
 /// dgate = dout·up·silu'(gate), dup = dout·silu(gate); they may take the place of gate, up or dout.
-void silu_product_backward(const void* dout, const void* gate, const void* up, Element type, std::int64_t count, void* dgate,
-                           void* dup, Stream stream);
+void silu_product_backward(const void* dout, const void* gate, const void* up, Element type,
+                           std::int64_t count, void* dgate, void* dup, Stream stream);
 
 }  // namespace fbi::kernels::cuda

@@ -1,0 +1,148 @@
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+
+/// As much of CUDA as the kernels of src/kernels/cuda and their tests use, on a processor, so that
+/// their logic is tested where there is no GPU: this folder comes first among the include folders,
+/// and the same sources are compiled as C++. A block's threads are fibers that take turns at
+/// barriers (emulator.cpp). What a launch does wrong throws std::logic_error: a barrier or a warp
+/// operation that not all threads reach, or reach at different lines; a lane outside of the mask.
+/// Shared and allocated memory begins as NaN; device memory has marked borders, checked when it is
+/// freed, and poisoned under AddressSanitizer. Threads and blocks run upwards, downwards or
+/// shuffled from launch to launch, so that results which depend on their order differ.
+///
+/// It does not say anything about speed, nor about a device's memory order, rounding of exp and the
+/// like.
+
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(...)
+/// One copy: blocks run one after another. In a section of its own, so that each block can begin
+/// with garbage.
+#define __shared__ static __attribute__((section("emulated_shared")))
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+/// Of the fiber that runs.
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+
+namespace emulator {
+
+/// Where in a kernel; two threads that wait for each other must wait at one place.
+struct Site {
+  const char* file;
+  int line;
+};
+
+void launch(dim3 grid, dim3 block, const std::function<void()>& kernel);
+void block_barrier(Site site);
+/// Waits for the lanes of `mask`, hands every one the 32 values.
+const std::uint64_t* exchange(Site site, unsigned mask, std::uint64_t value);
+/// Fails the launch.
+[[noreturn]] void fail(const char* what, Site site);
+int lane();
+
+template <class T>
+std::uint64_t to_bits(T value) {
+  static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  return bits;
+}
+template <class T>
+T lane_value(Site site, unsigned mask, T value, int from) {
+  const std::uint64_t* values = exchange(site, mask, to_bits(value));
+  if (!(mask >> from & 1)) fail("reads a lane outside of the mask", site);
+  T result;
+  std::memcpy(&result, &values[from], sizeof result);
+  return result;
+}
+
+}  // namespace emulator
+
+#define EMULATED_SITE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+inline void __syncthreads(EMULATED_SITE) {
+  emulator::block_barrier({file, line});
+}
+inline void __syncwarp(unsigned mask = 0xFFFFFFFFu, EMULATED_SITE) {
+  emulator::exchange({file, line}, mask, 0);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32, EMULATED_SITE) {
+  const int first = emulator::lane() / width * width;
+  return emulator::lane_value({file, line}, mask, value, first + source % width);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits, EMULATED_SITE) {
+  return emulator::lane_value({file, line}, mask, value, emulator::lane() ^ bits);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned distance, EMULATED_SITE) {
+  const int from = emulator::lane() + static_cast<int>(distance);
+  return emulator::lane_value({file, line}, mask, value, from < 32 ? from : emulator::lane());
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate, EMULATED_SITE) {
+  const std::uint64_t* values = emulator::exchange({file, line}, mask, predicate != 0);
+  unsigned ballot = 0;
+  for (int lane = 0; lane < 32; ++lane)
+    ballot |= static_cast<unsigned>(values[lane] & mask >> lane & 1) << lane;
+  return ballot;
+}
+
+template <class T>
+T atomicAdd(T* target, T value) {
+  const T before = *target;
+  *target += value;
+  return before;
+}
+inline int __popc(unsigned x) {
+  return __builtin_popcount(x);
+}
+
+using cudaStream_t = struct EmulatedStream*;
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorIllegalAddress = 700
+};
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
+
+const char* cudaGetErrorString(cudaError_t status);
+cudaError_t cudaGetLastError();
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaDeviceSynchronize();
+cudaError_t cudaMalloc(void** memory, std::size_t bytes);
+/// cudaErrorIllegalAddress when something was written beyond the memory's borders.
+cudaError_t cudaFree(void* memory);
+cudaError_t cudaMemcpy(void* target, const void* source, std::size_t bytes, cudaMemcpyKind kind);
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+};
+/// Refuses what a device refuses.
+cudaError_t emulated_check(const cudaLaunchConfig_t& config);
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  if (const cudaError_t status = emulated_check(*config); status != cudaSuccess) return status;
+  emulator::launch(config->gridDim, config->blockDim, [&] { kernel(arguments...); });
+  return cudaSuccess;
+}

@@ -1,0 +1,360 @@
+#include <cuda_runtime.h>
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+
+// Borders of the section of all __shared__ variables, defined by the linker where there is one.
+extern "C" {
+extern char __start_emulated_shared[] __attribute__((weak));
+extern char __stop_emulated_shared[] __attribute__((weak));
+}
+
+namespace emulator {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr std::size_t kStackBytes = 128 << 10;
+
+enum class State { kRuns, kAtBlockBarrier, kAtWarpOperation, kEnded };
+
+/// A stack that execution can move to, known to AddressSanitizer.
+struct Context {
+  ucontext_t registers = {};
+  const void* stack = nullptr;
+  std::size_t stack_bytes = 0;
+  void* shadow = nullptr;
+};
+
+/// `ends`: nobody comes back to `from`.
+void switch_stacks(Context& from, Context& to, [[maybe_unused]] bool ends) {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_start_switch_fiber(ends ? nullptr : &from.shadow, to.stack, to.stack_bytes);
+#endif
+  swapcontext(&from.registers, &to.registers);
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(from.shadow, nullptr, nullptr);
+#endif
+}
+
+struct Fiber {
+  Context context;
+  std::unique_ptr<char[]> stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+  State state = State::kRuns;
+  Site site = {};
+  unsigned mask = 0;
+  std::uint64_t value = 0;
+  std::array<std::uint64_t, kWarp> received = {};
+};
+
+std::string describe(Site site) {
+  return std::string(site.file) + ":" + std::to_string(site.line);
+}
+bool same(Site a, Site b) {
+  return a.line == b.line && std::string_view(a.file) == b.file;
+}
+
+/// The threads of one block at a time.
+class Machine {
+ public:
+  void run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel);
+  void wait(State state, Site site, unsigned mask, std::uint64_t value) {
+    Fiber& fiber = fibers_[current_];
+    fiber.state = state;
+    fiber.site = site;
+    fiber.mask = mask;
+    fiber.value = value;
+    switch_stacks(fiber.context, scheduler_, false);
+  }
+  const std::uint64_t* received() const { return fibers_[current_].received.data(); }
+  int lane() const { return static_cast<int>(current_ % kWarp); }
+  [[noreturn]] void fail(const std::string& message) {
+    error_ = message;
+    switch_stacks(fibers_[current_].context, scheduler_, false);
+    std::abort();  // nobody resumes a thread of a launch that failed
+  }
+
+ private:
+  static void enter();
+  void run_block(const std::vector<std::size_t>& order);
+  void start(std::size_t thread);
+  bool resume(const std::vector<std::size_t>& order);
+  bool release_warps();
+  bool release_block();
+  [[noreturn]] void stuck() const;
+  std::vector<std::size_t> order_of(std::size_t count);
+
+  std::vector<Fiber> fibers_;  // as many as the largest block had
+  std::size_t threads_ = 0, current_ = 0;
+  Context scheduler_;
+  const std::function<void()>* kernel_ = nullptr;
+  std::string error_;
+  std::mt19937 random_{20240710};
+  unsigned launches_ = 0;
+};
+
+Machine& machine() {
+  static Machine instance;
+  return instance;
+}
+
+std::vector<std::size_t> Machine::order_of(std::size_t count) {
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  if (launches_ % 3 == 1) std::reverse(order.begin(), order.end());
+  if (launches_ % 3 == 2) std::shuffle(order.begin(), order.end(), random_);
+  return order;
+}
+
+void Machine::run_grid(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+  ++launches_;
+  gridDim = grid;
+  blockDim = block;
+  kernel_ = &kernel;
+  threads_ = block.x;
+  if (fibers_.size() < threads_) fibers_.resize(threads_);
+  const auto threads = order_of(threads_);
+  for (std::size_t index : order_of(std::size_t{grid.x} * grid.y * grid.z)) {
+    blockIdx = {static_cast<unsigned>(index % grid.x),
+                static_cast<unsigned>(index / grid.x % grid.y),
+                static_cast<unsigned>(index / grid.x / grid.y)};
+    run_block(threads);
+  }
+}
+
+void Machine::enter() {
+#if defined(__SANITIZE_ADDRESS__)
+  Context& scheduler = machine().scheduler_;
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler.stack, &scheduler.stack_bytes);
+#endif
+  (*machine().kernel_)();
+  Fiber& fiber = machine().fibers_[machine().current_];
+  fiber.state = State::kEnded;
+  switch_stacks(fiber.context, machine().scheduler_, true);
+}
+
+void Machine::start(std::size_t thread) {
+  Fiber& fiber = fibers_[thread];
+  fiber.state = State::kRuns;
+  getcontext(&fiber.context.registers);
+  fiber.context.stack = fiber.stack.get();
+  fiber.context.stack_bytes = kStackBytes;
+  fiber.context.registers.uc_stack.ss_sp = fiber.stack.get();
+  fiber.context.registers.uc_stack.ss_size = kStackBytes;
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStackBytes);  // of a thread before
+#endif
+  makecontext(&fiber.context.registers, &Machine::enter, 0);
+}
+
+void Machine::run_block(const std::vector<std::size_t>& order) {
+  error_.clear();
+  if (__start_emulated_shared) {
+    std::memset(__start_emulated_shared, 0xFF,
+                static_cast<std::size_t>(__stop_emulated_shared - __start_emulated_shared));
+  }
+  for (std::size_t thread = 0; thread < threads_; ++thread) start(thread);
+  while (resume(order)) {
+    while (release_warps() || release_block()) {
+      if (!resume(order)) return;
+    }
+    stuck();
+  }
+}
+
+/// Runs every thread that can until it waits; false when all have ended.
+bool Machine::resume(const std::vector<std::size_t>& order) {
+  bool left = false;
+  for (std::size_t thread : order) {
+    Fiber& fiber = fibers_[thread];
+    if (fiber.state == State::kRuns) {
+      current_ = thread;
+      threadIdx = {static_cast<unsigned>(thread), 0, 0};
+      switch_stacks(scheduler_, fiber.context, false);
+      if (!error_.empty()) throw std::logic_error(error_);
+    }
+    left |= fiber.state != State::kEnded;
+  }
+  return left;
+}
+
+/// Lets the lanes go that have all met at one operation.
+bool Machine::release_warps() {
+  bool released = false;
+  for (std::size_t thread = 0; thread < threads_; ++thread) {
+    const Fiber& first = fibers_[thread];
+    if (first.state != State::kAtWarpOperation) continue;
+    const std::size_t base = thread / kWarp * kWarp;
+    std::array<std::uint64_t, kWarp> values = {};
+    bool complete = first.mask >> (thread - base) & 1;
+    for (std::size_t lane = 0; lane < kWarp && complete; ++lane) {
+      if (!(first.mask >> lane & 1)) continue;
+      complete = base + lane < threads_;
+      if (!complete) break;
+      const Fiber& other = fibers_[base + lane];
+      complete = other.state == State::kAtWarpOperation && other.mask == first.mask &&
+                 same(other.site, first.site);
+      values[lane] = other.value;
+    }
+    if (!complete) continue;
+    const unsigned mask = first.mask;
+    for (std::size_t lane = 0; lane < kWarp; ++lane) {
+      if (!(mask >> lane & 1)) continue;
+      fibers_[base + lane].received = values;
+      fibers_[base + lane].state = State::kRuns;
+    }
+    released = true;
+  }
+  return released;
+}
+
+bool Machine::release_block() {
+  for (std::size_t thread = 0; thread < threads_; ++thread) {
+    const Fiber& fiber = fibers_[thread];
+    if (fiber.state != State::kAtBlockBarrier || !same(fiber.site, fibers_[0].site)) return false;
+  }
+  for (std::size_t thread = 0; thread < threads_; ++thread) fibers_[thread].state = State::kRuns;
+  return true;
+}
+
+void Machine::stuck() const {
+  std::map<std::string, int> waiting;
+  for (std::size_t thread = 0; thread < threads_; ++thread) {
+    const Fiber& fiber = fibers_[thread];
+    const bool at_block = fiber.state == State::kAtBlockBarrier;
+    ++waiting[fiber.state == State::kEnded
+                  ? std::string("have ended")
+                  : (at_block ? "wait for the block at " : "wait for their warp at ") +
+                        describe(fiber.site)];
+  }
+  std::string message = "threads wait for others that never come:";
+  for (const auto& [what, count] : waiting)
+    message += " " + std::to_string(count) + " " + what + ";";
+  throw std::logic_error(message);
+}
+
+}  // namespace
+
+void launch(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+  machine().run_grid(grid, block, kernel);
+}
+void block_barrier(Site site) {
+  machine().wait(State::kAtBlockBarrier, site, 0, 0);
+}
+const std::uint64_t* exchange(Site site, unsigned mask, std::uint64_t value) {
+  if (!(mask >> lane() & 1)) fail("calls with a mask that leaves out its own lane", site);
+  machine().wait(State::kAtWarpOperation, site, mask, value);
+  return machine().received();
+}
+void fail(const char* what, Site site) {
+  machine().fail("thread " + std::to_string(threadIdx.x) + " " + what + " at " + describe(site));
+}
+int lane() {
+  return machine().lane();
+}
+
+}  // namespace emulator
+
+namespace {
+
+constexpr std::size_t kBorder = 256;
+constexpr unsigned char kMark = 0xA5;
+
+struct Allocation {
+  std::size_t bytes = 0;
+  /// Begins where the border before it begins; the end is exact.
+  unsigned char* block = nullptr;
+};
+std::map<void*, Allocation>& allocations() {
+  static std::map<void*, Allocation> all;
+  return all;
+}
+
+void mark(unsigned char* border, std::size_t bytes) {
+  std::memset(border, kMark, bytes);
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_POISON_MEMORY_REGION(border, bytes);
+#endif
+}
+bool marked(const unsigned char* border, std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(border, bytes);
+#endif
+  return std::all_of(border, border + bytes, [](unsigned char x) { return x == kMark; });
+}
+
+}  // namespace
+
+const char* cudaGetErrorString(cudaError_t status) {
+  switch (status) {
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument";
+    case cudaErrorIllegalAddress:
+      return "an illegal memory access was encountered";
+  }
+  return "unknown error";
+}
+cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceSynchronize() {
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+  const std::size_t whole = (bytes + 2 * kBorder + kBorder - 1) / kBorder * kBorder;
+  auto* block = static_cast<unsigned char*>(std::aligned_alloc(kBorder, whole));
+  if (!block) return cudaErrorInvalidValue;
+  std::memset(block + kBorder, 0xFF, bytes);
+  mark(block, kBorder);
+  mark(block + kBorder + bytes, kBorder);
+  *memory = block + kBorder;
+  allocations()[*memory] = {bytes, block};
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void* memory) {
+  const auto found = allocations().find(memory);
+  if (found == allocations().end()) return memory ? cudaErrorInvalidValue : cudaSuccess;
+  const auto [bytes, block] = found->second;
+  allocations().erase(found);
+  const bool before = marked(block, kBorder), after = marked(block + kBorder + bytes, kBorder);
+  std::free(block);
+  return before && after ? cudaSuccess : cudaErrorIllegalAddress;
+}
+cudaError_t cudaMemcpy(void* target, const void* source, std::size_t bytes, cudaMemcpyKind) {
+  if (bytes) std::memcpy(target, source, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t emulated_check(const cudaLaunchConfig_t& config) {
+  const dim3 grid = config.gridDim, block = config.blockDim;
+  const bool good = block.x > 0 && block.x <= 1024 && block.y == 1 && block.z == 1 && grid.x > 0 &&
+                    grid.x <= 0x7FFFFFFFu && grid.y > 0 && grid.y <= 65535 && grid.z > 0 &&
+                    grid.z <= 65535;
+  return good ? cudaSuccess : cudaErrorInvalidConfiguration;
+}
