@@ -7,5 +7,6 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/fbiConfigVersion.cmake"
 install(FILES "${PROJECT_BINARY_DIR}/fbiConfig.cmake" "${PROJECT_BINARY_DIR}/fbiConfigVersion.cmake"
   "${PROJECT_SOURCE_DIR}/third_party/FbiDependencies.cmake"
   "${PROJECT_SOURCE_DIR}/third_party/FindLibTorch.cmake" "${PROJECT_SOURCE_DIR}/third_party/FindXXHash.cmake"
-  "${PROJECT_SOURCE_DIR}/third_party/FindSentencePiece.cmake" DESTINATION ${_dest})
+  "${PROJECT_SOURCE_DIR}/third_party/FindSentencePiece.cmake"
+  "${PROJECT_SOURCE_DIR}/third_party/FindCppHttplib.cmake" DESTINATION ${_dest})
 install(EXPORT fbiTargets NAMESPACE fbi:: DESTINATION ${_dest})

@@ -19,6 +19,7 @@ Verb export_verb();
 Verb generate_verb();
 Verb import_verb();
 Verb inspect_verb();
+Verb serve_verb();
 Verb config_verb();
 
 }  // namespace fbi::cli

@@ -1,0 +1,371 @@
+#include "cli/runtime/http_server.h"
+
+#include <httplib.h>
+#include <sys/socket.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <semaphore>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "fbi/core/error.h"
+#include "fbi/core/log.h"
+
+namespace fbi::cli::runtime {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr const char* kJson = "application/json";
+constexpr const char* kCompletions = "/v1/completions";
+constexpr int kReadSeconds = 10, kWriteSeconds = 30;    // without any progress
+constexpr auto kLook = std::chrono::milliseconds(100);  // how often a client is looked at
+constexpr int kBacklog = 1024;  // connections that the system holds until they are accepted
+
+/// As many threads as connections may be served. When all are busy the server accepts no more, and
+/// further connections wait in the system.
+class BoundedPool final : public httplib::TaskQueue {
+ public:
+  explicit BoundedPool(std::size_t threads)
+      : pool_(threads), free_(static_cast<std::ptrdiff_t>(threads)) {}
+
+  void enqueue(std::function<void()> serve) override {
+    free_.acquire();
+    pool_.enqueue([this, serve = std::move(serve)] {
+      serve();
+      free_.release();
+    });
+  }
+  void shutdown() override { pool_.shutdown(); }
+
+ private:
+  httplib::ThreadPool pool_;
+  std::counting_semaphore<> free_;
+};
+
+class Listener final : public httplib::Server {
+ public:
+  /// The library asks the system to hold five connections.
+  void lengthen_backlog() { ::listen(svr_sock_, kBacklog); }
+};
+
+std::string client_of(const httplib::Request& http) {
+  return concat(http.remote_addr, ":", http.remote_port);
+}
+
+/// The body, of at most `limit` bytes, however it is sent.
+std::string read_body(const httplib::Request& http, const httplib::ContentReader& reader,
+                      std::size_t limit) {
+  if (!http.has_header("Content-Length") && !http.has_header("Transfer-Encoding")) {
+    throw ApiError(411, "the request has neither Content-Length nor Transfer-Encoding");
+  }
+  if (http.is_multipart_form_data()) throw ApiError(415, "expected a body of application/json");
+  std::string body;
+  bool too_large = false;
+  const bool complete = reader([&](const char* data, std::size_t size) {
+    // What is too much is read and forgotten, so that the client gets to the answer.
+    too_large = too_large || size > limit - body.size();
+    if (!too_large) body.append(data, size);
+    return true;
+  });
+  if (too_large) {
+    throw ApiError(413, concat("the body is larger than ", limit, " bytes (--max-body-bytes)"));
+  }
+  if (!complete) throw ApiError(400, "the body is not complete");
+  return body;
+}
+
+/// The answer to one POST, from its acceptance on. Lives as long as the response does.
+class Answer {
+ public:
+  Answer(const CompletionApi& api, const httplib::Request& http, CompletionRequest request,
+         std::shared_ptr<infer::Generation> generation, std::uint64_t number,
+         std::atomic<int>& active)
+      : api_(api),
+        client_(client_of(http)),
+        request_(std::move(request)),
+        generation_(std::move(generation)),
+        number_(number),
+        active_(active) {
+    ++active_;
+    for (std::size_t k = 0; k < request_.before.size(); ++k) {
+      choices_.push_back({k, request_.before[k], ""});
+    }
+    usage_.prompt_tokens = request_.prompt_tokens;
+  }
+  ~Answer() {
+    --active_;
+    if (!outcome_) generation_->cancel();
+    if (refused_) return;
+    log::info("POST ", kCompletions, " ", request_.stream ? "stream, " : "", choices_.size(),
+              choices_.size() == 1 ? " text, " : " texts, ", usage_.prompt_tokens, " + ",
+              usage_.new_tokens, " tokens, ",
+              std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun_).count(),
+              " ms, ", client_, ": ", outcome_.value_or("cancelled, the client is gone"));
+  }
+
+  bool stream() const { return request_.stream; }
+
+  /// Waits for the first text, so that what goes wrong before it still can have its status. Throws
+  /// what ended a text before its time.
+  void wait_for_beginning() {
+    refused_ = true;
+    while (!fetched_) take(generation_->wait(kLook));
+    refused_ = false;
+  }
+
+  /// Everything from the first byte of the body on. False: the connection is to be cut.
+  bool write(httplib::DataSink& sink) {
+    try {
+      return request_.stream ? write_stream(sink) : write_whole(sink);
+    } catch (const Error& error) {
+      outcome_ = error.what();
+      if (!request_.stream) return false;  // the answer has begun as a good one
+      event(sink, error_json(500, error.what()));
+      sink.done();
+      return true;
+    }
+  }
+
+ private:
+  using News = std::vector<infer::Generation::News>;
+
+  /// Adds to choices_; throws what ended a text before its time.
+  void take(const News& news) {
+    fetched_ = fetched_ || !news.empty();
+    for (const auto& [index, text, ended] : news) {
+      choices_[index].text += text;
+      if (!ended) continue;
+      const infer::GenerateResult result = generation_->result(index);
+      choices_[index].finish_reason = finish_reason(result.finish_reason);
+      usage_.new_tokens += result.new_tokens;
+    }
+  }
+
+  bool write_whole(httplib::DataSink& sink) {
+    while (!generation_->ended()) {
+      take(generation_->wait(kLook));
+      if (!sink.is_writable()) return false;
+    }
+    return send(sink, api_.completion_json(number_, created_, choices_, &usage_)) && finish(sink);
+  }
+
+  bool write_stream(httplib::DataSink& sink) {
+    for (;;) {
+      for (Choice& choice : choices_) {
+        if (choice.text.empty() && (choice.finish_reason.empty() || told(choice.index))) continue;
+        if (!event(sink, api_.completion_json(number_, created_, {choice}, nullptr))) return false;
+        choice.text.clear();
+        if (!choice.finish_reason.empty()) told_.insert(choice.index);
+      }
+      if (generation_->ended()) break;
+      take(generation_->wait(kLook));
+      if (!sink.is_writable()) return false;
+    }
+    if (request_.include_usage &&
+        !event(sink, api_.completion_json(number_, created_, {}, &usage_))) {
+      return false;
+    }
+    return event(sink, "[DONE]") && finish(sink);
+  }
+  bool told(std::size_t index) const { return told_.contains(index); }
+
+  static bool send(httplib::DataSink& sink, const std::string& text) {
+    return sink.write(text.data(), text.size());
+  }
+  static bool event(httplib::DataSink& sink, const std::string& data) {
+    return send(sink, "data: " + data + "\n\n");
+  }
+  bool finish(httplib::DataSink& sink) {
+    outcome_ = "done";
+    sink.done();
+    return true;
+  }
+
+  const CompletionApi& api_;
+  const std::string client_;
+  const CompletionRequest request_;
+  const std::shared_ptr<infer::Generation> generation_;
+  const std::uint64_t number_;
+  std::atomic<int>& active_;  // answers that are not written yet
+  const std::int64_t created_ = std::chrono::duration_cast<std::chrono::seconds>(
+                                    std::chrono::system_clock::now().time_since_epoch())
+                                    .count();
+  const Clock::time_point begun_ = Clock::now();
+  std::vector<Choice> choices_;  // of a stream: what has not been sent
+  std::set<std::size_t> told_;   // choices whose end has been sent
+  Usage usage_;
+  bool fetched_ = false;
+  bool refused_ = false;  // then the answer is an error, which is logged where it is made
+  std::optional<std::string> outcome_;  // none: the client has gone
+};
+
+}  // namespace
+
+class HttpServer::Impl {
+ public:
+  Impl(infer::Engine& engine, const CompletionApi& api, const HttpOptions& options)
+      : engine_(engine), api_(api), options_(options) {
+    set_up_connections();
+    server_.set_pre_routing_handler([this](const httplib::Request& http, httplib::Response& out) {
+      return refuse_unknown(http, out);
+    });
+    server_.Get("/health", [this](const httplib::Request&, httplib::Response& out) {
+      const auto load = engine_.load();
+      const nlohmann::ordered_json json = {{"status", load.stopping ? "stopping" : "ok"},
+                                           {"running", load.running},
+                                           {"waiting", load.waiting}};
+      if (load.stopping) out.status = 503;
+      out.set_content(json.dump(), kJson);
+    });
+    server_.Get("/v1/models", [this](const httplib::Request&, httplib::Response& out) {
+      out.set_content(api_.models_json(), kJson);
+    });
+    server_.Post(kCompletions,
+                 [this](const httplib::Request& http, httplib::Response& out,
+                        const httplib::ContentReader& reader) { complete(http, out, reader); });
+    // For what the library itself refuses: the lines of a request that are no HTTP, or too long.
+    server_.set_error_handler([](const httplib::Request& http, httplib::Response& out) {
+      if (out.body.empty()) refuse(http, out, out.status, "the request is not understood");
+    });
+  }
+
+  int bind() {
+    errno = 0;
+    int port = options_.port;
+    if (port == 0) {
+      port = server_.bind_to_any_port(options_.host);
+    } else if (!server_.bind_to_port(options_.host, port)) {
+      port = -1;
+    }
+    if (port > 0) {
+      server_.lengthen_backlog();
+      return port;
+    }
+    const int reason = errno;
+    throw UsageError(
+        concat("cannot listen on ", options_.host, " port ", options_.port, ": ",
+               reason == EADDRINUSE ? "another program has it; choose another with --port"
+               : reason == 0        ? "no such host; give an address of this machine with --host"
+                                    : std::strerror(reason)));
+  }
+
+  void run() { server_.listen_after_bind(); }
+
+  /// The library cuts answers that it has not begun to write, so they come first.
+  void stop() {
+    const auto limit = Clock::now() + std::chrono::seconds(kWriteSeconds);
+    while (active_ > 0 && Clock::now() < limit) std::this_thread::sleep_for(kLook / 5);
+    server_.stop();
+  }
+
+ private:
+  /// The library's own limits, but: an occupied port is an error, one request per connection (an
+  /// idle one would hold a thread), bounded threads.
+  void set_up_connections() {
+    server_.set_socket_options([](int socket) {
+      const int yes = 1;
+      ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    });
+    server_.set_keep_alive_max_count(1);
+    server_.set_read_timeout(kReadSeconds);
+    server_.set_write_timeout(kWriteSeconds);
+    server_.set_tcp_nodelay(true);
+    server_.new_task_queue = [this] { return new BoundedPool(options_.connections); };
+  }
+
+  static void refuse(const httplib::Request& http, httplib::Response& out, int status,
+                     std::string_view message, std::string_view field = {}) {
+    out.status = status;
+    out.set_content(error_json(status, message, field), kJson);
+    log::info(http.method, " ", http.path, " ", status, ", ", client_of(http), ": ", message);
+  }
+
+  /// Before the library reads a body that nobody asked for.
+  static httplib::Server::HandlerResponse refuse_unknown(const httplib::Request& http,
+                                                         httplib::Response& out) {
+    const bool get = http.path == "/health" || http.path == "/v1/models";
+    const bool post = http.path == kCompletions;
+    const char* allowed = get ? "GET" : "POST";
+    if (!get && !post) {
+      refuse(http, out, 404,
+             concat("unknown path; there are ", kCompletions, ", /v1/models and /health"));
+    } else if (http.method != allowed) {
+      out.set_header("Allow", allowed);
+      refuse(http, out, 405, concat(http.path, " takes ", allowed));
+    } else if (http.has_header("Range")) {
+      refuse(http, out, 400, "answers have no ranges");
+    } else {
+      return httplib::Server::HandlerResponse::Unhandled;
+    }
+    return httplib::Server::HandlerResponse::Handled;
+  }
+
+  void complete(const httplib::Request& http, httplib::Response& out,
+                const httplib::ContentReader& reader) {
+    try {
+      CompletionRequest request = api_.parse(read_body(http, reader, options_.max_body_bytes));
+      const auto generation = engine_.submit(request.texts);
+      const auto answer = std::make_shared<Answer>(api_, http, std::move(request), generation,
+                                                   ++requests_, active_);
+      answer->wait_for_beginning();
+      begin(http, out, answer);
+    } catch (const ApiError& error) {
+      refuse(http, out, error.status, error.what(), error.field);
+    } catch (const infer::BusyError& error) {
+      out.set_header("Retry-After", "1");
+      refuse(http, out, 503, error.what());
+    } catch (const infer::CancelledError& error) {
+      refuse(http, out, 503, error.what());
+    } catch (const UsageError& error) {
+      refuse(http, out, 400, error.what());
+    } catch (const std::bad_alloc&) {
+      refuse(http, out, 503, "out of memory; try again with fewer or shorter texts");
+    } catch (const std::exception& error) {
+      refuse(http, out, 500, error.what());
+    }
+  }
+
+  static void begin(const httplib::Request& http, httplib::Response& out,
+                    const std::shared_ptr<Answer>& answer) {
+    const char* type = answer->stream() ? "text/event-stream" : kJson;
+    if (answer->stream()) out.set_header("Cache-Control", "no-cache");
+    const auto write = [answer](std::size_t, httplib::DataSink& sink) {
+      return answer->write(sink);
+    };
+    if (http.version == "HTTP/1.0") {
+      out.set_content_provider(type, write);
+    } else {
+      out.set_chunked_content_provider(type, write);
+    }
+  }
+
+  infer::Engine& engine_;
+  const CompletionApi& api_;
+  const HttpOptions options_;
+  Listener server_;
+  std::atomic<std::uint64_t> requests_ = 0;
+  std::atomic<int> active_ = 0;
+};
+
+HttpServer::HttpServer(infer::Engine& engine, const CompletionApi& api, const HttpOptions& options)
+    : impl_(std::make_unique<Impl>(engine, api, options)) {}
+HttpServer::~HttpServer() = default;
+
+int HttpServer::bind() {
+  return impl_->bind();
+}
+void HttpServer::run() {
+  impl_->run();
+}
+void HttpServer::stop() {
+  impl_->stop();
+}
+
+}  // namespace fbi::cli::runtime

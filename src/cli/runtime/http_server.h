@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "cli/runtime/completion_api.h"
+#include "fbi/infer/engine.h"
+
+namespace fbi::cli::runtime {
+
+struct HttpOptions {
+  std::string host = "127.0.0.1";
+  int port = 8080;  ///< 0: any that is free
+  std::size_t max_body_bytes = 1 << 20;
+  std::size_t connections = 112;  ///< served at the same time; further ones wait to be accepted
+};
+
+/// /v1/completions, /v1/models and /health over HTTP, one line in the log for every request. Every
+/// connection has a thread of its own, so that a client that reads slowly holds up nobody; one that
+/// goes away, or takes nothing for some seconds, has its texts cancelled.
+class HttpServer {
+ public:
+  HttpServer(infer::Engine& engine, const CompletionApi& api, const HttpOptions& options);
+  ~HttpServer();
+
+  /// Takes the port, and returns it. UsageError when that cannot be done.
+  int bind();
+  /// Answers until stop(), and those who have begun to ask by then.
+  void run();
+  /// From another thread, once, after Engine::stop(): run() returns when all answers are sent.
+  void stop();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fbi::cli::runtime

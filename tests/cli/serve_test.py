@@ -1,0 +1,400 @@
+"""fbi-run serve over loopback: answers are those of `generate`, whoever else asks; bad requests, slow clients and those who
+leave disturb nobody; it stops cleanly.  Usage: serve_test.py PATH-OF-FBI-RUN PATH-OF-MAKE_PACKED_MODEL [unittest arguments]"""
+import concurrent.futures
+import http.client
+import json
+import pathlib
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+FBI_RUN = MAKE_MODEL = None
+WORK = None    # folder with the model
+SHARED = None  # a server that most tests use
+LIMIT = 60     # seconds after which something hangs
+FOREVER = {"prompt": "One day, ", "temperature": 0, "max_tokens": 59000}  # takes a minute: is to be given up
+
+
+class Server:
+    """fbi-run serve on a free port; `log` is what it has printed."""
+
+    def __init__(self, *words):
+        self.process = subprocess.Popen([FBI_RUN, "serve", "--model", WORK / "model", "--port", "0", "--threads", "1", *map(str, words)],
+                                        stderr=subprocess.PIPE, text=True)
+        self.log, self.port, self.ready = "", None, threading.Event()
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+        if not self.ready.wait(LIMIT) or self.port is None:
+            raise AssertionError(f"the server did not start: {self.log}")
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.log += line
+            found = re.search(r"listening on http://127\.0\.0\.1:(\d+)", line)
+            if found:
+                self.port = int(found.group(1))
+                self.ready.set()
+        self.ready.set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """The exit code after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self):
+        code = self.process.wait(LIMIT)
+        self.reader.join()
+        self.process.stderr.close()
+        return code
+
+    def connect(self):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT)
+
+    def ask(self, method, path, body=None, **options):
+        """(status, headers, body) of one request; a body that is no str or bytes is sent as JSON."""
+        connection = self.connect()
+        if body is not None and not isinstance(body, (str, bytes)) and not options.get("encode_chunked"):
+            body = json.dumps(body)
+        connection.request(method, path, body, **options)
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        return answer.status, answer.headers, text
+
+    def complete(self, **fields):
+        status, _, text = self.ask("POST", "/v1/completions", fields)
+        if status != 200:
+            raise AssertionError(f"status {status}: {text}")
+        return json.loads(text)
+
+    def text(self, **fields):
+        return self.complete(**fields)["choices"][0]["text"]
+
+    def begin(self, **fields):
+        """A stream whose first event has been read: (connection, lines)."""
+        connection = self.connect()
+        connection.request("POST", "/v1/completions", json.dumps({**fields, "stream": True}))
+        answer = connection.getresponse()
+        if answer.status != 200 or not answer.readline().startswith(b"data: "):
+            raise AssertionError(f"status {answer.status}")
+        return connection, answer
+
+    def stream(self, **fields):
+        """All events of a stream, the last of which is [DONE]."""
+        status, headers, body = self.ask("POST", "/v1/completions", {**fields, "stream": True})
+        if status != 200 or headers["Content-Type"] != "text/event-stream":
+            raise AssertionError(f"status {status}: {body}")
+        parts = body.decode().split("\n\n")
+        if parts.pop() != "" or parts.pop() != "data: [DONE]":
+            raise AssertionError(f"not ended: {body[-200:]}")
+        return [json.loads(part.removeprefix("data: ")) for part in parts]
+
+    def load(self):
+        return json.loads(self.ask("GET", "/health")[2])
+
+    def wait_for_load(self, **expected):
+        start = time.monotonic()
+        while time.monotonic() - start < LIMIT:
+            load = self.load()
+            if all(load[name] == value for name, value in expected.items()):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"{load}, expected {expected}")
+
+
+def generate(prompt, *words):
+    done = subprocess.run([FBI_RUN, "generate", "--model", WORK / "model", "--threads", "1", "--json", "--prompt", prompt, *map(str, words)],
+                          capture_output=True, text=True, timeout=LIMIT, check=True)
+    return json.loads(done.stdout)
+
+
+def setUpModule():
+    global WORK, SHARED
+    WORK = pathlib.Path(tempfile.mkdtemp(prefix="serve-test-"))
+    subprocess.run([sys.executable, REPOSITORY / "scripts" / "make_stories.py", "--out", WORK / "stories.txt", "--bytes", "30000"],
+                   check=True, capture_output=True)
+    subprocess.run([MAKE_MODEL, WORK / "model", WORK / "stories.txt"], check=True, capture_output=True)
+    SHARED = Server("--queue", "200")
+
+
+def tearDownModule():
+    code = SHARED.stop()
+    shutil.rmtree(WORK)
+    if code != 0:
+        raise AssertionError(f"the server ended with {code}: {SHARED.log[-4000:]}")
+
+
+class Answers(unittest.TestCase):
+    def test_a_completion_is_what_generate_gives(self):
+        expected = generate("One day, ", "--max-new-tokens", 30, "--seed", 7, "--temperature", 0.9, "--top-k", 50, "--top-p", 0.95,
+                            "--min-p", 0.01, "--repetition-penalty", 1.2)
+        found = SHARED.complete(prompt="One day, ", max_tokens=30, seed=7, temperature=0.9, top_k=50, top_p=0.95, min_p=0.01,
+                                repetition_penalty=1.2, model="any", user="somebody", presence_penalty=0, best_of=None)
+        self.assertEqual(found["object"], "text_completion")
+        self.assertEqual(found["model"], "model")
+        (choice,) = found["choices"]
+        self.assertEqual(choice, {"text": expected["text"], "index": 0, "logprobs": None, "finish_reason": "length"})
+        self.assertEqual(found["usage"], {"prompt_tokens": expected["prompt_tokens"], "completion_tokens": 30,
+                                          "total_tokens": expected["prompt_tokens"] + 30})
+
+    def test_streaming_gives_the_same(self):
+        fields = dict(prompt=["One day, ", "Lily"], n=2, max_tokens=60, seed=3, temperature=1.5, echo=True)
+        whole = SHARED.complete(**fields)
+        events = SHARED.stream(**fields, stream_options={"include_usage": True})
+        self.assertEqual(events.pop()["usage"], whole["usage"])
+        texts, reasons = [""] * 4, [None] * 4
+        for event in events:
+            (choice,) = event["choices"]
+            self.assertIsNone(reasons[choice["index"]], "text behind the end")
+            texts[choice["index"]] += choice["text"]
+            reasons[choice["index"]] = choice["finish_reason"]
+        self.assertEqual(texts, [choice["text"] for choice in whole["choices"]])
+        self.assertEqual(reasons, [choice["finish_reason"] for choice in whole["choices"]])
+        self.assertEqual([choice["index"] for choice in whole["choices"]], [0, 1, 2, 3])
+        self.assertTrue(texts[1].startswith("One day, ") and texts[2].startswith("Lily"))
+
+    def test_choices_take_seeds_in_a_row(self):
+        three = SHARED.complete(prompt="a", n=3, seed=10, max_tokens=12)
+        for index, choice in enumerate(three["choices"]):
+            self.assertEqual(choice["text"], SHARED.text(prompt="a", seed=10 + index, max_tokens=12))
+        self.assertEqual(len({SHARED.text(prompt="a", max_tokens=12) for _ in range(3)}), 3, "without a seed texts differ")
+
+    def test_prompts_may_be_token_ids(self):
+        ids = generate("", "--max-new-tokens", 5, "--temperature", 0)["ids"]
+        prompt = [1, *ids]
+        text = SHARED.text(prompt=prompt, temperature=0, max_tokens=4)
+        self.assertEqual(text, SHARED.text(prompt=[prompt], temperature=0, max_tokens=4))
+        self.assertEqual(SHARED.complete(prompt=prompt, max_tokens=0)["usage"],
+                         {"prompt_tokens": 6, "completion_tokens": 0, "total_tokens": 6})
+
+    def test_stop_strings(self):
+        whole = SHARED.text(prompt="One day, ", temperature=0, max_tokens=40)
+        stop = whole[10:12]
+        for fields in ({"stop": stop}, {"stop": ["never there", stop]}):
+            (choice,) = SHARED.complete(prompt="One day, ", temperature=0, max_tokens=40, **fields)["choices"]
+            self.assertEqual((choice["text"], choice["finish_reason"]), (whole[:whole.index(stop)], "stop"))
+            streamed = "".join(e["choices"][0]["text"] for e in SHARED.stream(prompt="One day, ", temperature=0, max_tokens=40, **fields))
+            self.assertEqual(streamed, choice["text"])
+
+    def test_two_hundred_clients_at_once(self):
+        cases = [(prompt, seed) for prompt in ("One day, ", "Lily", "The big red dog was", "") for seed in (1, 2)]
+        expected = [generate(prompt, "--seed", seed, "--max-new-tokens", 25)["text"] for prompt, seed in cases]
+
+        def client(number):
+            prompt, seed = cases[number % len(cases)]
+            fields = dict(prompt=prompt, seed=seed, max_tokens=25)
+            if number % 2:
+                return SHARED.text(**fields)
+            return "".join(event["choices"][0]["text"] for event in SHARED.stream(**fields))
+
+        with concurrent.futures.ThreadPoolExecutor(200) as pool:
+            found = list(pool.map(client, range(200)))
+        for number, text in enumerate(found):
+            self.assertEqual(text, expected[number % len(cases)])
+        SHARED.wait_for_load(running=0, waiting=0)
+
+    def test_models_and_health(self):
+        status, headers, text = SHARED.ask("GET", "/v1/models")
+        self.assertEqual((status, headers["Content-Type"]), (200, "application/json"))
+        (model,) = json.loads(text)["data"]
+        self.assertEqual((model["id"], model["object"]), ("model", "model"))
+        self.assertEqual(SHARED.load()["status"], "ok")
+        self.assertEqual(SHARED.ask("HEAD", "/health")[0], 405)
+
+    def test_a_client_of_http_1_0(self):
+        body = json.dumps({"prompt": "a", "max_tokens": 3, "temperature": 0}).encode()
+        with socket.create_connection(("127.0.0.1", SHARED.port), LIMIT) as client:
+            client.sendall(b"POST /v1/completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+        head, _, text = answer.partition(b"\r\n\r\n")
+        self.assertNotIn(b"chunked", head)
+        self.assertEqual(json.loads(text)["choices"][0]["text"], SHARED.text(prompt="a", max_tokens=3, temperature=0))
+
+
+class BadRequests(unittest.TestCase):
+    def refuse(self, body, *parts, status=400, field=None, **options):
+        found, _, text = SHARED.ask("POST", "/v1/completions", body, **options)
+        self.assertEqual(found, status, text)
+        error = json.loads(text)["error"]
+        for part in parts:
+            self.assertIn(part, error["message"])
+        self.assertEqual(error["param"], field)
+        self.assertEqual(error["type"], "invalid_request_error")
+
+    def test_bodies_that_are_no_request(self):
+        for body in ("", "{", "nonsense", b"\xff\xfe\x00", '{"prompt": "\xff"}'.encode("latin-1"), "[" * 100000, '{"prompt": "a"} x'):
+            self.refuse(body, "not valid JSON")
+        for body in ("[]", "3", '"prompt"', "null"):
+            self.refuse(body, "expected a JSON object")
+
+    def test_fields(self):
+        for name, values in {"max_tokens": ["5", 1.5, -1, True], "temperature": ["hot", -1], "top_p": [0, 1.1, []], "top_k": [-1, 0.5],
+                             "min_p": [2], "repetition_penalty": [0], "seed": ["x", 0.5], "n": [0, 100000, "1"], "stream": [1, "yes"],
+                             "echo": [0], "stop": [3, [3], "", ["a", ""], ["x"] * 17, {}], "stream_options": [{"include_usage": True}, 3],
+                             "prompt": [3, {}, [], [[]], [True], ["a", 3], [1, "a"], [-1], [320], [2**40], [1.5]],
+                             "logprobs": [3, True], "suffix": ["x"], "best_of": [7], "logit_bias": [{"5": 1}], "presence_penalty": [0.5],
+                             "frequency_penalty": [1], "guided_regex": ["a*"]}.items():
+            for value in values:
+                with self.subTest(name=name, value=value):
+                    self.refuse({"prompt": "a", name: value}, name, field=name)
+        self.refuse({}, "prompt", "missing", field="prompt")
+        self.refuse({"prompt": "a", "stream": True, "stream_options": {"x": 1}}, "unknown", field="stream_options.x")
+        self.refuse({"prompt": ["a"] * 300}, "300 prompts", field="prompt")
+        self.refuse({"prompt": ["a"] * 100, "n": 100}, "100 prompts with 100 texts each", field="prompt")
+
+    def test_too_long(self):
+        self.refuse({"prompt": [5] * 60000}, "60000 tokens", "context of 60000", field="prompt")
+        large = b'{"prompt": "' + b"a" * (1 << 20) + b'"}'
+        self.refuse(large, "1048576", status=413)
+        pieces = (large[at:at + 9999] for at in range(0, len(large), 9999))
+        self.refuse(pieces, "1048576", status=413, encode_chunked=True, headers={"Transfer-Encoding": "chunked"})
+        small = (piece for piece in (b'{"prompt": "a", ', b'"max_tokens": 1}'))
+        self.assertEqual(SHARED.ask("POST", "/v1/completions", small, encode_chunked=True, headers={"Transfer-Encoding": "chunked"})[0], 200)
+
+    def test_paths_and_methods(self):
+        for method, path, status in (("GET", "/", 404), ("POST", "/v1/chat/completions", 404), ("PUT", "/v1/completions", 405),
+                                     ("GET", "/v1/completions", 405), ("DELETE", "/v1/models", 405), ("GET", "/" + "x" * 9000, 414)):
+            found, _, text = SHARED.ask(method, path, "{}" if method == "POST" else None)
+            self.assertEqual(found, status)
+            self.assertIn("error", json.loads(text))
+        self.assertEqual(SHARED.ask("GET", "/health", headers={"X": "y" * 20000})[0], 400)
+        self.assertEqual(SHARED.ask("GET", "/health", headers={"Range": "bytes=0-1"})[0], 400)
+        self.assertEqual(SHARED.ask("POST", "/v1/completions", "x", headers={"Content-Type": "multipart/form-data; boundary=x"})[0], 415)
+
+    def test_what_is_no_http(self):
+        generator = random.Random(5)
+        post = b"POST /v1/completions HTTP/1.1\r\n"
+        for data in (b"\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01", generator.randbytes(3000), post,
+                     post + b"\r\n", post + b"Content-Length: 100\r\n\r\n{}", post + b"Content-Length: -1\r\n\r\n{}",
+                     post + b"Content-Length: many\r\n\r\n{}", post + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+                     post + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n{", post + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"):
+            with socket.create_connection(("127.0.0.1", SHARED.port), LIMIT) as client:
+                try:
+                    client.sendall(data)
+                    client.shutdown(socket.SHUT_WR)
+                    answer = b"".join(iter(lambda: client.recv(4096), b""))
+                except ConnectionError:
+                    answer = b""
+            self.assertRegex(answer, rb"^(HTTP/1\.1 4\d\d |$)")
+        self.assertEqual(SHARED.load()["status"], "ok")
+
+
+class Clients(unittest.TestCase):
+    def test_one_that_leaves_in_mid_stream(self):
+        connection, answer = SHARED.begin(**FOREVER)
+        SHARED.wait_for_load(running=1)
+        answer.close()
+        connection.close()
+        SHARED.wait_for_load(running=0)
+        self.assertIn("cancelled, the client is gone", SHARED.log)
+
+    def test_one_that_leaves_while_it_waits(self):
+        connection = SHARED.connect()
+        connection.request("POST", "/v1/completions", json.dumps({**FOREVER, "n": 2}))
+        SHARED.wait_for_load(running=2)
+        connection.close()
+        SHARED.wait_for_load(running=0)
+
+    def test_slow_ones_hold_up_nobody(self):
+        expected = generate("Lily", "--max-new-tokens", 40, "--seed", 1)["text"]
+        slow = []
+        for _ in range(5):
+            client = SHARED.connect()
+            client.sock = socket.socket()
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sock.settimeout(LIMIT)
+            client.sock.connect(("127.0.0.1", SHARED.port))
+            client.request("POST", "/v1/completions", json.dumps({**FOREVER, "stream": True, "max_tokens": 2000}))
+            slow.append(client)
+        half = socket.create_connection(("127.0.0.1", SHARED.port), LIMIT)
+        half.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-")  # and never the rest
+        for _ in range(10):
+            self.assertEqual(SHARED.text(prompt="Lily", max_tokens=40, seed=1), expected)
+        SHARED.wait_for_load(running=0)  # the engine has ended what nobody has read
+        texts = set()
+        for client in slow:
+            events = client.getresponse().read().decode().split("\n\n")
+            self.assertEqual(events[-2:], ["data: [DONE]", ""])
+            texts.add("".join(json.loads(event.removeprefix("data: "))["choices"][0]["text"] for event in events[:-2]))
+            client.close()
+        half.close()
+        self.assertEqual(len(texts), 1)
+        self.assertGreater(len(texts.pop()), 1000)
+
+    def test_more_than_the_queue_holds(self):
+        with Server("--max-batch", 1, "--queue", 1) as server:
+            first = server.begin(**FOREVER)
+            second = server.connect()
+            second.request("POST", "/v1/completions", json.dumps(FOREVER))
+            server.wait_for_load(running=1, waiting=1)
+            status, headers, text = server.ask("POST", "/v1/completions", {"prompt": "a"})
+            self.assertEqual((status, headers["Retry-After"]), (503, "1"))
+            self.assertIn("at most 1 and 1", json.loads(text)["error"]["message"])
+            first[1].close()
+            first[0].close()
+            second.close()
+            server.wait_for_load(running=0, waiting=0)
+            self.assertEqual(len(server.complete(prompt="a", max_tokens=3)["choices"]), 1)
+
+
+class Stopping(unittest.TestCase):
+    def test_texts_that_are_being_written_end(self):
+        server = Server("--stop-seconds", LIMIT)
+        connection, answer = server.begin(**{**FOREVER, "max_tokens": 1500})
+        server.process.send_signal(signal.SIGTERM)
+        self.assertTrue(answer.read().endswith(b"data: [DONE]\n\n"))
+        connection.close()
+        self.assertEqual(server.wait(), 0)
+        self.assertRegex(server.log, r"stopping: 1 texts are being written(.|\n)*: done\n.*stopped\n$")
+
+    def test_what_takes_too_long_is_cut_off(self):
+        server = Server("--stop-seconds", 2)
+        connection, answer = server.begin(**FOREVER)
+        whole = server.connect()
+        whole.request("POST", "/v1/completions", json.dumps(FOREVER))
+        server.wait_for_load(running=2)
+        server.process.send_signal(signal.SIGINT)
+        server.wait_for_load(status="stopping")
+        status, _, text = server.ask("POST", "/v1/completions", {"prompt": "a"})
+        self.assertEqual(status, 503)
+        self.assertIn("being stopped", json.loads(text)["error"]["message"])
+        self.assertRegex(answer.read(), rb'data: {"error":{"message":"[^"]*being stopped[^\n]*\n\n$')
+        with self.assertRaises((http.client.HTTPException, ConnectionError)):
+            whole.getresponse().read()
+        connection.close()
+        whole.close()
+        self.assertEqual(server.wait(), 0)
+
+    def test_a_port_that_is_taken(self):
+        done = subprocess.run([FBI_RUN, "serve", "--model", WORK / "model", "--port", str(SHARED.port)], capture_output=True, text=True,
+                              timeout=LIMIT)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn(f"port {SHARED.port}", done.stderr)
+        self.assertIn("--port", done.stderr)
+
+    def test_options(self):
+        for words, part in ((("--port", "70000"), "0 to 65535"), (("--max-batch", "0"), "1 to 256"), (("--queue", "-1"), "--queue"),
+                            (("--host", "no.such.host.invalid"), "no.such.host.invalid"), (("--model", "nowhere"), "once is enough")):
+            done = subprocess.run([FBI_RUN, "serve", "--model", WORK / "model", *words], capture_output=True, text=True, timeout=LIMIT)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(part, done.stderr)
+
+
+if __name__ == "__main__":
+    FBI_RUN, MAKE_MODEL = sys.argv[1:3]
+    unittest.main(argv=sys.argv[:1] + sys.argv[3:])

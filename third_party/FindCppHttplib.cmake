@@ -1,0 +1,26 @@
+# FindCppHttplib: target CppHttplib::CppHttplib. Debian's libcpp-httplib-dev splits the library into a header and a
+# shared library and ships pkg-config data only; upstream is a header alone.
+include(FindPackageHandleStandardArgs)
+find_path(CppHttplib_INCLUDE_DIR httplib.h)
+find_library(CppHttplib_LIBRARY NAMES cpp-httplib)
+mark_as_advanced(CppHttplib_INCLUDE_DIR CppHttplib_LIBRARY)
+if(CppHttplib_INCLUDE_DIR)
+  file(STRINGS "${CppHttplib_INCLUDE_DIR}/httplib.h" _line REGEX "define CPPHTTPLIB_VERSION \"")
+  string(REGEX MATCH "[0-9.]+" CppHttplib_VERSION "${_line}")
+endif()
+find_package_handle_standard_args(CppHttplib REQUIRED_VARS CppHttplib_INCLUDE_DIR VERSION_VAR CppHttplib_VERSION)
+if(CppHttplib_FOUND AND NOT TARGET CppHttplib::CppHttplib)
+  if(CppHttplib_LIBRARY)  # the definitions that it was compiled with change the layout of its classes
+    find_package(PkgConfig QUIET)
+    if(PkgConfig_FOUND)
+      pkg_check_modules(_cpp_httplib QUIET cpp-httplib)
+    endif()
+    add_library(CppHttplib::CppHttplib UNKNOWN IMPORTED)
+    set_target_properties(CppHttplib::CppHttplib PROPERTIES
+      IMPORTED_LOCATION "${CppHttplib_LIBRARY}" INTERFACE_COMPILE_OPTIONS "${_cpp_httplib_CFLAGS_OTHER}")
+  else()
+    add_library(CppHttplib::CppHttplib INTERFACE IMPORTED)
+    set_property(TARGET CppHttplib::CppHttplib PROPERTY INTERFACE_LINK_LIBRARIES Threads::Threads)
+  endif()
+  set_property(TARGET CppHttplib::CppHttplib PROPERTY INTERFACE_INCLUDE_DIRECTORIES "${CppHttplib_INCLUDE_DIR}")
+endif()
