@@ -35,9 +35,12 @@ class BoundedPool final : public httplib::TaskQueue {
   explicit BoundedPool(std::size_t threads)
       : pool_(threads), free_(static_cast<std::ptrdiff_t>(threads)) {}
 
-  void enqueue(std::function<void()> serve) override {
+  /// void, or whether there was room, as the version of the library has it.
+  using Enqueued = decltype(std::declval<httplib::TaskQueue&>().enqueue({}));
+
+  Enqueued enqueue(std::function<void()> serve) override {
     free_.acquire();
-    pool_.enqueue([this, serve = std::move(serve)] {
+    return pool_.enqueue([this, serve = std::move(serve)] {
       serve();
       free_.release();
     });
