@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""llama.cpp's half of bench_inference.py, which starts it: writes a model of random weights, rounds it to a type of
+llama.cpp's, or measures one. Runs on a Python with numpy; llama_cpp is in the folder --site.
+
+  bench_inference_llama.py --site DIR --write SHAPE-JSON --out FILE       GGUF, matrices in F16
+  bench_inference_llama.py --site DIR --quantize FTYPE [--pure] --model FILE --out FILE
+  bench_inference_llama.py --site DIR --measure --model FILE --prompt-tokens N --new-tokens N --threads N
+"""
+import argparse
+import ctypes
+import json
+import random
+import struct
+import sys
+import time
+
+import numpy
+
+ALIGNMENT = 32
+F32, F16 = 0, 1
+U32, FLOAT, STRING = 4, 6, 8
+
+
+def llama_tensors(shape):
+    """[(name, dimensions with the fastest first)] in the order of the file; one dimension: F32, two: F16."""
+    hidden, inner, vocab = shape["hidden_size"], shape["intermediate_size"], shape["vocab_size"]
+    heads = shape["num_attention_heads"]
+    keys = hidden // heads * shape.get("num_key_value_heads", heads)
+    yield "token_embd.weight", (hidden, vocab)
+    for layer in range(shape["num_hidden_layers"]):
+        for name, dimensions in (("attn_norm", (hidden,)), ("attn_q", (hidden, hidden)), ("attn_k", (hidden, keys)),
+                                 ("attn_v", (hidden, keys)), ("attn_output", (hidden, hidden)), ("ffn_norm", (hidden,)),
+                                 ("ffn_gate", (hidden, inner)), ("ffn_up", (hidden, inner)), ("ffn_down", (inner, hidden))):
+            yield f"blk.{layer}.{name}.weight", dimensions
+    yield "output_norm.weight", (hidden,)
+    yield "output.weight", (hidden, vocab)
+
+
+def string(text):
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def metadata(shape):
+    heads = shape["num_attention_heads"]
+    entries = [("general.architecture", STRING, "llama"), ("general.file_type", U32, 1), ("tokenizer.ggml.model", STRING, "no_vocab"),
+               ("llama.vocab_size", U32, shape["vocab_size"]), ("llama.context_length", U32, shape["max_position_embeddings"]),
+               ("llama.embedding_length", U32, shape["hidden_size"]), ("llama.feed_forward_length", U32, shape["intermediate_size"]),
+               ("llama.block_count", U32, shape["num_hidden_layers"]), ("llama.attention.head_count", U32, heads),
+               ("llama.attention.head_count_kv", U32, shape.get("num_key_value_heads", heads)),
+               ("llama.rope.dimension_count", U32, shape["hidden_size"] // heads),
+               ("llama.rope.freq_base", FLOAT, shape.get("rope_theta", 10000.0)),
+               ("llama.attention.layer_norm_rms_epsilon", FLOAT, shape.get("rms_norm_eps", 1e-5))]
+    write = {U32: lambda v: struct.pack("<I", v), FLOAT: lambda v: struct.pack("<f", v), STRING: string}
+    return len(entries), b"".join(string(key) + struct.pack("<I", kind) + write[kind](value) for key, kind, value in entries)
+
+
+def padded(size):
+    return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+def write_model(shape, path):
+    """Speed does not depend on the values, so a few million random ones serve all matrices."""
+    pool = numpy.random.default_rng(1).normal(0, 0.02, 1 << 22).astype(numpy.float16)
+    tensors = list(llama_tensors(shape))
+    count, keys = metadata(shape)
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), count) + keys
+    offset = 0
+    for name, dimensions in tensors:
+        kind = F16 if len(dimensions) == 2 else F32
+        header += string(name) + struct.pack("<I", len(dimensions)) + struct.pack(f"<{len(dimensions)}Q", *dimensions)
+        header += struct.pack("<IQ", kind, offset)
+        offset += padded(int(numpy.prod(dimensions)) * (2 if kind == F16 else 4))
+    with open(path, "wb") as file:
+        file.write(header.ljust(padded(len(header)), b"\0"))
+        for _, dimensions in tensors:
+            values = int(numpy.prod(dimensions))
+            data = numpy.resize(pool, values) if len(dimensions) == 2 else numpy.ones(values, numpy.float32)
+            file.write(data.tobytes().ljust(padded(data.nbytes), b"\0"))
+
+
+def silence(llama_cpp):
+    """llama.cpp tells every step of loading; errors come as return values."""
+    callback = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p())
+    return callback
+
+
+def quantize(llama_cpp, model, out, ftype, pure):
+    parameters = llama_cpp.llama_model_quantize_default_params()
+    parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{ftype}")
+    parameters.pure = pure
+    if llama_cpp.llama_model_quantize(model.encode(), out.encode(), ctypes.byref(parameters)):
+        sys.exit(f"llama.cpp cannot round {model} to {ftype}")
+
+
+class Context:
+    def __init__(self, llama_cpp, path, tokens, threads):
+        self.library = llama_cpp
+        llama_cpp.llama_backend_init()
+        self.model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
+        if not self.model:
+            sys.exit(f"llama.cpp cannot load {path}")
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = tokens
+        parameters.n_batch = parameters.n_ubatch = 512
+        parameters.n_threads = parameters.n_threads_batch = threads
+        self.context = llama_cpp.llama_init_from_model(self.model, parameters)
+        if not self.context:
+            sys.exit(f"llama.cpp cannot run {path}")
+
+    def feed(self, ids):
+        """Seconds that the tokens take."""
+        tokens = (self.library.llama_token * len(ids))(*ids)
+        start = time.perf_counter()
+        if self.library.llama_decode(self.context, self.library.llama_batch_get_one(tokens, len(ids))):
+            sys.exit("llama.cpp cannot decode")
+        self.library.llama_synchronize(self.context)
+        return time.perf_counter() - start
+
+
+def measure(llama_cpp, options):
+    """Prompt and decoding as `fbi-run bench` measures them."""
+    context = Context(llama_cpp, options.model, options.prompt_tokens + options.new_tokens, options.threads)
+    vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(context.model))
+    numbers = random.Random(2024)
+    prompt = [numbers.randrange(vocab) for _ in range(options.prompt_tokens)]
+    prompt_seconds = sum(context.feed(prompt[at:at + 512]) for at in range(0, len(prompt), 512))
+    steps = sorted(context.feed([numbers.randrange(vocab)]) for _ in range(options.new_tokens))
+    return {"prompt_tokens_per_second": options.prompt_tokens / prompt_seconds, "tokens_per_second": 1 / steps[len(steps) // 2],
+            "best_tokens_per_second": 1 / steps[0], "model_bytes": llama_cpp.llama_model_size(context.model)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--site", required=True)
+    parser.add_argument("--write", type=json.loads, metavar="SHAPE-JSON")
+    parser.add_argument("--quantize", metavar="FTYPE")
+    parser.add_argument("--pure", action="store_true", help="the head and the embedding too")
+    parser.add_argument("--measure", action="store_true")
+    parser.add_argument("--model")
+    parser.add_argument("--out")
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    if options.write:
+        return write_model(options.write, options.out)
+    sys.path.insert(1, options.site)
+    import llama_cpp
+
+    keep = silence(llama_cpp)  # noqa: F841 (the library calls it)
+    if options.quantize:
+        quantize(llama_cpp, options.model, options.out, options.quantize, options.pure)
+    elif options.measure:
+        print(json.dumps(measure(llama_cpp, options)))
+
+
+if __name__ == "__main__":
+    main()
