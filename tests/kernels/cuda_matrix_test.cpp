@@ -248,7 +248,7 @@ struct GradientProblem {
 TEST_F(CudaSums, ScaleGradientsAgreeWithTheReference) {
   std::vector<MatrixShape> shapes = kShapes;
   shapes.push_back({300, 37});  // several blocks of rows
-  shapes.push_back({1030, 2});  // more rows than the last block has threads
+  shapes.push_back({520, 2});   // more rows than the last block has threads
   for (const auto& [name, strides] : kPatterns) {
     for (const MatrixShape& shape : shapes) {
       SCOPED_TRACE(testing::Message() << name << " " << shape.rows << " x " << shape.columns);
@@ -266,9 +266,16 @@ TEST_F(CudaSums, ScaleGradientsAgreeWithTheReference) {
       }
       EXPECT_NEAR(found.squares, expected.squares, 1e-13 * expected.squares)
           << "double sums in another order";
-      EXPECT_EQ(problem.on_device(), found) << "another run";
       if (HasFailure()) return;
     }
+  }
+}
+
+TEST_F(CudaSums, EveryRunGivesTheSameBits) {
+  for (const auto& [name, strides] : kPatterns) {
+    const GradientProblem problem({140, 37}, strides);
+    const Gradients first = problem.on_device();
+    for (int run = 0; run < 3; ++run) EXPECT_EQ(problem.on_device(), first) << name;
   }
 }
 

@@ -100,7 +100,7 @@ std::vector<float> widened(const std::vector<T>& values) {
 template <class T>
 constexpr double kRounding = std::is_same_v<T, float>    ? 0x1p-24
                              : std::is_same_v<T, __half> ? 0x1p-11
-                                                         : 0x1p-8 / 2;
+                                                         : 0x1p-8;
 
 /// body(T{}) for each type of elements.
 template <class Body>

@@ -68,9 +68,10 @@ void adamw_latent(float* latent, float* moment1, float* moment2, const float* ra
                   const AdamWStep& step, std::int64_t* flips, Stream stream);
 
 /// kernels::DistillLossArgs (fbi/kernels/distill_loss.h has the definitions) with logits of any
-/// type. The gradient is rounded to the logits' type. A target outside of [0, V) that is read makes
-/// the token's losses and its whole gradient NaN. Against the reference: losses 1e-6 relative to
-/// max(1, loss), gradients 2e-6 of each probability plus the rounding to their type.
+/// type. The gradient is rounded to the logits' type. A target outside of [0, V) makes the token's
+/// losses and its whole gradient NaN; targets are read where loss_next is given. Exponentials come
+/// from the device's exp2: relative error 3e-7 + 1e-7·|z - max|/τ, so losses agree with the
+/// reference within 1e-6 of max(1, loss) and gradients within 3e-6 of each probability.
 struct DistillLossArgs {
   void* logits = nullptr;                ///< [T, V] of type `type`; replaced by the gradient
   const void* teacher_logits = nullptr;  ///< [T, V] of type `type`, may be null when distill is 0
@@ -107,7 +108,8 @@ void rms_norm(const RmsNormArgs& args, double eps, void* out, Element out_type, 
 /// Number of floats that rms_norm_backward needs where dweight is given.
 std::int64_t rms_norm_backward_workspace(std::int64_t tokens, std::int64_t width);
 /// With n = x·inverse_rms, g = dout·weight: dx (type of x) = inverse_rms·(g - n·mean(g·n)); dweight
-/// += Σ_t dout·n (fp32 within 8 tokens, double over all). dweight and workspace may both be null.
+/// += Σ_t dout·n (fp32 within 8 tokens, double over all). dx may take the place of x or dout;
+/// dweight and workspace may both be null.
 void rms_norm_backward(const RmsNormArgs& args, const float* inverse_rms, const void* dout,
                        Element dout_type, void* dx, float* dweight, float* workspace,
                        Stream stream);

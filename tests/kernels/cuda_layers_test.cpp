@@ -1,0 +1,244 @@
+#include <functional>
+
+#include "fbi/core/error.h"
+#include "kernels/cuda_support.h"
+#include "support/expect_error.h"
+
+namespace fbi::kernels::cuda {
+namespace {
+
+using CudaRmsNorm = OnDevice;
+using CudaRotary = OnDevice;
+using CudaSilu = OnDevice;
+
+/// Values as the type holds them.
+template <class T>
+std::vector<float> held(std::int64_t count, std::uint64_t stream) {
+  return widened(converted<T>(normals(count, stream)));
+}
+
+/// Within one rounding to T and `tolerance`, relative to the larger of the value and `scale`.
+template <class T>
+void expect_near(const std::vector<float>& found, const std::vector<double>& expected,
+                 double tolerance, double scale = 1) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t k = 0; k < found.size(); ++k) {
+    const double magnitude = std::abs(expected[k]);
+    const double bound = kRounding<T> * magnitude + tolerance * std::max(scale, magnitude) +
+                         6e-8 * (kElement<T> == Element::kFp16);
+    ASSERT_NEAR(found[k], expected[k], bound) << "element " << k;
+  }
+}
+
+constexpr double kEps = 1e-5;
+
+/// The definition in double: one token.
+struct NormOfToken {
+  std::vector<double> normalised;
+  double inverse;
+
+  NormOfToken(const std::vector<float>& x, std::int64_t token, std::int64_t width)
+      : normalised(x.begin() + token * width, x.begin() + (token + 1) * width) {
+    double squares = 0;
+    for (double value : normalised) squares += value * value;
+    inverse = 1 / std::sqrt(squares / static_cast<double>(width) + kEps);
+    for (double& value : normalised) value *= inverse;
+  }
+};
+
+template <class X, class Y>
+void expect_norm(std::int64_t tokens, std::int64_t width) {
+  SCOPED_TRACE(testing::Message() << tokens << " x " << width);
+  const auto x = held<X>(tokens * width, 1), dout = held<Y>(tokens * width, 2),
+             weight = normals(width, 3);
+  const DeviceArray<X> device_x(converted<X>(x)), dx(tokens * width);
+  const DeviceArray<Y> out(tokens * width), device_dout(converted<Y>(dout));
+  const DeviceArray<float> device_weight(weight), inverse_rms(tokens),
+      workspace(rms_norm_backward_workspace(tokens, width)),
+      dweight(std::vector<float>(weight.size(), 0.5f));
+  RmsNormArgs args;
+  args.x = device_x.data();
+  args.x_type = kElement<X>;
+  args.weight = device_weight.data();
+  args.tokens = tokens;
+  args.width = width;
+  rms_norm(args, kEps, out.data(), kElement<Y>, inverse_rms.data(), nullptr);
+  rms_norm_backward(args, inverse_rms.data(), device_dout.data(), kElement<Y>, dx.data(),
+                    dweight.data(), workspace.data(), nullptr);
+
+  std::vector<double> expected, expected_dx, expected_dweight(weight.size(), 0.5);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    const NormOfToken norm(x, t, width);
+    double mean = 0;
+    for (std::int64_t i = 0; i < width; ++i) {
+      const double dy = dout[t * width + i];
+      expected.push_back(norm.normalised[i] * weight[i]);
+      expected_dweight[i] += dy * norm.normalised[i];
+      mean += dy * weight[i] * norm.normalised[i] / static_cast<double>(width);
+    }
+    for (std::int64_t i = 0; i < width; ++i) {
+      expected_dx.push_back(norm.inverse *
+                            (dout[t * width + i] * weight[i] - norm.normalised[i] * mean));
+    }
+  }
+  // fp32 sums of at most width / 256 + 3 terms before they go to double; values of some units.
+  expect_near<Y>(widened(out.values()), expected, 1e-6);
+  expect_near<X>(widened(dx.values()), expected_dx, 3e-6);
+  expect_near<float>(dweight.values(), expected_dweight, 3e-6);
+}
+
+TEST_F(CudaRmsNorm, AgreesWithTheDefinition) {
+  for (const auto& [tokens, width] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {3, 7}, {9, 64}, {17, 1027}}) {
+    expect_norm<float, float>(tokens, width);
+    expect_norm<float, __nv_bfloat16>(tokens, width);
+    expect_norm<__nv_bfloat16, __nv_bfloat16>(tokens, width);
+    expect_norm<__half, float>(tokens, width);
+    if (HasFailure()) return;
+  }
+  expect_norm<float, __half>(140, 36);  // more blocks than slices of the weight's sum
+}
+
+TEST_F(CudaRmsNorm, RowsWiderThanSharedMemory) {
+  expect_norm<float, float>(9, 8192);
+  expect_norm<float, float>(9, 8196);
+}
+
+TEST_F(CudaRmsNorm, WeightGradientIsOptionalAndThePlaceOfTheGradientFree) {
+  const std::int64_t tokens = 10, width = 40;
+  const DeviceArray<float> x(normals(tokens * width, 1)), dout(normals(tokens * width, 2)),
+      weight(normals(width, 3)), inverse_rms(tokens), out(tokens * width), dx(tokens * width);
+  RmsNormArgs args;
+  args.x = x.data();
+  args.weight = weight.data();
+  args.tokens = tokens;
+  args.width = width;
+  rms_norm(args, kEps, out.data(), Element::kFp32, inverse_rms.data(), nullptr);
+  rms_norm_backward(args, inverse_rms.data(), dout.data(), Element::kFp32, dx.data(), nullptr,
+                    nullptr, nullptr);
+  rms_norm_backward(args, inverse_rms.data(), dout.data(), Element::kFp32, dout.data(), nullptr,
+                    nullptr, nullptr);
+  EXPECT_EQ(bits_of(dout.values()), bits_of(dx.values()));
+}
+
+/// Heads of one projection, [batch, positions, heads, head_dim] in memory.
+struct RotaryProblem {
+  std::int64_t batch = 2, heads = 3, positions = 5, head_dim = 8;
+  std::int64_t count() const { return batch * heads * positions * head_dim; }
+  RotaryStrides by_position() const {
+    return {positions * heads * head_dim, head_dim, heads * head_dim};
+  }
+  RotaryStrides by_head() const {
+    return {heads * positions * head_dim, positions * head_dim, head_dim};
+  }
+};
+
+template <class T>
+void expect_rotary(const RotaryProblem& p, bool inverse) {
+  const std::int64_t half = p.head_dim / 2;
+  const auto x = held<T>(p.count(), 1);
+  std::vector<float> cos, sin;
+  for (std::int64_t k = 0; k < p.positions * half; ++k) {
+    cos.push_back(widened(converted<T>(std::cos(0.37f * static_cast<float>(k)))));
+    sin.push_back(widened(converted<T>(std::sin(0.37f * static_cast<float>(k)))));
+  }
+  const DeviceArray<T> device_x(converted<T>(x)), out(p.count()), device_cos(converted<T>(cos)),
+      device_sin(converted<T>(sin));
+  RotaryArgs args;
+  args.x = device_x.data();
+  args.out = out.data();
+  args.type = kElement<T>;
+  args.x_strides = p.by_position();
+  args.out_strides = p.by_head();
+  args.batch = p.batch;
+  args.heads = p.heads;
+  args.positions = p.positions;
+  args.head_dim = p.head_dim;
+  args.cos = device_cos.data();
+  args.sin = device_sin.data();
+  args.inverse = inverse;
+  rotary(args, nullptr);
+  std::vector<double> expected;
+  for (std::int64_t b = 0; b < p.batch; ++b) {
+    for (std::int64_t h = 0; h < p.heads; ++h) {
+      for (std::int64_t s = 0; s < p.positions; ++s) {
+        const float* head = &x[((b * p.positions + s) * p.heads + h) * p.head_dim];
+        for (std::int64_t e = 0; e < p.head_dim; ++e) {
+          const double c = cos[s * half + e % half],
+                       angle = sin[s * half + e % half] * (inverse ? -1.0 : 1.0);
+          expected.push_back(e < half ? head[e] * c - head[e + half] * angle
+                                      : head[e] * c + head[e - half] * angle);
+        }
+      }
+    }
+  }
+  expect_near<T>(widened(out.values()), expected, 3e-7);  // two products and a sum in fp32
+}
+
+TEST_F(CudaRotary, AgreesWithTheDefinition) {
+  for (std::int64_t head_dim : {2, 8, 10, 64}) {
+    for (std::int64_t positions : {1, 5, 70}) {
+      SCOPED_TRACE(testing::Message() << positions << " positions, heads of " << head_dim);
+      for_each_type([&](auto element) {
+        expect_rotary<decltype(element)>({2, 3, positions, head_dim}, false);
+        expect_rotary<decltype(element)>({2, 3, positions, head_dim}, true);
+      });
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST_F(CudaRotary, ReplacesItsInputAndRefusesOddHeads) {
+  const RotaryProblem p;
+  const DeviceArray<float> x(normals(p.count(), 1)), out(p.count()),
+      cos(normals(p.positions * 4, 2)), sin(normals(p.positions * 4, 3));
+  RotaryArgs args;
+  args.x = x.data();
+  args.out = out.data();
+  args.x_strides = args.out_strides = p.by_position();
+  args.batch = p.batch;
+  args.heads = p.heads;
+  args.positions = p.positions;
+  args.head_dim = p.head_dim;
+  args.cos = cos.data();
+  args.sin = sin.data();
+  rotary(args, nullptr);
+  args.out = x.data();
+  rotary(args, nullptr);
+  EXPECT_EQ(bits_of(x.values()), bits_of(out.values()));
+  args.head_dim = 7;
+  test::expect_error<UsageError>([&] { rotary(args, nullptr); },
+                                 "expected an even head size, found 7");
+}
+
+TEST_F(CudaSilu, AgreesWithTheDefinition) {
+  for_each_type([&](auto element) {
+    using T = decltype(element);
+    for (std::int64_t count : {1, 7, 8, 2048, 2051}) {
+      SCOPED_TRACE(testing::Message() << count << " elements");
+      auto gate = held<T>(count, 1);
+      const auto up = held<T>(count, 2), dout = held<T>(count, 3);
+      if (count > 2) gate[1] = -30, gate[2] = 30;
+      const DeviceArray<T> device_gate(converted<T>(gate)), device_up(converted<T>(up)),
+          device_dout(converted<T>(dout)), out(count);
+      silu_product(device_gate.data(), device_up.data(), kElement<T>, count, out.data(), nullptr);
+      const auto found = widened(out.values());
+      // In place: the gradients replace what they come from.
+      silu_product_backward(device_dout.data(), device_gate.data(), device_up.data(), kElement<T>,
+                            count, device_gate.data(), device_up.data(), nullptr);
+      std::vector<double> expected, expected_dgate, expected_dup;
+      for (std::int64_t k = 0; k < count; ++k) {
+        const double sigmoid = 1 / (1 + std::exp(-double{gate[k]})), silu = gate[k] * sigmoid;
+        expected.push_back(silu * up[k]);
+        expected_dgate.push_back(dout[k] * up[k] * sigmoid * (1 + gate[k] * (1 - sigmoid)));
+        expected_dup.push_back(dout[k] * silu);
+      }
+      expect_near<T>(found, expected, 1e-6);
+      expect_near<T>(widened(device_gate.values()), expected_dgate, 1e-6);
+      expect_near<T>(widened(device_up.values()), expected_dup, 1e-6);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace fbi::kernels::cuda
