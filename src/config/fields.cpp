@@ -222,6 +222,11 @@ void list(FieldList& f, ParallelConfig& c) {
   f.begin("parallel.", Role::kFree);
   f.add("backend", &c.backend, kAny,
         "How ranks talk to each other; auto: nccl between GPUs, gloo between CPUs.")
+  f.add("sign_products", &c.sign_products, kAny,
+        "Products with binarized weights on the CPU: dense matrices of scaled signs; tables, sums of "
+        "inputs looked up by signs (fp32); int8, the same with inputs rounded to 8 bits; auto: tables "
+        "with AVX-512 and fp32, else dense. Part of the arithmetic: dense and tables round apart.")
+      .choices = {"auto", "dense", "tables", "int8"};
       .choices = {"auto", "gloo", "nccl"};
   f.add("gradient_dtype", &c.gradient_dtype, kAny,
         "Type of gradients on the way between ranks; they are kept and updated in fp32.");

@@ -2,10 +2,10 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/mm.h>
 
 #include <algorithm>
 
+#include "fbi/ops/matrix_product.h"
 #include "fbi/ops/slot_ops.h"
 
 namespace fbi::distill {
@@ -15,7 +15,7 @@ at::Tensor as_rows(const at::Tensor& hidden) { return hidden.reshape({-1, hidden
 
 /// [t, V] fp32; products in the dtype of `weight`.
 at::Tensor chunk_logits(const at::Tensor& hidden, const at::Tensor& weight) {
-  return at::mm(hidden.to(weight.scalar_type()), weight.t()).to(at::kFloat);
+  return ops::matrix_product(hidden.to(weight.scalar_type()), weight.t()).to(at::kFloat);
 }
 
 }  // namespace
@@ -44,7 +44,7 @@ Objective::Result Objective::run(nn::LlamaForCausalLM& student, const at::Tensor
     result.sums.next_token += sums.next_token;
     result.sums.distill += sums.distill;
     const at::Tensor dlogits = logits.to(weight.scalar_type());
-    result.dhidden.slice(0, begin, end).copy_(at::mm(dlogits, weight));
+    result.dhidden.slice(0, begin, end).copy_(ops::matrix_product(dlogits, weight));
     ops::accumulate_outer(head.grad, dlogits, rows.to(weight.scalar_type()));
   }
   result.dhidden = result.dhidden.view(student_hidden.sizes());

@@ -75,7 +75,10 @@ BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alph
                             beta.size()));
   }
   table_bytes_ = kTableHeader + static_cast<std::size_t>(units_ * product_->unit_table_bytes);
-  chunk_inputs_ = product_->chunk_units * product_->unit_inputs;
+  // As many chunks as there must be, of about equal size.
+  const std::int64_t chunks = std::max<std::int64_t>(1, divide_up(units_, product_->chunk_units));
+  chunk_units_ = std::max<std::int64_t>(1, divide_up(units_, chunks));
+  chunk_inputs_ = chunk_units_ * product_->unit_inputs;
   std::int64_t words_of_row = 0;
   for (std::int64_t chunk = 0; chunk * chunk_inputs_ < shape.columns; ++chunk) {
     words_of_row += chunk_words(chunk);
@@ -107,9 +110,9 @@ void BinaryLinear::repack(const std::uint8_t* bits, std::int64_t block, std::byt
   const std::int64_t row = block * product_->block_rows, row_stride = row_bytes(shape_.columns);
   const std::int64_t unit_words = divide_up(product_->unit_inputs, product_->word_inputs);
   for (std::int64_t unit = 0; unit < units_; ++unit) {
-    const std::int64_t first = unit * product_->unit_inputs, chunk = unit / product_->chunk_units;
+    const std::int64_t first = unit * product_->unit_inputs, chunk = unit / chunk_units_;
     const std::int64_t place = chunk_place(chunk, block) - words_ +
-                               unit % product_->chunk_units * unit_words * product_->word_bytes;
+                               unit % chunk_units_ * unit_words * product_->word_bytes;
     product_->repack(bits + row * row_stride, row_stride,
                      std::min(product_->block_rows, shape_.rows - row), first,
                      std::min(product_->unit_inputs, shape_.columns - first), words + place);
@@ -143,12 +146,21 @@ void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_
                              const std::byte* tables, std::int64_t tokens, float* sums) const {
   const std::int64_t count = std::min(chunk_inputs_, shape_.columns - chunk * chunk_inputs_);
   const std::int64_t place = static_cast<std::int64_t>(kTableHeader) +
-                             chunk * product_->chunk_units * product_->unit_table_bytes;
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    const std::byte* table = tables + t * static_cast<std::int64_t>(table_bytes_) + place;
+                             chunk * chunk_units_ * product_->unit_table_bytes;
+  const auto table_stride = static_cast<std::int64_t>(table_bytes_);
+  constexpr std::int64_t sums_stride = kBlocksAtOnce * kMaxBlockRows;
+  std::int64_t t = 0;
+  for (; product_->add_chunk_of_group && t + kTokenGroup <= tokens; t += kTokenGroup) {
     for (std::int64_t k = 0; k < blocks; ++k) {
-      product_->add_chunk(chunk_place(chunk, first + k), table, count,
-                          sums + (t * kBlocksAtOnce + k) * kMaxBlockRows);
+      product_->add_chunk_of_group(chunk_place(chunk, first + k), tables + t * table_stride + place,
+                                   table_stride, count,
+                                   sums + t * sums_stride + k * kMaxBlockRows, sums_stride);
+    }
+  }
+  for (; t < tokens; ++t) {
+    for (std::int64_t k = 0; k < blocks; ++k) {
+      product_->add_chunk(chunk_place(chunk, first + k), tables + t * table_stride + place, count,
+                          sums + t * sums_stride + k * kMaxBlockRows);
     }
   }
 }
@@ -192,15 +204,17 @@ void BinaryLinear::store_rows(std::int64_t block, const float* sums, float shift
 
 void multiply(const BinaryLinear& w, const float* x, std::int64_t tokens, float* y,
               ParallelFor& parallel) {
-  AlignedMemory tables(w.table_bytes() * static_cast<std::size_t>(tokens));
-  const std::int64_t parts = w.table_parts();
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    parallel.run(0, parts, 64, [&](std::int64_t begin, std::int64_t end) {
-      w.prepare(x + t * w.shape().columns, begin, end, tables.data() + t * w.table_bytes());
-    });
-  }
-  parallel.run(0, w.row_blocks(), 1, [&](std::int64_t begin, std::int64_t end) {
-    w.multiply(begin, end, tables.data(), tokens, y, w.shape().rows);
+  const auto [rows, columns] = w.shape();
+  parallel.run(0, tokens, kTokensAtOnce, [&, rows, columns](std::int64_t begin, std::int64_t end) {
+    AlignedMemory tables(w.table_bytes() * static_cast<std::size_t>(std::min(kTokensAtOnce, end - begin)));
+    for (std::int64_t first = begin; first < end; first += kTokensAtOnce) {
+      const std::int64_t count = std::min(kTokensAtOnce, end - first);
+      for (std::int64_t t = 0; t < count; ++t) {
+        w.prepare(x + (first + t) * columns, 0, w.table_parts(),
+                  tables.data() + static_cast<std::size_t>(t) * w.table_bytes());
+      }
+      w.multiply(0, w.row_blocks(), tables.data(), count, y + first * rows, rows);
+    }
   });
 }
 

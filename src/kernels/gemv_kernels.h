@@ -11,6 +11,8 @@ namespace fbi::kernels {
 inline constexpr std::int64_t kBlockRows = 64;
 inline constexpr std::int64_t kInt8BlockRows = 128;
 inline constexpr std::int64_t kMaxBlockRows = 128;
+/// Tokens that SignProduct::add_chunk_of_group takes together.
+inline constexpr std::int64_t kTokenGroup = 4;
 /// Inputs whose signs share a 32-bit word; the two upper bits are 0.
 inline constexpr std::int64_t kExactUnit = 30;
 /// Inputs that share one scale when activations are 8-bit. 255 · 127 fits 16 bits.
@@ -28,7 +30,7 @@ struct SignProduct {
   std::int64_t word_inputs;
   std::int64_t word_bytes;        ///< of one block
   std::int64_t unit_table_bytes;  ///< a multiple of 64
-  std::int64_t chunk_units;
+  std::int64_t chunk_units;  ///< at most
   /// Words of one block and unit from `rows` rows of packed bits that are row_stride bytes apart;
   /// takes inputs [first, first + count). What is beyond rows or count is left 0.
   void (*repack)(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
@@ -40,6 +42,11 @@ struct SignProduct {
   /// sums[r] += Σ ±(x·scale) over the `count` inputs of a chunk, of one block.
   void (*add_chunk)(const std::byte* words, const std::byte* table, std::int64_t count,
                     float* sums);
+  /// The same for kTokenGroup tokens whose tables and sums are table_stride bytes and sums_stride
+  /// values apart; each has the bits of add_chunk. Null where a level gains nothing by it.
+  void (*add_chunk_of_group)(const std::byte* words, const std::byte* tables,
+                             std::int64_t table_stride, std::int64_t count, float* sums,
+                             std::int64_t sums_stride);
 };
 
 /// y[r] = Σ_i w[r][i] x[i] of `rows` rows, row_stride bytes apart; columns is a multiple of

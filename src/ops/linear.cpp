@@ -1,13 +1,14 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "fbi/core/error.h"
 #include "fbi/kernels/binary_matrix.h"
+#include "fbi/ops/matrix_product.h"
 #include "fbi/ops/parallel.h"
 #include "fbi/ops/scale_strides.h"
 #include "fbi/ops/slot_ops.h"
+#include "ops/sign_products.h"
 
 namespace fbi::ops {
 namespace {
@@ -41,13 +42,25 @@ std::vector<std::int64_t> with_last(const at::Tensor& x, std::int64_t last) {
   return shape;
 }
 
+/// x W~ᵀ
+at::Tensor product(const at::Tensor& x, const ParameterSlot& slot) {
+  if (uses_sign_tables(slot, x.scalar_type(), x.size(0))) return multiply_signs(slot, x.contiguous());
+  return matrix_product(x, working_weight(slot, x.scalar_type()).t());
+}
+
+/// dY W~
+at::Tensor product_transposed(const at::Tensor& dy, const ParameterSlot& slot) {
+  if (uses_sign_tables(slot, dy.scalar_type(), dy.size(0))) return multiply_signs_transposed(slot, dy.contiguous());
+  return matrix_product(dy, working_weight(slot, dy.scalar_type()));
+}
+
 struct SlotLinear : torch::autograd::Function<SlotLinear> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, ParameterSlot* slot,
                             at::ScalarType dtype) {
     const at::Tensor input = as_matrix(x).to(dtype);
     ctx->save_for_backward({input});
     ctx->saved_data["slot"] = reinterpret_cast<std::int64_t>(slot);  // outlives the graph by contract
-    return at::mm(input, working_weight(*slot, dtype).t()).view(with_last(x, slot->rows()));
+    return product(input, *slot).view(with_last(x, slot->rows()));
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -55,8 +68,7 @@ struct SlotLinear : torch::autograd::Function<SlotLinear> {
     const at::Tensor input = ctx->get_saved_variables()[0];
     const at::Tensor dy = as_matrix(grads[0]);
     if (slot.grad.defined()) accumulate_outer(slot.grad, dy, input);
-    at::Tensor dx = at::mm(dy, working_weight(slot, dy.scalar_type()));
-    return {dx.view(with_last(grads[0], slot.columns())), at::Tensor(), at::Tensor()};
+    return {product_transposed(dy, slot).view(with_last(grads[0], slot.columns())), at::Tensor(), at::Tensor()};
   }
 };
 

@@ -9,6 +9,7 @@
 
 #include "fbi/data/batcher.h"
 #include "fbi/core/error.h"
+#include "fbi/ops/sign_products.h"
 
 namespace fbi::train {
 namespace {
@@ -27,6 +28,9 @@ Trainer::Trainer(TrainerParts parts, const config::ObjectiveConfig& objective, c
       micro_steps_(ceil_divide(train.global_batch, train.micro_batch * parts_.communicator.size())),
       shard_gradients_(shard_gradients) {
   if (objective_.needs_teacher() && !parts_.teacher) throw UsageError("objective.distill > 0 needs a teacher");
+  const auto& options = parts_.student.options();
+  const auto products = ops::choose_sign_products(train.sign_products, options.device, options.compute_dtype);
+  for (ops::ParameterSlot* slot : parts_.student.slots()) slot->products = products;
 }
 
 void Trainer::set_state(const TrainState& state) {

@@ -45,6 +45,25 @@ TEST_P(BinaryMatrix, NotANumberPacksAsMinusOne) {
   EXPECT_THAT(packed(latent, {1, 17}), ::testing::Each(0));
 }
 
+TEST_P(BinaryMatrix, TransposedSigns) {
+  for (const std::int64_t rows : {1, 7, 8, 9, 64, 130}) {
+    for (const std::int64_t columns : kOddSizes) {
+      const MatrixShape shape = {rows, columns}, transposed = {columns, rows};
+      const auto bits = packed(normals(rows * columns, 5), shape);
+      Guarded<std::uint8_t> out(columns * row_bytes(rows), 0xFF);
+      CutFor parallel(3);
+      transpose_signs(bits.data(), shape, out.data(), parallel);
+      const auto values = out.values();
+      for (std::int64_t i = 0; i < columns; ++i) {
+        for (std::int64_t o = 0; o < row_bytes(rows) * 8; ++o) {
+          const bool expected = o < rows && sign_at(bits, shape, o, i);
+          ASSERT_EQ(sign_at(values, transposed, i, o), expected) << rows << " x " << columns << ": " << o << ", " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(BinaryMatrix, EffectiveWeightIsExactForEveryPatternAndSize) {
   for (const auto& [name, strides] : kPatterns) {
     for (std::int64_t columns : kOddSizes) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
@@ -15,8 +16,10 @@
 
 #include "fbi/core/error.h"
 #include "fbi/ops/loss.h"
+#include "fbi/ops/matrix_product.h"
 #include "fbi/ops/packing.h"
 #include "fbi/ops/scale_strides.h"
+#include "fbi/ops/sign_products.h"
 #include "support/expect_error.h"
 
 namespace fbi::ops {
@@ -82,6 +85,65 @@ TEST(SlotLinear, HasTheGradientsOfAPlainProduct) {
     EXPECT_TRUE(x.grad().allclose(2 * plain_x.grad(), 1e-5, 1e-5));
     EXPECT_TRUE(slot.grad.allclose(2 * weight.grad(), 1e-5, 1e-5));  // of W~, added up
   }
+}
+
+struct Products {
+  at::Tensor y, dx, grad;
+};
+
+Products products(ParameterSlot& slot, SignProducts form, const at::Tensor& x, const at::Tensor& upstream) {
+  slot.products = form;
+  slot.grad = at::zeros(slot.shape);
+  const at::Tensor input = x.detach().clone().requires_grad_(true);
+  const at::Tensor y = linear(input, slot, at::kFloat);
+  torch::autograd::backward({y}, {upstream});
+  return {y.detach(), input.grad(), slot.grad};
+}
+
+/// Largest difference relative to the largest value.
+double distance(const at::Tensor& a, const at::Tensor& b) {
+  return ((a - b).abs().max() / b.abs().max()).item<double>();
+}
+
+TEST(SlotLinear, TablesOfSumsGiveTheProductsOfTheDenseForm) {
+  for (const auto pattern : kPatterns) {
+    ParameterSlot slot = packed_slot(at::randn({130, 77}), pattern);
+    const at::Tensor x = at::randn({41, 77}), upstream = at::randn({41, 130});
+    const Products dense = products(slot, SignProducts::kDense, x, upstream);
+    const Products tables = products(slot, SignProducts::kTables, x, upstream);
+    // Sums of about a hundred fp32 numbers in another order.
+    EXPECT_LE(distance(tables.y, dense.y), 2e-6);
+    EXPECT_LE(distance(tables.dx, dense.dx), 2e-6);
+    EXPECT_TRUE(tables.grad.equal(dense.grad));  // formed alike
+    const Products rounded = products(slot, SignProducts::kInt8, x, upstream);
+    EXPECT_LE(distance(rounded.y, dense.y), 2e-2);  // 8 bits, and sums of as many errors
+    EXPECT_GE(distance(rounded.y, dense.y), 1e-5) << "this is not int8";
+    EXPECT_LE(distance(rounded.dx, dense.dx), 2e-2);
+  }
+}
+
+TEST(SlotLinear, FewTokensTakeTheDenseForm) {
+  ParameterSlot slot = packed_slot(at::randn({130, 77}), ScalePattern::kColumn);
+  const at::Tensor x = at::randn({3, 77}), upstream = at::randn({3, 130});
+  EXPECT_TRUE(products(slot, SignProducts::kInt8, x, upstream).y.equal(products(slot, SignProducts::kDense, x, upstream).y));
+}
+
+TEST(SignProductsOption, RefusesTablesWhereThereAreNone) {
+  EXPECT_EQ(choose_sign_products("auto", at::kCPU, at::kBFloat16), SignProducts::kDense);
+  EXPECT_EQ(choose_sign_products("tables", at::kCPU, at::kFloat), SignProducts::kTables);
+  EXPECT_EQ(choose_sign_products("int8", at::kCPU, at::kFloat), SignProducts::kInt8);
+  test::expect_error<UsageError>([] { choose_sign_products("tables", at::kCPU, at::kBFloat16); },
+                                 "train.sign_products=tables computes in fp32 on the CPU; found cpu and BFloat16");
+}
+
+TEST(MatrixProduct, OfEveryTransposition) {
+  const at::Tensor a = at::randn({37, 19}), b = at::randn({19, 23});
+  const at::Tensor expected = a.to(at::kDouble).matmul(b.to(at::kDouble)).to(at::kFloat);
+  const auto turned = [](const at::Tensor& x) { return x.t().contiguous().t(); };
+  for (const at::Tensor& left : {a, turned(a)}) {
+    for (const at::Tensor& right : {b, turned(b)}) EXPECT_LE(distance(matrix_product(left, right), expected), 1e-6);
+  }
+  EXPECT_EQ(matrix_product(a.slice(0, 0, 0), b).sizes(), (at::IntArrayRef{0, 23}));
 }
 
 TEST(SlotLinear, InBf16RoundsTheWeightOnceAndAddsGradientsInFp32) {

@@ -111,6 +111,7 @@ struct TrainConfig {
   std::int64_t threads = 0;                ///< 0: all processors
 };
 
+  std::string sign_products = "auto";      ///< auto | dense | tables | int8
 struct CheckpointConfig {
   std::int64_t every_steps = 1000;  ///< 0: never by steps
   double every_seconds = 0;         ///< 0: never by time

@@ -37,6 +37,10 @@ struct MatrixShape {
 /// bits [rows, row_bytes] from latent [rows, columns] fp32.
 void pack_signs(const float* latent, MatrixShape shape, std::uint8_t* bits, ParallelFor& parallel);
 
+/// out [columns, row_bytes(rows)]: the signs of the transposed matrix.
+void transpose_signs(const std::uint8_t* bits, MatrixShape shape, std::uint8_t* out,
+                     ParallelFor& parallel);
+
 /// out[o,i] = alpha·s + beta formed in fp32 (one rounding of alpha·s, one of the sum; s = ±1 makes
 /// the first exact).
 void effective_weight(const std::uint8_t* bits, const float* alpha, const float* beta,

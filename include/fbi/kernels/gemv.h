@@ -72,7 +72,7 @@ class BinaryLinear {
   AlignedMemory own_;
   const std::byte* words_ = nullptr;  // [chunk][row block][word]
   std::size_t word_bytes_ = 0;
-  std::int64_t row_blocks_ = 0, units_ = 0, chunk_inputs_ = 0;
+  std::int64_t row_blocks_ = 0, units_ = 0, chunk_units_ = 0, chunk_inputs_ = 0;
   std::size_t table_bytes_ = 0;
 };
 

@@ -16,6 +16,10 @@ enum class ScalePattern { kColumn, kRow, kSingle };
 /// packed: a binarized linear; dense: a full-precision matrix; vector: norm weights.
 enum class SlotKind { kPacked, kDense, kVector };
 
+/// How products with a packed slot are formed on the CPU: with W~ as a dense matrix; from its signs by tables of sums
+/// (fp32); the same with inputs rounded to 8 bits.
+enum class SignProducts { kDense, kTables, kInt8 };
+
 /// Which learning-rate and weight-decay multiplier applies (optimizer.groups.*).
 enum class ParameterGroup { kLatent, kScale, kNorm, kEmbedding };
 
@@ -38,6 +42,7 @@ struct ParameterSlot {
   at::Tensor grad;       ///< fp32, shape; raw dL/dW~ summed over the micro-steps of a step (packed), or dL/dvalue
   at::Tensor tied_grad;  ///< fp32, shape; second buffer of a tied embedding (the head's part), added once per step
 
+  SignProducts products = SignProducts::kDense;  ///< packed, in training
   std::int64_t rows() const { return shape[0]; }
   std::int64_t columns() const { return shape.size() > 1 ? shape[1] : 1; }
 };

@@ -221,9 +221,9 @@ void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t cou
 
 constinit const GemvKernels kAvx2Gemv = {
     .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 32, repack_words32,
-              exact_tables, exact_chunk},
+              exact_tables, exact_chunk, nullptr},
     .int8 = {kInt8BlockRows, kInt8Unit, 8, kInt8BlockRows, kInt8Table, 8, repack_bytes, int8_tables,
-             int8_chunk},
+             int8_chunk, nullptr},
     .fp32 = {dense_rows<LoadFp32>},
     .fp16 = {dense_rows<LoadFp16>},
     .int8_rows = {dense_rows<LoadInt8>},

@@ -46,14 +46,15 @@ inline __mmask16 minus_lanes(int b) {
   return masks[b];
 }
 
-/// Both halves of the table of five inputs: the fifth decides between them.
-inline void exact_group(const float* x, float* table) {
-  __m512 sum = _mm512_set1_ps(x[0]);
-  sum = _mm512_mask_sub_ps(sum, minus_lanes(0), _mm512_setzero_ps(), sum);
-  for (int b = 1; b < 4; ++b) {
-    const __m512 input = _mm512_set1_ps(x[b]);
-    sum = _mm512_mask_sub_ps(_mm512_add_ps(sum, input), minus_lanes(b), sum, input);
-  }
+/// Lane c is +1 where bit b of c is 1, else -1.
+inline __m512 sign_lanes(int b) {
+  return _mm512_mask_sub_ps(_mm512_set1_ps(1), minus_lanes(b), _mm512_setzero_ps(), _mm512_set1_ps(1));
+}
+
+/// Both halves of the table of five inputs: the fifth decides between them. Products with ±1 are exact.
+inline void exact_group(const float* x, const __m512 (&sign)[4], float* table) {
+  __m512 sum = _mm512_mul_ps(sign[0], _mm512_set1_ps(x[0]));
+  for (int b = 1; b < 4; ++b) sum = _mm512_fmadd_ps(sign[b], _mm512_set1_ps(x[b]), sum);
   const __m512 last = _mm512_set1_ps(x[4]);
   _mm512_store_ps(table, _mm512_sub_ps(sum, last));
   _mm512_store_ps(table + 16, _mm512_add_ps(sum, last));
@@ -70,48 +71,78 @@ inline Floats scaled(const float* x, const float* scale, bool per_column, std::i
 
 void exact_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
                   std::int64_t units, std::byte* table) {
+  const __m512 sign[4] = {sign_lanes(0), sign_lanes(1), sign_lanes(2), sign_lanes(3)};
   alignas(64) float inputs[32];
   for (std::int64_t unit = 0; unit < units; ++unit) {
     const std::int64_t first_input = unit * kExactUnit;
     store(inputs, scaled(x, scale, per_column, first_input, count));
     store(inputs + 16, scaled(x, scale, per_column, first_input + 16, count));
+    asm("" : "+m"(inputs));  // else GCC takes them apart in registers, by shuffles
     auto* out = reinterpret_cast<float*>(table + unit * kExactTable);
-    for (int g = 0; g < kExactGroups; ++g) exact_group(inputs + kGroup * g, out + 32 * g);
+    for (int g = 0; g < kExactGroups; ++g) exact_group(inputs + kGroup * g, sign, out + 32 * g);
   }
 }
 
 constexpr int kExactVectors = kBlockRows / 16;
 
-/// partial += the sums of one unit.
-inline void add_unit(const std::byte* words, const std::byte* table,
-                     __m512 (&partial)[kExactVectors]) {
+/// partial += the sums of one unit, for tokens whose tables are `stride` bytes apart. Several tokens share the
+/// shifts, which compete with the look-ups for the same ports.
+template <int tokens>
+inline void add_unit(const std::byte* words, const std::byte* table, std::int64_t stride,
+                     __m512 (&partial)[tokens][kExactVectors]) {
   __m512i signs[kExactVectors];
   for (int v = 0; v < kExactVectors; ++v) {
     signs[v] = _mm512_load_si512(words + 64 * v);
-    ask_ahead(words + 64 * v);
+    if (tokens == 1) ask_ahead(words + 64 * v);
   }
 #pragma GCC unroll 6
   for (int g = 0; g < kExactGroups; ++g) {
-    const __m512 minus = _mm512_load_ps(table + 128 * g);
-    const __m512 plus = _mm512_load_ps(table + 128 * g + 64);
+    __m512i index[kExactVectors];  // its upper bits are ignored
     for (int v = 0; v < kExactVectors; ++v) {
-      const __m512i index = g ? _mm512_srli_epi32(signs[v], kGroup * g) : signs[v];
-      partial[v] = _mm512_add_ps(partial[v], _mm512_permutex2var_ps(minus, index, plus));
+      index[v] = g ? _mm512_srli_epi32(signs[v], kGroup * g) : signs[v];
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < tokens; ++t) {
+      const __m512 minus = _mm512_load_ps(table + t * stride + 128 * g);
+      const __m512 plus = _mm512_load_ps(table + t * stride + 128 * g + 64);
+#pragma GCC unroll 4
+      for (int v = 0; v < kExactVectors; ++v) {
+        partial[t][v] = _mm512_add_ps(partial[t][v], _mm512_permutex2var_ps(minus, index[v], plus));
+        // GCC would do all look-ups first and keep their results on the stack.
+        asm("" : "+v"(partial[t][v]));
+      }
+    }
+  }
+}
+
+template <int tokens>
+inline void exact_tokens(const std::byte* words, const std::byte* tables, std::int64_t table_stride,
+                         std::int64_t count, float* sums, std::int64_t sums_stride) {
+  __m512 partial[tokens][kExactVectors];
+  for (auto& token : partial) {
+    for (auto& part : token) part = _mm512_setzero_ps();
+  }
+  for (; count > 0; count -= kExactUnit) {
+    add_unit<tokens>(words, tables, table_stride, partial);
+    words += 4 * kBlockRows;
+    tables += kExactTable;
+  }
+  for (int t = 0; t < tokens; ++t) {
+    for (int v = 0; v < kExactVectors; ++v) {
+      float* sum = sums + t * sums_stride + 16 * v;
+      store(sum, add(load(sum), partial[t][v]));
     }
   }
 }
 
 void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
-  __m512 partial[kExactVectors];
-  for (auto& part : partial) part = _mm512_setzero_ps();
-  for (; count > 0; count -= kExactUnit) {
-    add_unit(words, table, partial);
-    words += 4 * kBlockRows;
-    table += kExactTable;
-  }
-  for (int v = 0; v < kExactVectors; ++v) {
-    store(sums + 16 * v, add(load(sums + 16 * v), partial[v]));
-  }
+  exact_tokens<1>(words, table, 0, count, sums, 0);
+}
+
+void exact_chunk_of_group(const std::byte* words, const std::byte* tables,
+                          std::int64_t table_stride, std::int64_t count, float* sums,
+                          std::int64_t sums_stride) {
+  exact_tokens<kTokenGroup>(words, tables, table_stride, count, sums, sums_stride);
 }
 
 // ---- int8: per 5 inputs 32 sums in 16 bits; vpermw looks up 32 rows, ignoring higher index bits
@@ -204,10 +235,10 @@ void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t cou
 }  // namespace
 
 constinit const GemvKernels kAvx512Gemv = {
-    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 32, repack_words32,
-              exact_tables, exact_chunk},
+    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 9, repack_words32,
+              exact_tables, exact_chunk, exact_chunk_of_group},
     .int8 = {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8,
-             repack_words16, int8_tables, int8_chunk},
+             repack_words16, int8_tables, int8_chunk, nullptr},
     .fp32 = {dense_rows<LoadFp32>},
     .fp16 = {dense_rows<LoadFp16>},
     .int8_rows = {dense_rows<LoadInt8>},
