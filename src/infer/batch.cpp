@@ -53,36 +53,52 @@ void Batch::run(std::span<const Part> parts) {
     for (const Part& part : parts) run({&part, 1});
     return;
   }
-  for (std::size_t n = 0; n < drawing_.size(); ++n) {
-    try {
-      drawing_[n]->continuation.draw(
-          std::span(logits_).subspan(n * static_cast<std::size_t>(vocab_size_), vocab_size_));
-    } catch (...) {
-      drawing_[n]->error = std::current_exception();
-    }
-  }
+  hear();
 }
 
-/// Leaves the sequences whose last token is fed in drawing_, in the order of logits_.
+/// Runs the parts; leaves the sequences whose logits are wanted in heard_, in the order of logits_.
 void Batch::feed(std::span<const Part> parts) {
   rows_.clear();
-  prompt_rows_.clear();
-  drawing_.clear();
+  silent_rows_.clear();
+  heard_.clear();
   for (const auto& [sequence, count] : parts) {
     const std::int64_t end = sequence->fed + count;
     sequence->cache.reserve(end);
     for (std::int64_t position = sequence->fed; position < end; ++position) {
       const TokenRow row = {sequence->continuation.ids()[position], position, &sequence->cache};
       const bool last = position + 1 == std::ssize(sequence->continuation.ids());
-      (last ? rows_ : prompt_rows_).push_back(row);
-      if (last) drawing_.push_back(sequence);
+      if (last || sequence->score_prompt) {
+        rows_.push_back(row);
+        heard_.push_back(sequence);
+      } else {
+        silent_rows_.push_back(row);
+      }
     }
   }
-  const auto drawn = std::ssize(rows_);
-  rows_.insert(rows_.end(), prompt_rows_.begin(), prompt_rows_.end());
+  const auto wanted = std::ssize(rows_);
+  rows_.insert(rows_.end(), silent_rows_.begin(), silent_rows_.end());
   forward_.run(rows_);
-  if (drawn > 0) forward_.logits(0, drawn, logits_.data());
+  if (wanted > 0) forward_.logits(0, wanted, logits_.data());
   for (const auto& [sequence, count] : parts) sequence->fed += count;
+}
+
+/// What the logits say: a score within the prompt, a new token at its end.
+void Batch::hear() {
+  const auto vocab = static_cast<std::size_t>(vocab_size_);
+  for (std::size_t n = 0; n < heard_.size(); ++n) {
+    Sequence& sequence = *heard_[n];
+    Continuation& continuation = sequence.continuation;
+    const auto logits = std::span<const float>(logits_).subspan(n * vocab, vocab);
+    try {
+      if (rows_[n].position + 1 < continuation.prompt_tokens()) {
+        continuation.score(rows_[n].position, logits);
+      } else if (!continuation.ended()) {
+        continuation.draw(logits);
+      }
+    } catch (...) {
+      sequence.error = std::current_exception();
+    }
+  }
 }
 
 }  // namespace fbi::infer

@@ -23,11 +23,15 @@ struct Sequence {
 
   Continuation continuation;
   KeyValueCache cache;
-  std::int64_t fed = 0;      ///< of continuation.ids()
-  std::exception_ptr error;  ///< what ended it before its time
+  std::int64_t fed = 0;       ///< of continuation.ids()
+  bool score_prompt = false;  ///< the prompt is to be fed to its end in any case
+  std::exception_ptr error;   ///< what ended it before its time
 
   std::int64_t pending() const { return std::ssize(continuation.ids()) - fed; }
-  bool ended() const { return continuation.ended() || error; }
+  bool ended() const {
+    const bool scored = !score_prompt || fed >= continuation.prompt_tokens();
+    return error || (continuation.ended() && scored);
+  }
 };
 
 /// Continues several sequences together. Each gets the tokens that generate() gives it alone,
@@ -50,14 +54,15 @@ class Batch {
   void flush();
   void run(std::span<const Part> parts);
   void feed(std::span<const Part> parts);
+  void hear();
 
   Forward& forward_;
   std::int64_t vocab_size_;
   std::vector<Part> parts_;  // of the next run
   std::int64_t part_rows_ = 0;
-  std::vector<TokenRow> rows_, prompt_rows_;
-  std::vector<Sequence*> drawing_;
-  std::vector<float> logits_;  // [kMaxRows, V]
+  std::vector<TokenRow> rows_, silent_rows_;
+  std::vector<Sequence*> heard_;  // whose logits those of the first rows are
+  std::vector<float> logits_;     // [kMaxRows, V]
 };
 
 }  // namespace fbi::infer

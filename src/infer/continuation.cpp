@@ -1,6 +1,8 @@
 #include "infer/continuation.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "fbi/core/error.h"
@@ -36,6 +38,7 @@ Continuation::Continuation(const text::Tokenizer& tokenizer, const eval::Languag
 
 void Continuation::draw(std::span<const float> logits) {
   const std::int32_t id = sampler_.next(logits.first(drawn_vocab_), ids_);
+  if (score_best_) add_score(id, logits);
   if (std::ranges::count(eos_ids_, id) > 0) return end(FinishReason::kEos);
   ids_.push_back(id);
   result_.ids.push_back(id);
@@ -46,6 +49,29 @@ void Continuation::draw(std::span<const float> logits) {
     return;
   }
   end_where_full();
+}
+
+void Continuation::score(std::int64_t position, std::span<const float> logits) {
+  add_score(ids_[static_cast<std::size_t>(position + 1)], logits);
+}
+
+void Continuation::add_score(std::int32_t id, std::span<const float> logits) {
+  const std::span<const float> known = logits.first(drawn_vocab_);
+  const double largest = *std::ranges::max_element(known);
+  double sum = 0;
+  for (const float logit : known) sum += std::exp(logit - largest);
+  const double normalizer = largest + std::log(sum);
+  std::vector<std::int32_t> order(known.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto count = std::min(*score_best_, std::ssize(order));
+  std::ranges::partial_sort(order, order.begin() + count, [known](std::int32_t a, std::int32_t b) {
+    return known[a] != known[b] ? known[a] > known[b] : a < b;
+  });
+  TokenScore score = {id, logits[id] - normalizer, {}};
+  for (const std::int32_t best : std::span(order).first(static_cast<std::size_t>(count))) {
+    score.best.emplace_back(best, known[best] - normalizer);
+  }
+  result_.scores.push_back(std::move(score));
 }
 
 void Continuation::end_where_full() {

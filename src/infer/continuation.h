@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -24,15 +25,22 @@ class Continuation {
   Continuation(const Continuation&) = delete;
   Continuation& operator=(const Continuation&) = delete;
 
+  /// From now on results have scores.
+  void keep_scores(std::int64_t best) { score_best_ = best; }
+  /// The score of ids()[position + 1] from the logits [V] behind ids()[position].
+  void score(std::int64_t position, std::span<const float> logits);
+
   bool ended() const { return ended_; }
   /// Draws from the logits [V] behind the last of ids(). Unless the text has ended then, the token
   /// drawn is the new last one. Errors as of Sampler::next.
   void draw(std::span<const float> logits);
   /// The prompt and what was drawn.
   const std::vector<std::int32_t>& ids() const { return ids_; }
+  std::int64_t prompt_tokens() const { return result_.prompt_tokens; }
   GenerateResult& result() { return result_; }
 
  private:
+  void add_score(std::int32_t id, std::span<const float> logits);
   void end_where_full();
   void end(FinishReason reason);
 
@@ -45,6 +53,7 @@ class Continuation {
   std::vector<std::int32_t> ids_;
   std::size_t drawn_vocab_;  // the part of the logits that the tokenizer knows
   GenerateResult result_;
+  std::optional<std::int64_t> score_best_;
   bool ended_ = false;
 };
 

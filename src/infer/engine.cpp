@@ -176,6 +176,12 @@ std::shared_ptr<Generation> Engine::Impl::submit(const std::vector<EngineRequest
                         tokenizer_, model_, request.options, request.prompt,
                         [texts, index](std::string_view text) { texts->add(index, text); },
                         model_.impl_->new_cache())});
+    Sequence& sequence = *jobs.back().sequence;
+    if (request.score_best) {
+      if (*request.score_best < 0) throw UsageError("score_best must be >= 0");
+      sequence.continuation.keep_scores(*request.score_best);
+      sequence.score_prompt = request.score_prompt;
+    }
   }
   const std::lock_guard lock(mutex_);
   if (stopping_) throw BusyError("no more requests are taken: the engine is being stopped");

@@ -3,6 +3,7 @@ leave disturb nobody; it stops cleanly.  Usage: serve_test.py PATH-OF-FBI-RUN PA
 import concurrent.futures
 import http.client
 import json
+import math
 import pathlib
 import random
 import re
@@ -191,6 +192,27 @@ class Answers(unittest.TestCase):
             streamed = "".join(e["choices"][0]["text"] for e in SHARED.stream(prompt="One day, ", temperature=0, max_tokens=40, **fields))
             self.assertEqual(streamed, choice["text"])
 
+    def test_log_probabilities(self):
+        fields = dict(prompt="One day, ", temperature=0, max_tokens=20)
+        self.assertIsNone(SHARED.complete(**fields)["choices"][0]["logprobs"])
+        choice = SHARED.complete(**fields, logprobs=2)["choices"][0]
+        found = choice["logprobs"]
+        self.assertEqual({key: len(found[key]) for key in found}, dict.fromkeys(["tokens", "token_logprobs", "top_logprobs", "text_offset"], 20))
+        for token, own, best in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"]):
+            self.assertEqual(list(best.items())[0], (token, own))  # greedy: the most likely one
+            self.assertEqual(sorted(best.values(), reverse=True), list(best.values()))
+            self.assertLessEqual(sum(map(math.exp, best.values())), 1)
+        # The same text as a prompt that is scored has the same scores.
+        ids = generate("One day, ", "--max-new-tokens", 20, "--temperature", 0)["ids"]
+        prompt = SHARED.complete(**fields, logprobs=0, echo=True)["choices"][0]["logprobs"]
+        count = len(prompt["tokens"]) - 20
+        self.assertEqual((prompt["tokens"][0], prompt["token_logprobs"][0], prompt["top_logprobs"][0]), ("<s>", None, None))
+        self.assertEqual(prompt["token_logprobs"][count:], found["token_logprobs"])
+        again = SHARED.complete(prompt=[5, *ids], max_tokens=0, logprobs=5, echo=True)["choices"][0]
+        self.assertEqual(len(again["logprobs"]["tokens"]), 21)
+        self.assertEqual([len(best) for best in again["logprobs"]["top_logprobs"][1:]], [5] * 20)
+        self.assertEqual(again["logprobs"]["tokens"][1:], found["tokens"])
+
     def test_two_hundred_clients_at_once(self):
         cases = [(prompt, seed) for prompt in ("One day, ", "Lily", "The big red dog was", "") for seed in (1, 2)]
         expected = [generate(prompt, "--seed", seed, "--max-new-tokens", 25)["text"] for prompt, seed in cases]
@@ -247,11 +269,12 @@ class BadRequests(unittest.TestCase):
                              "min_p": [2], "repetition_penalty": [0], "seed": ["x", 0.5], "n": [0, 100000, "1"], "stream": [1, "yes"],
                              "echo": [0], "stop": [3, [3], "", ["a", ""], ["x"] * 17, {}], "stream_options": [{"include_usage": True}, 3],
                              "prompt": [3, {}, [], [[]], [True], ["a", 3], [1, "a"], [-1], [320], [2**40], [1.5]],
-                             "logprobs": [3, True], "suffix": ["x"], "best_of": [7], "logit_bias": [{"5": 1}], "presence_penalty": [0.5],
+                             "logprobs": [6, -1, True], "suffix": ["x"], "best_of": [7], "logit_bias": [{"5": 1}], "presence_penalty": [0.5],
                              "frequency_penalty": [1], "guided_regex": ["a*"]}.items():
             for value in values:
                 with self.subTest(name=name, value=value):
                     self.refuse({"prompt": "a", name: value}, name, field=name)
+        self.refuse({"prompt": "a", "logprobs": 1, "stream": True}, "logprobs", field="logprobs")
         self.refuse({}, "prompt", "missing", field="prompt")
         self.refuse({"prompt": "a", "stream": True, "stream_options": {"x": 1}}, "unknown", field="stream_options.x")
         self.refuse({"prompt": ["a"] * 300}, "300 prompts", field="prompt")

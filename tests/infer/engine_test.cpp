@@ -167,6 +167,52 @@ TEST_F(EngineTest, EachTextIsTheOneThatGenerateGives) {
   }
 }
 
+TEST_F(EngineTest, ScoresAreLikelihoodsOfTheModel) {
+  for (const std::int64_t length : {1, 5, 40}) {
+    std::vector<std::int32_t> prompt = {1};
+    while (std::ssize(prompt) < length) prompt.push_back(3 + (7 * prompt.back()) % 50);
+    const GenerateOptions options = {.max_new_tokens = 6,
+                                     .sampling = {.repetition_penalty = 2, .seed = 4}};
+    Engine engine(model, words, {.max_batch = 3});
+    const auto generation =
+        engine.submit({{prompt, options, 3, true}, {prompt, options}, {prompt, options, 0}});
+    fetch(*generation, 3);
+    const GenerateResult result = generation->result(0);
+    EXPECT_EQ(generation->result(1).ids, result.ids);
+    EXPECT_TRUE(generation->result(1).scores.empty());
+    EXPECT_EQ(std::ssize(generation->result(2).scores), 6);
+
+    std::vector<std::int32_t> all = prompt;
+    all.insert(all.end(), result.ids.begin(), result.ids.end());
+    std::vector<float> logits(all.size() * kVocab);
+    engine.stop(kLong);
+    model.logits(all, 1, std::ssize(all), logits);
+    ASSERT_EQ(result.scores.size(), all.size() - 1);
+    const auto known = static_cast<std::size_t>(words.vocab_size());
+    for (std::size_t t = 0; t + 1 < all.size(); ++t) {
+      const std::span<const float> row(&logits[t * kVocab], known);
+      double sum = 0;
+      for (const float logit : row) sum += std::exp(double{logit});
+      const TokenScore& score = result.scores[t];
+      EXPECT_EQ(score.id, all[t + 1]);
+      EXPECT_NEAR(score.log_probability, row[all[t + 1]] - std::log(sum), 1e-12);
+      ASSERT_EQ(score.best.size(), 3u);
+      const auto most = std::ranges::max_element(row);
+      EXPECT_EQ(score.best[0].first, most - row.begin());
+      EXPECT_NEAR(score.best[0].second, *most - std::log(sum), 1e-12);
+      EXPECT_GE(score.best[0].second, score.best[1].second);
+    }
+  }
+}
+
+TEST_F(EngineTest, APromptMayBeScoredWithoutAnyNewToken) {
+  Engine engine(model, words);
+  const auto generation = engine.submit({{{1, 5, 9, 7}, {.max_new_tokens = 0}, 1, true}});
+  fetch(*generation, 1);
+  EXPECT_EQ(generation->result(0).scores.size(), 3u);
+  EXPECT_EQ(generation->result(0).new_tokens, 0);
+}
+
 TEST_F(EngineTest, ManyThreadsMayAsk) {
   const GenerateOptions options = {.max_new_tokens = 8, .sampling = {.seed = 3}};
   const std::string expected = generate(model, words, "hello", options).text;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,9 @@ struct EngineOptions {
 struct EngineRequest {
   std::vector<std::int32_t> prompt;  ///< ids, BOS included; see prompt_ids()
   GenerateOptions options;           ///< add_bos has no meaning here
+  /// Fill GenerateResult::scores, with so many of the most likely tokens in each place.
+  std::optional<std::int64_t> score_best = {};
+  bool score_prompt = false;  ///< with score_best: of the prompt, too
 };
 
 /// Texts that were asked for together. Member functions may be called from any thread. Text that

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fbi/eval/language_model.h"
@@ -28,10 +29,22 @@ enum class FinishReason {
   kContext,  ///< the model's max_position reached
 };
 
+/// How likely a token was where it stands, by the softmax of the model's logits over the
+/// tokenizer's vocabulary: as the model has them, whatever the sampling.
+struct TokenScore {
+  std::int32_t id = 0;
+  double log_probability = 0;
+  /// The most likely tokens there, most likely first (of equals the lowest id), and theirs.
+  std::vector<std::pair<std::int32_t, double>> best;
+};
+
 struct GenerateResult {
   std::string text;               ///< what follows the prompt
   std::vector<std::int32_t> ids;  ///< new tokens, without the one that ended the text
   FinishReason finish_reason = FinishReason::kLength;
+  /// Where an EngineRequest asks for it: of the prompt's tokens but the first, then of the new ones
+  /// and of the one that ended the text.
+  std::vector<TokenScore> scores;
   std::int64_t prompt_tokens = 0;  ///< BOS included
   std::int64_t new_tokens = 0;     ///< ids.size()
   double prompt_seconds = 0;       ///< feeding the prompt

@@ -87,6 +87,7 @@ class Fields {
 namespace {
 
 constexpr std::size_t kMaxStops = 16;
+constexpr std::int64_t kMaxLogprobs = 5;
 constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
 
 std::vector<std::string> stop_strings(Fields& fields) {
@@ -248,15 +249,17 @@ CompletionRequest CompletionApi::parse(std::string_view body) const {
     options.eos_ids.push_back(static_cast<std::int32_t>(id));
   }
   const std::int64_t n = fields.integer("n", 1, 1, max_texts_);
-  const bool echo = fields.flag("echo", false);
+  request.echo = fields.flag("echo", false);
   request.stream = fields.flag("stream", false);
+  const std::int64_t best = fields.integer("logprobs", -1, 0, kMaxLogprobs);
+  request.logprobs = best >= 0;
+  if (request.logprobs && request.stream) fields.refuse("logprobs", "not together with \"stream\"");
   request.include_usage = include_usage(fields, request.stream);
   fields.ignore({"model", "user", "metadata", "store", "service_tier"});
   fields.only("best_of", n);
   fields.only("frequency_penalty", 0);
   fields.only("presence_penalty", 0);
   fields.only("logit_bias", Json::object());
-  fields.only("logprobs", false);
   fields.only("suffix", "");
   fields.find("prompt");
   fields.refuse_others();
@@ -266,14 +269,54 @@ CompletionRequest CompletionApi::parse(std::string_view body) const {
       request.prompt_tokens += std::ssize(prompt.ids);
       for (std::int64_t k = 0; k < n; ++k) {
         request.texts.push_back({prompt.ids, options});
+        if (request.logprobs) request.texts.back().score_best = best;
+        request.texts.back().score_prompt = request.echo;
         request.texts.back().options.sampling.seed += static_cast<std::uint64_t>(k);
-        request.before.push_back(echo ? prompt.text : "");
+        request.before.push_back(request.echo ? prompt.text : "");
       }
     }
   } catch (const UsageError& error) {
     throw ApiError(400, error.what(), "prompt");
   }
   return request;
+}
+
+/// As it reads within a text. Bytes, control pieces and parts of characters as the vocabulary spells
+/// them, so that different tokens have different names.
+std::string CompletionApi::token_text(std::int32_t id) const {
+  const auto decoder = tokenizer_.start_decoding();
+  for (const std::int32_t before : tokenizer_.encode("a")) decoder->feed(before);
+  std::string text = decoder->feed(id);
+  const bool whole = !text.empty() && text.find("\uFFFD") == std::string::npos;
+  return whole && tokenizer_.type(id) != text::PieceType::kByte ? text : tokenizer_.piece(id);
+}
+
+nlohmann::ordered_json CompletionApi::logprobs_json(const Likelihoods& likelihoods) const {
+  using Array = nlohmann::ordered_json::array_t;
+  Array tokens, own, best, offsets;
+  std::int64_t offset = 0;
+  const auto add = [&](std::int32_t id) {
+    const std::string text = token_text(id);
+    offsets.emplace_back(offset);
+    tokens.emplace_back(text);
+    offset += std::ranges::count_if(text, [](char c) { return (c & 0xC0) != 0x80; });  // characters
+  };
+  if (likelihoods.first) {
+    add(*likelihoods.first);
+    own.emplace_back(nullptr);
+    best.emplace_back(nullptr);
+  }
+  for (const infer::TokenScore& score : likelihoods.scores) {
+    add(score.id);
+    own.emplace_back(score.log_probability);
+    auto others = nlohmann::ordered_json::object();
+    for (const auto& [id, log_probability] : score.best) others[token_text(id)] = log_probability;
+    best.emplace_back(others);
+  }
+  return {{"tokens", tokens},
+          {"token_logprobs", own},
+          {"top_logprobs", best},
+          {"text_offset", offsets}};
 }
 
 std::string CompletionApi::completion_json(std::uint64_t number, std::int64_t created,
@@ -285,6 +328,7 @@ std::string CompletionApi::completion_json(std::uint64_t number, std::int64_t cr
                                    {"index", choice.index},
                                    {"logprobs", nullptr},
                                    {"finish_reason", nullptr}};
+    if (choice.logprobs) json["logprobs"] = logprobs_json(*choice.logprobs);
     if (!choice.finish_reason.empty()) json["finish_reason"] = choice.finish_reason;
     list.push_back(json);
   }

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -28,6 +30,8 @@ struct CompletionRequest {
   std::vector<infer::EngineRequest> texts;
   std::vector<std::string> before;  ///< what stands in front of each text: the prompt, with "echo"
   std::int64_t prompt_tokens = 0;   ///< of all prompts
+  bool echo = false;
+  bool logprobs = false;
   bool stream = false;
   bool include_usage = false;  ///< at the end of a stream
 };
@@ -36,11 +40,18 @@ struct Usage {
   std::int64_t prompt_tokens = 0, new_tokens = 0;
 };
 
+/// How likely the tokens of a choice are.
+struct Likelihoods {
+  std::optional<std::int32_t> first;  ///< with "echo": of the prompt, which nothing comes before
+  std::vector<infer::TokenScore> scores;
+};
+
 /// One choice of an answer; of a stream, what was added to it.
 struct Choice {
   std::size_t index = 0;
   std::string text;
   std::string finish_reason;  ///< "stop", "length"; empty: it goes on
+  std::optional<Likelihoods> logprobs = {};
 };
 
 class Fields;
@@ -68,6 +79,9 @@ class CompletionApi {
   };
   Prompt prompt_of_text(const std::string& text) const;
   Prompt prompt_of_ids(std::vector<std::int32_t> ids) const;
+  std::string token_text(std::int32_t id) const;
+  /// Likelihoods as the interface has them.
+  nlohmann::ordered_json logprobs_json(const Likelihoods& likelihoods) const;
   std::vector<Prompt> prompts(Fields& fields, std::int64_t n) const;
 
   const infer::PackedModel& model_;

@@ -98,7 +98,7 @@ class Answer {
         active_(active) {
     ++active_;
     for (std::size_t k = 0; k < request_.before.size(); ++k) {
-      choices_.push_back({k, request_.before[k], ""});
+      choices_.push_back({k, request_.before[k], "", {}});
     }
     usage_.prompt_tokens = request_.prompt_tokens;
   }
@@ -147,8 +147,16 @@ class Answer {
       if (!ended) continue;
       const infer::GenerateResult result = generation_->result(index);
       choices_[index].finish_reason = finish_reason(result.finish_reason);
+      if (request_.logprobs) {
+        choices_[index].logprobs = Likelihoods{first_token(index), result.scores};
+      }
       usage_.new_tokens += result.new_tokens;
     }
+  }
+
+  std::optional<std::int32_t> first_token(std::size_t index) const {
+    if (!request_.echo) return std::nullopt;
+    return request_.texts[index].prompt.front();
   }
 
   bool write_whole(httplib::DataSink& sink) {

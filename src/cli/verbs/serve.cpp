@@ -77,7 +77,7 @@ Verb serve_verb() {
   return {"serve",
           "answer completion requests over HTTP",
           "Loads a packed export and answers POST /v1/completions as OpenAI's interface has it (prompt, max_tokens, temperature, top_p, "
-          "n, seed, stop, echo, stream, stream_options; top_k, min_p and repetition_penalty besides), GET /v1/models and GET /health. "
+          "n, seed, stop, echo, logprobs, stream, stream_options; top_k, min_p and repetition_penalty besides), GET /v1/models and GET /health. "
           "Requests are continued together, joining and leaving between tokens; each gets the text that `generate` gives for its prompt, "
           "options and seed. A field that would change the result and is not supported is refused with status 400, what does not fit into "
           "the queue with 503 and Retry-After. A client that goes away has its text cancelled. SIGINT or SIGTERM ends the server once its "
