@@ -236,6 +236,12 @@ void check_model(const ModelConfig& model, const std::string& prefix, Problems& 
     problems.add(prefix + "pad_token_id", std::to_string(*model.pad_token_id),
                  concat("expected less than vocab_size (", model.vocab_size, "), or null"));
   }
+  if (sound({"binarize"}) && model.binarize != Binarize::kColumn) {
+    const std::string reason = concat(", because binarize is ", to_string(model.binarize),
+                                      "; the option is for column only");
+    if (model.tie_scales) problems.add(prefix + "tie_scales", "true", "expected false" + reason);
+    if (!model.shift) problems.add(prefix + "shift", "false", "expected true" + reason);
+  }
   const RopeScaling& rope = model.rope_scaling;
   if (rope.type == "llama3" && sound({"rope_scaling"})) {
     if (rope.original_max_position_embeddings == 0) {

@@ -114,6 +114,12 @@ void list(FieldList& f, ModelConfig& c) {
   f.add("binarize", &c.binarize, kAny,
         "Binarized linear layers with one scale and shift per input column, per output row, or for "
         "the whole matrix; none: a dense model.");
+  f.add("tie_scales", &c.tie_scales, kAny,
+        "Query, key and value layers share one scale per input, and so do gate and up: the scales "
+        "fold into the norms before them. Only with binarize column.");
+  f.add("shift", &c.shift, kAny,
+        "Whether binarized layers learn a shift; false: weights are + or - the scale. Only with "
+        "binarize column.");
 }
 
 void list(FieldList& f, TeacherConfig& c) {
@@ -216,17 +222,17 @@ void list(FieldList& f, TrainConfig& c) {
   device.choices = {"auto", "cpu", "cuda"};
   f.add("threads", &c.threads, {0, kMaxThreads}, "Threads on the CPU; 0: all usable processors.")
       .role = Role::kFree;
+  f.add("sign_products", &c.sign_products, kAny,
+        "Products with binarized weights on the CPU: dense matrices of scaled signs; tables, sums of "
+        "inputs looked up by signs (fp32); int8, the same with inputs rounded to 8 bits; auto: tables "
+        "with AVX-512 and fp32, else dense. Part of the arithmetic: dense and tables round apart.")
+      .choices = {"auto", "dense", "tables", "int8"};
 }
 
 void list(FieldList& f, ParallelConfig& c) {
   f.begin("parallel.", Role::kFree);
   f.add("backend", &c.backend, kAny,
         "How ranks talk to each other; auto: nccl between GPUs, gloo between CPUs.")
-  f.add("sign_products", &c.sign_products, kAny,
-        "Products with binarized weights on the CPU: dense matrices of scaled signs; tables, sums of "
-        "inputs looked up by signs (fp32); int8, the same with inputs rounded to 8 bits; auto: tables "
-        "with AVX-512 and fp32, else dense. Part of the arithmetic: dense and tables round apart.")
-      .choices = {"auto", "dense", "tables", "int8"};
       .choices = {"auto", "gloo", "nccl"};
   f.add("gradient_dtype", &c.gradient_dtype, kAny,
         "Type of gradients on the way between ranks; they are kept and updated in fp32.");

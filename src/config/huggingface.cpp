@@ -34,7 +34,8 @@ std::string model_config_to_hf_json(const ModelConfig& unresolved, std::string_v
   out["model_type"] = "llama";
   for (const Field& field : fields_of(model, "")) {
     const bool written_below = field.key.rfind("rope_scaling", 0) == 0 ||
-                               field.key == "eos_token_id" || field.key == "binarize";
+                               field.key == "eos_token_id" || field.key == "binarize" ||
+                               field.key == "tie_scales" || field.key == "shift";
     if (!written_below && !std::holds_alternative<std::monostate>(field.member)) {
       out[field.key] = write_value(field);
     }
@@ -64,7 +65,11 @@ std::string model_config_to_hf_json(const ModelConfig& unresolved, std::string_v
   out["pretraining_tp"] = 1;
   out["use_cache"] = true;
   out["torch_dtype"] = std::string(torch_dtype);
-  if (model.binarize != Binarize::kNone) out["binarize"] = std::string(to_string(model.binarize));
+  if (model.binarize != Binarize::kNone) {
+    out["binarize"] = std::string(to_string(model.binarize));
+    if (model.tie_scales) out["tie_scales"] = true;
+    if (!model.shift) out["shift"] = false;
+  }
   return out.dump(2) + "\n";
 }
 

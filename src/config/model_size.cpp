@@ -1,5 +1,7 @@
 #include "fbi/config/model_size.h"
 
+#include <cstddef>
+
 namespace fbi::config {
 
 std::int64_t scale_count(Binarize binarize, const LinearShape& shape) {
@@ -30,13 +32,21 @@ std::array<LinearShape, 7> decoder_linears(const ModelConfig& model) {
            {hidden, wide}}};
 }
 
+std::array<std::size_t, 7> scale_owners(const ModelConfig& model) {
+  if (model.tie_scales) return {0, 0, 0, 3, 4, 4, 6};
+  return {0, 1, 2, 3, 4, 5, 6};
+}
+
 ModelSize parameter_counts(const ModelConfig& model) {
   const std::int64_t hidden = model.hidden_size;
   ModelSize size;
   std::int64_t weights = 0;
-  for (const LinearShape& shape : decoder_linears(model)) {
-    weights += shape.outputs * shape.inputs;
-    size.scales += 2 * scale_count(model.binarize, shape);
+  const auto linears = decoder_linears(model);
+  const auto owners = scale_owners(model);
+  for (std::size_t n = 0; n < linears.size(); ++n) {
+    weights += linears[n].outputs * linears[n].inputs;
+    const int learned = (owners[n] == n) + model.shift;
+    size.scales += learned * scale_count(model.binarize, linears[n]);
   }
   weights *= model.num_hidden_layers;
   size.scales *= model.num_hidden_layers;

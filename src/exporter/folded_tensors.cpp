@@ -12,6 +12,7 @@ FoldedTensors::FoldedTensors(const formats::ModelSource& source, const config::M
                              const Folding& folding)
     : source_(source),
       binarize_(model.binarize),
+      shift_(model.shift),
       folding_(folding),
       reader_(source, folding.dtype),
       tensors_(model_tensors(model)) {
@@ -40,7 +41,8 @@ ZeroCounts FoldedTensors::fold_matrix(const TensorSpec& tensor, std::span<std::b
   const std::vector<float> scale =
       reader_.read_for_cast({scale_name(tensor.name), scales, Role::kScale});
   const std::vector<float> shift =
-      reader_.read_for_cast({shift_name(tensor.name), scales, Role::kShift});
+      shift_ ? reader_.read_for_cast({shift_name(tensor.name), scales, Role::kShift})
+             : std::vector<float>(scale.size());
   for (std::size_t i = 0; i < scale.size(); ++i) {
     if (!(std::abs(scale[i]) + std::abs(shift[i]) < overflow_limit(folding_.dtype))) {
       throw DataError(concat(tensor.name, ": weight ", shift[i], " ± ", scale[i], " (pair ", i,

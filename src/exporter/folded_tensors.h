@@ -25,6 +25,7 @@ class FoldedTensors {
 
   const formats::ModelSource& source_;
   config::Binarize binarize_;
+  bool shift_;
   Folding folding_;
   TensorReader reader_;
   std::vector<TensorSpec> tensors_;

@@ -1,7 +1,9 @@
+#include <array>
 #include <map>
 #include <string_view>
 
 #include "fbi/config/load.h"
+#include "fbi/config/model_size.h"
 #include "fbi/core/error.h"
 #include "fbi/exporter/model_tensors.h"
 
@@ -15,34 +17,58 @@ std::string sibling(const std::string& weight, std::string_view suffix) {
   return concat(std::string_view(weight).substr(0, weight.rfind('.') + 1), suffix);
 }
 
-void add_linear(std::vector<TensorSpec>& tensors, config::Binarize binarize,
+void add_linear(std::vector<TensorSpec>& tensors, const config::ModelConfig& model,
                 const std::string& name, kernels::MatrixShape shape) {
-  const bool dense = binarize == config::Binarize::kNone;
+  const bool dense = model.binarize == config::Binarize::kNone;
   tensors.push_back({name, {shape.rows, shape.columns}, dense ? Role::kDense : Role::kLatent});
   if (dense) return;
-  const Shape scales = scale_shape(binarize, shape);
+  const Shape scales = scale_shape(model.binarize, shape);
   tensors.push_back({scale_name(name), scales, Role::kScale});
-  tensors.push_back({shift_name(name), scales, Role::kShift});
+  if (model.shift) tensors.push_back({shift_name(name), scales, Role::kShift});
+}
+
+/// In the order of config::decoder_linears.
+constexpr std::array<std::string_view, 7> kLinears = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+constexpr std::size_t kFirstOfMlp = 4;
+
+std::string linear_name(std::int64_t layer, std::size_t linear) {
+  return concat("model.layers.", layer, ".", kLinears[linear], ".weight");
 }
 
 void add_layer(std::vector<TensorSpec>& tensors, const config::ModelConfig& model,
                std::int64_t layer) {
-  const std::string prefix = concat("model.layers.", layer, ".");
-  const std::int64_t hidden = model.hidden_size, inner = model.intermediate_size;
-  const std::int64_t queries = model.num_attention_heads * model.head_dim;
-  const std::int64_t keys = model.num_key_value_heads * model.head_dim;
-  const auto linear = [&](const char* name, std::int64_t outputs, std::int64_t inputs) {
-    add_linear(tensors, model.binarize, prefix + name + ".weight", {outputs, inputs});
+  const auto norm = [&](const char* name) {
+    tensors.push_back({concat("model.layers.", layer, ".", name, ".weight"), {model.hidden_size}});
   };
-  tensors.push_back({prefix + "input_layernorm.weight", {hidden}});
-  linear("self_attn.q_proj", queries, hidden);
-  linear("self_attn.k_proj", keys, hidden);
-  linear("self_attn.v_proj", keys, hidden);
-  linear("self_attn.o_proj", hidden, queries);
-  tensors.push_back({prefix + "post_attention_layernorm.weight", {hidden}});
-  linear("mlp.gate_proj", inner, hidden);
-  linear("mlp.up_proj", inner, hidden);
-  linear("mlp.down_proj", hidden, inner);
+  const auto shapes = config::decoder_linears(model);
+  norm("input_layernorm");
+  for (std::size_t n = 0; n < kLinears.size(); ++n) {
+    if (n == kFirstOfMlp) norm("post_attention_layernorm");
+    add_linear(tensors, model, linear_name(layer, n), {shapes[n].outputs, shapes[n].inputs});
+  }
+}
+
+/// A tied alpha, which files hold once for each of its layers. `model` is resolved.
+void check_tied_scales(const formats::ModelSource& source, const config::ModelConfig& model) {
+  if (model.binarize != config::Binarize::kColumn || !model.tie_scales) return;
+  const auto owners = config::scale_owners(model);
+  const auto shapes = config::decoder_linears(model);
+  for (std::int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
+    for (std::size_t n = 0; n < owners.size(); ++n) {
+      if (owners[n] == n) continue;
+      const std::string name = scale_name(linear_name(layer, n));
+      const std::string owner = scale_name(linear_name(layer, owners[n]));
+      std::vector<float> found(static_cast<std::size_t>(shapes[n].inputs)), expected(found.size());
+      source.read(name, found);
+      source.read(owner, expected);
+      if (found == expected) continue;
+      throw DataError(concat(name, " in ", source.description(), " differs from ", owner,
+                             ", but tie_scales is true: q, k and v must have the same scales, and "
+                             "so must gate and up"));
+    }
+  }
 }
 
 }  // namespace
@@ -103,7 +129,9 @@ std::vector<TensorSpec> model_tensors(const config::ModelConfig& unresolved) {
   return tensors;
 }
 
-void check_tensors(const formats::ModelSource& source, const config::ModelConfig& model) {
+void check_tensors(const formats::ModelSource& source, const config::ModelConfig& unresolved) {
+  config::ModelConfig model = unresolved;
+  config::resolve(model);
   std::string problems;
   std::map<std::string, Shape> expected;
   for (const TensorSpec& tensor : model_tensors(model)) {
@@ -125,8 +153,9 @@ void check_tensors(const formats::ModelSource& source, const config::ModelConfig
   if (!problems.empty()) {
     throw DataError(concat("tensors in ", source.description(), " do not fit the model:", problems,
                            "\nCheck its configuration (sizes, num_hidden_layers, "
-                           "tie_word_embeddings, binarize)."));
+                           "tie_word_embeddings, binarize, shift)."));
   }
+  check_tied_scales(source, model);
 }
 
 }  // namespace fbi::exporter

@@ -3,9 +3,13 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/silu.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <array>
 
+#include "fbi/config/model_size.h"
 #include "fbi/nn/llama.h"
 #include "fbi/nn/slots.h"
 #include "fbi/ops/slot_ops.h"
@@ -52,6 +56,15 @@ void extend(KeyValueCache& cache, at::Tensor& keys, at::Tensor& values) {
   values = cache.values.slice(2, 0, end);
 }
 
+/// x in blocks of its last dimension: d = max |x| / 127, the multiples of fp16(d) that are nearest to x in steps of d. 0: x itself.
+at::Tensor rounded_to_int8(const at::Tensor& x, std::int64_t block) {
+  if (block == 0) return x;
+  const at::Tensor blocks = x.to(at::kFloat).reshape({-1, block});
+  const at::Tensor step = blocks.abs().amax(-1, /*keepdim=*/true) / 127;
+  const at::Tensor steps = at::where(step > 0, blocks / step, at::zeros_like(blocks)).round();
+  return (steps * step.to(at::kHalf).to(at::kFloat)).view(x.sizes()).to(x.scalar_type());
+}
+
 }  // namespace
 
 DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index, at::Device device)
@@ -63,7 +76,7 @@ DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index,
   const std::int64_t hidden = model.hidden_size, inner = model.intermediate_size;
   const std::int64_t queries = heads_ * head_dim_, keys = key_value_heads_ * head_dim_;
   const auto linear = [&](const char* name, std::int64_t outputs, std::int64_t inputs) {
-    return make_linear_slot(prefix + name + ".weight", outputs, inputs, model.binarize, device);
+    return make_linear_slot(prefix + name + ".weight", outputs, inputs, model, device);
   };
   input_norm_ = make_norm_slot(prefix + "input_layernorm.weight", hidden, device);
   q_ = linear("self_attn.q_proj", queries, hidden);
@@ -74,14 +87,27 @@ DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index,
   gate_ = linear("mlp.gate_proj", inner, hidden);
   up_ = linear("mlp.up_proj", inner, hidden);
   down_ = linear("mlp.down_proj", hidden, inner);
+  if (model.binarize != config::Binarize::kNone && model.tie_scales) tie_scales(model);
+}
+
+void DecoderLayer::tie_scales(const config::ModelConfig& model) {
+  const std::array<ops::ParameterSlot*, 7> linears = {&q_, &k_, &v_, &o_, &gate_, &up_, &down_};
+  const auto owners = config::scale_owners(model);
+  std::array<std::int64_t, 7> rows{};  // so far, of those with the alpha of each
+  for (std::size_t n = 0; n < linears.size(); ++n) {
+    const std::size_t owner = owners[n];
+    if (owner != n) share_alpha(*linears[n], *linears[owner], rows[owner]);
+    rows[owner] += linears[n]->rows();
+  }
 }
 
 std::vector<ops::ParameterSlot*> DecoderLayer::slots() {
   return {&input_norm_, &q_, &k_, &v_, &o_, &post_attention_norm_, &gate_, &up_, &down_};
 }
 
-at::Tensor DecoderLayer::attention(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype,
+at::Tensor DecoderLayer::attention(const at::Tensor& normed, const RotaryTable& rotary, at::ScalarType dtype,
                                    KeyValueCache* cache) {
+  const at::Tensor x = rounded_to_int8(normed, activation_block_);
   const std::int64_t batch = x.size(0), seq = x.size(1);
   const auto project = [&](ops::ParameterSlot& slot, std::int64_t heads) {
     return ops::linear(x, slot, dtype).view({batch, seq, heads, head_dim_}).transpose(1, 2);
@@ -98,11 +124,14 @@ at::Tensor DecoderLayer::attention(const at::Tensor& x, const RotaryTable& rotar
     mask = at::arange(past + seq, options).unsqueeze(0) <= at::arange(past, past + seq, options).unsqueeze(1);
   }
   const at::Tensor mixed = attend(queries, keys, values, mask);
-  return ops::linear(mixed.transpose(1, 2).reshape({batch, seq, heads_ * head_dim_}), o_, dtype);
+  const at::Tensor rows = mixed.transpose(1, 2).reshape({batch, seq, heads_ * head_dim_});
+  return ops::linear(rounded_to_int8(rows, activation_block_), o_, dtype);
 }
 
-at::Tensor DecoderLayer::mlp(const at::Tensor& x, at::ScalarType dtype) {
-  return ops::linear(at::silu(ops::linear(x, gate_, dtype)) * ops::linear(x, up_, dtype), down_, dtype);
+at::Tensor DecoderLayer::mlp(const at::Tensor& normed, at::ScalarType dtype) {
+  const at::Tensor x = rounded_to_int8(normed, activation_block_);
+  const at::Tensor product = at::silu(ops::linear(x, gate_, dtype)) * ops::linear(x, up_, dtype);
+  return ops::linear(rounded_to_int8(product, activation_block_), down_, dtype);
 }
 
 at::Tensor DecoderLayer::forward(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype, KeyValueCache* cache) {

@@ -66,7 +66,8 @@ std::shared_ptr<FbiLinearImpl> FbiLinearImpl::from_linear(const torch::nn::Linea
 void FbiLinearImpl::reset() {
   weight = register_parameter("weight", at::empty({options.out_features(), options.in_features()}));
   wscale = register_parameter("wscale", at::empty(scale_shape(options)));
-  wbias = register_parameter("wbias", at::empty(scale_shape(options)));
+  wbias = at::Tensor();
+  if (options.shift()) wbias = register_parameter("wbias", at::empty(scale_shape(options)));
   reset_parameters();
 }
 
@@ -78,15 +79,23 @@ void FbiLinearImpl::reset_parameters(double stddev) {
 
 void FbiLinearImpl::reset_scales() {
   torch::NoGradGuard no_grad;
-  const ops::Scales scales = ops::initial_scales(weight, options.pattern());
+  const ops::Scales scales = ops::initial_scales(weight, options.pattern(), options.shift());
   wscale.copy_(scales.alpha);
-  wbias.copy_(scales.beta);
+  if (options.shift()) wbias.copy_(scales.beta);
+}
+
+void FbiLinearImpl::share_scale(const FbiLinearImpl& owner) {
+  if (owner.wscale.sizes() != wscale.sizes())
+    throw UsageError(concat("FbiLinear: expected a scale of shape ", wscale.sizes(),
+                            " to be shared, found ", owner.wscale.sizes()));
+  wscale = owner.wscale;
+  if (parameters_.contains("wscale")) parameters_.erase("wscale");
 }
 
 void FbiLinearImpl::pretty_print(std::ostream& stream) const {
   stream << "fbi::nn::FbiLinear(in_features=" << options.in_features()
          << ", out_features=" << options.out_features()
-         << ", pattern=" << to_string(options.pattern()) << ")";
+         << ", pattern=" << to_string(options.pattern()) << (options.shift() ? ")" : ", no shift)");
 }
 
 at::Tensor FbiLinearImpl::forward(const at::Tensor& x) {

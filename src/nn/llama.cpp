@@ -120,6 +120,10 @@ void LlamaForCausalLM::round_weights(at::ScalarType dtype) {
   }
 }
 
+void LlamaForCausalLM::round_activations(std::int64_t block) {
+  for (auto& layer : layers_) layer->round_activations(block);
+}
+
 at::Tensor LlamaForCausalLM::embed(const at::Tensor& ids) const {
   return ops::embedding(ids.reshape(-1), embedding_).to(at::kFloat).view({ids.size(0), ids.size(1), config_.hidden_size});
 }

@@ -73,6 +73,9 @@ ModelFolder open_tensor_folder(const fs::path& path) {
   const auto* scale = tensors.find("model.layers.0.self_attn.q_proj.wscale");
   folder.kind = scale ? "native export" : "Hugging Face folder";
   folder.config.binarize = scale ? pattern_of(*scale) : config::Binarize::kNone;
+  if (folder.config.binarize != config::Binarize::kColumn && (folder.config.tie_scales || !folder.config.shift))
+    throw DataError(concat(config_file.string(), ": tie_scales and shift=false belong to binarize column, but the tensors are of binarize ",
+                           config::to_string(folder.config.binarize)));
   folder.tokenizer = text::find_tokenizer(path);
   folder.weights = stored_weights(formats::folder_source(path));
   return folder;

@@ -1,6 +1,7 @@
 #include "fbi/nn/slots.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 namespace fbi::nn {
 namespace {
@@ -29,23 +30,29 @@ ScalePattern pattern_of(config::Binarize binarize) {
 
 }  // namespace
 
-ParameterSlot make_linear_slot(std::string name, std::int64_t outputs, std::int64_t inputs, config::Binarize binarize,
+ParameterSlot make_linear_slot(std::string name, std::int64_t outputs, std::int64_t inputs, const config::ModelConfig& model,
                                at::Device device) {
-  if (binarize == config::Binarize::kNone)
+  if (model.binarize == config::Binarize::kNone)
     return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kLatent, {outputs, inputs}, device);
   ParameterSlot slot;
   slot.name = std::move(name);
   slot.kind = SlotKind::kPacked;
   slot.shape = {outputs, inputs};
-  slot.pattern = pattern_of(binarize);
+  slot.pattern = pattern_of(model.binarize);
+  slot.learns_shift = model.shift;
   const std::int64_t scales = slot.pattern == ScalePattern::kColumn ? inputs
                               : slot.pattern == ScalePattern::kRow  ? outputs
                                                                     : 1;
   const auto options = at::TensorOptions().device(device);
   slot.bits = at::empty({outputs, (inputs + 7) / 8}, options.dtype(at::kByte));
   slot.alpha = at::empty({scales}, options.dtype(at::kFloat));
-  slot.beta = at::empty({scales}, options.dtype(at::kFloat));
+  slot.beta = at::zeros({scales}, options.dtype(at::kFloat));
   return slot;
+}
+
+void share_alpha(ParameterSlot& slot, const ParameterSlot& owner, std::int64_t rows_before) {
+  slot.alpha = owner.alpha;
+  slot.alpha_rows_before = rows_before;
 }
 
 ParameterSlot make_norm_slot(std::string name, std::int64_t width, at::Device device) {

@@ -55,6 +55,15 @@ class StoredWeights final : public WeightSource {
   std::unique_ptr<formats::ModelSource> source_;
 };
 
+/// A tied alpha is in the files once for each of its layers.
+void load_alpha(ops::ParameterSlot& slot, const at::Tensor& alpha, const WeightSource& source) {
+  if (!slot.owns_alpha() && !alpha.equal(slot.alpha.cpu()))
+    throw DataError(concat(ops::sibling_name(slot.name, "wscale"), " in ", source.description(),
+                           " differs from the scales of the layers before it, but model.tie_scales is true: q, k and v must have the same, "
+                           "and so must gate and up; set model.tie_scales=false"));
+  slot.alpha.copy_(alpha);
+}
+
 at::Tensor load_packed(ops::ParameterSlot& slot, const WeightSource& source, LoadReport& report) {
   const at::Tensor latent = source.tensor(slot.name, slot.shape).to(slot.bits.device());
   report.zero_signs += latent.eq(0).sum().item<std::int64_t>();
@@ -62,8 +71,8 @@ at::Tensor load_packed(ops::ParameterSlot& slot, const WeightSource& source, Loa
   const std::string scale = ops::sibling_name(slot.name, "wscale");
   if (source.contains(scale)) {
     const auto shape = ops::scale_shape(slot);
-    slot.alpha.copy_(source.tensor(scale, shape).reshape(-1));
-    slot.beta.copy_(source.tensor(ops::sibling_name(slot.name, "wbias"), shape).reshape(-1));
+    load_alpha(slot, source.tensor(scale, shape).reshape(-1), source);
+    if (slot.learns_shift) slot.beta.copy_(source.tensor(ops::sibling_name(slot.name, "wbias"), shape).reshape(-1));
   } else {
     ops::initial_scales(slot, latent);
   }
@@ -102,7 +111,7 @@ void check_weight_names(LlamaForCausalLM& model, const WeightSource& source) {
     expected.insert(slot->name);
     if (slot->kind != ops::SlotKind::kPacked || !scaled) continue;
     expected.insert(ops::sibling_name(slot->name, "wscale"));
-    expected.insert(ops::sibling_name(slot->name, "wbias"));
+    if (slot->learns_shift) expected.insert(ops::sibling_name(slot->name, "wbias"));
   }
   std::string problems;
   for (const auto& name : expected)
@@ -114,7 +123,7 @@ void check_weight_names(LlamaForCausalLM& model, const WeightSource& source) {
   }
   if (!problems.empty())
     throw DataError(concat("tensors of ", source.description(), " do not fit the model:", problems,
-                           "\nCheck the folder's config.json (num_hidden_layers, tie_word_embeddings, binarize)."));
+                           "\nCheck the folder's config.json (num_hidden_layers, tie_word_embeddings, binarize, shift)."));
 }
 
 }  // namespace fbi::nn

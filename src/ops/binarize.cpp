@@ -7,6 +7,7 @@
 #include <ATen/ops/mean.h>
 #include <ATen/ops/sign.h>
 #include <ATen/ops/sum.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "fbi/core/error.h"
@@ -71,23 +72,23 @@ struct Binarize : torch::autograd::Function<Binarize> {
 at::Tensor binarize(const at::Tensor& latent, const at::Tensor& alpha, const at::Tensor& beta) {
   check_latent(latent);
   check_scale("alpha", alpha, latent);
-  check_scale("beta", beta, latent);
-  if (alpha.sizes() != beta.sizes())
+  if (beta.defined()) check_scale("beta", beta, latent);
+  if (beta.defined() && alpha.sizes() != beta.sizes())
     throw UsageError(concat("binarize: alpha and beta must have one shape, found ", alpha.sizes(),
                             " and ", beta.sizes()));
-  return Binarize::apply(latent, alpha, beta);
+  return Binarize::apply(latent, alpha, beta.defined() ? beta : at::zeros_like(alpha.detach()));
 }
 
-Scales initial_scales(const at::Tensor& weight, ScalePattern pattern) {
+Scales initial_scales(const at::Tensor& weight, ScalePattern pattern, bool shift) {
   check_latent(weight);
   const at::Tensor values = weight.detach();
-  if (pattern == ScalePattern::kSingle) {
-    const at::Tensor beta = values.mean();
-    return {(values - beta).abs().mean(), beta};
-  }
-  const std::int64_t over = pattern == ScalePattern::kColumn ? 0 : 1;
-  const at::Tensor beta = values.mean(over, /*keepdim=*/true);
-  return {(values - beta).abs().mean(over, /*keepdim=*/true), beta};
+  const auto mean = [&](const at::Tensor& x) {
+    if (pattern == ScalePattern::kSingle) return x.mean();
+    return x.mean(pattern == ScalePattern::kColumn ? 0 : 1, /*keepdim=*/true);
+  };
+  if (!shift) return {mean(values.abs()), at::Tensor()};
+  const at::Tensor beta = mean(values);
+  return {mean((values - beta).abs()), beta};
 }
 
 }  // namespace fbi::ops

@@ -1,5 +1,8 @@
 #include "fbi/ops/packing.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty_like.h>
+
 #include "fbi/core/error.h"
 #include "fbi/kernels/binary_matrix.h"
 #include "fbi/ops/parallel.h"
@@ -29,8 +32,20 @@ void pack_signs(ParameterSlot& slot, const at::Tensor& latent) {
 
 void initial_scales(ParameterSlot& slot, const at::Tensor& latent) {
   const auto shape = checked_shape(slot, latent);
-  kernels::initial_scales(latent.const_data_ptr<float>(), scale_strides(slot), shape, slot.alpha.data_ptr<float>(),
-                          slot.beta.data_ptr<float>(), torch_parallel_for());
+  const auto* values = latent.const_data_ptr<float>();
+  const at::Tensor alpha = slot.owns_alpha() ? slot.alpha : at::empty_like(slot.alpha);
+  if (slot.learns_shift) {
+    kernels::initial_scales(values, scale_strides(slot), shape, alpha.data_ptr<float>(), slot.beta.data_ptr<float>(),
+                            torch_parallel_for());
+  } else {
+    at::Tensor sums = at::empty_like(slot.beta);  // not needed; those of s·W = |W| are
+    kernels::scale_gradients(values, slot.bits.const_data_ptr<std::uint8_t>(), slot.beta.const_data_ptr<float>(),
+                             scale_strides(slot), shape, alpha.data_ptr<float>(), sums.data_ptr<float>(), torch_parallel_for());
+    alpha.div_(static_cast<double>(shape.rows));
+  }
+  if (slot.owns_alpha()) return;
+  const auto before = static_cast<double>(slot.alpha_rows_before), own = static_cast<double>(shape.rows);
+  slot.alpha.mul_(before / (before + own)).add_(alpha, own / (before + own));
 }
 
 }  // namespace fbi::ops

@@ -1,5 +1,6 @@
 #include "fbi/optim/adamw.h"
 
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -69,8 +70,8 @@ SlotState AdamW::make_state(ParameterSlot& slot) const {
   const auto own_rows = [&](const at::Tensor& whole) { return whole.narrow(0, state.rows.begin, state.rows.rows()); };
   if (slot.kind == SlotKind::kPacked) {
     state.latent = at::zeros_like(own_rows(slot.grad));
-    state.alpha_moments = zero_moments(slot.alpha);
-    state.beta_moments = zero_moments(slot.beta);
+    if (slot.owns_alpha()) state.alpha_moments = zero_moments(slot.alpha);
+    if (slot.learns_shift) state.beta_moments = zero_moments(slot.beta);
   } else {
     state.latent = own_rows(slot.value);
   }
@@ -82,12 +83,25 @@ SlotState AdamW::make_state(ParameterSlot& slot) const {
 AdamW::AdamW(const std::vector<ParameterSlot*>& slots, const config::OptimizerConfig& config,
              distributed::Communicator& communicator, at::ScalarType gradient_wire_dtype)
     : config_(config), communicator_(communicator), wire_dtype_(gradient_wire_dtype) {
-  for (auto* slot : slots) states_.push_back(make_state(*slot));
+  for (auto* slot : slots) {
+    states_.push_back(make_state(*slot));
+    states_.back().alpha_owner = find_alpha_owner(*slot);
+  }
   allocate_replicated_gradients();
 }
 
 AdamW::AdamW(AdamW&&) noexcept = default;
 AdamW::~AdamW() = default;
+
+/// A slot with an alpha of its own is behind no other that uses it.
+std::size_t AdamW::find_alpha_owner(const ParameterSlot& slot) const {
+  if (slot.kind != SlotKind::kPacked || slot.owns_alpha()) return states_.size() - 1;
+  const auto owner = std::find_if(states_.begin(), states_.end(), [&](const SlotState& s) {
+    return s.slot->kind == SlotKind::kPacked && s.slot->owns_alpha() && s.slot->alpha.is_same(slot.alpha);
+  });
+  if (owner == states_.end()) throw UsageError(concat("optimizer: the slot whose alpha ", slot.name, " uses is not before it"));
+  return static_cast<std::size_t>(owner - states_.begin());
+}
 
 void AdamW::allocate_replicated_gradients() {
   std::vector<std::pair<at::Tensor*, std::int64_t>> parts;
@@ -95,8 +109,8 @@ void AdamW::allocate_replicated_gradients() {
     const ParameterSlot& slot = *state.slot;
     if (slot.kind == SlotKind::kVector) parts.emplace_back(&state.grad, slot.rows());
     if (slot.kind != SlotKind::kPacked) continue;
-    parts.emplace_back(&state.alpha_grad, slot.alpha.numel());
-    parts.emplace_back(&state.beta_grad, slot.beta.numel());
+    if (slot.owns_alpha()) parts.emplace_back(&state.alpha_grad, slot.alpha.numel());
+    if (slot.learns_shift) parts.emplace_back(&state.beta_grad, slot.beta.numel());
   }
   std::int64_t count = 0;
   for (const auto& part : parts) count += part.second;
@@ -164,11 +178,7 @@ double AdamW::finish_gradients() {
   for (std::size_t i = 0; i < states_.size(); ++i) {
     SlotState& state = states_[i];
     if (state.slot->kind == SlotKind::kDense) squares[i] = square_sum(state.grad);
-    if (state.slot->kind != SlotKind::kPacked) continue;
-    const PackedRows rows(state);
-    squares[i] = kernels::scale_gradients(data(state.grad), rows.bits, rows.alpha, ops::scale_strides(*state.slot), rows.shape,
-                                          rows.scale_part(state.alpha_grad), rows.scale_part(state.beta_grad),
-                                          ops::torch_parallel_for());
+    if (state.slot->kind == SlotKind::kPacked) squares[i] = form_scale_gradients(state);
   }
   reduce_replicated_gradients();
   communicator_.all_reduce(matrix_squares, distributed::Reduce::kSum)->wait();
@@ -177,9 +187,26 @@ double AdamW::finish_gradients() {
   for (std::size_t i = 0; i < states_.size(); ++i) {
     const SlotState& state = states_[i];
     sum += state.slot->kind == SlotKind::kVector ? square_sum(state.grad) : squares[i];
-    if (state.slot->kind == SlotKind::kPacked) sum += square_sum(state.alpha_grad) + square_sum(state.beta_grad);
+    if (state.slot->kind != SlotKind::kPacked) continue;
+    double scales = 0;
+    if (state.slot->owns_alpha()) scales += square_sum(state.alpha_grad);
+    if (state.slot->learns_shift) scales += square_sum(state.beta_grad);
+    sum += scales;
   }
   return std::sqrt(sum);
+}
+
+/// Of this rank's rows. The gradient of a tied alpha is the sum over its slots, which come after its owner.
+double AdamW::form_scale_gradients(SlotState& state) {
+  const ParameterSlot& slot = *state.slot;
+  const at::Tensor alpha_grad = slot.owns_alpha() ? state.alpha_grad : at::empty_like(slot.alpha);
+  const at::Tensor beta_grad = slot.learns_shift ? state.beta_grad : at::empty_like(slot.beta);
+  const PackedRows rows(state);
+  const double squares =
+      kernels::scale_gradients(data(state.grad), rows.bits, rows.alpha, ops::scale_strides(slot), rows.shape,
+                               rows.scale_part(alpha_grad), rows.scale_part(beta_grad), ops::torch_parallel_for());
+  if (!slot.owns_alpha()) states_[state.alpha_owner].alpha_grad.add_(alpha_grad);
+  return squares;
 }
 
 kernels::AdamWStep AdamW::step_for(ParameterGroup group, double lr, double grad_scale) const {
@@ -197,16 +224,19 @@ kernels::AdamWStep AdamW::step_for(ParameterGroup group, double lr, double grad_
   return step;
 }
 
-void AdamW::update_packed(SlotState& state, double lr, double grad_scale) {
-  ParameterSlot& slot = *state.slot;
-  // The latent gradient is alpha·G with the alpha of this step's forward: latent weights go first.
+void AdamW::update_latent(SlotState& state, double lr, double grad_scale) {
+  const ParameterSlot& slot = *state.slot;
   const PackedRows rows(state);
   state.flips = kernels::adamw_latent(data(state.latent), data(state.moments.exp_avg), data(state.moments.exp_avg_sq),
                                       data(state.grad), rows.alpha, ops::scale_strides(slot), rows.shape, rows.bits,
                                       step_for(slot.group, lr, grad_scale), ops::torch_parallel_for());
-  const auto scale_step = step_for(ParameterGroup::kScale, lr, grad_scale);
-  update_dense(slot.alpha, state.alpha_moments, state.alpha_grad, scale_step);
-  update_dense(slot.beta, state.beta_moments, state.beta_grad, scale_step);
+}
+
+void AdamW::update_scales(SlotState& state, double lr, double grad_scale) {
+  const ParameterSlot& slot = *state.slot;
+  const auto step = step_for(ParameterGroup::kScale, lr, grad_scale);
+  if (slot.owns_alpha()) update_dense(slot.alpha, state.alpha_moments, state.alpha_grad, step);
+  if (slot.learns_shift) update_dense(slot.beta, state.beta_moments, state.beta_grad, step);
 }
 
 void AdamW::update(double lr, double grad_norm) {
@@ -215,10 +245,13 @@ void AdamW::update(double lr, double grad_norm) {
   ++updates_;
   for (auto& state : states_) {
     if (state.slot->kind == SlotKind::kPacked)
-      update_packed(state, lr, grad_scale);
+      update_latent(state, lr, grad_scale);
     else
       update_dense(state.latent, state.moments, state.grad, step_for(state.slot->group, lr, grad_scale));
   }
+  // The latent gradient is alpha·G with the alpha of this step's forward, which slots may share: all latent weights go first.
+  for (auto& state : states_)
+    if (state.slot->kind == SlotKind::kPacked) update_scales(state, lr, grad_scale);
   sum_flips();
   gather_working_copies();
 }
@@ -270,8 +303,12 @@ std::vector<NamedTensor> AdamW::named_tensors() const {
     if (slot.kind != SlotKind::kPacked) continue;
     const auto shape = ops::scale_shape(slot);
     const auto viewed = [&](const Moments& m) { return Moments{m.exp_avg.view(shape), m.exp_avg_sq.view(shape)}; };
-    add({ops::sibling_name(slot.name, "wscale"), slot.alpha.view(shape)}, viewed(state.alpha_moments));
-    add({ops::sibling_name(slot.name, "wbias"), slot.beta.view(shape)}, viewed(state.beta_moments));
+    const NamedTensor alpha{ops::sibling_name(slot.name, "wscale"), slot.alpha.view(shape)};
+    if (slot.owns_alpha())
+      add(alpha, viewed(state.alpha_moments));
+    else
+      out.push_back(alpha);  // under every name, for readers that know no tied scales
+    if (slot.learns_shift) add({ops::sibling_name(slot.name, "wbias"), slot.beta.view(shape)}, viewed(state.beta_moments));
   }
   return out;
 }

@@ -18,7 +18,9 @@ ParameterShapes parameter_shapes(const config::ModelConfig& model) {
   shapes.has_head = !model.tie_word_embeddings;
   const std::int64_t norms = 2 * model.num_hidden_layers + 1;
   shapes.norm_elements = norms * model.hidden_size;
-  shapes.scale_elements = config::parameter_counts(model).scales;
+  shapes.scale_elements = shapes.scale_values = config::parameter_counts(model).scales;
+  for (const auto& linear : config::decoder_linears(model))
+    if (!model.shift) shapes.scale_values += model.num_hidden_layers * config::scale_count(model.binarize, linear);
   shapes.slots = model.num_hidden_layers * static_cast<std::int64_t>(shapes.layer.size()) + norms + (shapes.has_head ? 2 : 1);
   return shapes;
 }

@@ -68,7 +68,7 @@ class StepWalk {
     const auto stored = [](std::int64_t value_bytes) {
       return [value_bytes](const MatrixShape& m) { return m.packed ? m.bits_bytes() : m.elements() * value_bytes; };
     };
-    const std::int64_t vectors = (shapes.norm_elements + shapes.scale_elements) * kFloatBytes;
+    const std::int64_t vectors = (shapes.norm_elements + shapes.scale_values) * kFloatBytes;
     if (value != kFloatBytes) {
       const std::int64_t layers = spreads_teacher() ? 0 : shapes.layers * shapes.over_layer(stored(kFloatBytes));
       const Buffer whole = make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(kFloatBytes)) + vectors);
@@ -92,7 +92,7 @@ class StepWalk {
     hold(MemoryKind::kLatent, kFloatBytes * student_.over_matrices([&](const MatrixShape& m) { return m.packed ? own_elements(m) : 0; }));
     hold(MemoryKind::kMoments, 2 * kFloatBytes * (own + replicated));
     hold(MemoryKind::kBits, student_.over_matrices([](const MatrixShape& m) { return m.bits_bytes(); }));
-    hold(MemoryKind::kValues, kFloatBytes * (dense + replicated));
+    hold(MemoryKind::kValues, kFloatBytes * (dense + student_.norm_elements + student_.scale_values));
     hold(MemoryKind::kGradients, kFloatBytes * (gradient_elements() + (world_size_ > 1 ? own : 0) + student_.norm_elements + replicated));
   }
 

@@ -196,6 +196,23 @@ TEST(Architecture, WrittenFileReadsBack) {
   }
 }
 
+TEST(Architecture, TiedScalesAndNoShiftReadBack) {
+  ModelConfig model;
+  resolve(model);
+  EXPECT_EQ(model_config_to_hf_json(model, "float32").find("tie_scales"), std::string::npos);
+  model.tie_scales = true;
+  EXPECT_EQ(read(model_config_to_hf_json(model, "float32")), model);
+  model.shift = false;
+  EXPECT_EQ(read(model_config_to_hf_json(model, "float32")), model);
+  std::string text = model_config_to_hf_json(model, "float32");
+  text.replace(text.find("\"column\""), 8, "\"row\"");
+  expect_error<DataError>([&] { read(text); }, "tie_scales", "shift", "binarize is row");
+  model.binarize = Binarize::kNone;  // what a model folds into
+  text = model_config_to_hf_json(model, "float32");
+  EXPECT_EQ(text.find("tie_scales"), std::string::npos);
+  EXPECT_EQ(text.find("shift"), std::string::npos);
+}
+
 TEST(Architecture, WrittenFileIsAStockLlama) {
   const ModelConfig model = read(kPublished);
   const std::string text = model_config_to_hf_json(model, "float16");

@@ -151,6 +151,14 @@ TEST(ModelSize, CountsEveryPattern) {
   EXPECT_EQ(counts(Binarize::kRow).scales, 3 * 2 * (24 + 12 + 12 + 8 + 20 + 20 + 8));
   EXPECT_EQ(counts(Binarize::kSingle).scales, 3 * 2 * 7);
   EXPECT_EQ(counts(Binarize::kSingle).binarized, weights);
+  model.tie_scales = true;
+  EXPECT_EQ(counts(Binarize::kColumn).scales,
+            3 * (8 + 24 + 8 + 20) + 3 * (8 + 8 + 8 + 24 + 8 + 8 + 20));
+  model.shift = false;
+  EXPECT_EQ(counts(Binarize::kColumn).scales, 3 * (8 + 24 + 8 + 20));
+  model.tie_scales = false;
+  EXPECT_EQ(counts(Binarize::kColumn).scales, 3 * (8 + 8 + 8 + 24 + 8 + 8 + 20));
+  model.shift = true;
   EXPECT_EQ(counts(Binarize::kSingle).dense, rest);
   const ModelSize dense = counts(Binarize::kNone);
   EXPECT_EQ(dense.scales, 0);

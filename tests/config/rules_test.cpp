@@ -93,6 +93,18 @@ TEST(Rules, PaddingTokenIsInTheVocabulary) {
                            "model.pad_token_id = 32000: expected less than vocab_size (32000)");
 }
 
+TEST(Rules, TiedScalesAndNoShiftAreForColumns) {
+  EXPECT_NO_THROW(minimal({"model.tie_scales=true", "model.shift=false"}));
+  for (const std::string binarize : {"row", "single", "none"}) {
+    expect_error<UsageError>(
+        [&] {
+          minimal({"model.tie_scales=true", "model.shift=false", "model.binarize=" + binarize});
+        },
+        "model.tie_scales = true: expected false", "model.shift = false: expected true",
+        "binarize is " + binarize);
+  }
+}
+
 TEST(Rules, Llama3RopeIsComplete) {
   const std::string rope =
       R"(model.rope_scaling={"rope_type": "llama3", "factor": 8, "original_max_position_embeddings": 8192})";

@@ -75,12 +75,18 @@ TEST(ExportNativeTest, KeepsEveryBitUnderThePublishedNames) {
 }
 
 TEST(ExportNativeTest, ExportOfAnExportIsTheSameFile) {
-  const TempDir dir;
-  const MemorySource source(small_model());
-  export_native(source, small_model(), dir / "first").commit();
-  export_native(*formats::folder_source(dir / "first"), small_model(), dir / "second").commit();
-  EXPECT_EQ(read_file(dir / "first" / "model.safetensors"),
-            read_file(dir / "second" / "model.safetensors"));
+  for (const auto& model : {small_model(), tied_model()}) {
+    const TempDir dir;
+    const MemorySource source(model);
+    export_native(source, model, dir / "first").commit();
+    const auto read = config::model_config_from_hf_json(
+        read_file(dir / "first" / "config.json"), "config.json");
+    EXPECT_EQ(read.tie_scales, model.tie_scales);
+    EXPECT_EQ(read.shift, model.shift);
+    export_native(*formats::folder_source(dir / "first"), read, dir / "second").commit();
+    EXPECT_EQ(read_file(dir / "first" / "model.safetensors"),
+              read_file(dir / "second" / "model.safetensors"));
+  }
 }
 
 /// Every tensor of a folded export against the formula, one number at a time.
@@ -112,7 +118,7 @@ void expect_folded(const config::ModelConfig& model, DType dtype) {
         const auto strides = scale_strides(model.binarize);
         const std::int64_t k = n / spec.shape[1] * strides.row + n % spec.shape[1] * strides.column;
         const float alpha = part(source.values(scale_name(spec.name))[k]);
-        const float beta = part(source.values(shift_name(spec.name))[k]);
+        const float beta = model.shift ? part(source.values(shift_name(spec.name))[k]) : 0;
         expected = round(values[n] >= 0 ? beta + alpha : beta - alpha);
       }
       ASSERT_EQ(std::bit_cast<std::uint32_t>(found[n]), std::bit_cast<std::uint32_t>(expected))
@@ -129,6 +135,7 @@ TEST(ExportFoldedTest, EqualsTheScalarFormula) {
       expect_folded(small_model(binarize), dtype);
     }
   }
+  expect_folded(tied_model(), DType::kF16);
 }
 
 TEST(ExportFoldedTest, IsAStockLlama) {

@@ -29,7 +29,15 @@ class MemorySource final : public formats::ModelSource {
       tensor.values.resize(static_cast<std::size_t>(spec.numel()));
       const bool scale = spec.role == TensorSpec::Role::kScale;
       const bool norm = spec.name.ends_with("norm.weight");
-      fill_normal(tensor.values, 1, hash64(spec.name), 0,
+      // Layers with tied scales have those of the first.
+      std::string name = spec.name;
+      for (const char* member : {"self_attn.k_proj", "self_attn.v_proj", "mlp.up_proj"}) {
+        const auto at = name.find(member);
+        if (!scale || !model.tie_scales || at == std::string::npos) continue;
+        name.replace(at, std::string(member).size(),
+                     name.find("mlp") == std::string::npos ? "self_attn.q_proj" : "mlp.gate_proj");
+      }
+      fill_normal(tensor.values, 1, hash64(name), 0,
                   norm    ? 1.0
                   : scale ? 0.02
                           : 0.0,
@@ -70,6 +78,14 @@ inline config::ModelConfig small_model(config::Binarize binarize = config::Binar
   model.head_dim = 4;
   model.max_position_embeddings = 32;
   model.binarize = binarize;
+  return model;
+}
+
+/// With tied scales and without shifts.
+inline config::ModelConfig tied_model() {
+  config::ModelConfig model = small_model();
+  model.tie_scales = true;
+  model.shift = false;
   return model;
 }
 

@@ -52,6 +52,10 @@ TEST(ModelTensorsTest, ShapeOfScalesFollowsThePattern) {
   EXPECT_THAT(by_name(small_model(config::Binarize::kRow)).at(shift).shape, ElementsAre(12, 1));
   EXPECT_THAT(by_name(small_model(config::Binarize::kSingle)).at(scale).shape, IsEmpty());
   EXPECT_FALSE(by_name(small_model(config::Binarize::kNone)).contains(scale));
+  config::ModelConfig no_shift = small_model();
+  no_shift.shift = false;
+  EXPECT_FALSE(by_name(no_shift).contains(shift));
+  EXPECT_TRUE(by_name(no_shift).contains(scale));
 }
 
 TEST(ModelTensorsTest, CountsAgreeWithTheConfiguration) {
@@ -105,6 +109,21 @@ TEST(CheckTensorsTest, AllProblemsComeTogether) {
                           "missing: model.norm.weight [12]",
                           "model.layers.1.mlp.up_proj.weight: expected [20, 12], found [20, 13]",
                           "not used by this architecture: model.layers.2.input_layernorm.weight");
+}
+
+TEST(CheckTensorsTest, TiedScalesAreEqual) {
+  config::ModelConfig model = tied_model();
+  MemorySource source(model);
+  check_tensors(source, model);
+  source.values("model.layers.1.mlp.up_proj.wscale")[5] += 1e-6f;
+  expect_error<DataError>([&] { check_tensors(source, model); },
+                          "model.layers.1.mlp.up_proj.wscale in MEMORY differs from "
+                          "model.layers.1.mlp.gate_proj.wscale");
+  model.tie_scales = false;
+  check_tensors(source, model);
+  model.shift = true;
+  expect_error<DataError>([&] { check_tensors(source, model); },
+                          "missing: model.layers.0.mlp.down_proj.wbias");
 }
 
 TEST(CheckTensorsTest, ScalesOfAnotherPattern) {

@@ -80,6 +80,38 @@ TEST(FbiLinear, ReducedPrecisionInputsUseTheWeightRoundedOnce) {
   EXPECT_EQ(layer->weight.grad().scalar_type(), at::kFloat);
 }
 
+TEST(FbiLinear, WithoutAShiftIsScaledSigns) {
+  FbiLinear layer(FbiLinearOptions(5, 4).shift(false));
+  EXPECT_EQ(layer->named_parameters().keys(), (std::vector<std::string>{"weight", "wscale"}));
+  EXPECT_TRUE(layer->wscale.equal(layer->weight.abs().mean(0, true)));
+  EXPECT_TRUE(layer->effective_weight().equal(layer->wscale * layer->weight.sign()));
+  layer->forward(torch::randn({3, 5})).sum().backward();
+  EXPECT_TRUE(layer->weight.grad().defined());
+  std::ostringstream out;
+  out << layer;
+  EXPECT_NE(out.str().find("no shift"), std::string::npos);
+}
+
+TEST(FbiLinear, ASharedScaleHasTheSumOfTheGradients) {
+  FbiLinear one(5, 4), other(5, 3), alone(5, 3);
+  {
+    torch::NoGradGuard no_grad;
+    alone->weight.copy_(other->weight);
+    alone->wbias.copy_(other->wbias);
+    alone->wscale.copy_(one->wscale);
+  }
+  other->share_scale(*one);
+  EXPECT_EQ(other->named_parameters().keys(), (std::vector<std::string>{"weight", "wbias"}));
+  const at::Tensor x = torch::randn({2, 5});
+  EXPECT_TRUE(other->forward(x).equal(alone->forward(x)));
+  one->forward(x).sum().backward();
+  const at::Tensor first = one->wscale.grad().clone();
+  other->forward(x).sum().backward();
+  alone->forward(x).sum().backward();
+  EXPECT_TRUE(one->wscale.grad().allclose(first + alone->wscale.grad(), 1e-6, 1e-7));
+  test::expect_error<UsageError>([&] { other->share_scale(*FbiLinear(6, 3)); }, "[1, 5]", "[1, 6]");
+}
+
 TEST(FbiLinear, ConvertsToDouble) {
   FbiLinear layer(3, 2);
   layer->to(at::kDouble);

@@ -15,6 +15,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
@@ -199,6 +200,38 @@ TEST(Llama, ATiedHeadSharesTheEmbedding) {
   EXPECT_FALSE(embedding.grad.is_same(embedding.tied_grad));
   tied->store_values_as(at::kBFloat16);
   EXPECT_TRUE(tied->head().value.is_same(embedding.value));
+}
+
+TEST(Llama, TiedScalesAreMeansOverAllTheirRows) {
+  auto config = tiny_model(config::Binarize::kColumn);
+  config.tie_scales = true;
+  for (const bool shift : {true, false}) {
+    config.shift = shift;
+    auto model = make_model(config);
+    const auto weights = random_weights(config, 1);
+    const std::string prefix = "model.layers.1.self_attn.";
+    at::Tensor sum = at::zeros({16}, at::kDouble);
+    double rows = 0;
+    for (const char* name : {"q_proj.weight", "k_proj.weight", "v_proj.weight"}) {
+      const auto& slot = slot_named(*model, prefix + name);
+      EXPECT_TRUE(slot.alpha.is_same(slot_named(*model, prefix + "q_proj.weight").alpha));
+      EXPECT_EQ(slot.learns_shift, shift);
+      const at::Tensor latent = weights->tensor(slot.name, slot.shape).to(at::kDouble);
+      const at::Tensor beta = shift ? latent.mean(0) : at::zeros({16}, at::kDouble);
+      EXPECT_TRUE(slot.beta.to(at::kDouble).allclose(beta, 1e-6, 1e-8));
+      sum += (latent - beta).abs().sum(0);
+      rows += static_cast<double>(slot.rows());
+    }
+    EXPECT_EQ(rows, 32);
+    EXPECT_TRUE(slot_named(*model, prefix + "q_proj.weight")
+                    .alpha.to(at::kDouble)
+                    .allclose(sum / rows, 1e-6, 1e-8));
+    EXPECT_TRUE(
+        slot_named(*model, "model.layers.1.mlp.up_proj.weight")
+            .alpha.is_same(slot_named(*model, "model.layers.1.mlp.gate_proj.weight").alpha));
+    EXPECT_TRUE(slot_named(*model, "model.layers.1.mlp.down_proj.weight").owns_alpha());
+    EXPECT_TRUE(slot_named(*model, prefix + "o_proj.weight").owns_alpha());
+  }
 }
 
 TEST(Llama, LaterTokensDoNotChangeEarlierLogits) {

@@ -214,6 +214,27 @@ TEST_F(Folder, WithHalfTheScalesIsRefused) {
                                 "missing: model.layers.0.mlp.down_proj.wbias");
 }
 
+TEST_F(Folder, WithTiedScalesAndNoShift) {
+  packed_.tie_scales = true;
+  packed_.shift = false;
+  auto tensors = random_model(packed_, 1);
+  EXPECT_FALSE(tensors.contains("model.layers.0.mlp.down_proj.wbias"));
+  write(packed_, tensors);
+  const auto folder = open_model_folder(path());
+  EXPECT_TRUE(folder.config.tie_scales);
+  EXPECT_FALSE(folder.config.shift);
+  EXPECT_TRUE(hidden_of(path()).equal(hidden_of_random(packed_, 1)));
+  tensors.at("model.layers.1.self_attn.v_proj.wscale")[0][3] += 1e-6;
+  write(packed_, tensors);
+  test::expect_error<DataError>([&] { hidden_of(path()); },
+                                "model.layers.1.self_attn.v_proj.wscale", path().string(),
+                                "tie_scales is true");
+  packed_.shift = true;
+  write(packed_, tensors);
+  test::expect_error<DataError>([&] { hidden_of(path()); },
+                                "missing: model.layers.0.mlp.down_proj.wbias");
+}
+
 TEST_F(Folder, MayRepeatATiedHeadAndHoldRotaryFrequencies) {
   dense_.tie_word_embeddings = true;
   auto tensors = random_model(dense_, 1);

@@ -28,12 +28,13 @@ inline NamedTensors random_model(const config::ModelConfig& config, std::uint64_
   const auto source = random_weights(config, seed);
   NamedTensors out;
   LoadReport report;
-  for (auto* slot : model.slots()) {
-    out[slot->name] = load_slot(*slot, *source, report).clone();
+  for (auto* slot : model.slots()) out[slot->name] = load_slot(*slot, *source, report).clone();
+  for (auto* slot : model.slots()) {  // a tied scale is known when all its layers are loaded
     if (slot->kind != ops::SlotKind::kPacked) continue;
-    out[ops::sibling_name(slot->name, "wscale")] =
-        slot->alpha.view(ops::scale_shape(*slot)).clone();
-    out[ops::sibling_name(slot->name, "wbias")] = slot->beta.view(ops::scale_shape(*slot)).clone();
+    const auto shape = ops::scale_shape(*slot);
+    out[ops::sibling_name(slot->name, "wscale")] = slot->alpha.view(shape).clone();
+    if (slot->learns_shift)
+      out[ops::sibling_name(slot->name, "wbias")] = slot->beta.view(shape).clone();
   }
   return out;
 }

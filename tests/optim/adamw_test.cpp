@@ -299,6 +299,66 @@ TEST_F(AdamWSlots, NamesAndShapesAreThePublishedOnes) {
   EXPECT_EQ(shapes.at("optimizer.exp_avg.column.weight"), (Shape{kRows, kColumns}));
 }
 
+TEST(AdamWTiedScales, HaveTheSumOfTheGradientsAndOneUpdate) {
+  std::array<ParameterSlot, 3> slots{packed_slot("q.weight", ScalePattern::kColumn),
+                                     packed_slot("k.weight", ScalePattern::kColumn),
+                                     packed_slot("alone.weight", ScalePattern::kColumn)};
+  slots[1].alpha = slots[0].alpha;
+  slots[1].alpha_rows_before = kRows;
+  for (auto& slot : slots) {
+    slot.learns_shift = false;
+    slot.beta.zero_();
+  }
+  const auto communicator = distributed::make_single_rank();
+  AdamW optimizer({&slots[0], &slots[1], &slots[2]}, {}, *communicator);
+  for (auto& slot : slots) {
+    const at::Tensor latent = random_tensor(slot.shape, slot.name);
+    ops::pack_signs(slot, latent);
+    ops::initial_scales(slot, latent);
+    optimizer.adopt_latent(slot, latent);
+    slot.grad.copy_(random_tensor(slot.shape, "gradient of " + slot.name));
+  }
+  const double norm = optimizer.finish_gradients();
+  std::vector<double> shared(kColumns), alone(kColumns);
+  double squares = 0;
+  for (std::size_t n = 0; n < slots.size(); ++n) {
+    const auto raw = values(slots[n].grad), latent = values(optimizer.states()[n].latent);
+    const auto alpha = values(slots[n].alpha);
+    for (std::size_t i = 0; i < raw.size(); ++i) {
+      (n < 2 ? shared : alone)[i % kColumns] += latent[i] >= 0 ? raw[i] : -raw[i];
+      squares += std::pow(alpha[i % kColumns] * raw[i], 2);
+    }
+  }
+  const auto found = values(optimizer.states()[0].alpha_grad);
+  for (std::size_t i = 0; i < kColumns; ++i) {
+    EXPECT_NEAR(found[i], shared[i], 1e-5);  // one fp32 rounding for each slot and one for the sum
+    squares += shared[i] * shared[i] + alone[i] * alone[i];
+  }
+  EXPECT_NEAR(norm, std::sqrt(squares), 1e-6 * norm);
+  EXPECT_FALSE(optimizer.states()[1].alpha_grad.defined());
+  EXPECT_EQ(optimizer.states()[1].alpha_owner, 0u);
+
+  const at::Tensor before = slots[0].alpha.clone();
+  optimizer.update(0.01, norm);
+  EXPECT_TRUE(slots[1].alpha.equal(slots[0].alpha));
+  // Adam's first step is lr · sign of the gradient, behind the weight decay.
+  for (std::size_t i = 0; i < kColumns; ++i)
+    EXPECT_NEAR(slots[0].alpha[static_cast<std::int64_t>(i)].item<double>(),
+                before[static_cast<std::int64_t>(i)].item<double>() * (1 - 0.01 * 0.1) -
+                    (shared[i] > 0 ? 0.01 : -0.01),
+                1e-6);
+  for (const auto& slot : slots) EXPECT_TRUE(slot.beta.eq(0).all().item<bool>());
+  std::vector<std::string> names;
+  for (const auto& tensor : optimizer.named_tensors())
+    if (tensor.name.find(".wscale") != std::string::npos || tensor.name.ends_with("wbias"))
+      names.push_back(tensor.name);
+  EXPECT_EQ(names, (std::vector<std::string>{
+                       "q.wscale", "optimizer.exp_avg.q.wscale", "optimizer.exp_avg_sq.q.wscale",
+                       "k.wscale", "alone.wscale", "optimizer.exp_avg.alone.wscale",
+                       "optimizer.exp_avg_sq.alone.wscale"}));
+  test::expect_error<UsageError>([&] { AdamW({&slots[1]}, {}, *communicator); }, "k.weight");
+}
+
 TEST_F(AdamWSlots, ForeignSlotsAreRefused) {
   AdamW optimizer = make();
   ParameterSlot other = packed_slot("other.weight", ScalePattern::kRow);

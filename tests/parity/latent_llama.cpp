@@ -1,6 +1,7 @@
 #include "parity/latent_llama.h"
 
 #include <cmath>
+#include <initializer_list>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -65,22 +66,32 @@ at::Tensor project(Projection& projection, const at::Tensor& x) {
 }
 
 template <class Projection>
-Projection make_projection(std::int64_t in, std::int64_t out, config::Binarize binarize) {
+Projection make_projection(std::int64_t in, std::int64_t out, const ModelConfig& model) {
   if constexpr (std::is_same_v<Projection, Linear>) {
     return Linear(torch::nn::LinearOptions(in, out).bias(false));
   } else {
-    const auto pattern = binarize == config::Binarize::kRow      ? ops::ScalePattern::kRow
-                         : binarize == config::Binarize::kSingle ? ops::ScalePattern::kSingle
-                                                                 : ops::ScalePattern::kColumn;
-    return nn::FbiLinear(nn::FbiLinearOptions(in, out).pattern(pattern));
+    const auto pattern = model.binarize == config::Binarize::kRow      ? ops::ScalePattern::kRow
+                         : model.binarize == config::Binarize::kSingle ? ops::ScalePattern::kSingle
+                                                                       : ops::ScalePattern::kColumn;
+    return nn::FbiLinear(nn::FbiLinearOptions(in, out).pattern(pattern).shift(model.shift));
   }
 }
 
 /// Registers a projection below a module and returns it.
 template <class Projection>
 Projection add_projection(torch::nn::Module& parent, const std::string& name, std::int64_t in,
-                          std::int64_t out, config::Binarize binarize) {
-  return parent.register_module(name, make_projection<Projection>(in, out, binarize));
+                          std::int64_t out, const ModelConfig& model) {
+  return parent.register_module(name, make_projection<Projection>(in, out, model));
+}
+
+/// model.tie_scales: all use the scale of the first.
+template <class Projection>
+void tie_scales(const ModelConfig& model, Projection& first,
+                std::initializer_list<Projection> others) {
+  if constexpr (std::is_same_v<Projection, nn::FbiLinear>) {
+    if (!model.tie_scales) return;
+    for (const Projection& other : others) other.ptr()->share_scale(*first);
+  }
 }
 
 template <class Projection>
@@ -91,10 +102,11 @@ struct Attention : torch::nn::Module {
         head_dim(model.head_dim) {
     const std::int64_t hidden = model.hidden_size, all = heads * head_dim,
                        shared = shared_heads * head_dim;
-    q = add_projection<Projection>(*this, "q_proj", hidden, all, model.binarize);
-    k = add_projection<Projection>(*this, "k_proj", hidden, shared, model.binarize);
-    v = add_projection<Projection>(*this, "v_proj", hidden, shared, model.binarize);
-    o = add_projection<Projection>(*this, "o_proj", all, hidden, model.binarize);
+    q = add_projection<Projection>(*this, "q_proj", hidden, all, model);
+    k = add_projection<Projection>(*this, "k_proj", hidden, shared, model);
+    v = add_projection<Projection>(*this, "v_proj", hidden, shared, model);
+    o = add_projection<Projection>(*this, "o_proj", all, hidden, model);
+    tie_scales(model, q, {k, v});
   }
 
   /// x [B, S, D] in the compute dtype; exact softmax in fp32.
@@ -127,9 +139,10 @@ template <class Projection>
 struct Mlp : torch::nn::Module {
   explicit Mlp(const ModelConfig& model) {
     const std::int64_t hidden = model.hidden_size, wide = model.intermediate_size;
-    gate = add_projection<Projection>(*this, "gate_proj", hidden, wide, model.binarize);
-    up = add_projection<Projection>(*this, "up_proj", hidden, wide, model.binarize);
-    down = add_projection<Projection>(*this, "down_proj", wide, hidden, model.binarize);
+    gate = add_projection<Projection>(*this, "gate_proj", hidden, wide, model);
+    up = add_projection<Projection>(*this, "up_proj", hidden, wide, model);
+    down = add_projection<Projection>(*this, "down_proj", wide, hidden, model);
+    tie_scales(model, gate, {up});
   }
   at::Tensor forward(const at::Tensor& x) {
     return project(down, at::silu(project(gate, x)) * project(up, x));
@@ -190,8 +203,7 @@ template <class Projection>
 struct LatentLlama final : CausalLm {
   LatentLlama(const ModelConfig& config, at::ScalarType dtype) {
     model = register_module("model", std::make_shared<Decoder<Projection>>(config, dtype));
-    head = add_projection<Linear>(*this, "lm_head", config.hidden_size, config.vocab_size,
-                                  config::Binarize::kNone);
+    head = add_projection<Linear>(*this, "lm_head", config.hidden_size, config.vocab_size, config);
   }
   at::Tensor forward(const at::Tensor& tokens) override {
     return project(head, model->forward(tokens));

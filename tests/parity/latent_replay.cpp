@@ -74,7 +74,8 @@ class LatentReplay {
       const std::string& name = trace_.binarized_modules[i];
       binarized_[i]->reset_scales();
       result_.initial_scales[name + ".wscale"] = binarized_[i]->wscale.detach().clone();
-      result_.initial_scales[name + ".wbias"] = binarized_[i]->wbias.detach().clone();
+      if (binarized_[i]->wbias.defined())
+        result_.initial_scales[name + ".wbias"] = binarized_[i]->wbias.detach().clone();
     }
     load(*student_, trace_.student_init);
   }

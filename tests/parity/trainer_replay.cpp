@@ -102,8 +102,8 @@ NamedTensors gradients(const optim::AdamW& optimizer, distributed::Communicator&
     }
     const auto shape = ops::scale_shape(slot);
     out[slot.name] = whole(communicator, state.grad, slot.rows()) * slot.alpha.view(shape);
-    out[ops::sibling_name(slot.name, "wscale")] = state.alpha_grad.view(shape).clone();
-    out[ops::sibling_name(slot.name, "wbias")] = state.beta_grad.view(shape).clone();
+    if (slot.owns_alpha()) out[ops::sibling_name(slot.name, "wscale")] = state.alpha_grad.view(shape).clone();
+    if (slot.learns_shift) out[ops::sibling_name(slot.name, "wbias")] = state.beta_grad.view(shape).clone();
   }
   return out;
 }
@@ -112,7 +112,9 @@ NamedTensors initial_scales(nn::LlamaForCausalLM& model, const nn::WeightSource&
   NamedTensors out;
   for (auto* slot : model.slots()) {
     if (slot->kind != ops::SlotKind::kPacked) continue;
-    ops::initial_scales(*slot, weights.tensor(slot->name, slot->shape));
+    const at::Tensor latent = weights.tensor(slot->name, slot->shape);
+    ops::pack_signs(*slot, latent);
+    ops::initial_scales(*slot, latent);
     const auto shape = ops::scale_shape(*slot);
     out[ops::sibling_name(slot->name, "wscale")] = slot->alpha.view(shape).clone();
     out[ops::sibling_name(slot->name, "wbias")] = slot->beta.view(shape).clone();

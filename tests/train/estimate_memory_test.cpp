@@ -60,6 +60,8 @@ struct Case {
   bool shard_gradients = false;
   config::Precision gradients = config::Precision::kFp32;
   bool shard_teacher = false;
+  bool tied_scales = false;
+  bool shift = true;
 };
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
@@ -76,6 +78,8 @@ config::ModelConfig small_model(const Case& c) {
   model.max_position_embeddings = 128;
   model.tie_word_embeddings = c.tied;
   model.binarize = c.binarize;
+  model.tie_scales = c.tied_scales;
+  model.shift = c.shift;
   config::resolve(model);
   return model;
 }
@@ -293,12 +297,15 @@ std::vector<Case> one_rank() {
           {.name = "dense_bf16_recompute", .distill = false, .recompute = true, .precision = kBf16, .binarize = Binarize::kNone},
           {.name = "shared_heads", .binarize = Binarize::kRow, .key_value_heads = 2},
           {.name = "shared_heads_bf16", .recompute = true, .precision = kBf16, .binarize = Binarize::kRow, .key_value_heads = 2},
-          {.name = "tied", .distill = false, .tied = true}};
+          {.name = "tied", .distill = false, .tied = true},
+          {.name = "tied_scales", .distill = false, .tied_scales = true},
+          {.name = "tied_scales_no_shift", .distill = false, .key_value_heads = 2, .tied_scales = true, .shift = false}};
 }
 
 std::vector<Case> several_ranks() {
   return {{.name = "ranks", .ranks = 4},
           {.name = "ranks_recompute_bf16", .recompute = true, .precision = kBf16, .ranks = 4, .gradients = kBf16},
+          {.name = "ranks_tied_scales_no_shift", .distill = false, .ranks = 4, .tied_scales = true, .shift = false},
           {.name = "ranks_uneven_dense", .distill = false, .binarize = Binarize::kNone, .ranks = 3},
           {.name = "ranks_sharded_teacher", .recompute = true, .ranks = 3, .shard_teacher = true},
           {.name = "ranks_sharded_gradients", .recompute = true, .ranks = 4, .shard_gradients = true},

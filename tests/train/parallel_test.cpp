@@ -38,6 +38,7 @@ struct Case {
   config::Precision wire = config::Precision::kFp32;
   bool tied = false;
   config::Binarize pattern = config::Binarize::kColumn;
+  bool tied_scales_no_shift = false;
 };
 
 config::ModelConfig tiny_model(const Case& c, bool teacher) {
@@ -51,6 +52,8 @@ config::ModelConfig tiny_model(const Case& c, bool teacher) {
   model.max_position_embeddings = 8;
   model.tie_word_embeddings = c.tied && !teacher;
   model.binarize = teacher || c.objective == "dense" ? config::Binarize::kNone : c.pattern;
+  model.tie_scales = c.tied_scales_no_shift && !teacher;
+  model.shift = !model.tie_scales;
   config::resolve(model);
   return model;
 }
@@ -256,6 +259,15 @@ TEST(ParallelOptions, EveryScalePattern) {
     c.pattern = pattern;
     expect_close(expect_one_result(4, c), expect_one_result(1, c));
   }
+}
+
+TEST(ParallelOptions, TiedScalesWithoutShift) {
+  Case c{"mixed"};
+  c.tied_scales_no_shift = true;
+  const Seen one = expect_one_result(1, c);
+  expect_close(expect_one_result(2, c), one);
+  c.shard_gradients = true;
+  expect_close(expect_one_result(4, c), one);
 }
 
 TEST(ParallelOptions, Bf16OnTheWireIsCloseAndTheSameOnAllRanks) {

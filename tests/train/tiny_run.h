@@ -74,12 +74,16 @@ class TinyRuns {
     return c;
   }
 
-  /// kd: distillation alone; mixed: both terms at temperature 2; dense: a full-precision model.
+  /// kd: distillation alone; mixed: both terms at temperature 2; tied: mixed, with tied scales and no shift; dense: a full-precision model.
   config::RunConfig config(const std::string& kind) {
     config::RunConfig c = config();
     if (kind == "dense") {
       c.model.binarize = config::Binarize::kNone;
       return c;
+    }
+    if (kind == "tied") {
+      c.model.tie_scales = true;
+      c.model.shift = false;
     }
     c.objective =
         kind == "kd" ? config::ObjectiveConfig{0, 1, 1} : config::ObjectiveConfig{0.5, 0.5, 2};

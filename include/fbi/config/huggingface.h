@@ -15,7 +15,7 @@ namespace fbi::config {
 ModelConfig model_config_from_hf_json(std::string_view text, const std::string& source_name);
 
 /// The inverse, in version 4 keys that version 5 reads too: a stock LlamaForCausalLM. `torch_dtype` as in "float16".
-/// `binarize` is written only when it is not none.
+/// `binarize` is written only when it is not none, and beside it `tie_scales` and `shift` where they are not the default.
 std::string model_config_to_hf_json(const ModelConfig& model, std::string_view torch_dtype);
 
 }  // namespace fbi::config

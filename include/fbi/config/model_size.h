@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "fbi/config/run_config.h"
@@ -10,7 +11,7 @@ namespace fbi::config {
 /// Parameters by what they cost: one bit, or a number each.
 struct ModelSize {
   std::int64_t binarized = 0;  ///< weights of binarized linear layers
-  std::int64_t scales = 0;     ///< their alpha and beta
+  std::int64_t scales = 0;     ///< their alpha (a shared one once) and beta, as far as they are learned
   std::int64_t dense = 0;      ///< embedding, head, norms; all linear layers in dense mode
   std::int64_t total() const { return binarized + scales + dense; }
 };
@@ -23,8 +24,10 @@ struct LinearShape {
 
 /// q, k, v, o, gate, up and down of one decoder layer of a resolved model.
 std::array<LinearShape, 7> decoder_linears(const ModelConfig& model);
-/// Number of alphas, which is that of betas; 0 when the layer is dense.
+/// Number of alphas, and of betas where there are some; 0 when the layer is dense.
 std::int64_t scale_count(Binarize binarize, const LinearShape& shape);
+/// Of each decoder linear, the first one that has the same alpha: itself, unless scales are tied.
+std::array<std::size_t, 7> scale_owners(const ModelConfig& model);
 
 /// Counts of a resolved model; a tied head is not counted twice.
 ModelSize parameter_counts(const ModelConfig& model);

@@ -29,7 +29,7 @@ struct RopeScaling {
   bool operator==(const RopeScaling&) const = default;
 };
 
-/// Architecture, with the keys of Hugging Face LlamaConfig; `binarize` is ours.
+/// Architecture, with the keys of Hugging Face LlamaConfig; `binarize`, `tie_scales` and `shift` are ours.
 struct ModelConfig {
   std::int64_t vocab_size = 32000;
   std::int64_t hidden_size = 768;
@@ -48,6 +48,8 @@ struct ModelConfig {
   std::int64_t bos_token_id = 1;
   std::vector<std::int64_t> eos_token_id = {2};  ///< JSON: one number or a list
   Binarize binarize = Binarize::kColumn;
+  bool tie_scales = false;  ///< column: q, k and v share one alpha, and so do gate and up
+  bool shift = true;        ///< false (column): binarized layers have no beta
   bool operator==(const ModelConfig&) const = default;
 };
 
@@ -109,9 +111,9 @@ struct TrainConfig {
   std::int64_t max_skipped_in_row = 10;    ///< non-finite steps in a row before exit 6
   std::string device = "auto";             ///< auto | cpu | cuda
   std::int64_t threads = 0;                ///< 0: all processors
+  std::string sign_products = "auto";      ///< auto | dense | tables | int8
 };
 
-  std::string sign_products = "auto";      ///< auto | dense | tables | int8
 struct CheckpointConfig {
   std::int64_t every_steps = 1000;  ///< 0: never by steps
   double every_seconds = 0;         ///< 0: never by time

@@ -24,8 +24,8 @@ struct TensorSpec {
 };
 
 /// All tensors of an architecture under their published names, in the order in which they are
-/// written. A latent weight `….weight` is followed by its `….wscale` and `….wbias`; a tied head is
-/// left out.
+/// written. A latent weight `….weight` is followed by its `….wscale` and, unless model.shift is
+/// false, `….wbias`; a tied alpha is there once for each of its layers; a tied head is left out.
 std::vector<TensorSpec> model_tensors(const config::ModelConfig& model);
 
 /// "….q_proj.weight" -> "….q_proj.wscale" or "….q_proj.wbias".
@@ -39,7 +39,8 @@ kernels::ScaleStrides scale_strides(config::Binarize binarize);
 
 /// Compares names and shapes of a source with those of an architecture; all missing, unused and
 /// misshapen tensors come in one DataError. `rotary_emb.inv_freq`, which the published checkpoints
-/// hold, and a repeated tied head are passed over.
+/// hold, and a repeated tied head are passed over. Then DataError when layers with tied scales have
+/// different ones.
 void check_tensors(const formats::ModelSource& source, const config::ModelConfig& model);
 
 }  // namespace fbi::exporter

@@ -24,6 +24,8 @@ struct FbiLinearOptions {
   TORCH_ARG(std::int64_t, out_features);
   /// Granularity of wscale and wbias; training uses column.
   TORCH_ARG(ops::ScalePattern, pattern) = ops::ScalePattern::kColumn;
+  /// False: there is no wbias, W~ = wscale · sign(weight).
+  TORCH_ARG(bool, shift) = true;
 };
 
 /// A fully binarized linear layer (paper §3.1) as an ordinary module: y = x W~ᵀ, W~ = wscale ·
@@ -46,8 +48,13 @@ class FbiLinearImpl : public torch::nn::Cloneable<FbiLinearImpl> {
   void reset() override;
   /// weight normal(0, stddev), then reset_scales.
   void reset_parameters(double stddev = 0.02);
-  /// wbias = mean of weight, wscale = mean of |weight - wbias|, along the pattern.
+  /// wbias = mean of weight (0 without a shift), wscale = mean of |weight - wbias|, along the
+  /// pattern; of a shared scale the owner's changes, too.
   void reset_scales();
+  /// Uses the wscale of another layer in place of its own, which is no parameter any more: its
+  /// gradient is the sum of both layers'. Such a layer has no clone(). Throws UsageError when the
+  /// shapes differ.
+  void share_scale(const FbiLinearImpl& owner);
   void pretty_print(std::ostream& stream) const override;
 
   /// x [..., I] -> [..., O]. For bf16 or fp16 x, W~ is formed in the parameters' dtype and rounded
@@ -64,7 +71,7 @@ class FbiLinearImpl : public torch::nn::Cloneable<FbiLinearImpl> {
   FbiLinearOptions options;
   at::Tensor weight;  ///< latent, [O, I]
   at::Tensor wscale;  ///< alpha: [1, I], [O, 1] or []
-  at::Tensor wbias;   ///< beta, like wscale
+  at::Tensor wbias;   ///< beta, like wscale; undefined without a shift
 };
 
 TORCH_MODULE(FbiLinear);

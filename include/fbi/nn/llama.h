@@ -31,13 +31,16 @@ class DecoderLayer {
   /// x [B, S, D] fp32 (the residual stream) -> the same shape. Matrix products and attention run in `dtype`.
   at::Tensor forward(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype, KeyValueCache* cache = nullptr);
   std::vector<ops::ParameterSlot*> slots();
+  void round_activations(std::int64_t block) { activation_block_ = block; }
 
  private:
-  at::Tensor attention(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype, KeyValueCache* cache);
-  at::Tensor mlp(const at::Tensor& x, at::ScalarType dtype);
+  at::Tensor attention(const at::Tensor& normed, const RotaryTable& rotary, at::ScalarType dtype, KeyValueCache* cache);
+  at::Tensor mlp(const at::Tensor& normed, at::ScalarType dtype);
+  void tie_scales(const config::ModelConfig& model);
 
   std::int64_t heads_, key_value_heads_, head_dim_;
   double eps_;
+  std::int64_t activation_block_ = 0;  ///< 0: not rounded
   ops::ParameterSlot input_norm_, q_, k_, v_, o_, post_attention_norm_, gate_, up_, down_;
 };
 
@@ -66,6 +69,10 @@ class LlamaForCausalLM final : public eval::LanguageModel {
   /// Evaluation only: rounds every weight to `dtype`. Binarized ones become fp16(fp16(beta) ± fp16(alpha)), as in the published
   /// evaluation, or bf16(beta ± alpha), as in bf16 training.
   void round_weights(at::ScalarType dtype);
+
+  /// Evaluation only: inputs of the decoder's linear layers are rounded to int8, `block` at a time with one fp16 scale each, as llama.cpp
+  /// does for low-bit matrices. The widths are multiples of it.
+  void round_activations(std::int64_t block);
 
   /// Stages of the forward pass; `stage` 0..L-1 are decoder layers, L is the final norm.
   std::int64_t stage_count() const { return static_cast<std::int64_t>(layers_.size()) + 1; }

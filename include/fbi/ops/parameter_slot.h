@@ -34,15 +34,20 @@ struct ParameterSlot {
 
   at::Tensor bits;   ///< packed: uint8 [O, ceil(I/8)], least significant bit first, 1 = +1, pad bits 0
   at::Tensor alpha;  ///< packed: fp32, flat, numel = I (column), O (row) or 1 (single)
-  at::Tensor beta;   ///< packed: like alpha
+  at::Tensor beta;   ///< packed: like alpha; zeros when learns_shift is false
+  bool learns_shift = true;           ///< false: beta is 0 for ever, no parameter, and in no file
+  /// Slots with tied scales hold one alpha tensor (column): rows of those before this one in the model's order. 0: it is this slot's own,
+  /// which names its moments.
+  std::int64_t alpha_rows_before = 0;
   at::Tensor value;  ///< dense, vector: working copy, fp32 in training
   /// Evaluation only: W~ of a packed slot is rounded to this type before the compute dtype (fp32: no extra rounding).
   at::ScalarType rounding = at::kFloat;
+  SignProducts products = SignProducts::kDense;  ///< packed, in training
 
   at::Tensor grad;       ///< fp32, shape; raw dL/dW~ summed over the micro-steps of a step (packed), or dL/dvalue
   at::Tensor tied_grad;  ///< fp32, shape; second buffer of a tied embedding (the head's part), added once per step
 
-  SignProducts products = SignProducts::kDense;  ///< packed, in training
+  bool owns_alpha() const { return alpha_rows_before == 0; }
   std::int64_t rows() const { return shape[0]; }
   std::int64_t columns() const { return shape.size() > 1 ? shape[1] : 1; }
 };

@@ -32,8 +32,9 @@ struct SlotState {
   at::Tensor latent;                 ///< fp32, what AdamW updates; of a dense slot the rows of its own value
   at::Tensor grad;                   ///< fp32, like latent: summed over ranks once the gradients are finished
   Moments moments;
-  at::Tensor alpha_grad, beta_grad;  ///< packed only
+  at::Tensor alpha_grad, beta_grad;  ///< packed only; of a tied alpha with the slot that owns it, of beta where it is learned
   Moments alpha_moments, beta_moments;
+  std::size_t alpha_owner = 0;       ///< packed: position of the state that has gradient and moments of alpha
   bool reduced = false;              ///< grad holds (or will hold, once waited for) all that slot->grad had
   std::int64_t flips = 0;            ///< signs changed by the last update, on all ranks
 };
@@ -75,19 +76,23 @@ class AdamW {
   const std::vector<SlotState>& states() const { return states_; }
 
   /// Everything that a checkpoint holds, under its published name (`….weight`, `….wscale`, `….wbias`) or
-  /// `optimizer.exp_avg.NAME`, `optimizer.exp_avg_sq.NAME`; tensors share memory with the optimizer and the slots.
+  /// `optimizer.exp_avg.NAME`, `optimizer.exp_avg_sq.NAME`; tensors share memory with the optimizer and the slots. A tied alpha is there
+  /// under each of its names, its moments under the first.
   std::vector<NamedTensor> named_tensors() const;
   /// After named_tensors() were filled from a checkpoint: rewrites the working copies from the latent weights. Collective.
   void publish();
 
  private:
   SlotState make_state(ops::ParameterSlot& slot) const;
+  std::size_t find_alpha_owner(const ops::ParameterSlot& slot) const;
   void allocate_replicated_gradients();
   void reduce_replicated_gradients();
   void wait_for_reductions(std::size_t left);
   SlotState& state_of(const ops::ParameterSlot& slot);
   kernels::AdamWStep step_for(ops::ParameterGroup group, double lr, double grad_scale) const;
-  void update_packed(SlotState& state, double lr, double grad_scale);
+  double form_scale_gradients(SlotState& state);
+  void update_latent(SlotState& state, double lr, double grad_scale);
+  void update_scales(SlotState& state, double lr, double grad_scale);
   void sum_flips();
   void gather_working_copies();
 
