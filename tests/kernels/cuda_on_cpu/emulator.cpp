@@ -5,12 +5,15 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <memory>
 #include <numeric>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -43,10 +46,9 @@ struct Context {
   void* shadow = nullptr;
 };
 
-/// `ends`: nobody comes back to `from`.
-void switch_stacks(Context& from, Context& to, [[maybe_unused]] bool ends) {
+void switch_stacks(Context& from, Context& to) {
 #if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(ends ? nullptr : &from.shadow, to.stack, to.stack_bytes);
+  __sanitizer_start_switch_fiber(&from.shadow, to.stack, to.stack_bytes);
 #endif
   swapcontext(&from.registers, &to.registers);
 #if defined(__SANITIZE_ADDRESS__)
@@ -54,9 +56,10 @@ void switch_stacks(Context& from, Context& to, [[maybe_unused]] bool ends) {
 #endif
 }
 
+/// One thread of a block, and of the next one.
 struct Fiber {
   Context context;
-  std::unique_ptr<char[]> stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+  std::unique_ptr<char[]> stack;
   State state = State::kRuns;
   Site site = {};
   unsigned mask = 0;
@@ -81,31 +84,33 @@ class Machine {
     fiber.site = site;
     fiber.mask = mask;
     fiber.value = value;
-    switch_stacks(fiber.context, scheduler_, false);
+    switch_stacks(fiber.context, scheduler_);
   }
   const std::uint64_t* received() const { return fibers_[current_].received.data(); }
   int lane() const { return static_cast<int>(current_ % kWarp); }
-  [[noreturn]] void fail(const std::string& message) {
-    error_ = message;
-    switch_stacks(fibers_[current_].context, scheduler_, false);
+  [[noreturn]] void fail(const char* what, Site site) {
+    failure_ = what;  // no string: what is on this stack is never destroyed
+    fibers_[current_].site = site;
+    switch_stacks(fibers_[current_].context, scheduler_);
     std::abort();  // nobody resumes a thread of a launch that failed
   }
 
  private:
   static void enter();
   void run_block(const std::vector<std::size_t>& order);
-  void start(std::size_t thread);
+  static void make(Fiber& fiber);
   bool resume(const std::vector<std::size_t>& order);
   bool release_warps();
   bool release_block();
-  [[noreturn]] void stuck() const;
+  [[noreturn]] void stuck();
+  [[noreturn]] void throw_failure(const std::string& message);
   std::vector<std::size_t> order_of(std::size_t count);
 
-  std::vector<Fiber> fibers_;  // as many as the largest block had
+  std::deque<Fiber> fibers_;  // as many as the largest block had; contexts stay where they are
   std::size_t threads_ = 0, current_ = 0;
   Context scheduler_;
   const std::function<void()>* kernel_ = nullptr;
-  std::string error_;
+  const char* failure_ = nullptr;
   std::mt19937 random_{20240710};
   unsigned launches_ = 0;
 };
@@ -129,7 +134,7 @@ void Machine::run_grid(dim3 grid, dim3 block, const std::function<void()>& kerne
   blockDim = block;
   kernel_ = &kernel;
   threads_ = block.x;
-  if (fibers_.size() < threads_) fibers_.resize(threads_);
+  for (; fibers_.size() < threads_; make(fibers_.back())) fibers_.emplace_back();
   const auto threads = order_of(threads_);
   for (std::size_t index : order_of(std::size_t{grid.x} * grid.y * grid.z)) {
     blockIdx = {static_cast<unsigned>(index % grid.x),
@@ -144,33 +149,28 @@ void Machine::enter() {
   Context& scheduler = machine().scheduler_;
   __sanitizer_finish_switch_fiber(nullptr, &scheduler.stack, &scheduler.stack_bytes);
 #endif
-  (*machine().kernel_)();
-  Fiber& fiber = machine().fibers_[machine().current_];
-  fiber.state = State::kEnded;
-  switch_stacks(fiber.context, machine().scheduler_, true);
+  for (;;) {
+    (*machine().kernel_)();
+    machine().wait(State::kEnded, {}, 0, 0);  // until the next block begins
+  }
 }
 
-void Machine::start(std::size_t thread) {
-  Fiber& fiber = fibers_[thread];
-  fiber.state = State::kRuns;
-  getcontext(&fiber.context.registers);
+void Machine::make(Fiber& fiber) {
+  fiber.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
   fiber.context.stack = fiber.stack.get();
   fiber.context.stack_bytes = kStackBytes;
+  getcontext(&fiber.context.registers);
   fiber.context.registers.uc_stack.ss_sp = fiber.stack.get();
   fiber.context.registers.uc_stack.ss_size = kStackBytes;
-#if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), kStackBytes);  // of a thread before
-#endif
   makecontext(&fiber.context.registers, &Machine::enter, 0);
 }
 
 void Machine::run_block(const std::vector<std::size_t>& order) {
-  error_.clear();
   if (__start_emulated_shared) {
     std::memset(__start_emulated_shared, 0xFF,
                 static_cast<std::size_t>(__stop_emulated_shared - __start_emulated_shared));
   }
-  for (std::size_t thread = 0; thread < threads_; ++thread) start(thread);
+  for (std::size_t thread = 0; thread < threads_; ++thread) fibers_[thread].state = State::kRuns;
   while (resume(order)) {
     while (release_warps() || release_block()) {
       if (!resume(order)) return;
@@ -187,8 +187,11 @@ bool Machine::resume(const std::vector<std::size_t>& order) {
     if (fiber.state == State::kRuns) {
       current_ = thread;
       threadIdx = {static_cast<unsigned>(thread), 0, 0};
-      switch_stacks(scheduler_, fiber.context, false);
-      if (!error_.empty()) throw std::logic_error(error_);
+      switch_stacks(scheduler_, fiber.context);
+      if (failure_) {
+        throw_failure("thread " + std::to_string(thread) + " " + std::exchange(failure_, nullptr) +
+                      " at " + describe(fiber.site));
+      }
     }
     left |= fiber.state != State::kEnded;
   }
@@ -234,7 +237,7 @@ bool Machine::release_block() {
   return true;
 }
 
-void Machine::stuck() const {
+void Machine::stuck() {
   std::map<std::string, int> waiting;
   for (std::size_t thread = 0; thread < threads_; ++thread) {
     const Fiber& fiber = fibers_[thread];
@@ -247,6 +250,11 @@ void Machine::stuck() const {
   std::string message = "threads wait for others that never come:";
   for (const auto& [what, count] : waiting)
     message += " " + std::to_string(count) + " " + what + ";";
+  throw_failure(message);
+}
+
+void Machine::throw_failure(const std::string& message) {
+  fibers_.clear();  // they stand somewhere inside of the kernel
   throw std::logic_error(message);
 }
 
@@ -264,7 +272,7 @@ const std::uint64_t* exchange(Site site, unsigned mask, std::uint64_t value) {
   return machine().received();
 }
 void fail(const char* what, Site site) {
-  machine().fail("thread " + std::to_string(threadIdx.x) + " " + what + " at " + describe(site));
+  machine().fail(what, site);
 }
 int lane() {
   return machine().lane();
