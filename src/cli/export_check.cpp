@@ -27,6 +27,16 @@ eval::WindowSource random_windows(const eval::LanguageModel& model) {
   return eval::stream_windows(std::move(ids), length);
 }
 
+/// The dense model that a GGUF export holds.
+std::unique_ptr<nn::LlamaForCausalLM> load_gguf(const std::filesystem::path& source, const std::filesystem::path& exported) {
+  auto model = nn::open_model_folder(source).config;
+  const auto weights = nn::stored_weights(exporter::gguf_source(exported / exporter::kGgufFile, model));
+  model.binarize = config::Binarize::kNone;
+  auto out = std::make_unique<nn::LlamaForCausalLM>(model, nn::LlamaOptions{at::kCPU, at::kFloat});
+  nn::load_weights(*out, *weights);
+  return out;
+}
+
 /// `rounded` is null when nothing was rounded.
 ExportComparison compare(eval::LanguageModel& out, nn::LlamaForCausalLM& trained, std::unique_ptr<nn::LlamaForCausalLM> rounded) {
   const auto windows = random_windows(out);
@@ -51,12 +61,25 @@ ExportComparison compare_packed_export(const std::filesystem::path& source, cons
 }
 
 ExportComparison compare_gguf_export(const std::filesystem::path& source, const std::filesystem::path& exported, at::ScalarType dtype) {
-  auto model = nn::open_model_folder(source).config;
-  const auto weights = nn::stored_weights(exporter::gguf_source(exported / exporter::kGgufFile, model));
-  model.binarize = config::Binarize::kNone;
-  nn::LlamaForCausalLM out(model, {at::kCPU, at::kFloat});
-  nn::load_weights(out, *weights);
-  return compare(out, *load(source, at::kFloat), dtype == at::kFloat ? nullptr : load(source, dtype));
+  const auto out = load_gguf(source, exported);
+  return compare(*out, *load(source, at::kFloat), dtype == at::kFloat ? nullptr : load(source, dtype));
+}
+
+ExportComparison compare_bits_export(const std::filesystem::path& source, const std::filesystem::path& exported, at::ScalarType dtype) {
+  const auto out = load_gguf(source, exported);
+  auto rounded = load(source, at::kFloat);
+  const auto round = [&](at::Tensor& values) { values.copy_(values.to(dtype)); };
+  for (auto* slot : rounded->slots()) {
+    if (slot->kind == ops::SlotKind::kDense) round(slot->value);
+    if (slot->name.ends_with("o_proj.weight") || slot->name.ends_with("down_proj.weight")) round(slot->alpha);
+  }
+  ExportComparison result = compare(*out, *load(source, at::kFloat), std::move(rounded));
+  const auto int8 = load_gguf(source, exported);
+  int8->round_activations(exporter::kActivationBlock);
+  const auto difference = eval::compare_logits(*out, *int8, random_windows(*out));
+  result.kl_of_int8_activations = difference.mean_kl;
+  result.worst_of_int8_activations = difference.max_abs_difference;
+  return result;
 }
 
 }  // namespace fbi::cli

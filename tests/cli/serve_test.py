@@ -295,6 +295,8 @@ class BadRequests(unittest.TestCase):
             found, _, text = SHARED.ask(method, path, "{}" if method == "POST" else None)
             self.assertEqual(found, status)
             self.assertIn("error", json.loads(text))
+        self.assertEqual(SHARED.ask("GET", "/a%0Aforged%20line")[0], 404)
+        self.assertIn("GET /a?forged line 404", SHARED.log)
         self.assertEqual(SHARED.ask("GET", "/health", headers={"X": "y" * 20000})[0], 400)
         self.assertEqual(SHARED.ask("GET", "/health", headers={"Range": "bytes=0-1"})[0], 400)
         self.assertEqual(SHARED.ask("POST", "/v1/completions", "x", headers={"Content-Type": "multipart/form-data; boundary=x"})[0], 415)
@@ -411,7 +413,7 @@ class Stopping(unittest.TestCase):
         self.assertIn("--port", done.stderr)
 
     def test_options(self):
-        for words, part in ((("--port", "70000"), "0 to 65535"), (("--max-batch", "0"), "1 to 256"), (("--queue", "-1"), "--queue"),
+        for words, part in ((("--port", "70000"), "0 to 65535"), (("--max-batch", "0"), "1 to 256"), (("--queue", "-1"), "--queue: expected 0 to 700"),
                             (("--host", "no.such.host.invalid"), "no.such.host.invalid"), (("--model", "nowhere"), "once is enough")):
             done = subprocess.run([FBI_RUN, "serve", "--model", WORK / "model", *words], capture_output=True, text=True, timeout=LIMIT)
             self.assertEqual(done.returncode, 2)

@@ -3,6 +3,7 @@
 #include <httplib.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -62,6 +63,14 @@ std::string client_of(const httplib::Request& http) {
   return concat(http.remote_addr, ":", http.remote_port);
 }
 
+/// What a client sent, for the log: one line, not too long.
+std::string printable(std::string_view text) {
+  std::string shown(text.substr(0, 200));
+  std::ranges::replace_if(
+      shown, [](unsigned char c) { return c < ' ' || c == 0x7F; }, '?');
+  return shown;
+}
+
 /// The body, of at most `limit` bytes, however it is sent.
 std::string read_body(const httplib::Request& http, const httplib::ContentReader& reader,
                       std::size_t limit) {
@@ -104,7 +113,7 @@ class Answer {
   }
   ~Answer() {
     --active_;
-    if (!outcome_) generation_->cancel();
+    generation_->cancel();
     if (refused_) return;
     log::info("POST ", kCompletions, " ", request_.stream ? "stream, " : "", choices_.size(),
               choices_.size() == 1 ? " text, " : " texts, ", usage_.prompt_tokens, " + ",
@@ -127,7 +136,7 @@ class Answer {
   bool write(httplib::DataSink& sink) {
     try {
       return request_.stream ? write_stream(sink) : write_whole(sink);
-    } catch (const Error& error) {
+    } catch (const std::exception& error) {  // the library lets it end the program
       outcome_ = error.what();
       if (!request_.stream) return false;  // the answer has begun as a good one
       event(sink, error_json(500, error.what()));
@@ -295,7 +304,8 @@ class HttpServer::Impl {
                      std::string_view message, std::string_view field = {}) {
     out.status = status;
     out.set_content(error_json(status, message, field), kJson);
-    log::info(http.method, " ", http.path, " ", status, ", ", client_of(http), ": ", message);
+    log::info(printable(http.method), " ", printable(http.path), " ", status, ", ", client_of(http),
+              ": ", printable(message));
   }
 
   /// Before the library reads a body that nobody asked for.

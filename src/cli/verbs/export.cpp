@@ -38,16 +38,23 @@ void print_report(const exporter::ExportReport& report, const ExportComparison& 
             << " to the model as trained (KL " << comparison.kl_to_unrounded << " nats per token)\n";
   if (report.zeros.exact || report.zeros.fp16)
     std::cout << "latent weights that are 0: " << report.zeros.exact << " exactly, " << report.zeros.fp16 << " in fp16\n";
+  if (comparison.kl_of_int8_activations)
+    std::cout << "llama.cpp rounds the inputs of Q1_0 matrices to int8, 32 at a time: KL " << *comparison.kl_of_int8_activations
+              << " nats per token more, worst logit difference " << comparison.worst_of_int8_activations << "\n";
+  if (!report.note.empty()) std::cout << "note: " << report.note << "\n";
   if (!report.tokenizer_note.empty()) std::cout << "tokenizer.json left out: " << report.tokenizer_note << "\n";
 }
 
 int run(const Arguments& arguments) {
   const std::string format = arguments.text("format");
-  if (format != "hf" && format != "native" && format != "packed" && format != "gguf")
-    throw UsageError(concat("--format: expected hf, native, packed or gguf, found '", format, "'"));
-  const bool native = format == "native", packed = format == "packed", gguf = format == "gguf";
-  if (packed && arguments.has("published-fp16-zeros")) throw UsageError("--published-fp16-zeros: a bit has no zero; use --format hf");
+  if (format != "hf" && format != "native" && format != "packed" && format != "gguf" && format != "gguf-q1_0")
+    throw UsageError(concat("--format: expected hf, native, packed, gguf or gguf-q1_0, found '", format, "'"));
+  const bool native = format == "native", packed = format == "packed", gguf = format == "gguf", bits = format == "gguf-q1_0";
+  if ((packed || bits) && arguments.has("published-fp16-zeros"))
+    throw UsageError("--published-fp16-zeros: a bit has no zero; use --format hf");
   if (native && arguments.has("dtype")) throw UsageError("--dtype: a native export is always fp32");
+  if (bits && arguments.has("dtype") && arguments.text("dtype") != "fp16")
+    throw UsageError("--dtype: embedding and head of a gguf-q1_0 export are always fp16");
   const auto folder = nn::open_model_folder(arguments.text("checkpoint"));
   const bool dense = folder.config.binarize == config::Binarize::kNone;
 
@@ -71,16 +78,17 @@ int run(const Arguments& arguments) {
   const std::filesystem::path target = arguments.text("out");
   auto staged = native   ? exporter::export_native(*source, folder.config, target, options)
                 : packed ? exporter::export_packed(*source, folder.config, target, folding.dtype, options)
+                : bits   ? exporter::export_gguf_q1_0(*source, folder.config, target, options)
                 : gguf   ? exporter::export_gguf(*source, folder.config, target, folding, options)
                          : exporter::export_folded(*source, folder.config, target, folding, options);
   bar.clear();
-  const auto compare = packed ? compare_packed_export : gguf ? compare_gguf_export : compare_export;
+  const auto compare = packed ? compare_packed_export : bits ? compare_bits_export : gguf ? compare_gguf_export : compare_export;
   const auto comparison = compare(folder.path, staged.path(), scalar_type(folding.dtype));
-  if (packed && !(comparison.kl_to_rounded <= kPackedTolerance))
+  if ((packed || bits) && !(comparison.kl_to_rounded <= kPackedTolerance))
     throw DataError(concat("the reloaded export differs from the model by a KL divergence of ", comparison.kl_to_rounded,
                            " nats per token (at most ", kPackedTolerance, " is allowed); nothing was written to ", target.string()));
   // With published zeros the export differs from the sign rule on purpose; its distance is only printed.
-  if (!packed && !folding.published_fp16_zeros && !(comparison.worst_to_rounded <= kExportTolerance))
+  if (!packed && !bits && !folding.published_fp16_zeros && !(comparison.worst_to_rounded <= kExportTolerance))
     throw DataError(concat("the reloaded export differs from the model by ", comparison.worst_to_rounded, " in its logits (at most ",
                            kExportTolerance, " is allowed); nothing was written to ", target.string()));
   print_report(staged.commit(), comparison, std::string(exporter::torch_dtype_name(folding.dtype)));
@@ -94,11 +102,12 @@ Verb export_verb() {
           "write a model for others: Hugging Face, native or packed safetensors, GGUF",
           "hf: a stock LlamaForCausalLM folder in which binarized layers are folded to dense matrices, loadable by transformers and the "
           "evaluation harness. native: latent weights, scales and shifts under the published names. packed: one bit per binarized weight, for fbi-run and "
-          "fbi-llm generate. gguf: model.gguf with the folded weights and the tokenizer, for llama.cpp. Every export is reloaded and its "
+          "fbi-llm generate. gguf: model.gguf with the folded weights and the tokenizer, for llama.cpp. gguf-q1_0: the same at one bit per weight, in llama.cpp's own type, for "
+          "models trained with model.tie_scales=true and model.shift=false. Every export is reloaded and its "
           "logits compared before it gets its name.",
           "",
           {{"checkpoint", "DIR", "run directory, checkpoint, export or Hugging Face folder", "", true, false},
-           {"format", "KIND", "hf, native, packed or gguf", "hf", false, false},
+           {"format", "KIND", "hf, native, packed, gguf or gguf-q1_0", "hf", false, false},
            {"out", "DIR", "folder to make", "", true, false},
            {"dtype", "TYPE", "hf, gguf (fp16 or fp32): of all weights; packed: of embedding and head. fp16, bf16 or fp32; default: fp16 for binarized models, fp32 for dense ones", "", false, false},
            {"tokenizer", "FILE", "tokenizer.model to put beside it; default: the model's own", "", false, false},
@@ -106,7 +115,8 @@ Verb export_verb() {
             false, false}},
           {"fbi-llm export --checkpoint runs/a --format hf --out export/a-hf",
            "fbi-llm export --checkpoint runs/a/checkpoints/step-00001000 --format native --out export/a-native",
-           "fbi-llm export --checkpoint runs/a --format packed --out export/a-packed"},
+           "fbi-llm export --checkpoint runs/a --format packed --out export/a-packed",
+           "fbi-llm export --checkpoint runs/tied --format gguf-q1_0 --out export/tied-gguf"},
           run};
 }
 

@@ -18,6 +18,7 @@ using runtime::CompletionApi;
 using runtime::HttpServer;
 
 constexpr std::size_t kOtherConnections = 32;  // of those who look, are refused, or still send
+constexpr std::int64_t kMaxBatch = 256, kMaxQueue = 700;  // cpp-httplib waits with select: no descriptor may be above 1,023
 
 std::int64_t bounded(const Arguments& arguments, const std::string& name, std::int64_t least, std::int64_t most) {
   const std::int64_t value = arguments.integer(name);
@@ -42,8 +43,8 @@ void introduce(const infer::PackedModel& model, const infer::EngineOptions& opti
 
 int run(const Arguments& arguments) {
   install_stop_handlers();
-  const infer::EngineOptions engine_options = {.max_batch = bounded(arguments, "max-batch", 1, 256),
-                                               .queue = bounded(arguments, "queue", 0, 65536)};
+  const infer::EngineOptions engine_options = {.max_batch = bounded(arguments, "max-batch", 1, kMaxBatch),
+                                               .queue = bounded(arguments, "queue", 0, kMaxQueue)};
   const std::int64_t texts = engine_options.max_batch + engine_options.queue;
   runtime::HttpOptions http;
   http.host = arguments.text("host");
@@ -87,7 +88,7 @@ Verb serve_verb() {
                  {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere, without any key asked for", "127.0.0.1", false, false},
                   {"port", "N", "0: one that is free", "8080", false, false},
                   {"max-batch", "N", "texts that are continued at the same time, 1 to 256", "16", false, false},
-                  {"queue", "N", "texts that may wait for that", "64", false, false},
+                  {"queue", "N", "texts that may wait for that, at most 700", "64", false, false},
                   {"max-body-bytes", "N", "longest body of a request", "1048576", false, false},
                   {"stop-seconds", "S", "time that texts have to end after SIGTERM", "10", false, false}}),
           {"fbi-llm serve --model export/a-packed --port 8080",
