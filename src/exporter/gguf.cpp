@@ -4,7 +4,7 @@
 #include <map>
 #include <utility>
 
-#include "exporter/folded_tensors.h"
+#include "exporter/gguf_contents.h"
 #include "exporter/gguf_layout.h"
 #include "exporter/model_card.h"
 #include "exporter/model_files.h"
@@ -32,43 +32,32 @@ std::vector<std::byte> permuted(const std::vector<std::byte>& bytes, std::int64_
   return out;
 }
 
-/// Vectors are F32 in GGUF, with the values that they have in folding.dtype.
-std::vector<std::byte> as_fp32(const std::vector<std::byte>& bytes, const TensorSpec& tensor,
-                               DType dtype) {
-  std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
-  formats::to_float({tensor.name, dtype, tensor.shape, bytes}, values);
-  std::vector<std::byte> out(values.size() * sizeof(float));
-  cast(values, DType::kF32, out);
-  return out;
-}
-
-void write_tensors(const FoldedTensors& folded, const config::ModelConfig& model, DType dtype,
-                   StagedExport::Impl& staged, const ExportOptions& options) {
+void write_tensors(const GgufContents& contents, const config::ModelConfig& model,
+                   formats::GgufMetadata metadata, StagedExport::Impl& staged,
+                   const ExportOptions& options) {
   const std::vector<float> factors = rope_factors(model);
-  std::vector<formats::TensorView> layout;
+  std::vector<formats::GgufTensor> layout;
   ExportReport& report = staged.report;
   std::int64_t tensor_bytes = 0;
-  for (const TensorSpec& tensor : folded.list()) {
-    layout.push_back(
-        {gguf_name(tensor.name), tensor.shape.size() == 1 ? DType::kF32 : dtype, tensor.shape, {}});
+  for (const TensorSpec& tensor : contents.list()) {
+    const formats::GgufType type = contents.type(tensor);
+    layout.push_back({gguf_name(tensor.name), type, tensor.shape, {}});
     report.weights += tensor.numel();
-    tensor_bytes += tensor.numel() * formats::size_of(layout.back().dtype);
+    const std::int64_t columns = tensor.shape.back();
+    tensor_bytes += tensor.numel() / columns * formats::row_bytes(type, columns);
   }
-  if (!factors.empty()) layout.push_back({kRopeFactors, DType::kF32, {std::ssize(factors)}, {}});
+  if (!factors.empty())
+    layout.push_back({kRopeFactors, formats::GgufType::kF32, {std::ssize(factors)}, {}});
   report.bits_per_weight =
       8.0 * static_cast<double>(tensor_bytes) / static_cast<double>(report.weights);
+  report.note = contents.note();
 
-  const std::string title =
-      options.card.title.empty() ? staged.target.filename().string() : options.card.title;
-  formats::GgufWriter writer(staged.staging / kGgufFile,
-                             gguf_metadata(model, dtype, title, options.tokenizer), layout);
-  for (const TensorSpec& tensor : folded.list()) {
-    const std::vector<std::byte> bytes = folded.read(tensor, report.zeros);
-    writer.write(tensor.shape.size() == 1
-                     ? as_fp32(bytes, tensor, dtype)
-                     : permuted(bytes, tensor.shape[0], permuted_heads(tensor.name, model)));
+  formats::GgufWriter writer(staged.staging / kGgufFile, metadata, layout);
+  for (const TensorSpec& tensor : contents.list()) {
+    const std::vector<std::byte> bytes = contents.read(tensor, report.zeros);
+    writer.write(permuted(bytes, tensor.shape[0], permuted_heads(tensor.name, model)));
     ++report.tensors;
-    if (options.on_progress) options.on_progress({report.tensors, std::ssize(folded.list())});
+    if (options.on_progress) options.on_progress({report.tensors, std::ssize(contents.list())});
   }
   if (!factors.empty()) writer.write(std::as_bytes(std::span(factors)));
   writer.finish();
@@ -78,8 +67,8 @@ class GgufSource final : public formats::ModelSource {
  public:
   GgufSource(const std::filesystem::path& path, const config::ModelConfig& model)
       : file_(path), model_(model) {
-    std::map<std::string, const formats::TensorView*> views;
-    for (const formats::TensorView& view : file_.tensors()) views.emplace(view.name, &view);
+    std::map<std::string, const formats::GgufTensor*> views;
+    for (const formats::GgufTensor& view : file_.tensors()) views.emplace(view.name, &view);
     for (const TensorSpec& tensor : model_tensors(model_)) {
       const auto found = views.find(gguf_name(tensor.name));
       if (found != views.end()) views_.emplace(tensor.name, found->second);
@@ -100,7 +89,7 @@ class GgufSource final : public formats::ModelSource {
     const auto found = views_.find(name);
     if (found == views_.end())
       throw DataError(concat(description(), " has no tensor ", gguf_name(name)));
-    const formats::TensorView& view = *found->second;
+    const formats::GgufTensor& view = *found->second;
     const std::int64_t heads = permuted_heads(name, model_);
     if (heads == 0) return formats::to_float(view, out);
     std::vector<float> stored(out.size());
@@ -115,14 +104,32 @@ class GgufSource final : public formats::ModelSource {
  private:
   formats::GgufFile file_;
   config::ModelConfig model_;
-  std::map<std::string, const formats::TensorView*> views_;
+  std::map<std::string, const formats::GgufTensor*> views_;
 };
 
 /// The stock LLaMA that a model folds into.
 config::ModelConfig folded_model(config::ModelConfig model) {
   config::resolve(model);
   model.binarize = config::Binarize::kNone;
+  model.tie_scales = false;
+  model.shift = true;
   return model;
+}
+
+StagedExport write_folder(const GgufContents& contents, const config::ModelConfig& model,
+                          FileKind file_kind, ExportKind kind, const Folding& folding,
+                          const std::filesystem::path& target, const ExportOptions& options) {
+  check_tokenizer_fits(options.tokenizer, model);
+  auto staged = std::make_unique<StagedExport::Impl>(target);
+  const std::string title =
+      options.card.title.empty() ? staged->target.filename().string() : options.card.title;
+  write_tensors(contents, model, gguf_metadata(model, file_kind, title, options.tokenizer), *staged,
+                options);
+  staged->report.directory = staged->target;
+  write_file(staged->staging / "README.md",
+             model_card_text(model, kind, folding, options.card, staged->report));
+  staged->list_files();
+  return StagedExport(std::move(staged));
 }
 
 }  // namespace
@@ -137,15 +144,18 @@ StagedExport export_gguf(const formats::ModelSource& source, const config::Model
   }
   config::ModelConfig model = unresolved;
   config::resolve(model);
-  check_tokenizer_fits(options.tokenizer, model);
-  check_tensors(source, model);
-  auto staged = std::make_unique<StagedExport::Impl>(target);
-  write_tensors(FoldedTensors(source, model, folding), model, folding.dtype, *staged, options);
-  staged->report.directory = staged->target;
-  write_file(staged->staging / "README.md",
-             model_card_text(model, ExportKind::kGguf, folding, options.card, staged->report));
-  staged->list_files();
-  return StagedExport(std::move(staged));
+  const FileKind file_kind = folding.dtype == DType::kF16 ? FileKind::kF16 : FileKind::kF32;
+  return write_folder(*folded_contents(source, model, folding), model, file_kind, ExportKind::kGguf,
+                      folding, target, options);
+}
+
+StagedExport export_gguf_q1_0(const formats::ModelSource& source,
+                              const config::ModelConfig& unresolved,
+                              const std::filesystem::path& target, const ExportOptions& options) {
+  config::ModelConfig model = unresolved;
+  config::resolve(model);
+  return write_folder(*bit_contents(source, model), model, FileKind::kQ1_0, ExportKind::kGgufBits,
+                      {DType::kF16}, target, options);
 }
 
 std::unique_ptr<formats::ModelSource> gguf_source(const std::filesystem::path& file,

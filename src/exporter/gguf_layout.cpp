@@ -145,12 +145,12 @@ std::vector<float> rope_factors(const config::ModelConfig& model) {
   return factors;
 }
 
-GgufMetadata gguf_metadata(const config::ModelConfig& model, formats::DType dtype,
+GgufMetadata gguf_metadata(const config::ModelConfig& model, FileKind kind,
                            const std::string& title, const text::Tokenizer* tokenizer) {
   GgufMetadata out;
   out.emplace_back("general.architecture", std::string("llama"));
   out.emplace_back("general.name", title);
-  out.emplace_back("general.file_type", std::uint32_t{dtype == formats::DType::kF16});
+  out.emplace_back("general.file_type", static_cast<std::uint32_t>(kind));
   add_architecture(out, model);
   if (tokenizer) {
     add_tokenizer(out, *tokenizer, model.vocab_size);

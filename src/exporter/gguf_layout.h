@@ -28,8 +28,11 @@ std::int64_t source_row(std::int64_t row, std::int64_t rows, std::int64_t heads)
 /// for other kinds.
 std::vector<float> rope_factors(const config::ModelConfig& model);
 
+/// general.file_type: what most matrices are.
+enum class FileKind : std::uint32_t { kF32 = 0, kF16 = 1, kQ1_0 = 40 };
+
 /// Architecture and tokenizer; `tokenizer` may be null. `model` is resolved.
-formats::GgufMetadata gguf_metadata(const config::ModelConfig& model, formats::DType dtype,
+formats::GgufMetadata gguf_metadata(const config::ModelConfig& model, FileKind kind,
                                     const std::string& title, const text::Tokenizer* tokenizer);
 
 }  // namespace fbi::exporter

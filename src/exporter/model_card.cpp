@@ -15,10 +15,11 @@ std::string summary(const config::ModelConfig& model, ExportKind kind) {
   if (model.binarize == config::Binarize::kNone) {
     return "A LLaMA in full precision, exported by fbi-llm.";
   }
-  const std::string what =
+  const std::string what = concat(
       "A fully binarized LLaMA (FBI-LLM, arXiv 2407.07093), exported by fbi-llm: every weight of "
-      "the linear layers inside the decoder is `beta ± alpha`, one bit, with alpha and beta "
-      "learned per ";
+      "the linear layers inside the decoder is ",
+      model.shift ? "`beta ± alpha`, one bit, with alpha and beta learned per "
+                  : "`±alpha`, one bit, with alpha learned per ");
   const std::string per = model.binarize == config::Binarize::kColumn ? "input column"
                           : model.binarize == config::Binarize::kRow  ? "output row"
                                                                       : "matrix";
@@ -29,6 +30,10 @@ std::string summary(const config::ModelConfig& model, ExportKind kind) {
             "load it."
       : kind == ExportKind::kGguf
           ? "`model.gguf` holds them folded into dense matrices, for llama.cpp."
+      : kind == ExportKind::kGgufBits
+          ? "`model.gguf` holds the signs, one bit each, in llama.cpp's type Q1_0; the scales are "
+            "folded into the norms and into rows of attn_v and ffn_up. llama.cpp multiplies such "
+            "matrices with activations rounded to 8 bits."
       : kind == ExportKind::kNative
           ? "This folder holds the latent weights (`….weight`), their alpha (`….wscale`) and their "
             "beta (`….wbias`), from which training can go on. Without binarization they are no "
@@ -79,7 +84,9 @@ std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
   add_row(out, "vocabulary, context",
           concat(model.vocab_size, ", ", model.max_position_embeddings));
   add_row(out, "stored as",
-          concat(kind == ExportKind::kPacked ? "signs, embedding and head in " : "",
+          concat(kind == ExportKind::kPacked || kind == ExportKind::kGgufBits
+                     ? "signs, embedding and head in "
+                     : "",
                  torch_dtype_name(folding.dtype), ", ", std::setprecision(4),
                  report.bits_per_weight, " bits per weight"));
   if (binarized && (kind == ExportKind::kFolded || kind == ExportKind::kGguf)) {

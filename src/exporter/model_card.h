@@ -7,7 +7,7 @@
 
 namespace fbi::exporter {
 
-enum class ExportKind { kNative, kFolded, kPacked, kGguf };
+enum class ExportKind { kNative, kFolded, kPacked, kGguf, kGgufBits };
 
 /// The README.md of an export, for people who meet the folder without us.
 std::string model_card_text(const config::ModelConfig& model, ExportKind kind,

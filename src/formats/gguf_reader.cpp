@@ -37,8 +37,8 @@ class GgufReader {
     return result;
   }
 
-  std::vector<TensorView> tensors() {
-    std::vector<TensorView> result;
+  std::vector<GgufTensor> tensors() {
+    std::vector<GgufTensor> result;
     std::vector<std::uint64_t> offsets;
     std::set<std::string> names;
     for (std::uint64_t i = 0; i < tensor_count_; ++i) {
@@ -122,11 +122,11 @@ class GgufReader {
     return result;
   }
 
-  TensorView tensor_info() {
-    TensorView view;
+  GgufTensor tensor_info() {
+    GgufTensor view;
     view.name = text();
     const auto dimensions = number<std::uint32_t>();
-    if (dimensions > kMaxDimensions)
+    if (dimensions == 0 || dimensions > kMaxDimensions)
       fail("tensor ", printable(view.name), " has ", dimensions, " dimensions");
     for (std::uint32_t i = 0; i < dimensions; ++i) {
       const auto extent = number<std::uint64_t>();
@@ -135,20 +135,25 @@ class GgufReader {
       }
       view.shape.insert(view.shape.begin(), static_cast<std::int64_t>(extent));
     }
-    const auto type = number<GgufTensorType>();
-    if (type != GgufTensorType::kF32 && type != GgufTensorType::kF16) {
-      fail("tensor ", printable(view.name), ": type ", static_cast<std::uint32_t>(type),
-           " is not read");
+    view.type = number<GgufType>();
+    if (view.type != GgufType::kF32 && view.type != GgufType::kF16 &&
+        view.type != GgufType::kQ1_0) {
+      fail("tensor ", printable(view.name), ": ", to_string(view.type), " is not read");
     }
-    view.dtype = type == GgufTensorType::kF32 ? DType::kF32 : DType::kF16;
+    if (view.type == GgufType::kQ1_0 && view.shape.back() % kQ1BlockWeights != 0) {
+      fail("tensor ", printable(view.name), ": a row of Q1_0 has ", view.shape.back(),
+           " weights, no multiple of ", kQ1BlockWeights);
+    }
     return view;
   }
-  std::uint64_t bytes_of(const TensorView& view) const {
-    auto bytes = static_cast<std::uint64_t>(size_of(view.dtype));
-    for (const std::int64_t extent : view.shape) {
-      if (extent > 0 && bytes > file_.size() / static_cast<std::uint64_t>(extent))
+  std::uint64_t bytes_of(const GgufTensor& view) const {
+    auto bytes = static_cast<std::uint64_t>(row_bytes(view.type, view.shape.back()));
+    if (bytes > file_.size()) fail("tensor ", printable(view.name), " lies outside the file");
+    for (std::size_t i = 0; i + 1 < view.shape.size(); ++i) {
+      const auto extent = static_cast<std::uint64_t>(view.shape[i]);
+      if (extent > 0 && bytes > file_.size() / extent)
         fail("tensor ", printable(view.name), " lies outside the file");
-      bytes *= static_cast<std::uint64_t>(extent);
+      bytes *= extent;
     }
     return bytes;
   }

@@ -18,7 +18,6 @@ enum class GgufKind : std::uint32_t {
   kString = 8,
   kArray = 9
 };
-enum class GgufTensorType : std::uint32_t { kF32 = 0, kF16 = 1 };
 
 inline std::uint64_t gguf_aligned(std::uint64_t bytes) {
   return (bytes + kGgufAlignment - 1) / kGgufAlignment * kGgufAlignment;

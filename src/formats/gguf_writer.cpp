@@ -10,8 +10,10 @@
 namespace fbi::formats {
 namespace {
 
-std::uint64_t bytes_of(const TensorView& tensor) {
-  return static_cast<std::uint64_t>(tensor.numel() * size_of(tensor.dtype));
+std::uint64_t bytes_of(const GgufTensor& tensor) {
+  std::int64_t bytes = row_bytes(tensor.type, tensor.shape.back());
+  for (std::size_t i = 0; i + 1 < tensor.shape.size(); ++i) bytes *= tensor.shape[i];
+  return static_cast<std::uint64_t>(bytes);
 }
 
 /// The bytes before the tensors.
@@ -60,14 +62,7 @@ class Header {
   std::string text_;
 };
 
-GgufTensorType tensor_type(const TensorView& tensor) {
-  if (tensor.dtype == DType::kF32) return GgufTensorType::kF32;
-  if (tensor.dtype == DType::kF16) return GgufTensorType::kF16;
-  throw UsageError(concat("GGUF: tensor ", printable(tensor.name), ": expected F32 or F16, found ",
-                          to_string(tensor.dtype)));
-}
-
-std::string header_text(const GgufMetadata& metadata, const std::vector<TensorView>& layout) {
+std::string header_text(const GgufMetadata& metadata, const std::vector<GgufTensor>& layout) {
   Header header;
   header.add_bytes(kGgufMagic, sizeof kGgufMagic);
   header.add(kGgufVersion);
@@ -78,12 +73,12 @@ std::string header_text(const GgufMetadata& metadata, const std::vector<TensorVi
     header.add_value(value);
   }
   std::uint64_t offset = 0;
-  for (const TensorView& tensor : layout) {
+  for (const GgufTensor& tensor : layout) {
     header.add(tensor.name);
     header.add(static_cast<std::uint32_t>(tensor.shape.size()));
     for (auto extent = tensor.shape.rbegin(); extent != tensor.shape.rend(); ++extent)
       header.add(static_cast<std::uint64_t>(*extent));
-    header.add(tensor_type(tensor));
+    header.add(tensor.type);
     header.add(offset);
     offset += gguf_aligned(bytes_of(tensor));
   }
@@ -94,7 +89,7 @@ std::string header_text(const GgufMetadata& metadata, const std::vector<TensorVi
 }  // namespace
 
 struct GgufWriter::Impl {
-  Impl(const std::filesystem::path& path, std::vector<TensorView> tensors)
+  Impl(const std::filesystem::path& path, std::vector<GgufTensor> tensors)
       : place(path.string()), layout(std::move(tensors)), file(path) {}
   void write(std::span<const std::byte> bytes) {
     file.write(bytes);
@@ -102,14 +97,14 @@ struct GgufWriter::Impl {
   }
 
   std::string place;
-  std::vector<TensorView> layout;
+  std::vector<GgufTensor> layout;
   DurableFile file;
   Hasher128 hasher;
   std::size_t position = 0;  // tensors written
 };
 
 GgufWriter::GgufWriter(const std::filesystem::path& path, const GgufMetadata& metadata,
-                       std::vector<TensorView> layout) {
+                       std::vector<GgufTensor> layout) {
   const std::string header = header_text(metadata, layout);
   impl_ = std::make_unique<Impl>(path, std::move(layout));
   impl_->write(std::as_bytes(std::span(header.data(), header.size())));

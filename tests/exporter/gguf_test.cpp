@@ -46,12 +46,137 @@ TEST(ExportGguf, HoldsTheWeightsOfTheFoldedExport) {
                 values_of(*formats::folder_source(dir / "hf")));
       const formats::GgufFile file(dir / "out" / kGgufFile);
       for (const auto& tensor : file.tensors()) {
-        EXPECT_EQ(tensor.dtype, tensor.shape.size() == 1 ? DType::kF32 : dtype) << tensor.name;
+        EXPECT_EQ(tensor.type, formats::gguf_type(tensor.shape.size() == 1 ? DType::kF32 : dtype))
+            << tensor.name;
       }
       EXPECT_EQ(std::get<std::uint32_t>(file.metadata().at("general.file_type")),
                 dtype == DType::kF16 ? 1u : 0u);
     }
   }
+}
+
+/// Widths in whole blocks; `key_value_heads` 4: each value head has one query head.
+config::ModelConfig block_model(std::int64_t key_value_heads) {
+  config::ModelConfig model = tied_model();
+  model.hidden_size = 128;
+  model.intermediate_size = 256;
+  model.num_attention_heads = 4;
+  model.num_key_value_heads = key_value_heads;
+  model.head_dim = 32;
+  return model;
+}
+
+float as_half(float x) {
+  return formats::half_to_float(formats::float_to_half(x));
+}
+
+/// Every tensor of a Q1_0 export against the sentence that docs/formats.md has for it.
+void expect_bits(const config::ModelConfig& model, const MemorySource& source,
+                 const std::filesystem::path& file, bool output_folds) {
+  auto values = values_of(*gguf_source(file, model));
+  const std::int64_t group = model.num_attention_heads / model.num_key_value_heads;
+  MemorySource given = source;
+  for (auto& [name, found] : values) {
+    SCOPED_TRACE(name);
+    const auto& own = given.values(name);
+    ASSERT_EQ(found.size(), own.size());
+    const auto of = [&](const char* linear) -> const std::vector<float>& {
+      const auto end = name.find("self_attn") != std::string::npos ? name.find("self_attn")
+                       : name.find("mlp") != std::string::npos     ? name.find("mlp")
+                       : name.find("input") != std::string::npos   ? name.find("input")
+                                                                   : name.find("post");
+      return given.values(name.substr(0, end) + linear + ".wscale");
+    };
+    const std::size_t columns = name.ends_with("down_proj.weight") ? 256 : 128;
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      const std::size_t row = i / columns, column = i % columns;
+      const float sign = own[i] >= 0 ? 1.0f : -1.0f;
+      float expected = as_half(own[i]);  // embedding, head
+      if (name == "model.norm.weight") expected = own[i];
+      if (name.ends_with("input_layernorm.weight")) expected = own[i] * of("self_attn.k_proj")[i];
+      if (name.ends_with("post_attention_layernorm.weight"))
+        expected = own[i] * of("mlp.up_proj")[i];
+      if (name.ends_with("_proj.weight")) expected = sign;
+      if (name.ends_with("up_proj.weight")) expected = sign * as_half(of("mlp.down_proj")[row]);
+      const std::size_t query_row = row / 32 * static_cast<std::size_t>(group) * 32 + row % 32;
+      if (output_folds && name.ends_with("v_proj.weight"))
+        expected = sign * as_half(of("self_attn.o_proj")[query_row]);
+      if (!output_folds && name.ends_with("o_proj.weight"))
+        expected = sign * as_half(of("self_attn.o_proj")[column]);
+      ASSERT_EQ(found[i], expected) << i;
+    }
+  }
+}
+
+TEST(ExportGgufBits, FoldsScalesIntoNormsAndRows) {
+  const test::TempDir dir;
+  const auto model = block_model(4);
+  const MemorySource source(model);
+  const ExportReport report = export_gguf_q1_0(source, model, dir / "out").commit();
+  EXPECT_EQ(report.note, "");
+  expect_bits(model, source, dir / "out" / kGgufFile, true);
+  const formats::GgufFile file(dir / "out" / kGgufFile);
+  EXPECT_EQ(std::get<std::uint32_t>(file.metadata().at("general.file_type")), 40u);
+  for (const auto& tensor : file.tensors()) {
+    const bool dense = tensor.name.starts_with("token_embd") || tensor.name.starts_with("output.");
+    EXPECT_EQ(tensor.type, tensor.shape.size() == 1 ? formats::GgufType::kF32
+                           : dense                  ? formats::GgufType::kF16
+                                                    : formats::GgufType::kQ1_0)
+        << tensor.name;
+  }
+  // Per layer 4 · 128² + 3 · 128 · 256 weights in 1.125 bits, two norms of 128 in 32.
+  const double layer = 4 * 128 * 128 + 3 * 128 * 256, vocabulary = 2 * 29 * 128;
+  EXPECT_DOUBLE_EQ(report.bits_per_weight, (2 * layer * 1.125 + vocabulary * 16 + 5 * 128 * 32) /
+                                               (2 * layer + vocabulary + 5 * 128));
+}
+
+TEST(ExportGgufBits, SharedValueHeads) {
+  const test::TempDir dir;
+  const auto model = block_model(2);
+  MemorySource source(model);
+  const ExportReport apart = export_gguf_q1_0(source, model, dir / "apart").commit();
+  EXPECT_NE(apart.note.find("2 of 2 layers"), std::string::npos) << apart.note;
+  expect_bits(model, source, dir / "apart" / kGgufFile, false);
+  for (const char* layer : {"model.layers.0.", "model.layers.1."}) {
+    auto& alpha = source.values(std::string(layer) + "self_attn.o_proj.wscale");
+    for (std::size_t i = 0; i < alpha.size(); ++i) alpha[i] = alpha[i / 64 * 64 + i % 32];
+  }
+  const ExportReport equal = export_gguf_q1_0(source, model, dir / "equal").commit();
+  EXPECT_EQ(equal.note, "");
+  EXPECT_LT(equal.bits_per_weight, apart.bits_per_weight);
+  expect_bits(model, source, dir / "equal" / kGgufFile, true);
+}
+
+TEST(ExportGgufBits, CountsZerosAndTakesThemAsPlus) {
+  const test::TempDir dir;
+  const auto model = block_model(4);
+  MemorySource source(model);
+  source.values("model.layers.0.mlp.gate_proj.weight")[7] = 0;
+  EXPECT_EQ(export_gguf_q1_0(source, model, dir / "out").commit().zeros.exact, 1);
+  expect_bits(model, source, dir / "out" / kGgufFile, true);
+}
+
+TEST(ExportGgufBits, OtherModelsAreRefusedWithTheReason) {
+  const test::TempDir dir;
+  const auto refused = [&](const config::ModelConfig& model, auto... text) {
+    expect_error<UsageError>([&] { export_gguf_q1_0(MemorySource(model), model, dir / "out"); },
+                             text...);
+    EXPECT_FALSE(std::filesystem::exists(dir / "out"));
+  };
+  auto model = block_model(4);
+  model.shift = true;
+  refused(model, "one scale for 128 weights", "found column, true and true", "gguf or packed");
+  model.shift = false;
+  model.tie_scales = false;
+  refused(model, "found column, false and false");
+  model = block_model(4);
+  model.intermediate_size = 200;
+  refused(model, "blocks of 128", "intermediate_size, found 200");
+  model = block_model(4);
+  MemorySource large(model);
+  large.values("model.layers.1.mlp.down_proj.wscale")[9] = 70000;
+  expect_error<DataError>([&] { export_gguf_q1_0(large, model, dir / "out"); },
+                          "down_proj.wscale[0, 9] is 70000", "too large for F16");
 }
 
 TEST(ExportGguf, NamesAndOrderOfRows) {
@@ -88,7 +213,7 @@ TEST(ExportGguf, ScaledRotaryEmbeddings) {
   const double smooth = (64 / 62.83185307179586 - 1) / 3;
   EXPECT_NEAR(factors[1], 1 / ((1 - smooth) / 8 + smooth), 1e-5);
   model.rope_scaling = {"linear", 4, 1, 4, 0};
-  const auto metadata = gguf_metadata(model, DType::kF32, "t", nullptr);
+  const auto metadata = gguf_metadata(model, FileKind::kF32, "t", nullptr);
   const std::pair<std::string, formats::GgufValue> type{"llama.rope.scaling.type",
                                                         std::string("linear")};
   EXPECT_NE(std::find(metadata.begin(), metadata.end(), type), metadata.end());

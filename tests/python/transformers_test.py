@@ -23,7 +23,7 @@ if __name__ == "__main__":
 import tokenizers  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 sys.path.insert(0, str(REPOSITORY / "tests/text/byte_bpe"))
 import make as make_byte_bpe  # noqa: E402
@@ -82,6 +82,49 @@ def random_llama(**changes):
             if "norm" in name:
                 parameter.uniform_(0.5, 1.5)  # norms of 1 would hide a swapped one
     return model
+
+
+def write_tied_model(folder, **changes):
+    """A native model with tied scales and no shifts; its tensors by published name."""
+    model = random_llama(**dict(hidden_size=128, intermediate_size=256, head_dim=32, vocab_size=320, **changes))
+    tensors = {key: value.clone() for key, value in model.state_dict().items()}
+    torch.manual_seed(4)
+    for key in [key for key in tensors if key.endswith("_proj.weight")]:
+        scale = key.replace(".weight", ".wscale")
+        tensors[scale] = torch.empty(1, tensors[key].shape[1]).uniform_(0.05, 0.15)
+        for member, owner in (("k_proj", "q_proj"), ("v_proj", "q_proj"), ("up_proj", "gate_proj")):
+            if member in key:
+                tensors[scale] = tensors[scale.replace(member, owner)].clone()
+    model.save_pretrained(folder)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "binarize": "column", "tie_scales": True, "shift": False}))
+    return tensors
+
+
+class TiedScales(InFolder):
+    def test_exports(self):
+        """Each export compares itself with the model before it gets its name; then they are compared with each other."""
+        tensors = write_tied_model(self.folder / "tied", num_key_value_heads=2)
+        for kind, *words in (("native",), ("packed", "--dtype", "fp32"), ("hf", "--dtype", "fp32")):
+            self.run_program("export", "--checkpoint", "tied", "--format", kind, *words, "--out", kind)
+        self.run_program("import", "--from", "native", "--out", "again")
+        for name in ("native", "again"):
+            found = load_file(self.folder / name / "model.safetensors")
+            self.assertEqual(found.keys(), tensors.keys())
+            self.assertTrue(all(torch.equal(found[key], tensors[key]) for key in tensors))
+        ids = torch.randint(0, 320, (WINDOWS, LENGTH))
+        theirs = transformers.LlamaForCausalLM.from_pretrained(self.folder / "hf", dtype=torch.float32).eval()
+        with torch.no_grad():
+            self.check_logits(self.our_logits("again", ids), theirs(ids).logits)
+
+    def test_different_scales_are_refused(self):
+        tensors = write_tied_model(self.folder / "differ")
+        tensors["model.layers.1.mlp.up_proj.wscale"][0, 5] += 1e-6
+        save_file(tensors, self.folder / "differ" / "model.safetensors", metadata={"format": "pt"})
+        for words in (("export", "--checkpoint", "differ"), ("import", "--from", "differ")):
+            with self.assertRaisesRegex(AssertionError, "exit code 3.*(.|\n)*layers.1.mlp.up_proj.wscale.*differs from"):
+                self.run_program(*words, "--out", "refused")
 
 
 class ForeignModels(InFolder):

@@ -48,6 +48,7 @@ struct ExportReport {
   double bits_per_weight = 0;  ///< 8 * tensor bytes / weights
   ZeroCounts zeros;            ///< in latent weights
   std::string tokenizer_note;  ///< why tokenizer.json is missing, if it is
+  std::string note;            ///< what else a user should know; mostly ""
 };
 
 /// An export in its temporary folder; removed again unless committed.

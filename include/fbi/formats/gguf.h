@@ -21,12 +21,35 @@ using GgufValue = std::variant<std::uint32_t, float, bool, std::string, std::vec
 /// Keys and values in file order.
 using GgufMetadata = std::vector<std::pair<std::string, GgufValue>>;
 
-/// Streams tensors of dtype F32 and F16 into a GGUF file. `layout` gives name, dtype and shape in the order in which `write` then
-/// receives the tensors, each as a whole. Shapes are row-major as everywhere here; the file's own order of extents is the reverse. Without
-/// `finish` nothing remains. Throws DiskError; UsageError on bytes that do not fit the layout.
+/// Q1_0: a row consists of blocks of 128 weights, each an fp16 scale d and then 128 bits, least significant first, 1 = +d, 0 = -d.
+enum class GgufType : std::uint32_t { kF32 = 0, kF16 = 1, kQ1_0 = 41 };
+inline constexpr std::int64_t kQ1BlockWeights = 128;
+inline constexpr std::int64_t kQ1BlockBytes = 18;
+
+/// "F32", "F16" or "Q1_0".
+std::string to_string(GgufType type);
+/// UsageError unless F32 or F16.
+GgufType gguf_type(DType dtype);
+/// Of a row of `columns` values; UsageError when a row of Q1_0 is no whole number of blocks.
+std::int64_t row_bytes(GgufType type, std::int64_t columns);
+
+/// As TensorView: row-major, in memory that someone else owns.
+struct GgufTensor {
+  std::string name;
+  GgufType type = GgufType::kF32;
+  std::vector<std::int64_t> shape;  ///< at least one extent, none of them negative
+  std::span<const std::byte> bytes;
+  std::int64_t numel() const;
+};
+/// All values as fp32; out.size() == numel (UsageError otherwise).
+void to_float(const GgufTensor& tensor, std::span<float> out);
+
+/// Streams tensors into a GGUF file. `layout` gives name, type and shape in the order in which `write` then receives the tensors, each
+/// as a whole. Shapes are row-major as everywhere here; the file's own order of extents is the reverse. Without `finish` nothing
+/// remains. Throws DiskError; UsageError on bytes that do not fit the layout.
 class GgufWriter {
  public:
-  GgufWriter(const std::filesystem::path& path, const GgufMetadata& metadata, std::vector<TensorView> layout);
+  GgufWriter(const std::filesystem::path& path, const GgufMetadata& metadata, std::vector<GgufTensor> layout);
   ~GgufWriter();
   void write(std::span<const std::byte> tensor);
   WrittenFile finish();
@@ -42,13 +65,13 @@ class GgufFile {
  public:
   explicit GgufFile(const std::filesystem::path& path);
   const std::map<std::string, GgufValue>& metadata() const { return metadata_; }
-  const std::vector<TensorView>& tensors() const { return tensors_; }  ///< in file order
+  const std::vector<GgufTensor>& tensors() const { return tensors_; }  ///< in file order
   const std::filesystem::path& path() const { return file_.path(); }
 
  private:
   MappedFile file_;
   std::map<std::string, GgufValue> metadata_;
-  std::vector<TensorView> tensors_;
+  std::vector<GgufTensor> tensors_;
 };
 
 }  // namespace fbi::formats
