@@ -82,7 +82,7 @@ Verb serve_verb() {
           "Requests are continued together, joining and leaving between tokens; each gets the text that `generate` gives for its prompt, "
           "options and seed. A field that would change the result and is not supported is refused with status 400, what does not fit into "
           "the queue with 503 and Retry-After. A client that goes away has its text cancelled. SIGINT or SIGTERM ends the server once its "
-          "texts are done.",
+          "texts are done. Try: curl http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \"One day, \", \"max_tokens\": 50, \"stream\": true}'",
           "",
           joined(packed_model_options(),
                  {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere, without any key asked for", "127.0.0.1", false, false},
@@ -92,7 +92,7 @@ Verb serve_verb() {
                   {"max-body-bytes", "N", "longest body of a request", "1048576", false, false},
                   {"stop-seconds", "S", "time that texts have to end after SIGTERM", "10", false, false}}),
           {"fbi-llm serve --model export/a-packed --port 8080",
-           "curl http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \"One day, \", \"max_tokens\": 50, \"stream\": true}'"},
+           "fbi-llm serve --model export/a-packed --activations int8 --head int8 --max-batch 32 --queue 200"},
           run};
 }
 
