@@ -46,17 +46,17 @@ __global__ void __launch_bounds__(kMatrixThreads)
     if (!per_column) values[0].set(alpha[o * row_stride], beta[o * row_stride]);
     const unsigned byte = bits[o * row_bytes(shape.columns) + part.column / 8];
     const unsigned signs = byte >> (part.column % 8);
-    Pack<T, kSize> pack;
+    T pack[kSize];
     for (int j = 0; j < kSize; ++j) {
       const Values<T>& value = values[per_column ? j : 0];
-      pack.x[j] = signs >> j & 1 ? value.plus : value.minus;
+      pack[j] = signs >> j & 1 ? value.plus : value.minus;
     }
     T* target = out + o * shape.columns + part.column;
     if (whole) {
-      *reinterpret_cast<Pack<T, kSize>*>(target) = pack;
+      store_pack(target, pack);
     } else {
       for (int j = 0; j < kSize; ++j) {
-        if (j < part.count) target[j] = pack.x[j];
+        if (j < part.count) target[j] = pack[j];
       }
     }
   }

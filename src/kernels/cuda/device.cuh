@@ -5,6 +5,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 
 /// What the kernels share. Unnamed namespace: every .cu file has its own copy.
 namespace fbi::kernels::cuda {
@@ -38,33 +39,53 @@ __device__ inline __half rounded<__half>(float x) {
   return __float2half_rn(x);
 }
 
-/// Neighbouring elements, moved by one instruction.
-template <class T, int size>
-struct alignas(sizeof(T) * size) Pack {
-  T x[size];
+/// Words that one instruction moves, by size. Structures of elements would be moved one by one.
+template <int bytes>
+struct WordOf;
+template <>
+struct WordOf<16> {
+  using Word = uint4;
 };
+template <>
+struct WordOf<8> {
+  using Word = uint2;
+};
+template <class T, int size>
+using Pack = typename WordOf<static_cast<int>(sizeof(T)) * size>::Word;
 /// Elements of 16 bytes.
 template <class T>
 constexpr int kPackSize = static_cast<int>(16 / sizeof(T));
 
-/// x[j] = source[j] for j < n, the others `fill`. `whole`: source is aligned to the pack and n is
-/// size or at most 0.
+/// Pointers are aligned to the pack.
 template <int size, class T>
-__device__ inline void load(float (&x)[size], const T* source, std::int64_t n, bool whole,
-                            float fill = 0) {
+__device__ inline void load_pack(T (&x)[size], const T* source) {
+  const auto word = *reinterpret_cast<const Pack<T, size>*>(source);
+  memcpy(x, &word, sizeof word);
+}
+template <int size, class T>
+__device__ inline void store_pack(T* target, const T (&x)[size]) {
+  Pack<T, size> word;
+  memcpy(&word, x, sizeof word);
+  __stwb(reinterpret_cast<Pack<T, size>*>(target), word);  // an assignment may be split again
+}
+
+/// x[j] = source[j] for j < n, the others 0. `whole`: source is aligned to the pack.
+template <int size, class T>
+__device__ inline void load(float (&x)[size], const T* source, std::int64_t n, bool whole) {
   if (whole && n >= size) {
-    const Pack<T, size> pack = *reinterpret_cast<const Pack<T, size>*>(source);
-    for (int j = 0; j < size; ++j) x[j] = to_float(pack.x[j]);
+    T pack[size];
+    load_pack(pack, source);
+    for (int j = 0; j < size; ++j) x[j] = to_float(pack[j]);
   } else {
-    for (int j = 0; j < size; ++j) x[j] = j < n ? to_float(source[j]) : fill;
+    for (int j = 0; j < size; ++j) x[j] = j < n ? to_float(source[j]) : 0.0f;
   }
 }
 template <int size, class T>
 __device__ inline void store(T* target, const float (&x)[size], std::int64_t n, bool whole) {
   if (whole && n >= size) {
-    Pack<T, size> pack;
-    for (int j = 0; j < size; ++j) pack.x[j] = rounded<T>(x[j]);
-    *reinterpret_cast<Pack<T, size>*>(target) = pack;
+    T pack[size];
+    for (int j = 0; j < size; ++j) pack[j] = rounded<T>(x[j]);
+    store_pack(target, pack);
   } else {
     for (int j = 0; j < size; ++j) {
       if (j < n) target[j] = rounded<T>(x[j]);

@@ -35,6 +35,14 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
+/// May overlay arrays of other types, as on a device.
+struct __attribute__((may_alias)) alignas(8) uint2 {
+  unsigned x, y;
+};
+struct __attribute__((may_alias)) alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
 /// Of the fiber that runs.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -108,6 +116,10 @@ T atomicAdd(T* target, T value) {
   const T before = *target;
   *target += value;
   return before;
+}
+template <class T>
+void __stwb(T* target, T value) {
+  *target = value;
 }
 inline int __popc(unsigned x) {
   return __builtin_popcount(x);
