@@ -303,7 +303,7 @@ std::vector<NamedTensor> AdamW::named_tensors() const {
     if (slot.kind != SlotKind::kPacked) continue;
     const auto shape = ops::scale_shape(slot);
     const auto viewed = [&](const Moments& m) { return Moments{m.exp_avg.view(shape), m.exp_avg_sq.view(shape)}; };
-    const NamedTensor alpha{ops::sibling_name(slot.name, "wscale"), slot.alpha.view(shape)};
+    const NamedTensor alpha{ops::sibling_name(slot.name, "wscale"), slot.alpha.view(shape), 0, -1, !slot.owns_alpha()};
     if (slot.owns_alpha())
       add(alpha, viewed(state.alpha_moments));
     else

@@ -1,5 +1,8 @@
 #include "train/session.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/equal.h>
 #include <nlohmann/json.hpp>
 
 #include "fbi/checkpoint/checkpoint_tensors.h"
@@ -97,12 +100,15 @@ void Session::start() {
 
 void Session::restore(const formats::CheckpointReader& checkpoint) {
   const checkpoint::CheckpointTensors tensors(checkpoint);
-  for (auto& [name, tensor, row_begin, total_rows] : optimizer_->named_tensors()) {
-    at::Tensor target = tensor;
+  for (auto& [name, tensor, row_begin, total_rows, repeated] : optimizer_->named_tensors()) {
+    at::Tensor target = repeated ? at::empty_like(tensor) : tensor;
     if (total_rows < 0)
       tensors.load(name, target);
     else
       tensors.load_rows(name, row_begin, row_begin + tensor.size(0), target);
+    if (repeated && !target.equal(tensor))
+      throw CheckpointError(concat(checkpoint.path().string(), ": ", name,
+                                   " differs from the scales of the layers before it, but model.tie_scales is true"));
   }
   optimizer_->publish();
   trainer_->set_state(state_from_json(manifest_state(checkpoint)["train"], checkpoint.path().string()));
@@ -110,7 +116,7 @@ void Session::restore(const formats::CheckpointReader& checkpoint) {
 
 std::filesystem::path Session::save(const std::filesystem::path& checkpoints) {
   std::vector<checkpoint::TensorPart> parts;
-  for (const auto& [name, tensor, row_begin, total_rows] : optimizer_->named_tensors())
+  for (const auto& [name, tensor, row_begin, total_rows, repeated] : optimizer_->named_tensors())
     parts.push_back({name, tensor, row_begin, total_rows});
   formats::CheckpointManifest manifest;
   manifest.step = trainer_->state().step;

@@ -336,6 +336,18 @@ TEST(Llama, WeightsAreRoundedAsInThePublishedEvaluation) {
                   .equal((beta + sign * alpha).to(at::kHalf).to(at::kFloat)));
 }
 
+TEST(Llama, RoundedActivationsMoveLogitsALittle) {
+  auto model = make_model(tiny_model(config::Binarize::kColumn));
+  const at::Tensor exact = logits_of(*model, some_ids());
+  model->round_activations(4);
+  const double moved = (logits_of(*model, some_ids()) - exact).norm().item<double>();
+  // Steps of 1/127 of the largest of four inputs: below 0.4 % of each, through two layers.
+  EXPECT_GT(moved, 1e-4 * exact.norm().item<double>());
+  EXPECT_LT(moved, 3e-2 * exact.norm().item<double>());
+  model->round_activations(0);
+  EXPECT_TRUE(logits_of(*model, some_ids()).equal(exact));
+}
+
 double expected_frequency(const config::ModelConfig& model, std::int64_t pair) {
   const auto& s = model.rope_scaling;
   const double plain = std::pow(

@@ -94,7 +94,7 @@ struct Replayed {
 class Replay {
  public:
   Replay(const AdamW& optimizer, const config::OptimizerConfig& config) : config_(config) {
-    for (const auto& [name, tensor, row_begin, total_rows] : optimizer.named_tensors()) {
+    for (const auto& [name, tensor, row_begin, total_rows, repeated] : optimizer.named_tensors()) {
       if (name.starts_with("optimizer.")) continue;
       const auto start = values(tensor);
       const std::vector<double> zeros(start.size(), 0.0);
@@ -133,7 +133,7 @@ class Replay {
   /// fp32 against double: a few roundings of 6e-8 relative per step and tensor; values are
   /// around 1.
   void expect_equal(const AdamW& optimizer) const {
-    for (const auto& [name, tensor, row_begin, total_rows] : optimizer.named_tensors()) {
+    for (const auto& [name, tensor, row_begin, total_rows, repeated] : optimizer.named_tensors()) {
       const bool first = name.starts_with("optimizer.exp_avg.");
       const bool second = name.starts_with("optimizer.exp_avg_sq.");
       const auto& replayed = tensors_.at(first ? name.substr(18) : second ? name.substr(21) : name);
@@ -276,7 +276,7 @@ TEST_F(AdamWSlots, ZeroGradientsClearsTheTiedPartToo) {
 TEST_F(AdamWSlots, PublishRewritesTheSignsFromTheLatentWeights) {
   AdamW optimizer = make();
   std::map<std::string, at::Tensor> tensors;
-  for (auto& [name, tensor, row_begin, total_rows] : optimizer.named_tensors()) tensors[name] = tensor;
+  for (auto& [name, tensor, row_begin, total_rows, repeated] : optimizer.named_tensors()) tensors[name] = tensor;
   tensors.at("row.weight").neg_();
   const at::Tensor before = packed_[1].bits.clone();
   optimizer.publish();
@@ -290,7 +290,7 @@ TEST_F(AdamWSlots, PublishRewritesTheSignsFromTheLatentWeights) {
 TEST_F(AdamWSlots, NamesAndShapesAreThePublishedOnes) {
   AdamW optimizer = make();
   std::map<std::string, std::vector<std::int64_t>> shapes;
-  for (const auto& [name, tensor, row_begin, total_rows] : optimizer.named_tensors()) shapes[name] = tensor.sizes().vec();
+  for (const auto& [name, tensor, row_begin, total_rows, repeated] : optimizer.named_tensors()) shapes[name] = tensor.sizes().vec();
   EXPECT_EQ(shapes.size(), 3u * (3 * 3 + 3));
   using Shape = std::vector<std::int64_t>;
   EXPECT_EQ(shapes.at("column.wscale"), (Shape{1, kColumns}));

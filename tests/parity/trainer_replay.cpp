@@ -192,7 +192,7 @@ ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
       result.losses.push_back(loss_terms(trace, sum_over_ranks(communicator, sums)));
     result.steps.push_back(step_values(trace, metrics));
   }
-  for (const auto& [name, tensor, row_begin, total_rows] : optimizer.named_tensors())
+  for (const auto& [name, tensor, row_begin, total_rows, repeated] : optimizer.named_tensors())
     if (!name.starts_with("optimizer.")) result.final_parameters[name] = whole(communicator, tensor, total_rows);
   return result;
 }

@@ -4,6 +4,8 @@
 #include <string>
 #include <tuple>
 
+#include "fbi/core/error.h"
+#include "support/expect_error.h"
 #include "train/tiny_run.h"
 
 namespace fbi::train {
@@ -51,6 +53,20 @@ TEST_P(Resume, FromAnyStepGivesTheSameBits) {
 
 TEST(ResumeTiedScales, GivesTheSameBits) {
   expect_same_bits("tied", false, 16);
+}
+
+TEST(ResumeTiedScales, FromDifferentScalesIsRefused) {
+  TinyRuns runs;
+  config::RunConfig config = runs.config("mixed");
+  config.checkpoint.every_steps = 2;
+  runs.run(config, "untied");
+  copy_run_at(runs.path("untied"), runs.path("tied"), 2);
+  config.model.tie_scales = true;
+  test::expect_error<CheckpointError>(
+      [&] {
+        runs.run(config, "tied", "auto", {}, {"model.tie_scales"});
+      },
+      "k_proj.wscale differs", "model.tie_scales is true");
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -45,6 +45,7 @@ struct NamedTensor {
   at::Tensor tensor;
   std::int64_t row_begin = 0;
   std::int64_t total_rows = -1;  ///< -1: whole
+  bool repeated = false;         ///< the memory of an earlier one under another name: a tied alpha
 };
 
 /// AdamW over slots, sharded by rows over the ranks of a communicator: sums gradients over ranks, applies the straight-through
