@@ -36,10 +36,10 @@ struct dim3 {
 };
 
 /// May overlay arrays of other types, as on a device.
-struct __attribute__((may_alias)) alignas(8) uint2 {
+struct alignas(8) [[gnu::may_alias]] uint2 {
   unsigned x, y;
 };
-struct __attribute__((may_alias)) alignas(16) uint4 {
+struct alignas(16) [[gnu::may_alias]] uint4 {
   unsigned x, y, z, w;
 };
 
