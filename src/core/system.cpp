@@ -1,5 +1,6 @@
 #include "fbi/core/system.h"
 
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/statvfs.h>
@@ -112,6 +113,13 @@ std::uint64_t process_start_ticks(std::int64_t pid) {
   std::uint64_t ticks = 0;
   fields >> ticks;
   return ticks;
+}
+
+void keep_freed_memory() {
+#ifdef M_MMAP_THRESHOLD  // glibc
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, -1);
+#endif
 }
 
 }  // namespace fbi

@@ -22,19 +22,11 @@ double sum_of(const float* x, std::int64_t count) {
 
 void rms_norm(const float* x, const float* weight, std::int64_t count, double eps, float* out) {
   const double mean = cpu_kernels().sum_of_squares(x, count) / static_cast<double>(count);
-  gemv_kernels().scale(x, static_cast<float>(1 / std::sqrt(mean + eps)), weight, count, out);
+  cpu_kernels().scaled_product(x, static_cast<float>(1 / std::sqrt(mean + eps)), weight, count, out);
 }
 
 void silu_product(float* gate, const float* up, std::int64_t count) {
-  constexpr std::int64_t kPiece = 256;
-  float e[kPiece];
-  for (std::int64_t first = 0; first < count; first += kPiece) {
-    const std::int64_t size = std::min(kPiece, count - first);
-    float* g = gate + first;
-    for (std::int64_t i = 0; i < size; ++i) e[i] = -g[i];
-    cpu_kernels().exp(e, size, e);
-    for (std::int64_t i = 0; i < size; ++i) g[i] = g[i] / (1 + e[i]) * up[first + i];
-  }
+  cpu_kernels().silu_product(gate, up, count, gate);
 }
 
 std::int64_t size_of(CacheType type) {

@@ -62,8 +62,6 @@ struct GemvKernels {
   DenseProduct fp32, fp16, int8_rows;
   /// Σ x[i] y[i]; y is one value for all i when !per_element.
   float (*dot)(const float* x, const float* y, bool per_element, std::int64_t count);
-  /// out[i] = x[i] · factor · weight[i]
-  void (*scale)(const float* x, float factor, const float* weight, std::int64_t count, float* out);
   /// out [head_dim] = Σ_p weights[p] values[p]; head_dim a multiple of kPadding.
   void (*mix_fp32)(const float* weights, const std::byte* values, std::int64_t positions,
                    std::int64_t head_dim, float* out);
@@ -95,7 +93,6 @@ void repack_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_
 namespace ref {
 
 float dot(const float* x, const float* y, bool per_element, std::int64_t count);
-void scale(const float* x, float factor, const float* weight, std::int64_t count, float* out);
 /// Rounds x·scale of one unit to 8 bits; returns what one of them is worth.
 float quantize(const float* x, const float* scale, bool per_column, std::int64_t count,
                std::int8_t* q);

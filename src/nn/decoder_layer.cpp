@@ -2,7 +2,6 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
-#include <ATen/ops/silu.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -130,7 +129,7 @@ at::Tensor DecoderLayer::attention(const at::Tensor& normed, const RotaryTable& 
 
 at::Tensor DecoderLayer::mlp(const at::Tensor& normed, at::ScalarType dtype) {
   const at::Tensor x = rounded_to_int8(normed, activation_block_);
-  const at::Tensor product = at::silu(ops::linear(x, gate_, dtype)) * ops::linear(x, up_, dtype);
+  const at::Tensor product = ops::silu_product(ops::linear(x, gate_, dtype), ops::linear(x, up_, dtype));
   return ops::linear(rounded_to_int8(product, activation_block_), down_, dtype);
 }
 

@@ -1,7 +1,11 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "fbi/kernels/layer.h"
+#include "fbi/ops/parallel.h"
 #include "fbi/ops/slot_ops.h"
 
 namespace fbi::ops {
@@ -10,26 +14,32 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+kernels::RmsNormInput kernel_input(const at::Tensor& x, const ParameterSlot& slot) {
+  return {x.const_data_ptr<float>(), slot.value.const_data_ptr<float>(), x.numel() / x.size(-1), x.size(-1)};
+}
+
 /// With n = x·r, r = 1/sqrt(mean(x²)+eps) and g = dY·w: dx = r (g - n·mean(g·n)), dw = Σ_t dY·n.
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, ParameterSlot* slot, double eps) {
-    const at::Tensor input = x.to(at::kFloat);
-    const at::Tensor inverse_rms = input.square().mean(-1, /*keepdim=*/true).add_(eps).rsqrt_();
+    const at::Tensor input = x.to(at::kFloat).contiguous();
+    at::Tensor out = at::empty_like(input);
+    at::Tensor inverse_rms = at::empty(input.sizes().slice(0, input.dim() - 1), input.options());
+    kernels::rms_norm(kernel_input(input, *slot), eps, out.data_ptr<float>(), inverse_rms.data_ptr<float>(),
+                      torch_parallel_for());
     ctx->save_for_backward({input, inverse_rms});
     ctx->saved_data["slot"] = reinterpret_cast<std::int64_t>(slot);  // outlives the graph by contract
-    return (input * inverse_rms).mul_(slot->value);
+    return out;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     auto& slot = *reinterpret_cast<ParameterSlot*>(ctx->saved_data["slot"].toInt());
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor& inverse_rms = saved[1];
-    const at::Tensor normalised = saved[0] * inverse_rms;
-    const at::Tensor dy = grads[0].to(at::kFloat);
-    if (slot.grad.defined()) slot.grad.add_((dy * normalised).reshape({-1, dy.size(-1)}).sum(0));
-    const at::Tensor g = dy * slot.value;
-    const at::Tensor mean = (g * normalised).mean(-1, /*keepdim=*/true);
-    return {(g - normalised * mean).mul_(inverse_rms), at::Tensor(), at::Tensor()};
+    const at::Tensor dout = grads[0].to(at::kFloat).contiguous();
+    at::Tensor dx = at::empty_like(saved[0]);
+    kernels::rms_norm_backward(kernel_input(saved[0], slot), saved[1].const_data_ptr<float>(), dout.const_data_ptr<float>(),
+                               dx.data_ptr<float>(), slot.grad.defined() ? slot.grad.data_ptr<float>() : nullptr,
+                               torch_parallel_for());
+    return {dx, at::Tensor(), at::Tensor()};
   }
 };
 

@@ -45,22 +45,17 @@ LayerWalk::Buffer LayerWalk::linear_backward(const config::LinearShape& linear, 
 }
 
 LayerWalk::Buffer LayerWalk::norm_forward(Buffer* inverse_rms) {
-  const Buffer square = stream();
+  const Buffer out = stream();
   *inverse_rms = activation(shape_.tokens * 4);
-  return square;  // x·inverse_rms takes the place of x²
+  return out;
 }
 
-LayerWalk::Buffer LayerWalk::norm_backward() {
-  const Buffer normalised = stream();
-  const Buffer g = stream();
-  const Buffer projected = stream();  // normalised·mean
-  return stream();
-}
+LayerWalk::Buffer LayerWalk::norm_backward() { return stream(); }
 
-/// Six half-width products and sums live until they are joined.
+/// Without a kernel six half-width products and sums live until they are joined.
 LayerWalk::Buffer LayerWalk::rotary(const Buffer&, std::int64_t width) {
   const std::int64_t bytes = shape_.tokens * width * shape_.element;
-  const Buffer halves = activation(3 * bytes);
+  const Buffer halves = shape_.fused_rotary ? Buffer() : activation(3 * bytes);
   return activation(bytes);
 }
 
@@ -96,15 +91,15 @@ LayerWalk::Buffer LayerWalk::attention(const Buffer& normed, Graph* graph) {
 LayerWalk::Buffer LayerWalk::mlp(const Buffer& normed, Graph* graph) {
   const std::int64_t bytes = shape_.tokens * shape_.wide * shape_.element;
   const auto saved = [&](Buffer Graph::* input) { return graph ? &(graph->*input) : nullptr; };
-  const Buffer gate = linear(normed, 4, linears_[kGate], saved(&Graph::gate_input));
-  const Buffer silu = activation(bytes);
-  const Buffer up = linear(normed, 4, linears_[kUp], saved(&Graph::up_input));
+  Buffer gate = linear(normed, 4, linears_[kGate], saved(&Graph::gate_input));
+  Buffer up = linear(normed, 4, linears_[kUp], saved(&Graph::up_input));
   const Buffer product = activation(bytes);
   if (graph) {
     graph->gate = gate;
-    graph->silu = silu;
     graph->up = up;
   }
+  gate.reset();
+  up.reset();
   return linear(product, shape_.element, linears_[kDown], saved(&Graph::product));
 }
 
@@ -134,16 +129,14 @@ LayerWalk::Buffer LayerWalk::mlp_backward(const Buffer& dy, Graph& graph) {
   const std::int64_t bytes = s.tokens * s.wide * s.element;
   Buffer dproduct = linear_backward(linears_[kDown], dy);
   graph.product.reset();
-  Buffer dsilu = activation(bytes), dup = activation(bytes);
+  const Buffer dgate = activation(bytes);
+  Buffer dup = activation(bytes);
   dproduct.reset();
-  graph.silu.reset();
+  graph.gate.reset();
   graph.up.reset();
   const Buffer dnormed = cast(linear_backward(linears_[kUp], dup), s.hidden, s.element, 4);
   dup.reset();
   graph.up_input.reset();
-  const Buffer dgate = activation(bytes);
-  dsilu.reset();
-  graph.gate.reset();
   cast(linear_backward(linears_[kGate], dgate), s.hidden, s.element, 4);  // added to dnormed
   graph.gate_input.reset();
   return dnormed;

@@ -9,6 +9,7 @@ namespace fbi::train {
 struct PassShape {
   std::int64_t tokens = 0, hidden = 0, queries = 0, keys = 0, wide = 0, heads = 0;
   bool packed = true;                ///< linear layers are unpacked when they are used
+  bool fused_rotary = false;         ///< one kernel, no parts to be joined
   bool heads_inside = false;         ///< attention returns [B, S, H, E] in memory; else a copy puts it in that order
   std::int64_t element = 4;          ///< bytes of the compute dtype
   std::int64_t attention_element = 4;
@@ -26,7 +27,7 @@ class LayerWalk {
   struct Graph {
     Buffer input, inverse_rms, query_input, key_input, value_input;
     Buffer q, k, v, mixed, log_sum_exp, o_input;
-    Buffer h, post_inverse_rms, gate_input, up_input, gate, silu, up, product;
+    Buffer h, post_inverse_rms, gate_input, up_input, gate, up, product;
   };
 
   LayerWalk(MemoryLedger& ledger, const PassShape& shape, const std::array<config::LinearShape, 7>& linears)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "fbi/ops/sign_products.h"
 #include "train/layer_walk.h"
 #include "train/parameter_shapes.h"
 
@@ -48,14 +49,25 @@ class StepWalk {
 
   Buffer make(MemoryKind kind, std::int64_t bytes) { return ledger_.make(kind, bytes); }
   Buffer stream(std::int64_t width) { return make(MemoryKind::kActivations, tokens_ * width * kFloatBytes); }
-  std::int64_t attention_bytes(std::int64_t element) const { return processor_ == Processor::kCpu ? kFloatBytes : element; }
 
   PassShape student_shape() const {
     PassShape shape = pass_shape(config_.model, tokens_);
-    shape.element = element_;
-    shape.attention_element = attention_bytes(element_);
-    shape.heads_inside = processor_ == Processor::kGpu;
+    place(shape, element_);
+    const auto dtype = element_ == kFloatBytes ? at::kFloat : at::kBFloat16;
+    if (processor_ == Processor::kCpu &&
+        ops::choose_sign_products(config_.train.sign_products, at::kCPU, dtype) != ops::SignProducts::kDense) {
+      shape.packed = false;  // their tables are no tensors, and as small as a few tokens
+    }
     return shape;
+  }
+
+  /// What follows from the processor and the compute dtype.
+  void place(PassShape& shape, std::int64_t element) const {
+    const bool cpu = processor_ == Processor::kCpu;
+    shape.element = element;
+    shape.attention_element = cpu ? kFloatBytes : element;
+    shape.fused_rotary = cpu && element == kFloatBytes;
+    shape.heads_inside = !cpu || shape.fused_rotary;
   }
 
   /// distill::load_teacher: slots are made in fp32, then stored in the teacher's own type. Spread over ranks: each matrix of a
@@ -130,9 +142,7 @@ class StepWalk {
   /// Hidden states after the final norm; layers one after the other, nothing kept.
   Buffer teacher_forward() {
     PassShape shape = pass_shape(teacher_->model, tokens_);
-    shape.element = teacher_->compute_bytes;
-    shape.attention_element = attention_bytes(teacher_->compute_bytes);
-    shape.heads_inside = processor_ == Processor::kGpu;
+    place(shape, teacher_->compute_bytes);
     shape.value_element = teacher_->value_bytes;
     const auto linears = config::decoder_linears(teacher_->model);
     LayerWalk walk(ledger_, shape, linears);

@@ -12,6 +12,9 @@ int usable_processors();
 std::uint64_t resident_bytes();       ///< physical memory of this process now; 0 when unknown
 std::uint64_t peak_resident_bytes();  ///< its maximum so far; 0 when unknown
 double process_cpu_seconds();         ///< processor time of all threads of this process so far
+/// Memory that is freed stays with the process for what is allocated next. Every step of training allocates the same tensors
+/// anew; to hand them back and ask for them again costs a page fault per 4 KB (5 to 8 % of a small model's step). Call first.
+void keep_freed_memory();
 /// Bytes an ordinary user can still write to the file system that holds `path`, or would hold it: the nearest existing
 /// folder above is asked. DiskError when that fails.
 std::uint64_t free_disk_bytes(const std::filesystem::path& path);

@@ -24,6 +24,9 @@ void accumulate_outer(at::Tensor& target, const at::Tensor& a, const at::Tensor&
 /// RMSNorm (Zhang & Sennrich 2019) in fp32: y = w · x / sqrt(mean(x²) + eps), [T, D] -> [T, D].
 at::Tensor rms_norm(const at::Tensor& x, ParameterSlot& slot, double eps);
 
+/// silu(gate)·up, of one shape and dtype; the gate of LLaMA's MLP (SwiGLU, Shazeer 2020).
+at::Tensor silu_product(const at::Tensor& gate, const at::Tensor& up);
+
 /// Rows of the embedding, ids int64 [T] -> [T, D] in the slot's dtype.
 at::Tensor embedding(const at::Tensor& ids, const ParameterSlot& slot);
 /// slot.grad[ids[t]] += dx[t] in token order (deterministic); tokens equal to `pad_token_id` (-1: none) are left out.

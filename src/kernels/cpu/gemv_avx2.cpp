@@ -228,7 +228,6 @@ constinit const GemvKernels kAvx2Gemv = {
     .fp16 = {dense_rows<LoadFp16>},
     .int8_rows = {dense_rows<LoadInt8>},
     .dot = dot,
-    .scale = scale,
     .mix_fp32 = mix<LoadFp32>,
     .mix_fp16 = mix<LoadFp16>,
 };

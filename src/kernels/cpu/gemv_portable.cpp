@@ -170,7 +170,6 @@ constinit const GemvKernels kPortableGemv = {
     .fp16 = {rows_fp16},
     .int8_rows = {rows_int8},
     .dot = ref::dot,
-    .scale = ref::scale,
     .mix_fp32 = mix_fp32,
     .mix_fp16 = mix_fp16,
 };

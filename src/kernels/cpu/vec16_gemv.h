@@ -104,12 +104,6 @@ float dot(const float* x, const float* y, bool per_element, std::int64_t count) 
   return static_cast<float>(sum_of_lanes(sum));
 }
 
-void scale(const float* x, float factor, const float* weight, std::int64_t count, float* out) {
-  for_lanes(count, [&](std::int64_t i, auto lanes) {
-    store(out + i, mul(mul(load(x + i, lanes), splat(factor)), load(weight + i, lanes)), lanes);
-  });
-}
-
 /// n times sixteen values of a head, kept in registers over all positions.
 template <int n, class Load>
 inline void mix_group(const float* weights, const std::byte* values, std::int64_t positions,

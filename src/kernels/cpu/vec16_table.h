@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/cpu/vec16_loss.h"
+#include "kernels/cpu/vec16_layer.h"
 #include "kernels/cpu/vec16_matrix.h"
 
 namespace fbi::kernels {
@@ -23,6 +23,12 @@ constexpr CpuKernels kVec16Kernels = {
     .to_bfloat16 = to_bfloat16,
     .from_bfloat16 = from_bfloat16,
     .exp = exp,
+    .scaled_product = scaled_product,
+    .add_scaled_products = add_scaled_products,
+    .rms_norm_backward_row = rms_norm_backward_row,
+    .silu_product = silu_product,
+    .silu_product_backward = silu_product_backward,
+    .rotate = rotate,
 };
 
 }  // namespace

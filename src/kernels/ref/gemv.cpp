@@ -166,10 +166,6 @@ float dot(const float* x, const float* y, bool per_element, std::int64_t count) 
   return static_cast<float>(sum);
 }
 
-void scale(const float* x, float factor, const float* weight, std::int64_t count, float* out) {
-  for (std::int64_t i = 0; i < count; ++i) out[i] = x[i] * factor * weight[i];
-}
-
 float quantize(const float* x, const float* scale, bool per_column, std::int64_t count,
                std::int8_t* q) {
   float largest = 0;
@@ -195,7 +191,6 @@ constinit const GemvKernels kRefGemv = {
     .fp16 = {rows_fp16},
     .int8_rows = {rows_int8},
     .dot = ref::dot,
-    .scale = ref::scale,
     .mix_fp32 = mix_fp32,
     .mix_fp16 = mix_fp16,
 };

@@ -19,6 +19,12 @@ constinit const CpuKernels kRefKernels = {
     .to_bfloat16 = ref::to_bfloat16,
     .from_bfloat16 = ref::from_bfloat16,
     .exp = ref::exp,
+    .scaled_product = ref::scaled_product,
+    .add_scaled_products = ref::add_scaled_products,
+    .rms_norm_backward_row = ref::rms_norm_backward_row,
+    .silu_product = ref::silu_product,
+    .silu_product_backward = ref::silu_product_backward,
+    .rotate = ref::rotate,
 };
 
 }  // namespace fbi::kernels
