@@ -13,7 +13,8 @@
 /// barriers (emulator.cpp). What a launch does wrong throws std::logic_error: a barrier or a warp
 /// operation that not all threads reach, or reach at different lines; a lane outside of the mask.
 /// Shared and allocated memory begins as NaN; device memory has marked borders, checked when it is
-/// freed, and poisoned under AddressSanitizer. Threads and blocks run upwards, downwards or
+/// freed, and poisoned under AddressSanitizer. A warp runs as far as it can
+/// before the next one does; lanes, warps and blocks run upwards, downwards or
 /// shuffled from launch to launch, so that results which depend on their order differ.
 ///
 /// It does not say anything about speed, nor about a device's memory order, rounding of exp and the

@@ -97,10 +97,13 @@ class Machine {
 
  private:
   static void enter();
-  void run_block(const std::vector<std::size_t>& order);
+  void run_block(const std::vector<std::size_t>& warps, const std::vector<std::size_t>& lanes);
+  void run_warp(std::size_t base, const std::vector<std::size_t>& lanes);
   static void make(Fiber& fiber);
-  bool resume(const std::vector<std::size_t>& order);
-  bool release_warps();
+  void resume(std::size_t thread);
+  bool have_met(std::size_t base, std::size_t first,
+                std::array<std::uint64_t, kWarp>& values) const;
+  bool release_lanes(std::size_t base);
   bool release_block();
   [[noreturn]] void stuck();
   [[noreturn]] void throw_failure(const std::string& message);
@@ -135,12 +138,12 @@ void Machine::run_grid(dim3 grid, dim3 block, const std::function<void()>& kerne
   kernel_ = &kernel;
   threads_ = block.x;
   for (; fibers_.size() < threads_; make(fibers_.back())) fibers_.emplace_back();
-  const auto threads = order_of(threads_);
+  const auto warps = order_of((threads_ + kWarp - 1) / kWarp), lanes = order_of(kWarp);
   for (std::size_t index : order_of(std::size_t{grid.x} * grid.y * grid.z)) {
     blockIdx = {static_cast<unsigned>(index % grid.x),
                 static_cast<unsigned>(index / grid.x % grid.y),
                 static_cast<unsigned>(index / grid.x / grid.y)};
-    run_block(threads);
+    run_block(warps, lanes);
   }
 }
 
@@ -165,60 +168,65 @@ void Machine::make(Fiber& fiber) {
   makecontext(&fiber.context.registers, &Machine::enter, 0);
 }
 
-void Machine::run_block(const std::vector<std::size_t>& order) {
+void Machine::run_block(const std::vector<std::size_t>& warps,
+                        const std::vector<std::size_t>& lanes) {
   if (__start_emulated_shared) {
     std::memset(__start_emulated_shared, 0xFF,
                 static_cast<std::size_t>(__stop_emulated_shared - __start_emulated_shared));
   }
   for (std::size_t thread = 0; thread < threads_; ++thread) fibers_[thread].state = State::kRuns;
-  while (resume(order)) {
-    while (release_warps() || release_block()) {
-      if (!resume(order)) return;
-    }
+  do {
+    for (std::size_t warp : warps) run_warp(warp * kWarp, lanes);
+  } while (release_block());
+  const auto ended = [](const Fiber& fiber) { return fiber.state == State::kEnded; };
+  if (!std::all_of(fibers_.begin(), fibers_.begin() + static_cast<std::ptrdiff_t>(threads_), ended))
     stuck();
-  }
 }
 
-/// Runs every thread that can until it waits; false when all have ended.
-bool Machine::resume(const std::vector<std::size_t>& order) {
-  bool left = false;
-  for (std::size_t thread : order) {
-    Fiber& fiber = fibers_[thread];
-    if (fiber.state == State::kRuns) {
-      current_ = thread;
-      threadIdx = {static_cast<unsigned>(thread), 0, 0};
-      switch_stacks(scheduler_, fiber.context);
-      if (failure_) {
-        throw_failure("thread " + std::to_string(thread) + " " + std::exchange(failure_, nullptr) +
-                      " at " + describe(fiber.site));
-      }
+/// As far as the warp gets without the others: a barrier that is missing lets it run ahead of them.
+void Machine::run_warp(std::size_t base, const std::vector<std::size_t>& lanes) {
+  do {
+    for (std::size_t lane : lanes) {
+      if (base + lane < threads_ && fibers_[base + lane].state == State::kRuns) resume(base + lane);
     }
-    left |= fiber.state != State::kEnded;
-  }
-  return left;
+  } while (release_lanes(base));
 }
 
-/// Lets the lanes go that have all met at one operation.
-bool Machine::release_warps() {
+/// Runs a thread until it waits or ends.
+void Machine::resume(std::size_t thread) {
+  current_ = thread;
+  threadIdx = {static_cast<unsigned>(thread), 0, 0};
+  switch_stacks(scheduler_, fibers_[thread].context);
+  if (!failure_) return;
+  throw_failure("thread " + std::to_string(thread) + " " + std::exchange(failure_, nullptr) +
+                " at " + describe(fibers_[thread].site));
+}
+
+/// Whether all lanes of the first one's mask wait where it does; their values.
+bool Machine::have_met(std::size_t base, std::size_t first,
+                       std::array<std::uint64_t, kWarp>& values) const {
+  const Fiber& waits = fibers_[base + first];
+  for (std::size_t lane = 0; lane < kWarp; ++lane) {
+    if (!(waits.mask >> lane & 1)) continue;
+    if (base + lane >= threads_) return false;
+    const Fiber& other = fibers_[base + lane];
+    if (other.state != State::kAtWarpOperation || other.mask != waits.mask ||
+        !same(other.site, waits.site))
+      return false;
+    values[lane] = other.value;
+  }
+  return true;
+}
+
+/// Lets the lanes of a warp go that have all met at one operation.
+bool Machine::release_lanes(std::size_t base) {
   bool released = false;
-  for (std::size_t thread = 0; thread < threads_; ++thread) {
-    const Fiber& first = fibers_[thread];
-    if (first.state != State::kAtWarpOperation) continue;
-    const std::size_t base = thread / kWarp * kWarp;
+  for (std::size_t first = 0; first < kWarp && base + first < threads_; ++first) {
     std::array<std::uint64_t, kWarp> values = {};
-    bool complete = first.mask >> (thread - base) & 1;
-    for (std::size_t lane = 0; lane < kWarp && complete; ++lane) {
-      if (!(first.mask >> lane & 1)) continue;
-      complete = base + lane < threads_;
-      if (!complete) break;
-      const Fiber& other = fibers_[base + lane];
-      complete = other.state == State::kAtWarpOperation && other.mask == first.mask &&
-                 same(other.site, first.site);
-      values[lane] = other.value;
-    }
-    if (!complete) continue;
-    const unsigned mask = first.mask;
-    for (std::size_t lane = 0; lane < kWarp; ++lane) {
+    if (fibers_[base + first].state != State::kAtWarpOperation || !have_met(base, first, values))
+      continue;
+    const unsigned mask = fibers_[base + first].mask;
+    for (std::size_t lane = first; lane < kWarp; ++lane) {
       if (!(mask >> lane & 1)) continue;
       fibers_[base + lane].received = values;
       fibers_[base + lane].state = State::kRuns;
