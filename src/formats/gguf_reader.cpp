@@ -130,7 +130,8 @@ class GgufReader {
       fail("tensor ", printable(view.name), " has ", dimensions, " dimensions");
     for (std::uint32_t i = 0; i < dimensions; ++i) {
       const auto extent = number<std::uint64_t>();
-      if (extent > static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max())) {
+      if (extent == 0 ||
+          extent > static_cast<std::uint64_t>(std::numeric_limits<std::int32_t>::max())) {
         fail("tensor ", printable(view.name), " has an extent of ", extent);
       }
       view.shape.insert(view.shape.begin(), static_cast<std::int64_t>(extent));
@@ -151,7 +152,7 @@ class GgufReader {
     if (bytes > file_.size()) fail("tensor ", printable(view.name), " lies outside the file");
     for (std::size_t i = 0; i + 1 < view.shape.size(); ++i) {
       const auto extent = static_cast<std::uint64_t>(view.shape[i]);
-      if (extent > 0 && bytes > file_.size() / extent)
+      if (bytes > file_.size() / extent)
         fail("tensor ", printable(view.name), " lies outside the file");
       bytes *= extent;
     }

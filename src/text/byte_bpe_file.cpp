@@ -46,6 +46,16 @@ class ByteAlphabet {
   std::unordered_map<char32_t, char> byte_of_;
 };
 
+/// Copying a value and showing it in a message take stack for every level.
+constexpr int kMaxDepth = 32;
+Json parse_flat(const fs::path& path, const std::string& text) {
+  return Json::parse(text, [&](int depth, Json::parse_event_t, Json&) {
+    if (depth > kMaxDepth)
+      throw DataError(concat(path.string(), ": more than ", kMaxDepth, " levels of nesting"));
+    return true;
+  });
+}
+
 class FileReader {
  public:
   FileReader(const fs::path& path, const Json& root)
@@ -199,7 +209,7 @@ class FileReader {
   void read_special_ids() {
     const fs::path config_file = path_.parent_path() / "tokenizer_config.json";
     const Json config =
-        fs::exists(config_file) ? Json::parse(read_file(config_file)) : Json::object();
+        fs::exists(config_file) ? parse_flat(config_file, read_file(config_file)) : Json::object();
     const auto named = [&](const char* key) -> std::optional<std::int32_t> {
       Json token = config.value(key, Json());
       if (token.is_object()) token = token.value("content", Json());
@@ -231,7 +241,7 @@ class FileReader {
 
 ByteBpeFile read_byte_bpe_file(const fs::path& path, const std::string& json) {
   try {
-    return FileReader(path, Json::parse(json)).read();
+    return FileReader(path, parse_flat(path, json)).read();
   } catch (const Json::exception& error) {
     throw DataError(concat(path.string(), ": not a sound tokenizer.json: ", error.what()));
   }

@@ -86,6 +86,7 @@ TEST_F(Gguf, DamagedFiles) {
   const auto info = whole.find("a.weight") + 8;
   refused(changed(info, "\5"), "has 5 dimensions");
   refused(changed(info + 11, "\1"), "an extent of");
+  refused(changed(info + 12, std::string_view("\0", 1)), "an extent of 0");
   refused(changed(info + 4, "\xff\xff\xff\x7f"), "lies outside");
   refused(changed(info + 20, "\x28"), "type 40 is not read");
   refused(changed(info + 20, "\x29"), "a row of Q1_0 has 3 weights, no multiple of 128");

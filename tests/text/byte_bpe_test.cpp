@@ -151,6 +151,17 @@ TEST_F(BrokenFiles, BrokenOnes) {
   }
 }
 
+TEST_F(BrokenFiles, DeepOnes) {
+  const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  write("{\"normalizer\": " + deep + "}");
+  expect_error<DataError>([&] { load_tokenizer(folder_.path()); },
+                          (folder_ / "tokenizer.json").string(), "more than 32 levels of nesting");
+  write(root_.dump());
+  test::write_text(folder_ / "tokenizer_config.json", "{\"bos_token\": " + deep + "}");
+  expect_error<DataError>([&] { load_tokenizer(folder_.path()); },
+                          (folder_ / "tokenizer_config.json").string(), "32 levels");
+}
+
 TEST_F(BrokenFiles, SpecialPiecesMustBeNamed) {
   config_.erase("eos_token");
   refused("/normalizer", nullptr, "expected eos_token in tokenizer_config.json");

@@ -37,7 +37,7 @@ std::int64_t row_bytes(GgufType type, std::int64_t columns);
 struct GgufTensor {
   std::string name;
   GgufType type = GgufType::kF32;
-  std::vector<std::int64_t> shape;  ///< at least one extent, none of them negative
+  std::vector<std::int64_t> shape;  ///< at least one extent; all are positive
   std::span<const std::byte> bytes;
   std::int64_t numel() const;
 };

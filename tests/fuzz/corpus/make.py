@@ -20,6 +20,39 @@ def tensor(begin, end, shape, dtype="F32"):
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
+def text(value):
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def key(name, kind, value):
+    return text(name) + struct.pack("<I", kind) + value
+
+
+def padded(data, multiple=32):
+    return data + bytes(-len(data) % multiple)
+
+
+def gguf(keys, tensors, offsets=None):
+    """`tensors`: name, extents with the fastest first, type, bytes."""
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys)
+    next_offset = 0
+    for n, (name, extents, kind, data) in enumerate(tensors):
+        offset = next_offset if offsets is None else offsets[n]
+        out += text(name) + struct.pack(f"<I{len(extents)}QIQ", len(extents), *extents, kind, offset)
+        next_offset += len(padded(data))
+    return padded(out) + b"".join(padded(data) for _, _, _, data in tensors)
+
+
+def tokenizer_json(pieces, merges, **model):
+    """Byte-level BPE as of GPT-2: the 256 bytes and `pieces`, then <|begin_of_text|> and <|end_of_text|>."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    characters = [chr(byte) if byte in printable else chr(256 + sum(b not in printable for b in range(byte))) for byte in range(256)]
+    vocab = {**{character: n for n, character in enumerate(characters)}, **pieces}
+    special = [{"id": len(vocab) + n, "content": name, "special": True} for n, name in enumerate(("<|begin_of_text|>", "<|end_of_text|>"))]
+    return {"added_tokens": special, "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+            "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocab, "merges": merges, **model}}
+
+
 def main():
     two = {"__metadata__": {"format": "pt"}, "a": tensor(0, 8, [2]), "b": tensor(8, 12, [2, 1], "BF16")}
     write("safetensors/two", safetensors(two, bytes(range(12))))
@@ -50,6 +83,31 @@ def main():
     write("model_config/layers", json.dumps({**llama, "num_hidden_layers": 10**9}))
     write("model_config/bias", json.dumps({**llama, "attention_bias": True, "quantization_config": {"bits": 4}}))
     write("model_config/deep", "{" + '"a":{' * 70 + "}" * 70 + "}")
+
+    f32, f16, q1_0 = 0, 1, 41
+    keys = [key("u", 4, struct.pack("<I", 7)), key("f", 6, struct.pack("<f", 0.5)), key("b", 7, b"\1"), key("s", 8, text("text")),
+            key("ids", 9, struct.pack("<IQii", 5, 2, -1, 2)), key("scores", 9, struct.pack("<IQf", 6, 1, 0.5)),
+            key("pieces", 9, struct.pack("<IQ", 8, 2) + text("a") + text(""))]
+    tensors = [("n.weight", [3], f32, bytes(12)), ("h.weight", [3, 2], f16, bytes(range(12))), ("q.weight", [128, 2], q1_0, bytes(range(36)))]
+    write("gguf/types", gguf(keys, tensors))
+    write("gguf/empty", gguf([], []))
+    write("gguf/overlap", gguf([], tensors, offsets=[0, 0, 32]))
+    write("gguf/outside", gguf([], tensors, offsets=[0, 32, 2**40]))
+    write("gguf/extents", gguf([], [("a", [2**31 - 1] * 4, q1_0, b"")]))
+    write("gguf/no-blocks", gguf([], [("a", [100, 2], q1_0, bytes(36))]))
+    write("gguf/many-tensors", gguf([], [])[:8] + struct.pack("<QQ", 2**60, 0))
+    write("gguf/long-text", gguf([struct.pack("<Q", 2**63) + b"key"], []))
+    write("gguf/long-list", gguf([key("a", 9, struct.pack("<IQ", 8, 2**50))], []))
+
+    write("tokenizer_json/deep", '{"model":' + "[" * 200 + "]" * 200 + "}")
+    write("tokenizer_json/unigram", json.dumps({"model": {"type": "Unigram", "vocab": [["a", 0.5]]}}))
+    write("tokenizer_json/small", json.dumps(tokenizer_json({}, [])))
+    joined = {"Once": 258, "On": 256, "ce": 257}
+    write("tokenizer_json/merges", json.dumps(tokenizer_json(joined, ["O n", "c e", "On ce"])))
+    write("tokenizer_json/pairs", json.dumps(tokenizer_json(joined, [["O", "n"], ["c", "e"], ["On", "ce"]], ignore_merges=True)))
+    write("tokenizer_json/unknown-piece", json.dumps(tokenizer_json(joined, ["O c"])))
+    write("tokenizer_json/id-twice", json.dumps(tokenizer_json({"On": 7}, [])))
+    write("tokenizer_json/large-id", json.dumps(tokenizer_json({"On": 2**31}, [])))
 
     for path in sorted((HERE / "../../formats/torch_files").glob("*.bin")):
         if zipfile.is_zipfile(path):
