@@ -4,9 +4,10 @@
 
 namespace fbi::infer {
 
-Batch::Batch(Forward& forward, std::int64_t vocab_size)
+Batch::Batch(Forward& forward, std::int64_t vocab_size, ParallelFor& parallel)
     : forward_(forward),
       vocab_size_(vocab_size),
+      parallel_(parallel),
       logits_(static_cast<std::size_t>(Forward::kMaxRows * vocab_size)) {}
 
 void Batch::step(std::span<Sequence* const> sequences) {
@@ -82,22 +83,34 @@ void Batch::feed(std::span<const Part> parts) {
   for (const auto& [sequence, count] : parts) sequence->fed += count;
 }
 
-/// What the logits say: a score within the prompt, a new token at its end.
+/// What the logits say. Sequences know nothing of each other, so several threads may listen.
 void Batch::hear() {
+  speakers_.clear();
+  for (std::size_t row = 0; row < heard_.size(); ++row) {
+    if (row == 0 || heard_[row] != heard_[row - 1]) speakers_.push_back(row);
+  }
+  speakers_.push_back(heard_.size());
+  constexpr std::int64_t kWorthAThread = 8192;  // logits: those of fewer are drawn from before one is awake
+  const std::int64_t grain = 1 + kWorthAThread / vocab_size_;
+  parallel_.run(0, std::ssize(speakers_) - 1, grain, [this](std::int64_t begin, std::int64_t end) {
+    for (std::size_t row = speakers_[begin]; row < speakers_[end]; ++row) hear(row);
+  });
+}
+
+/// A score within the prompt, a new token at its end.
+void Batch::hear(std::size_t row) {
   const auto vocab = static_cast<std::size_t>(vocab_size_);
-  for (std::size_t n = 0; n < heard_.size(); ++n) {
-    Sequence& sequence = *heard_[n];
-    Continuation& continuation = sequence.continuation;
-    const auto logits = std::span<const float>(logits_).subspan(n * vocab, vocab);
-    try {
-      if (rows_[n].position + 1 < continuation.prompt_tokens()) {
-        continuation.score(rows_[n].position, logits);
-      } else if (!continuation.ended()) {
-        continuation.draw(logits);
-      }
-    } catch (...) {
-      sequence.error = std::current_exception();
+  Sequence& sequence = *heard_[row];
+  Continuation& continuation = sequence.continuation;
+  const auto logits = std::span<const float>(logits_).subspan(row * vocab, vocab);
+  try {
+    if (rows_[row].position + 1 < continuation.prompt_tokens()) {
+      continuation.score(rows_[row].position, logits);
+    } else if (!continuation.ended()) {
+      continuation.draw(logits);
     }
+  } catch (...) {
+    sequence.error = std::current_exception();
   }
 }
 

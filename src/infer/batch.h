@@ -38,7 +38,7 @@ struct Sequence {
 /// whatever stands beside it, because Forward's rows do not depend on each other.
 class Batch {
  public:
-  Batch(Forward& forward, std::int64_t vocab_size);
+  Batch(Forward& forward, std::int64_t vocab_size, ParallelFor& parallel);
 
   /// Gives every sequence that is behind its prompt one more token, and prompts, first come first
   /// served, Forward::kMaxRows rows: so a long prompt does not hold the others up. What goes wrong
@@ -55,14 +55,17 @@ class Batch {
   void run(std::span<const Part> parts);
   void feed(std::span<const Part> parts);
   void hear();
+  void hear(std::size_t row);
 
   Forward& forward_;
   std::int64_t vocab_size_;
+  ParallelFor& parallel_;
   std::vector<Part> parts_;  // of the next run
   std::int64_t part_rows_ = 0;
   std::vector<TokenRow> rows_, silent_rows_;
-  std::vector<Sequence*> heard_;  // whose logits those of the first rows are
-  std::vector<float> logits_;     // [kMaxRows, V]
+  std::vector<Sequence*> heard_;       // whose logits those of the first rows are
+  std::vector<std::size_t> speakers_;  // where in heard_ a sequence begins, and the end
+  std::vector<float> logits_;          // [kMaxRows, V]
 };
 
 }  // namespace fbi::infer

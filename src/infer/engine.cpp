@@ -99,7 +99,7 @@ class Engine::Impl {
       : model_(model),
         tokenizer_(tokenizer),
         options_(options),
-        batch_(model.impl_->forward(), model.vocab_size()) {
+        batch_(model.impl_->forward(), model.vocab_size(), model.impl_->team().pool()) {
     check("max_batch", options.max_batch, 1, 256);
     check("queue", options.queue, 0, 65536);
     thread_ = std::thread([this] { work(); });

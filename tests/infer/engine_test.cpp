@@ -167,6 +167,32 @@ TEST_F(EngineTest, EachTextIsTheOneThatGenerateGives) {
   }
 }
 
+TEST_F(EngineTest, SeveralThreadsDrawFromALargeVocabulary) {
+  config::ModelConfig config = engine_model();
+  config.vocab_size = 9000;
+  PackedModel large(config, {.threads = 3});
+  std::vector<EngineRequest> requests;
+  std::vector<GenerateResult> expected;
+  for (std::uint64_t n = 0; n < 8; ++n) {
+    const GenerateOptions options = {.max_new_tokens = 10, .sampling = {.seed = n}};
+    requests.push_back({prompt_ids(large, words, "abc", true), options, 2, true});
+    expected.push_back(generate(large, words, "abc", options));
+  }
+  Engine engine(large, words);
+  const auto generation = engine.submit(requests);
+  fetch(*generation, requests.size());
+  for (std::size_t n = 0; n < requests.size(); ++n) {
+    const GenerateResult found = generation->result(n);
+    EXPECT_EQ(found.ids, expected[n].ids);
+    const bool eos = found.finish_reason == FinishReason::kEos;  // has a score, too
+    ASSERT_EQ(std::ssize(found.scores), 3 + found.new_tokens + eos);
+    EXPECT_EQ(found.scores[1].id, requests[n].prompt[2]);
+    for (std::size_t t = 0; t < found.ids.size(); ++t) {
+      EXPECT_EQ(found.scores[3 + t].id, found.ids[t]);
+    }
+  }
+}
+
 TEST_F(EngineTest, ScoresAreLikelihoodsOfTheModel) {
   for (const std::int64_t length : {1, 5, 40}) {
     std::vector<std::int32_t> prompt = {1};
