@@ -213,6 +213,14 @@ class Answers(unittest.TestCase):
         self.assertEqual([len(best) for best in again["logprobs"]["top_logprobs"][1:]], [5] * 20)
         self.assertEqual(again["logprobs"]["tokens"][1:], found["tokens"])
 
+    def test_log_probabilities_are_those_of_perplexity(self):
+        ids = [1, *generate("Lily", "--max-new-tokens", 60, "--seed", 2)["ids"]]
+        (WORK / "window.jsonl").write_text(json.dumps(ids) + "\n")
+        done = subprocess.run([FBI_RUN, "perplexity", "--model", WORK / "model", "--tokens", WORK / "window.jsonl", "--threads", "1", "--json"],
+                              capture_output=True, text=True, timeout=LIMIT, check=True)
+        scores = SHARED.complete(prompt=ids, max_tokens=0, echo=True, logprobs=0)["choices"][0]["logprobs"]["token_logprobs"][1:]
+        self.assertAlmostEqual(-sum(scores) / len(scores), json.loads(done.stdout)["mean_nll"], places=6)
+
     def test_two_hundred_clients_at_once(self):
         cases = [(prompt, seed) for prompt in ("One day, ", "Lily", "The big red dog was", "") for seed in (1, 2)]
         expected = [generate(prompt, "--seed", seed, "--max-new-tokens", 25)["text"] for prompt, seed in cases]
@@ -344,7 +352,7 @@ class Clients(unittest.TestCase):
             client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.sock.settimeout(LIMIT)
             client.sock.connect(("127.0.0.1", SHARED.port))
-            client.request("POST", "/v1/completions", json.dumps({**FOREVER, "stream": True, "max_tokens": 2000}))
+            client.request("POST", "/v1/completions", json.dumps({**FOREVER, "stream": True, "max_tokens": 1500}))
             slow.append(client)
         half = socket.create_connection(("127.0.0.1", SHARED.port), LIMIT)
         half.sendall(b"POST /v1/completions HTTP/1.1\r\nContent-")  # and never the rest
@@ -380,15 +388,15 @@ class Clients(unittest.TestCase):
 class Stopping(unittest.TestCase):
     def test_texts_that_are_being_written_end(self):
         server = Server("--stop-seconds", LIMIT)
-        connection, answer = server.begin(**{**FOREVER, "max_tokens": 1500})
+        connection, answer = server.begin(**{**FOREVER, "max_tokens": 3000})
         server.process.send_signal(signal.SIGTERM)
         self.assertTrue(answer.read().endswith(b"data: [DONE]\n\n"))
         connection.close()
         self.assertEqual(server.wait(), 0)
-        self.assertRegex(server.log, r"stopping: 1 texts are being written(.|\n)*: done\n.*stopped\n$")
+        self.assertRegex(server.log, r"stopping: [01] texts are being written(.|\n)*: done\n(.|\n)*stopped\n$")
 
     def test_what_takes_too_long_is_cut_off(self):
-        server = Server("--stop-seconds", 2)
+        server = Server("--stop-seconds", 4)
         connection, answer = server.begin(**FOREVER)
         whole = server.connect()
         whole.request("POST", "/v1/completions", json.dumps(FOREVER))
