@@ -133,8 +133,9 @@ class OneBit(transformers_test.InFolder):
         def half(x):
             return x.half().float()
 
-        out = {"token_embd": half(tensors["model.embed_tokens.weight"]), "output": half(tensors["lm_head.weight"]),
-               "output_norm": tensors["model.norm.weight"]}
+        out = {"token_embd": half(tensors["model.embed_tokens.weight"]), "output_norm": tensors["model.norm.weight"]}
+        if not torch.equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"]):
+            out["output"] = half(tensors["lm_head.weight"])
         for layer in range(3):
             def of(name):
                 return tensors[f"model.layers.{layer}.{name}"]
@@ -159,9 +160,9 @@ class OneBit(transformers_test.InFolder):
         return {key + ".weight": value for key, value in out.items()}
 
     def test_llama_cpp_has_the_same_weights(self):
-        for name, groups in (("heads", 4), ("grouped", 2)):
+        for name, groups, changes in (("heads", 4, {}), ("grouped", 2, {}), ("tied-head", 4, dict(tie_word_embeddings=True))):
             with self.subTest(name):
-                tensors = transformers_test.write_tied_model(self.folder / name, num_key_value_heads=groups)
+                tensors = transformers_test.write_tied_model(self.folder / name, num_key_value_heads=groups, **changes)
                 report = self.run_program("export", "--checkpoint", name, "--format", "gguf-q1_0", "--out", f"{name}-bits")
                 self.assertEqual("attn_output of 3 of 3 layers is F16" in report, groups == 2, report)
                 path = self.folder / f"{name}-bits" / "model.gguf"

@@ -118,6 +118,25 @@ class TiedScales(InFolder):
         with torch.no_grad():
             self.check_logits(self.our_logits("again", ids), theirs(ids).logits)
 
+    def test_from_training_to_one_bit(self):
+        (self.folder / "text.txt").write_text("Once upon a time there was a fox, and it ran.\n" * 60)
+        self.run_program("tokenizer", "train", "--input", "text.txt", "--vocab-size", 290, "--out", "tokenizer.model")
+        self.run_program("prepare", "--input", "text.txt", "--tokenizer", "tokenizer.model", "--seq-len", 16, "--out", "data")
+        (self.folder / "run.json").write_text(json.dumps({
+            "model": {"vocab_size": 290, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+                      "max_position_embeddings": 32, "tie_scales": True, "shift": False},
+            "data": {"paths": ["data"]}, "objective": {"next_token": 1, "distill": 0}, "optimizer": {"lr": 3e-3, "warmup_steps": 0},
+            "train": {"seq_len": 16, "global_batch": 4, "micro_batch": 4, "steps": 12, "threads": 1}}))
+        self.run_program("train", "--config", "run.json", "--run-dir", "run")
+        losses = [json.loads(line)["loss"] for line in (self.folder / "run" / "metrics.jsonl").read_text().splitlines()]
+        self.assertLess(losses[-1], losses[0] - 0.5)
+        for kind in ("hf", "packed", "gguf-q1_0"):
+            report = self.run_program("export", "--checkpoint", "run", "--format", kind, "--out", f"run-{kind}")
+        self.assertRegex(report, r"inputs of Q1_0 matrices to int8, 32 at a time: KL \S+ nats per token")
+        self.assertTrue((self.folder / "run-gguf-q1_0" / "model.gguf").exists())
+        with self.assertRaisesRegex(AssertionError, "exit code 2"):
+            self.run_program("export", "--checkpoint", "run", "--format", "gguf-q1_0", "--dtype", "fp32", "--out", "no")
+
     def test_different_scales_are_refused(self):
         tensors = write_tied_model(self.folder / "differ")
         tensors["model.layers.1.mlp.up_proj.wscale"][0, 5] += 1e-6
