@@ -240,6 +240,21 @@ void silu(benchmark::State& state, bool backward) {
   });
 }
 
+/// One token. The matrix fits into the L2 cache, where it stays from call to call, unless other
+/// matrices come in between: so eight of them take turns.
+void product(benchmark::State& state) {
+  constexpr int kMatrices = 8;
+  const std::int64_t bytes = repacked_bytes(kShape);
+  const Memory words(kMatrices * bytes), alpha(4 * kShape.columns), beta(4 * kShape.columns),
+      x(4 * kShape.columns), y(4 * kShape.rows);
+  int turn = 0;
+  measure(state, bytes, [&] {
+    const RepackedMatrix matrix = {words.as<std::uint8_t>() + turn++ % kMatrices * bytes,
+                                   alpha.floats(), beta.floats(), kColumns, kShape};
+    multiply(matrix, x.floats(), 1, y.floats(), nullptr);
+  });
+}
+
 void register_all() {
   const auto add = [](const char* name, auto function) {
     benchmark::RegisterBenchmark(name, function)->UseManualTime()->Unit(benchmark::kMicrosecond);
@@ -260,6 +275,7 @@ void register_all() {
   add("rms_norm", norm_forward);
   add("rms_norm_backward", norm_backward);
   add("rotary/bf16", rotate);
+  add("multiply", product);
   add("silu_product/bf16", [](auto& state) { silu(state, false); });
   add("silu_product_backward/bf16", [](auto& state) { silu(state, true); });
 }

@@ -40,6 +40,9 @@ struct dim3 {
 struct alignas(8) [[gnu::may_alias]] uint2 {
   unsigned x, y;
 };
+struct alignas(16) [[gnu::may_alias]] float4 {
+  float x, y, z, w;
+};
 struct alignas(16) [[gnu::may_alias]] uint4 {
   unsigned x, y, z, w;
 };
