@@ -8,6 +8,7 @@
 #include "exporter/gguf_layout.h"
 #include "exporter/memory_source.h"
 #include "fbi/config/load.h"
+#include "fbi/core/file.h"
 #include "fbi/formats/gguf.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
@@ -153,6 +154,10 @@ TEST(ExportGgufBits, CountsZerosAndTakesThemAsPlus) {
   MemorySource source(model);
   source.values("model.layers.0.mlp.gate_proj.weight")[7] = 0;
   EXPECT_EQ(export_gguf_q1_0(source, model, dir / "out").commit().zeros.exact, 1);
+  const std::string card = read_file(dir / "out" / "README.md");
+  for (const char* part : {"Q1_0", "`±alpha`", "| latent weights exactly 0 (taken as +) | 1 |"}) {
+    EXPECT_NE(card.find(part), std::string::npos) << part << card;
+  }
   expect_bits(model, source, dir / "out" / kGgufFile, true);
 }
 
