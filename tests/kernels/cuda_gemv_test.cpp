@@ -99,5 +99,13 @@ TEST_F(CudaGemv, RefusesStridesOfNoPattern) {
       "found {1, 1}");
 }
 
+TEST_F(CudaGemv, ALaunchThatTheDeviceRefusesIsAnError) {
+  const RepackedMatrix matrix = {nullptr, nullptr, nullptr, ScaleStrides::per_column(), {1, 1}};
+  test::expect_error<CudaError>([&] { multiply(matrix, nullptr, 1 << 16, nullptr, nullptr); },
+                                "multiply: ", "invalid");
+  const GemvProblem problem({3, 6}, ScaleStrides::single(), 1);
+  problem.expect_product(problem.on_device());  // the error is forgotten
+}
+
 }  // namespace
 }  // namespace fbi::kernels::cuda

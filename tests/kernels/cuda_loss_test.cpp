@@ -224,7 +224,9 @@ TEST_F(CudaLoss, ATargetOutsideOfTheVocabularyGivesNaN) {
     const Losses found = on_device(problem, weights);
     for (int token : {0, 1, 2}) {
       EXPECT_EQ(std::isnan(found.next[token]), token != 0);
-      if (weights.distill != 0) EXPECT_EQ(std::isnan(found.distill[token]), token != 0);
+      if (weights.distill != 0) {
+        EXPECT_EQ(std::isnan(found.distill[token]), token != 0);
+      }
       for (int v = 0; v < 40; ++v)
         EXPECT_EQ(std::isnan(found.gradient[token * 40 + v]), token != 0);
     }
