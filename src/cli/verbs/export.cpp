@@ -37,7 +37,8 @@ void print_report(const exporter::ExportReport& report, const ExportComparison& 
             << " to the model with the same rounded weights,\n  " << comparison.worst_to_unrounded
             << " to the model as trained (KL " << comparison.kl_to_unrounded << " nats per token)\n";
   if (report.zeros.exact || report.zeros.fp16)
-    std::cout << "latent weights that are 0: " << report.zeros.exact << " exactly, " << report.zeros.fp16 << " in fp16\n";
+    std::cout << "latent weights that are 0: " << report.zeros.exact << " exactly"
+              << (report.zeros.fp16 ? concat(", ", report.zeros.fp16, " in fp16") : "") << "\n";
   if (comparison.kl_of_int8_activations)
     std::cout << "llama.cpp rounds the inputs of Q1_0 matrices to int8, 32 at a time: KL " << *comparison.kl_of_int8_activations
               << " nats per token more, worst logit difference " << comparison.worst_of_int8_activations << "\n";
