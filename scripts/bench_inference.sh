@@ -42,7 +42,8 @@ python=${FBI_TEST_PYTHON:-$deps_dir/python-tests/bin/python}
 llama_cpp=${FBI_LLAMA_CPP:-$deps_dir/llama-cpp}
 [[ -x $python ]] || die "llama.cpp needs a Python with numpy: run scripts/deps.sh --python-tests, or set FBI_TEST_PYTHON"
 if $setup; then
-  [[ ! -d $llama_cpp/llama_cpp ]] || die "$llama_cpp is there already"
+  [[ ! -e $llama_cpp ]] || die "$llama_cpp is there already; remove it to compile it anew"
+  rm -rf "$llama_cpp.part" # of an interrupted run
   "$python" -m pip install --disable-pip-version-check --no-deps --target "$llama_cpp.part" llama-cpp-python==0.3.36 diskcache==5.6.3
   mv "$llama_cpp.part" "$llama_cpp"
   exit
