@@ -10,6 +10,7 @@ namespace {
 using CudaRmsNorm = OnDevice;
 using CudaRotary = OnDevice;
 using CudaSilu = OnDevice;
+using CudaEmbedding = OnDevice;
 
 /// Values as the type holds them.
 template <class T>
@@ -236,6 +237,43 @@ TEST_F(CudaSilu, AgreesWithTheDefinition) {
       expect_near<T>(widened(device_up.values()), expected_dup, 1e-6);
     }
   });
+}
+
+template <class T>
+void expect_embedding_gradient(std::int64_t tokens, std::int64_t width) {
+  SCOPED_TRACE(testing::Message() << tokens << " x " << width);
+  constexpr std::int64_t kRows = 9, kSkip = 5;
+  std::vector<std::int64_t> ids;  // from -1 to 10: some are outside
+  for (std::int64_t t = 0; t < tokens; ++t) ids.push_back(t % 4 == 0 ? 2 : t * t * 7 % 12 - 1);
+  if (tokens > 3) ids[3] = kSkip;
+  const auto dx = held<T>(tokens * width, 2), before = normals(kRows * width, 1);
+  auto expected = before;
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    if (ids[t] < 0 || ids[t] >= kRows || ids[t] == kSkip) continue;
+    for (std::int64_t c = 0; c < width; ++c) expected[ids[t] * width + c] += dx[t * width + c];
+  }
+  const DeviceArray<std::int64_t> device_ids(ids);
+  const DeviceArray<T> device_dx(converted<T>(dx));
+  const DeviceArray<float> grad(before);
+  EmbeddingGradientArgs args;
+  args.ids = device_ids.data();
+  args.dx = device_dx.data();
+  args.type = kElement<T>;
+  args.tokens = tokens;
+  args.rows = kRows;
+  args.width = width;
+  args.skip_id = kSkip;
+  args.grad = grad.data();
+  accumulate_embedding_gradient(args, nullptr);
+  EXPECT_EQ(bits_of(grad.values()), bits_of(expected));
+}
+
+TEST_F(CudaEmbedding, GradientHasTheBitsOfALoopOverTheTokens) {
+  for_each_type([](auto element) {
+    expect_embedding_gradient<decltype(element)>(1, 3);
+    expect_embedding_gradient<decltype(element)>(20, 300);  // wider than a block
+  });
+  expect_embedding_gradient<float>(270, 2);  // more than a window of 256 tokens
 }
 
 }  // namespace

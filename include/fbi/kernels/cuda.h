@@ -139,6 +139,21 @@ void silu_product(const void* gate, const void* up, Element type, std::int64_t c
 void silu_product_backward(const void* dout, const void* gate, const void* up, Element type,
                            std::int64_t count, void* dgate, void* dup, Stream stream);
 
+/// The gradient of an embedding: grad[ids[t]] += dx[t] in token order, the bits of a serial loop
+/// (an index_add is free to take any order). Ids outside of [0, rows), and skip_id, are left out.
+/// The ids are compared with one another, tokens² / 2 times.
+struct EmbeddingGradientArgs {
+  const std::int64_t* ids = nullptr;  ///< [tokens]
+  const void* dx = nullptr;           ///< [tokens, width] of type `type`
+  Element type = Element::kFp32;
+  std::int64_t tokens = 0;
+  std::int64_t rows = 0;
+  std::int64_t width = 0;
+  std::int64_t skip_id = -1;
+  float* grad = nullptr;  ///< [rows, width]
+};
+void accumulate_embedding_gradient(const EmbeddingGradientArgs& args, Stream stream);
+
 /// Number of bytes that repack_signs writes.
 std::int64_t repacked_bytes(MatrixShape shape);
 /// Signs in the order in which multiply reads them: [row / 32][column / 128][row % 32][column %

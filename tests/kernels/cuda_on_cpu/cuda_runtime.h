@@ -128,6 +128,9 @@ void __stwb(T* target, T value) {
 inline int __popc(unsigned x) {
   return __builtin_popcount(x);
 }
+inline int __ffs(int x) {
+  return __builtin_ffs(x);
+}
 
 using cudaStream_t = struct EmulatedStream*;
 enum cudaError_t {
