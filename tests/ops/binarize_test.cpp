@@ -40,6 +40,18 @@ TEST(Binarize, StraightThroughGradientIgnoresSizeAndZeros) {
   EXPECT_TRUE(latent.grad().equal(upstream * alpha));
 }
 
+TEST(Binarize, AnUndefinedShiftIsZero) {
+  const at::Tensor latent = leaf(at::tensor({0.5f, -2.5f, 0.0f, 4.0f}).reshape({2, 2}));
+  const at::Tensor alpha = leaf(at::tensor({2.0f, 3.0f}).reshape({1, 2}));
+  const at::Tensor effective = binarize(latent, alpha, at::Tensor());
+  EXPECT_TRUE(effective.equal(at::tensor({2.0f, -3.0f, 0.0f, 3.0f}).reshape({2, 2})));
+  effective.sum().backward();
+  EXPECT_TRUE(alpha.grad().equal(at::tensor({1.0f, 0.0f}).reshape({1, 2})));
+  const Scales scales = initial_scales(latent, ScalePattern::kColumn, /*shift=*/false);
+  EXPECT_FALSE(scales.beta.defined());
+  EXPECT_TRUE(scales.alpha.equal(at::tensor({0.25f, 3.25f}).reshape({1, 2})));
+}
+
 /// alpha and beta enter smoothly: their gradients must equal central differences of L = Σ c · W~².
 class BinarizeScaleGradient : public ::testing::TestWithParam<std::vector<std::int64_t>> {};
 
@@ -114,7 +126,7 @@ TEST(Binarize, RefusesWrongShapesAndTypes) {
                  "alpha of a weight [4, 3] must be [1, 3] (column), [4, 1] (row) or [] (single), "
                  "found [3]");
   expect_refused(latent, column, at::zeros({1, 4}), "beta of a weight [4, 3]");
-  expect_refused(latent, column, at::Tensor(), "beta is undefined");
+  expect_refused(latent, at::Tensor(), column, "alpha is undefined");
   expect_refused(latent, column, at::zeros({4, 1}),
                  "alpha and beta must have one shape, found [1, 3] and [4, 1]");
   expect_refused(latent, column.to(at::kDouble), column,
