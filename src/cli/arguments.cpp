@@ -121,6 +121,17 @@ int Arguments::threads() const {
 
 double Arguments::number(const std::string& name) const { return parse_number<double>(name, text(name), "a number"); }
 
+std::string Arguments::all_but(const std::vector<std::string>& except) const {
+  std::string out;
+  for (const auto& [name, values] : values_) {
+    if (std::find(except.begin(), except.end(), name) != except.end()) continue;
+    out += name;
+    for (const std::string& value : values) out += " " + value;
+    out += "\n";
+  }
+  return out;
+}
+
 const std::vector<std::string>& Arguments::list(const std::string& name) const {
   static const std::vector<std::string> none;
   const auto found = values_.find(name);

@@ -14,9 +14,9 @@ std::vector<Option> model_options() {
           {"threads", "N", "0: all processors", "0", false, false}};
 }
 
-LoadedModel load_model(const Arguments& arguments) {
+LoadedModel load_model(const Arguments& arguments, int local_rank) {
   ops::set_threads(arguments.threads());
-  const at::Device device = ops::choose_device(arguments.text("device"), 0);
+  const at::Device device = ops::choose_device(arguments.text("device"), local_rank);
   const auto dtype = nn::evaluation_dtype(arguments.text("dtype"), device);
   LoadedModel loaded{nn::open_model_folder(arguments.text("model")), nullptr};
   loaded.model = nn::load_for_evaluation(loaded.folder, dtype, device);

@@ -16,7 +16,8 @@ struct LoadedModel {
 
 /// --model, --tokenizer, --dtype, --device, --threads: the same for every verb that runs a model.
 std::vector<Option> model_options();
-LoadedModel load_model(const Arguments& arguments);
+/// `local_rank` picks the GPU.
+LoadedModel load_model(const Arguments& arguments, int local_rank = 0);
 /// --tokenizer, else the one that lies with the model. DataError when there is none, or its vocabulary is larger than the model's.
 std::unique_ptr<text::Tokenizer> load_model_tokenizer(const Arguments& arguments, const nn::ModelFolder& folder);
 

@@ -7,7 +7,6 @@
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/data/sample_source.h"
-#include "fbi/eval/perplexity.h"
 
 namespace fbi::cli {
 
@@ -34,29 +33,32 @@ std::vector<Option> perplexity_options() {
                                    {"json", "", "print one JSON object", "", false, false}});
 }
 
-int print_perplexity(eval::LanguageModel& model, const eval::WindowSource& windows, const Arguments& arguments) {
+int print_perplexity(const Measure& measure, const Arguments& arguments, bool prints) {
   ProgressBar bar;
   eval::PerplexityOptions options;
   options.batch = arguments.integer("batch");
   options.max_windows = arguments.integer("max-windows");
   options.on_progress = [&](const eval::PerplexityProgress& progress) {
+    if (!prints) return;
     bar.show(progress.windows_done, progress.windows_total,
              concat("window ", progress.windows_done, " of ", progress.windows_total, ", mean nll ", progress.mean_nll));
   };
-  const auto result = eval::perplexity(model, windows, options);
+  const auto result = measure(options);
   bar.clear();
+  if (!result) return static_cast<int>(ExitCode::kStopped);
+  if (!prints) return 0;
   if (arguments.has("json"))
-    std::cout << eval::to_json(result) << "\n";
+    std::cout << eval::to_json(*result) << "\n";
   else
-    std::cout << "perplexity " << result.perplexity << "  (mean nll " << result.mean_nll << ", " << result.windows << " windows, "
-              << result.tokens << " tokens, " << result.dtype << ")\n";
+    std::cout << "perplexity " << result->perplexity << "  (mean nll " << result->mean_nll << ", " << result->windows << " windows, "
+              << result->tokens << " tokens, " << result->dtype << ")\n";
   return 0;
 }
 
 int print_packed_perplexity(const Arguments& arguments) {
   infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
   const auto windows = open_windows(arguments, model.vocab_size(), [&] { return load_packed_tokenizer(arguments, model); });
-  return print_perplexity(model, windows, arguments);
+  return print_perplexity([&](const auto& options) { return eval::perplexity(model, windows, options); }, arguments);
 }
 
 }  // namespace fbi::cli

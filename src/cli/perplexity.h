@@ -2,9 +2,10 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "cli/verb.h"
-#include "fbi/eval/language_model.h"
+#include "fbi/eval/perplexity.h"
 #include "fbi/eval/windows.h"
 #include "fbi/text/tokenizer.h"
 
@@ -18,8 +19,10 @@ eval::WindowSource open_windows(const Arguments& arguments, std::int64_t vocab_s
 
 /// window_options() and --batch, --max-windows, --json.
 std::vector<Option> perplexity_options();
-/// Measures with a progress bar and prints.
-int print_perplexity(eval::LanguageModel& model, const eval::WindowSource& windows, const Arguments& arguments);
+/// nullopt when a stop was asked for meanwhile.
+using Measure = std::function<std::optional<eval::PerplexityResult>(const eval::PerplexityOptions&)>;
+/// Measures; with a progress bar and a line of results if this process `prints`.
+int print_perplexity(const Measure& measure, const Arguments& arguments, bool prints = true);
 /// Of the packed model that --model names.
 int print_packed_perplexity(const Arguments& arguments);
 

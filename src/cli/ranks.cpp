@@ -23,12 +23,24 @@ std::optional<std::string> text(const Arguments& arguments, const std::string& n
   return arguments.text(name);
 }
 
-distributed::ProcessGroupOptions group_options(const config::RunConfig& config) {
+std::unique_ptr<distributed::Communicator> join(const distributed::Rendezvous& rendezvous, const std::string& device_name,
+                                                const config::ParallelConfig& parallel, const std::string& must_agree) {
+  const at::Device device = ops::choose_device(device_name, rendezvous.local_rank);
+  if (rendezvous.world_size == 1) return distributed::make_single_rank(device);
+  std::string backend = parallel.backend;
+  if (backend == "auto") backend = device.is_cuda() ? "nccl" : "gloo";
+  if (backend == "gloo" && device.is_cuda())
+    throw UsageError("parallel.backend gloo is for ranks on CPUs: set train.device=cpu, or parallel.backend=nccl");
+  if (backend == "nccl" && !device.is_cuda())
+    throw UsageError("parallel.backend nccl is for ranks on GPUs: set train.device=cuda, or parallel.backend=gloo");
   distributed::ProcessGroupOptions options;
-  options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(config.parallel.timeout_seconds * 1000));
-  const std::string text = config::to_json(config);
-  options.must_agree = {{"configuration", hash128_hex(std::as_bytes(std::span(text)))}, {"program version", version()}};
-  return options;
+  options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(parallel.timeout_seconds * 1000));
+  options.must_agree = {{"configuration", hash128_hex(std::as_bytes(std::span(must_agree)))}, {"program version", version()}};
+  auto communicator = backend == "nccl" ? distributed::make_nccl_group(rendezvous, device, options)
+                                        : distributed::make_gloo_group(rendezvous, options);
+  log::info(communicator->description(), ", by ", rendezvous.source, ", meeting at ", rendezvous.master_addr, ":",
+            rendezvous.master_port);
+  return communicator;
 }
 
 }  // namespace
@@ -53,19 +65,19 @@ distributed::Rendezvous discover_rank(const Arguments& arguments) {
 
 std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous,
                                                       const config::RunConfig& config) {
-  const at::Device device = ops::choose_device(config.train.device, rendezvous.local_rank);
-  if (rendezvous.world_size == 1) return distributed::make_single_rank(device);
-  std::string backend = config.parallel.backend;
-  if (backend == "auto") backend = device.is_cuda() ? "nccl" : "gloo";
-  if (backend == "gloo" && device.is_cuda())
-    throw UsageError("parallel.backend gloo is for ranks on CPUs: set train.device=cpu, or parallel.backend=nccl");
-  if (backend == "nccl" && !device.is_cuda())
-    throw UsageError("parallel.backend nccl is for ranks on GPUs: set train.device=cuda, or parallel.backend=gloo");
-  auto communicator = backend == "nccl" ? distributed::make_nccl_group(rendezvous, device, group_options(config))
-                                        : distributed::make_gloo_group(rendezvous, group_options(config));
-  log::info(communicator->description(), ", by ", rendezvous.source, ", meeting at ", rendezvous.master_addr, ":",
-            rendezvous.master_port);
-  return communicator;
+  return join(rendezvous, config.train.device, config.parallel, config::to_json(config));
+}
+
+std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous, const Arguments& arguments) {
+  std::vector<std::string> own;
+  for (const Option& option : rank_options()) own.push_back(option.name);
+  return join(rendezvous, arguments.text("device"), {}, arguments.all_but(own));
+}
+
+void quieten_other_ranks(const distributed::Rendezvous& rendezvous) {
+  if (rendezvous.rank == 0) return;
+  log::reset();
+  log::add_terminal(log::Level::kWarn);
 }
 
 }  // namespace fbi::cli

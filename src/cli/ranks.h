@@ -18,5 +18,10 @@ distributed::Rendezvous discover_rank(const Arguments& arguments);
 
 /// Joins the other ranks; they must have the same configuration and program. Throws UsageError where that fails.
 std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous, const config::RunConfig& config);
+/// Joins the other ranks of a verb without a configuration: by --device, with otherwise the same options.
+std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous, const Arguments& arguments);
+
+/// What all ranks would say alike, rank 0 says.
+void quieten_other_ranks(const distributed::Rendezvous& rendezvous);
 
 }  // namespace fbi::cli

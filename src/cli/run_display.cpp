@@ -47,6 +47,13 @@ void RunDisplay::on_step(const train::StepMetrics& metrics, const train::Pace& p
     bar_.clear();
     log::info(line(metrics, pace));
   }
+  if (!metrics.evaluation.empty()) {
+    bar_.clear();
+    std::string text;
+    for (const auto& found : metrics.evaluation)
+      text += concat(text.empty() ? "" : ", ", found.data, " ", found.metric, " ", formatted("%.4g", found.value));
+    log::info("step ", metrics.step, "/", config_.train.steps, "  evaluation: ", text);
+  }
   bar_.show(metrics.step, config_.train.steps,
             concat("loss ", formatted("%.3f", metrics.loss), "  ", format_rate(pace.tokens_per_second, "tokens"), "  ETA ",
                    format_duration(pace.eta_seconds)));

@@ -28,6 +28,8 @@ class Arguments {
   int threads() const;  ///< --threads, which several verbs have
   double number(const std::string& name) const;
   const std::vector<std::string>& list(const std::string& name) const;
+  /// Every option that was given or has a default, a line each, but those of `except`.
+  std::string all_but(const std::vector<std::string>& except) const;
 
  private:
   friend struct ArgumentParser;

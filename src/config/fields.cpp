@@ -255,6 +255,18 @@ void list(FieldList& f, CheckpointConfig& c) {
   f.add("keep", &c.keep, {2, kInfinity}, "Checkpoints kept; the oldest go first.");
 }
 
+void list(FieldList& f, EvaluationConfig& c) {
+  f.begin("evaluation.", Role::kFree);
+  f.add("every_steps", &c.every_steps, kStepsOrNever,
+        "Steps between evaluations, the last step included; 0: never. Results go into metrics.jsonl.");
+  f.add("tokens", &c.tokens, kAny,
+        "Held-out files whose perplexity is measured: *.tokens of fbi-llm prepare, or JSON lines of ids.");
+  f.add("tasks", &c.tasks, kAny,
+        "Multiple-choice tasks, FILE or FORM=FILE as fbi-llm eval choice takes them.");
+  f.add("batch", &c.batch, {1, kMaxBatch}, "Windows or choices per forward.");
+  f.add("max_windows", &c.max_windows, {0, kInfinity}, "Windows of each file of tokens; 0: all.");
+}
+
 void list(FieldList& f, LogConfig& c) {
   f.begin("log.", Role::kFree);
   f.add("every_steps", &c.every_steps, {1, kMaxSteps},
@@ -271,7 +283,7 @@ constexpr std::array<std::string_view, 4> kBinarize = {"column", "row", "single"
 constexpr std::array<std::string_view, 2> kPrecision = {"fp32", "bf16"};
 constexpr std::array<std::string_view, 2> kDataFormat = {"shards", "amber"};
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kSections = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kSections = {{
     {"model", "Architecture of the student"},
     {"teacher", "The full-precision model to learn from"},
     {"data", "Training data"},
@@ -280,6 +292,7 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kSections
     {"train", "Batches, length, precision"},
     {"parallel", "How a run is spread over ranks"},
     {"checkpoint", "When checkpoints are written"},
+    {"evaluation", "What is measured while a run goes on"},
     {"log", "What is printed"},
 }};
 
@@ -326,6 +339,7 @@ std::vector<Field> fields_of(RunConfig& config) {
   list(f, config.train);
   list(f, config.parallel);
   list(f, config.checkpoint);
+  list(f, config.evaluation);
   list(f, config.log);
   return f.take();
 }

@@ -117,18 +117,21 @@ std::int64_t largest(std::span<const double> values) {
   return std::max_element(values.begin(), values.end()) - values.begin();
 }
 
-void choose(const ChoiceItem& item, ChoiceItemResult& result) {
+}  // namespace
+
+ChoiceItemResult judge(const ChoiceItem& item, std::vector<double> log_likelihoods) {
+  ChoiceItemResult result;
   result.gold = item.gold;
-  result.chosen = largest(result.log_likelihoods);
+  result.chosen = largest(log_likelihoods);
   std::vector<double> per_character;
-  for (std::size_t i = 0; i < result.log_likelihoods.size(); ++i) {
-    per_character.push_back(result.log_likelihoods[i] /
+  for (std::size_t i = 0; i < log_likelihoods.size(); ++i) {
+    per_character.push_back(log_likelihoods[i] /
                             static_cast<double>(std::max<std::int64_t>(item.characters[i], 1)));
   }
   result.chosen_norm = largest(per_character);
+  result.log_likelihoods = std::move(log_likelihoods);
+  return result;
 }
-
-}  // namespace
 
 ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& tokenizer,
                               const ChoiceTask& task, const ChoiceOptions& options) {
@@ -166,7 +169,7 @@ ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& token
           {static_cast<std::int64_t>(begin), static_cast<std::int64_t>(requests.size())});
   }
   for (std::size_t i = 0; i < result.items.size(); ++i)
-    choose(task.items[first + i], result.items[i]);
+    result.items[i] = judge(task.items[first + i], std::move(result.items[i].log_likelihoods));
   return result;
 }
 

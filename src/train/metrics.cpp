@@ -44,6 +44,9 @@ std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConf
   for (const auto payload : distributed::kAllPayloads)
     if (const auto bytes = metrics.bytes_sent[static_cast<std::size_t>(payload)]) sent[std::string(to_string(payload))] = bytes;
   if (!sent.empty()) line["bytes_sent"] = std::move(sent);
+  Json evaluation = Json::object();
+  for (const auto& found : metrics.evaluation) evaluation[found.data][found.metric] = number(found.value);
+  if (!evaluation.empty()) line["evaluation"] = std::move(evaluation);
   line["step_seconds"] = pace.step_seconds;
   line["cpu_seconds"] = pace.cpu_seconds;
   line["tokens_per_second"] = pace.tokens_per_second;

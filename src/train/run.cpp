@@ -17,6 +17,7 @@
 #include "fbi/core/signals.h"
 #include "fbi/core/system.h"
 #include "fbi/distributed/agreement.h"
+#include "fbi/train/evaluation.h"
 #include "train/environment.h"
 #include "train/run_folder.h"
 #include "train/session.h"
@@ -74,6 +75,7 @@ class TrainingRun {
         communicator_(communicator),
         observer_(observer),
         folder_(std::move(folder)),
+        evaluation_(config, communicator),
         session_((open_saved_state(), config), communicator) {
     distributed::run_together(communicator_, [&] { if (folder_.is_writer()) write_records(); });
   }
@@ -142,9 +144,10 @@ class TrainingRun {
   void step() {
     const auto start = Clock::now();
     const double cpu_start = process_cpu_seconds();
-    const auto metrics = session_.trainer().step();
+    auto metrics = session_.trainer().step();
     const Pace pace = pace_.add(seconds_since(start), process_cpu_seconds() - cpu_start, config_.train.global_batch * config_.train.seq_len,
                                 config_.train.steps - metrics.step);
+    if (evaluation_.due(metrics.step)) metrics.evaluation = evaluation_.run(session_.student());
     if (metrics_) metrics_->append(metrics_line(metrics, config_.objective, pace));
     observer_.on_step(metrics, pace);
     if (seconds_since(touched_) > 30) {
@@ -210,6 +213,7 @@ class TrainingRun {
   RunFolder folder_;
   std::optional<log::FileSink> log_file_;      // rank 0
   std::unique_ptr<formats::CheckpointReader> checkpoint_;  // set by open_saved_state(), until begin() has read it
+  RunEvaluation evaluation_;
   Session session_;
   std::optional<MetricsFile> metrics_;  // rank 0
   PaceMeter pace_;

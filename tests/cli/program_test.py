@@ -159,6 +159,17 @@ class MainJob(unittest.TestCase):
         self.assertIn("fp16", folded["dtype"])
         self.assertAlmostEqual(measure("hf")["mean_nll"], folded["mean_nll"], places=5)
         self.assertTrue(1 < measure("teacher")["perplexity"] < VOCAB / 2)
+        shared = run("launch", "--nproc", 2, "--", "eval", "perplexity", "--model", "student", "--tokens",
+                     "data/valid-00000.tokens", "--threads", 1, "--json")
+        self.assertEqual(json.loads(shared), measure("student", "--threads", 1))
+
+    def test_choices_are_shared_by_ranks(self):
+        lines = [{"context": "Once upon a time", "choices": ["there was a fox", "a cat", "dog"], "gold": n % 3} for n in range(5)]
+        (WORK / "pets.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        words = ("eval", "choice", "--model", "student", "--tasks", "pets.jsonl", "--threads", 1, "--json")
+        one = json.loads(run(*words))
+        self.assertAlmostEqual(one["results"]["pets"]["acc,none"], 0.4, delta=0.2)  # one answer to all: 1 or 2 of 5
+        self.assertEqual(json.loads(run("launch", "--nproc", 2, "--", *words)), one)
         self.assertRegex(run("eval", "perplexity", "--model", "hf", "--text", "stories.txt", "--seq-len", 32, "--max-tokens", 640),
                          r"^perplexity \d")
 

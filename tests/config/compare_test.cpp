@@ -37,6 +37,12 @@ const std::map<std::string, std::string> kOtherValues = {
     {"model.binarize", "none"},
     {"model.tie_scales", "true"},
     {"model.shift", "false"},
+    {"evaluation.every_steps", "100"},
+    {"evaluation.tokens", R"(["v.tokens"])"},
+    {"evaluation.tasks", R"(["piqa=p.jsonl"])"},
+    {"evaluation.batch", "2"},
+    {"evaluation.max_windows", "7"},
+    {"train.sign_products", "int8"},
     {"teacher.path", "other"},
     {"teacher.dtype", "bf16"},
     {"data.format", "amber"},
@@ -93,7 +99,8 @@ const std::set<std::string> kFree = {
     "data.index_dir",           "train.micro_batch", "train.steps",    "train.recompute",
     "train.max_skipped_in_row", "train.device",      "train.threads",  "parallel.backend", "parallel.gradient_dtype", "parallel.shard_gradients", "parallel.shard_teacher",
     "parallel.timeout_seconds", "checkpoint.every_steps",
-    "checkpoint.every_seconds", "checkpoint.keep",   "log.every_steps"};
+    "checkpoint.every_seconds", "checkpoint.keep",   "log.every_steps", "evaluation.every_steps", "evaluation.tokens",
+    "evaluation.tasks", "evaluation.batch", "evaluation.max_windows"};
 
 // Derived values fixed, so that one field can change alone.
 RunConfig base(std::vector<std::string> overrides = {}) {

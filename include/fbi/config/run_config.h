@@ -120,6 +120,15 @@ struct CheckpointConfig {
   std::int64_t keep = 3;            ///< checkpoints kept, at least 2
 };
 
+/// Measured between steps, on the model as it trains.
+struct EvaluationConfig {
+  std::int64_t every_steps = 0;     ///< 0: never
+  std::vector<std::string> tokens;  ///< held-out token files: perplexity
+  std::vector<std::string> tasks;   ///< multiple choice, FILE or FORM=FILE
+  std::int64_t batch = 4;           ///< windows or choices per forward
+  std::int64_t max_windows = 0;     ///< of each token file; 0: all
+};
+
 struct LogConfig {
   std::int64_t every_steps = 10;    ///< one line on the terminal and in train.log; metrics.jsonl has every step
 };
@@ -142,6 +151,7 @@ struct RunConfig {
   TrainConfig train;
   ParallelConfig parallel;
   CheckpointConfig checkpoint;
+  EvaluationConfig evaluation;
   LogConfig log;
 };
 

@@ -64,6 +64,9 @@ struct ChoiceResult {
   std::vector<ChoiceItemResult> items;
 };
 
+/// The result of an item from the log-likelihoods of its choices.
+ChoiceItemResult judge(const ChoiceItem& item, std::vector<double> log_likelihoods);
+
 /// Contexts too long for the model lose their beginning, as in the harness. Throws UsageError (options), DataError (an item without
 /// choices, a choice without tokens or longer than the model's context, a log-likelihood that is not finite).
 ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& tokenizer, const ChoiceTask& task,

@@ -27,6 +27,13 @@ struct LayerFlips {
   std::int64_t weights = 0;
 };
 
+/// One figure of an evaluation during training.
+struct Measurement {
+  std::string data;    ///< name of the held-out file or task
+  std::string metric;  ///< perplexity, acc, acc_norm
+  double value = 0;
+};
+
 /// What one optimizer step reports. Losses are means over the step's tokens on all ranks.
 struct StepMetrics {
   std::int64_t step = 0;            ///< optimizer steps done with this one: 1 is the first, its lr is schedule(0)
@@ -43,6 +50,7 @@ struct StepMetrics {
   std::int64_t sample_count = 0;
   distributed::Traffic bytes_sent{};        ///< by this rank
   std::vector<LayerFlips> layer_flips;      ///< one per binarized weight
+  std::vector<Measurement> evaluation;      ///< of the model after this step, where one was due
   std::vector<ops::LossSums> micro_losses;  ///< of this rank's micro-steps, sums over their tokens
 };
 

@@ -3,6 +3,7 @@
 #include "cli/model_arguments.h"
 #include "cli/packed_arguments.h"
 #include "cli/perplexity.h"
+#include "cli/ranks.h"
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 #include "fbi/core/error.h"
@@ -10,6 +11,7 @@
 #include "fbi/eval/choice.h"
 #include "fbi/eval/windows.h"
 #include "fbi/formats/safetensors.h"
+#include "fbi/train/evaluation.h"
 
 namespace fbi::cli {
 namespace {
@@ -18,10 +20,30 @@ eval::WindowSource windows_for(const Arguments& arguments, const LoadedModel& lo
   return open_windows(arguments, loaded.folder.config.vocab_size, [&] { return load_model_tokenizer(arguments, loaded.folder); });
 }
 
+/// For verbs that divide their work over ranks: only rank 0 prints.
+struct RanksOfVerb {
+  explicit RanksOfVerb(const Arguments& arguments) : rendezvous(discover_rank(arguments)) {
+    quieten_other_ranks(rendezvous);
+    communicator = join_ranks(rendezvous, arguments);
+  }
+  bool prints() const { return rendezvous.rank == 0; }
+  distributed::Rendezvous rendezvous;
+  std::unique_ptr<distributed::Communicator> communicator;
+};
+
 int run_perplexity(const Arguments& arguments) {
-  if (infer::is_packed_folder(arguments.text("model"))) return print_packed_perplexity(arguments);
-  const auto loaded = load_model(arguments);
-  return print_perplexity(*loaded.model, windows_for(arguments, loaded), arguments);
+  if (infer::is_packed_folder(arguments.text("model"))) {
+    if (discover_rank(arguments).world_size > 1)
+      throw UsageError("a packed model is evaluated by one process: --threads uses more processors");
+    return print_packed_perplexity(arguments);
+  }
+  const RanksOfVerb ranks(arguments);
+  const auto loaded = load_model(arguments, ranks.rendezvous.local_rank);
+  const auto windows = windows_for(arguments, loaded);
+  const auto measure = [&](const eval::PerplexityOptions& options) {
+    return train::perplexity(*ranks.communicator, *loaded.model, windows, options);
+  };
+  return print_perplexity(measure, arguments, ranks.prints());
 }
 
 int run_logits(const Arguments& arguments) {
@@ -48,12 +70,6 @@ int run_logits(const Arguments& arguments) {
   return 0;
 }
 
-eval::ChoiceTask open_task(const std::string& word) {
-  const auto equals = word.find('=');
-  if (equals == std::string::npos) return eval::read_choice_task("", word);
-  return eval::read_choice_task(word.substr(0, equals), word.substr(equals + 1));
-}
-
 void print_scores(const eval::ChoiceResult& result) {
   const auto scores = eval::scores_of(result);
   std::cout << result.task << ": acc " << scores.acc << " ± " << scores.acc_stderr;
@@ -61,26 +77,36 @@ void print_scores(const eval::ChoiceResult& result) {
   std::cout << " (" << result.items.size() << " items, " << result.dtype << (result.add_bos ? ", with BOS" : "") << ")\n";
 }
 
+void print_choices(const Arguments& arguments, const std::vector<eval::ChoiceResult>& results) {
+  std::string samples;
+  for (const auto& result : results) {
+    samples += eval::samples_jsonl(result);
+    if (!arguments.has("json")) print_scores(result);
+  }
+  if (arguments.has("samples")) write_file(arguments.text("samples"), samples);
+  if (arguments.has("json")) std::cout << eval::to_json(results) << "\n";
+}
+
 int run_choice(const Arguments& arguments) {
+  const RanksOfVerb ranks(arguments);
   std::vector<eval::ChoiceTask> tasks;  // read first: a bad file is found before a model is loaded
-  for (const auto& word : arguments.list("tasks")) tasks.push_back(open_task(word));
-  const auto loaded = load_model(arguments);
+  for (const auto& word : arguments.list("tasks")) tasks.push_back(train::open_choice_task(word));
+  const auto loaded = load_model(arguments, ranks.rendezvous.local_rank);
   const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
   eval::ChoiceOptions options;
   options.batch = arguments.integer("batch");
   options.add_bos = arguments.has("add-bos");
   std::vector<eval::ChoiceResult> results;
-  std::string samples;
   for (const auto& task : tasks) {
     ProgressBar bar;
-    options.on_progress = [&](const eval::ChoiceProgress& progress) { bar.show(progress.choices_done, progress.choices_total, task.name); };
-    results.push_back(eval::evaluate_choices(*loaded.model, *tokenizer, task, options));
-    bar.clear();
-    samples += eval::samples_jsonl(results.back());
-    if (!arguments.has("json")) print_scores(results.back());
+    options.on_progress = [&](const eval::ChoiceProgress& progress) {
+      if (ranks.prints()) bar.show(progress.choices_done, progress.choices_total, task.name);
+    };
+    auto result = train::evaluate_choices(*ranks.communicator, *loaded.model, *tokenizer, task, options);
+    if (!result) return static_cast<int>(ExitCode::kStopped);
+    results.push_back(std::move(*result));
   }
-  if (arguments.has("samples")) write_file(arguments.text("samples"), samples);
-  if (arguments.has("json")) std::cout << eval::to_json(results) << "\n";
+  if (ranks.prints()) print_choices(arguments, results);
   return 0;
 }
 
@@ -91,9 +117,9 @@ Verb eval_perplexity_verb() {
           "measure perplexity by the published method",
           "Independent windows, tail dropped; the mean negative log-likelihood of each window's predictions, then the mean over windows, "
           "then its exponential. --dtype fp16 on a binarized model folds as the published evaluation does. A packed export runs from its sign "
-          "bits; --activations, --head and --cache are for it.",
+          "bits; --activations, --head and --cache are for it. Started by fbi-llm launch or srun, ranks share the windows.",
           "",
-          joined(joined(model_options(), packed_options()), perplexity_options()),
+          joined(joined(joined(model_options(), packed_options()), perplexity_options()), rank_options()),
           {"fbi-llm eval perplexity --model runs/a --text wikitext2-test.txt --seq-len 2048 --dtype fp16",
            "fbi-llm eval perplexity --model quickstart/student --tokens quickstart/data/valid-00000.tokens --json"},
           run_perplexity};
@@ -118,9 +144,9 @@ Verb eval_choice_verb() {
           "acc: the choice with the largest log-likelihood after its context is the right one; acc_norm: per character. A task is a file of "
           "JSON lines {\"context\": …, \"choices\": […], \"gold\": i}, or FORM=FILE with the fields of a data set and the harness's "
           "prompt; forms: " +
-              forms + ". The published evaluation adds no BOS.",
+              forms + ". The published evaluation adds no BOS. Started by fbi-llm launch or srun, ranks share the items.",
           "",
-          joined(model_options(), {{"tasks", "[FORM=]FILE", "JSON lines of a task", "", true, true},
+          joined(joined(model_options(), rank_options()), {{"tasks", "[FORM=]FILE", "JSON lines of a task", "", true, true},
                                  {"batch", "N", "choices per forward", "8", false, false},
                                  {"add-bos", "", "put BOS before every context", "", false, false},
                                  {"samples", "FILE", "write the log-likelihoods of every item, a JSON object per line", "", false, false},

@@ -22,10 +22,7 @@ std::string command_line(const Arguments& arguments) {
 
 int run(const Arguments& arguments) {
   const auto rendezvous = discover_rank(arguments);
-  if (rendezvous.rank > 0) {  // what all ranks would say alike, rank 0 says
-    log::reset();
-    log::add_terminal(log::Level::kWarn);
-  }
+  quieten_other_ranks(rendezvous);
   const std::filesystem::path directory = arguments.text("run-dir");
   const bool resume = arguments.text("resume") != "none";
   const auto continued = resume ? train::saved_run_config(directory) : std::nullopt;

@@ -1,0 +1,165 @@
+#include "fbi/train/evaluation.h"
+
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <span>
+
+#include "fbi/core/error.h"
+#include "fbi/core/signals.h"
+#include "fbi/data/sample_source.h"
+#include "fbi/data/training_data.h"
+#include "fbi/distributed/agreement.h"
+
+namespace fbi::train {
+namespace {
+
+/// Thrown out of a progress report: the way to end an evaluation between two forwards.
+struct StopAsked {};
+
+/// Runs `work` in all ranks; false when any of them was asked to stop meanwhile.
+bool evaluate_together(distributed::Communicator& communicator, const std::function<void()>& work) {
+  bool stopped = false;
+  distributed::run_together(communicator, [&] {
+    try {
+      work();
+    } catch (const StopAsked&) {
+      stopped = true;
+    }
+  });
+  at::Tensor asked = at::zeros({1}, at::TensorOptions(at::kInt).device(communicator.device()));
+  asked.fill_(stopped ? 1 : 0);
+  communicator.all_reduce(asked, distributed::Reduce::kMax)->wait();
+  return asked.item<int>() == 0;
+}
+
+/// `whole` holds this rank's values at their places and 0 elsewhere; returns those of all ranks. Sums with 0 are exact.
+std::vector<double> joined(distributed::Communicator& communicator, std::span<const double> whole) {
+  at::Tensor values = at::zeros({static_cast<std::int64_t>(whole.size())}, at::kDouble);
+  std::ranges::copy(whole, values.mutable_data_ptr<double>());
+  values = values.to(communicator.device());
+  communicator.all_reduce(values, distributed::Reduce::kSum)->wait();
+  values = values.to(at::kCPU);
+  const double* first = values.const_data_ptr<double>();
+  return {first, first + whole.size()};
+}
+
+template <class Options>
+void divide(Options& options, const distributed::Communicator& communicator) {
+  options.part = communicator.rank();
+  options.parts = communicator.size();
+  options.on_progress = [report = std::move(options.on_progress)](const auto& progress) {
+    if (stop_requested()) throw StopAsked();
+    if (report) report(progress);
+  };
+}
+
+}  // namespace
+
+std::optional<eval::PerplexityResult> perplexity(distributed::Communicator& communicator, eval::LanguageModel& model,
+                                                 const eval::WindowSource& windows, eval::PerplexityOptions options) {
+  divide(options, communicator);
+  eval::PerplexityResult part;
+  if (!evaluate_together(communicator, [&] { part = eval::perplexity(model, windows, options); })) return std::nullopt;
+  std::vector<double> whole(static_cast<std::size_t>(part.windows_total));
+  std::ranges::copy(part.window_nll, whole.begin() + part.first_window);
+  part.window_nll = joined(communicator, whole);
+  part.first_window = 0;
+  part.windows = part.windows_total;
+  part.tokens = part.windows * windows.length;
+  return eval::merge({&part, 1});
+}
+
+std::optional<eval::ChoiceResult> evaluate_choices(distributed::Communicator& communicator, eval::LanguageModel& model,
+                                                   const text::Tokenizer& tokenizer, const eval::ChoiceTask& task,
+                                                   eval::ChoiceOptions options) {
+  divide(options, communicator);
+  eval::ChoiceResult part;
+  if (!evaluate_together(communicator, [&] { part = eval::evaluate_choices(model, tokenizer, task, options); })) return std::nullopt;
+  std::vector<double> whole;
+  for (std::size_t i = 0; i < task.items.size(); ++i) {
+    const std::size_t choices = task.items[i].choices.size(), first = static_cast<std::size_t>(part.first_item);
+    if (i >= first && i - first < part.items.size()) {
+      std::ranges::copy(part.items[i - first].log_likelihoods, std::back_inserter(whole));
+    } else {
+      whole.resize(whole.size() + choices);
+    }
+  }
+  whole = joined(communicator, whole);
+  part.first_item = 0;
+  part.items.clear();
+  auto next = whole.begin();
+  for (const eval::ChoiceItem& item : task.items) {
+    const auto end = next + std::ssize(item.choices);
+    part.items.push_back(eval::judge(item, {next, end}));
+    next = end;
+  }
+  return part;
+}
+
+eval::ChoiceTask open_choice_task(const std::string& name) {
+  const auto equals = name.find('=');
+  if (equals == std::string::npos) return eval::read_choice_task("", name);
+  return eval::read_choice_task(name.substr(0, equals), name.substr(equals + 1));
+}
+
+RunEvaluation::RunEvaluation(const config::RunConfig& config, distributed::Communicator& communicator)
+    : options_(config.evaluation), last_step_(config.train.steps), communicator_(communicator) {
+  if (options_.every_steps == 0) return;
+  for (const std::string& file : options_.tokens) {
+    const std::string name = std::filesystem::path(file).stem().string();
+    check_name(name);
+    held_out_.push_back({name, eval::sample_windows(data::open_token_windows(file, config.model.vocab_size))});
+  }
+  for (const std::string& word : options_.tasks) {
+    eval::ChoiceTask task = open_choice_task(word);
+    check_name(task.name);
+    tasks_.push_back(std::move(task));
+  }
+  if (tasks_.empty()) return;
+  const auto tokenizer = data::find_tokenizer(config.data);
+  if (!tokenizer) {
+    throw DataError("evaluation.tasks need a tokenizer, and none lies with the data of data.paths: put the tokenizer.model or "
+                    "tokenizer.json that the data were prepared with into that folder");
+  }
+  tokenizer_ = text::load_tokenizer(*tokenizer);
+}
+
+/// Results are told apart by name.
+void RunEvaluation::check_name(const std::string& name) const {
+  const auto same = [&](const auto& other) { return other.name == name; };
+  if (std::ranges::any_of(held_out_, same) || std::ranges::any_of(tasks_, same)) {
+    throw UsageError(concat("evaluation.tokens and evaluation.tasks: two are called ", name, "; rename one of the files"));
+  }
+}
+
+bool RunEvaluation::due(std::int64_t step) const {
+  return options_.every_steps > 0 && (step % options_.every_steps == 0 || step == last_step_);
+}
+
+std::vector<Measurement> RunEvaluation::run(eval::LanguageModel& model) const {
+  std::vector<Measurement> out;
+  eval::PerplexityOptions perplexity_options;
+  perplexity_options.batch = options_.batch;
+  perplexity_options.max_windows = options_.max_windows;
+  for (const HeldOut& text : held_out_) {
+    const auto result = perplexity(communicator_, model, text.windows, perplexity_options);
+    if (!result) return {};
+    out.push_back({text.name, "perplexity", result->perplexity});
+  }
+  eval::ChoiceOptions choice_options;
+  choice_options.batch = options_.batch;
+  for (const eval::ChoiceTask& task : tasks_) {
+    const auto result = evaluate_choices(communicator_, model, *tokenizer_, task, choice_options);
+    if (!result) return {};
+    const auto scores = eval::scores_of(*result);
+    out.push_back({task.name, "acc", scores.acc});
+    if (result->has_acc_norm) out.push_back({task.name, "acc_norm", scores.acc_norm});
+  }
+  return out;
+}
+
+}  // namespace fbi::train
