@@ -7,7 +7,9 @@
 #include "fbi/kernels/binary_matrix.h"
 
 /// The trainer's kernels, and the product of a decode step, on an NVIDIA GPU of compute
-/// capability 8.0 or 9.0. The functions exist in builds with FBI_CUDA=ON only.
+/// capability 8.0 or 9.0. The functions exist in builds with FBI_CUDA=ON only. Checked by
+/// compilation and on an emulator of blocks and warps (tests/kernels/cuda_on_cpu); no GPU has run
+/// them yet.
 ///
 /// Every pointer is memory of the current device. Functions enqueue on `stream` and return: no
 /// result has arrived when they return, nothing is allocated, nothing waits. They throw UsageError
