@@ -3,23 +3,21 @@
 #include <ATen/Context.h>
 
 #include "fbi/core/error.h"
+#include "ops/gpu_kernels.h"
 
 namespace fbi::ops {
-namespace {
-
-// Kernels of our own take processor pointers only, so far: a tensor on a GPU would crash them.
-constexpr bool kHasCudaKernels = false;
-
-}  // namespace
-
 at::Device choose_device(const std::string& name, int local_rank) {
   if (name != "auto" && name != "cpu" && name != "cuda")
     throw UsageError(concat("device '", name, "' is unknown; choose auto, cpu or cuda"));
-  const bool available = kHasCudaKernels && at::hasCUDA();
+  const bool available = gpu::built() && at::hasCUDA();
+  if (name == "cuda" && !gpu::built())
+    throw UsageError("device cuda is asked for, but this program was built without it: configure with FBI_CUDA=ON, or use cpu or auto");
   if (name == "cuda" && !available)
-    throw UsageError("device cuda is asked for, but this version has no CUDA kernels yet; use cpu or auto");
+    throw UsageError("device cuda is asked for, but no GPU is found (nvidia-smi shows what the driver sees); use cpu or auto");
   if (name == "cpu" || !available) return at::kCPU;
-  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(local_rank));
+  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(local_rank));
+  gpu::use(device);
+  return device;
 }
 
 }  // namespace fbi::ops

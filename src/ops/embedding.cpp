@@ -5,6 +5,7 @@
 
 #include "fbi/ops/parallel.h"
 #include "fbi/ops/slot_ops.h"
+#include "ops/gpu_kernels.h"
 
 namespace fbi::ops {
 
@@ -12,11 +13,7 @@ at::Tensor embedding(const at::Tensor& ids, const ParameterSlot& slot) { return 
 
 void accumulate_embedding_gradient(ParameterSlot& slot, const at::Tensor& ids, const at::Tensor& dx,
                                    std::int64_t pad_token_id) {
-  if (!dx.is_cpu()) {
-    const at::Tensor kept = dx.to(at::kFloat) * ids.ne(pad_token_id).unsqueeze(1);
-    slot.grad.index_add_(0, ids, kept);
-    return;
-  }
+  if (dx.is_cuda()) return gpu::accumulate_embedding_gradient(slot.grad, ids.contiguous(), dx.contiguous(), pad_token_id);
   const at::Tensor rows = dx.to(at::kFloat).contiguous();
   const std::int64_t width = rows.size(1);
   const auto* id = ids.const_data_ptr<std::int64_t>();

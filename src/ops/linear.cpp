@@ -8,6 +8,7 @@
 #include "fbi/ops/parallel.h"
 #include "fbi/ops/scale_strides.h"
 #include "fbi/ops/slot_ops.h"
+#include "ops/gpu_kernels.h"
 #include "ops/sign_products.h"
 
 namespace fbi::ops {
@@ -17,8 +18,9 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 at::Tensor unpacked(const ParameterSlot& slot, at::ScalarType dtype) {
-  if (slot.rounding != at::kFloat) dtype = slot.rounding;
-  const bool bf16 = dtype == at::kBFloat16;
+  const at::ScalarType rounded = slot.rounding != at::kFloat ? slot.rounding : dtype;
+  if (slot.bits.is_cuda()) return gpu::effective_weight(slot, rounded).to(dtype);
+  const bool bf16 = rounded == at::kBFloat16;
   at::Tensor out = at::empty(slot.shape, slot.bits.options().dtype(bf16 ? at::kBFloat16 : at::kFloat));
   const kernels::MatrixShape shape{slot.rows(), slot.columns()};
   const auto* bits = slot.bits.const_data_ptr<std::uint8_t>();
@@ -31,7 +33,7 @@ at::Tensor unpacked(const ParameterSlot& slot, at::ScalarType dtype) {
     kernels::effective_weight(bits, alpha, beta, scale_strides(slot), shape, out.data_ptr<float>(),
                               torch_parallel_for());
   }
-  return out.to(dtype);
+  return out.to(rounded);
 }
 
 at::Tensor as_matrix(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
@@ -85,6 +87,7 @@ at::Tensor linear(const at::Tensor& x, ParameterSlot& slot, at::ScalarType dtype
 }
 
 void accumulate_outer(at::Tensor& target, const at::Tensor& a, const at::Tensor& b) {
+  if (target.is_cuda()) return gpu::accumulate_outer(target, a, b);
   // A bf16 product would round the sum of each micro-step to 8 bits; on the CPU fp32 is also the faster product.
   target.addmm_(a.to(at::kFloat).t(), b.to(at::kFloat));
 }

@@ -6,6 +6,7 @@
 #include "fbi/core/error.h"
 #include "fbi/kernels/distill_loss.h"
 #include "fbi/ops/parallel.h"
+#include "ops/gpu_kernels.h"
 
 namespace fbi::ops {
 namespace {
@@ -32,6 +33,10 @@ LossSums distill_loss(at::Tensor& logits, const at::Tensor& teacher_logits, cons
   const bool distill = weights.distill > 0;
   if (distill && teacher_logits.sizes() != logits.sizes())
     throw UsageError(concat("loss: student logits ", logits.sizes(), " but teacher logits ", teacher_logits.sizes()));
+  if (logits.is_cuda()) {
+    const auto losses = gpu::distill_loss(logits, teacher_logits, targets, weights, grad_scale);
+    return {ordered_sum(losses.next_token.cpu()), ordered_sum(losses.distill.cpu())};
+  }
   const auto options = logits.options();
   at::Tensor next = at::zeros({logits.size(0)}, options), soft = at::zeros({logits.size(0)}, options);
   kernels::DistillLossArgs args;
@@ -52,6 +57,7 @@ LossSums distill_loss(at::Tensor& logits, const at::Tensor& teacher_logits, cons
 
 at::Tensor next_token_nll(const at::Tensor& logits, const at::Tensor& targets) {
   check_logits(logits, targets);
+  if (logits.is_cuda()) return gpu::next_token_nll(logits, targets);
   at::Tensor out = at::empty({logits.size(0)}, logits.options());
   kernels::next_token_nll(logits.const_data_ptr<float>(), targets.const_data_ptr<std::int32_t>(), logits.size(0),
                           logits.size(1), out.data_ptr<float>(), torch_parallel_for());

@@ -19,6 +19,21 @@ kernels::MatrixShape checked_shape(const ParameterSlot& slot, const at::Tensor& 
   return {slot.rows(), slot.columns()};
 }
 
+/// Once, at loading: a slot on a GPU is filled through one on the processor.
+template <class Fill>
+bool filled_through_host(ParameterSlot& slot, const Fill& fill) {
+  if (slot.bits.is_cpu()) return false;
+  ParameterSlot host = slot;
+  host.bits = slot.bits.cpu();
+  host.alpha = slot.alpha.cpu();
+  host.beta = slot.beta.cpu();
+  fill(host);
+  slot.bits.copy_(host.bits);
+  slot.alpha.copy_(host.alpha);
+  slot.beta.copy_(host.beta);
+  return true;
+}
+
 }  // namespace
 
 std::string sibling_name(const std::string& weight_name, const std::string& suffix) {
@@ -26,11 +41,13 @@ std::string sibling_name(const std::string& weight_name, const std::string& suff
 }
 
 void pack_signs(ParameterSlot& slot, const at::Tensor& latent) {
+  if (filled_through_host(slot, [&](ParameterSlot& host) { pack_signs(host, latent.cpu()); })) return;
   const auto shape = checked_shape(slot, latent);
   kernels::pack_signs(latent.const_data_ptr<float>(), shape, slot.bits.data_ptr<std::uint8_t>(), torch_parallel_for());
 }
 
 void initial_scales(ParameterSlot& slot, const at::Tensor& latent) {
+  if (filled_through_host(slot, [&](ParameterSlot& host) { initial_scales(host, latent.cpu()); })) return;
   const auto shape = checked_shape(slot, latent);
   const auto* values = latent.const_data_ptr<float>();
   const at::Tensor alpha = slot.owns_alpha() ? slot.alpha : at::empty_like(slot.alpha);

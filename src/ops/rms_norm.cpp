@@ -7,6 +7,7 @@
 #include "fbi/kernels/layer.h"
 #include "fbi/ops/parallel.h"
 #include "fbi/ops/slot_ops.h"
+#include "ops/gpu_kernels.h"
 
 namespace fbi::ops {
 namespace {
@@ -22,10 +23,14 @@ kernels::RmsNormInput kernel_input(const at::Tensor& x, const ParameterSlot& slo
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, ParameterSlot* slot, double eps) {
     const at::Tensor input = x.to(at::kFloat).contiguous();
-    at::Tensor out = at::empty_like(input);
-    at::Tensor inverse_rms = at::empty(input.sizes().slice(0, input.dim() - 1), input.options());
-    kernels::rms_norm(kernel_input(input, *slot), eps, out.data_ptr<float>(), inverse_rms.data_ptr<float>(),
-                      torch_parallel_for());
+    at::Tensor out, inverse_rms = at::empty(input.sizes().slice(0, input.dim() - 1), input.options());
+    if (input.is_cuda()) {
+      out = gpu::rms_norm(input, slot->value, eps, inverse_rms);
+    } else {
+      out = at::empty_like(input);
+      kernels::rms_norm(kernel_input(input, *slot), eps, out.data_ptr<float>(), inverse_rms.data_ptr<float>(),
+                        torch_parallel_for());
+    }
     ctx->save_for_backward({input, inverse_rms});
     ctx->saved_data["slot"] = reinterpret_cast<std::int64_t>(slot);  // outlives the graph by contract
     return out;
@@ -35,6 +40,9 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     auto& slot = *reinterpret_cast<ParameterSlot*>(ctx->saved_data["slot"].toInt());
     const auto saved = ctx->get_saved_variables();
     const at::Tensor dout = grads[0].to(at::kFloat).contiguous();
+    if (dout.is_cuda()) {
+      return {gpu::rms_norm_backward(saved[0], slot.value, saved[1], dout, slot.grad), at::Tensor(), at::Tensor()};
+    }
     at::Tensor dx = at::empty_like(saved[0]);
     kernels::rms_norm_backward(kernel_input(saved[0], slot), saved[1].const_data_ptr<float>(), dout.const_data_ptr<float>(),
                                dx.data_ptr<float>(), slot.grad.defined() ? slot.grad.data_ptr<float>() : nullptr,

@@ -7,6 +7,7 @@
 #include "fbi/kernels/layer.h"
 #include "fbi/ops/parallel.h"
 #include "fbi/ops/slot_ops.h"
+#include "ops/gpu_kernels.h"
 
 namespace fbi::ops {
 namespace {
@@ -26,6 +27,7 @@ at::Tensor rotated_by_kernel(const at::Tensor& x, const at::Tensor& cos, const a
 
 /// By the opposite angle when `inverse`.
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, at::Tensor sin, bool inverse) {
+  if (x.is_cuda() && x.stride(3) == 1) return gpu::rotary(x, cos.contiguous(), sin.contiguous(), inverse);
   if (x.is_cpu() && x.scalar_type() == at::kFloat && x.stride(3) == 1) {
     return rotated_by_kernel(x, cos.contiguous(), sin.contiguous(), inverse);
   }

@@ -8,6 +8,7 @@
 #include "fbi/kernels/layer.h"
 #include "fbi/ops/parallel.h"
 #include "fbi/ops/slot_ops.h"
+#include "ops/gpu_kernels.h"
 
 namespace fbi::ops {
 namespace {
@@ -21,6 +22,7 @@ bool has_kernel(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == a
 struct SiluProduct : torch::autograd::Function<SiluProduct> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate, const at::Tensor& up) {
     ctx->save_for_backward({gate, up});
+    if (gate.is_cuda()) return gpu::silu_product(gate, up);
     if (!has_kernel(gate)) return at::silu(gate).mul_(up);
     at::Tensor out = at::empty_like(gate);
     kernels::silu_product(gate.const_data_ptr<float>(), up.const_data_ptr<float>(), gate.numel(), out.data_ptr<float>(),
@@ -31,6 +33,11 @@ struct SiluProduct : torch::autograd::Function<SiluProduct> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const at::Tensor &gate = saved[0], &up = saved[1], dout = grads[0].contiguous();
+    if (gate.is_cuda()) {
+      at::Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
+      gpu::silu_product_backward(dout, gate, up, dgate, dup);
+      return {dgate, dup};
+    }
     if (!has_kernel(gate)) {
       at::Tensor of_gate = at::silu_backward(dout * up, gate);
       return {of_gate, at::silu(gate).mul_(dout)};

@@ -8,10 +8,9 @@
 #include <cmath>
 
 #include "fbi/core/error.h"
-#include "fbi/kernels/binary_matrix.h"
 #include "fbi/ops/packing.h"
-#include "fbi/ops/parallel.h"
 #include "fbi/ops/scale_strides.h"
+#include "fbi/ops/update.h"
 
 namespace fbi::optim {
 namespace {
@@ -27,27 +26,20 @@ Moments zero_moments(const at::Tensor& like) { return {at::zeros_like(like), at:
 float* data(const at::Tensor& tensor) { return tensor.data_ptr<float>(); }
 
 void update_dense(const at::Tensor& value, const Moments& moments, const at::Tensor& grad, const kernels::AdamWStep& step) {
-  kernels::adamw(data(value), data(moments.exp_avg), data(moments.exp_avg_sq), data(grad), value.numel(), step,
-                 ops::torch_parallel_for());
+  ops::adamw(value, moments.exp_avg, moments.exp_avg_sq, grad, step);
 }
 
-/// The rows of a packed slot that this rank owns, as kernels take them.
-struct PackedRows {
-  explicit PackedRows(const SlotState& state)
-      : scale_begin(state.slot->pattern == ops::ScalePattern::kRow ? state.rows.begin : 0),
-        alpha(scale_part(state.slot->alpha)),
-        bits(state.slot->bits.data_ptr<std::uint8_t>() + state.rows.begin * state.slot->bits.size(1)),
-        shape{state.rows.rows(), state.slot->columns()} {}
-  /// Of a tensor laid out like alpha: where the part of these rows begins.
-  float* scale_part(const at::Tensor& scales) const { return data(scales) + scale_begin; }
+/// Of a tensor laid out like alpha: where the part of this rank's rows begins.
+float* scale_part(const SlotState& state, const at::Tensor& scales) {
+  return data(scales) + (state.slot->pattern == ops::ScalePattern::kRow ? state.rows.begin : 0);
+}
 
-  std::int64_t scale_begin;
-  float* alpha;
-  std::uint8_t* bits;
-  kernels::MatrixShape shape;
-};
-
-double square_sum(const at::Tensor& x) { return kernels::sum_of_squares(data(x), x.numel(), ops::torch_parallel_for()); }
+/// The rows of a packed slot that this rank owns.
+ops::SlotRows rows_of(const SlotState& state) {
+  const ParameterSlot& slot = *state.slot;
+  return {slot.bits.device(), slot.bits.data_ptr<std::uint8_t>() + state.rows.begin * slot.bits.size(1), scale_part(state, slot.alpha),
+          ops::scale_strides(slot), {state.rows.rows(), slot.columns()}};
+}
 
 config::GroupMultipliers multipliers(const config::OptimizerGroups& groups, ParameterGroup group) {
   switch (group) {
@@ -177,7 +169,7 @@ double AdamW::finish_gradients() {
   replicated_grad_.zero_();
   for (std::size_t i = 0; i < states_.size(); ++i) {
     SlotState& state = states_[i];
-    if (state.slot->kind == SlotKind::kDense) squares[i] = square_sum(state.grad);
+    if (state.slot->kind == SlotKind::kDense) squares[i] = ops::sum_of_squares(state.grad);
     if (state.slot->kind == SlotKind::kPacked) squares[i] = form_scale_gradients(state);
   }
   reduce_replicated_gradients();
@@ -186,11 +178,11 @@ double AdamW::finish_gradients() {
   double sum = 0;
   for (std::size_t i = 0; i < states_.size(); ++i) {
     const SlotState& state = states_[i];
-    sum += state.slot->kind == SlotKind::kVector ? square_sum(state.grad) : squares[i];
+    sum += state.slot->kind == SlotKind::kVector ? ops::sum_of_squares(state.grad) : squares[i];
     if (state.slot->kind != SlotKind::kPacked) continue;
     double scales = 0;
-    if (state.slot->owns_alpha()) scales += square_sum(state.alpha_grad);
-    if (state.slot->learns_shift) scales += square_sum(state.beta_grad);
+    if (state.slot->owns_alpha()) scales += ops::sum_of_squares(state.alpha_grad);
+    if (state.slot->learns_shift) scales += ops::sum_of_squares(state.beta_grad);
     sum += scales;
   }
   return std::sqrt(sum);
@@ -201,10 +193,8 @@ double AdamW::form_scale_gradients(SlotState& state) {
   const ParameterSlot& slot = *state.slot;
   const at::Tensor alpha_grad = slot.owns_alpha() ? state.alpha_grad : at::empty_like(slot.alpha);
   const at::Tensor beta_grad = slot.learns_shift ? state.beta_grad : at::empty_like(slot.beta);
-  const PackedRows rows(state);
   const double squares =
-      kernels::scale_gradients(data(state.grad), rows.bits, rows.alpha, ops::scale_strides(slot), rows.shape,
-                               rows.scale_part(alpha_grad), rows.scale_part(beta_grad), ops::torch_parallel_for());
+      ops::scale_gradients(rows_of(state), state.grad, scale_part(state, alpha_grad), scale_part(state, beta_grad));
   if (!slot.owns_alpha()) states_[state.alpha_owner].alpha_grad.add_(alpha_grad);
   return squares;
 }
@@ -225,11 +215,8 @@ kernels::AdamWStep AdamW::step_for(ParameterGroup group, double lr, double grad_
 }
 
 void AdamW::update_latent(SlotState& state, double lr, double grad_scale) {
-  const ParameterSlot& slot = *state.slot;
-  const PackedRows rows(state);
-  state.flips = kernels::adamw_latent(data(state.latent), data(state.moments.exp_avg), data(state.moments.exp_avg_sq),
-                                      data(state.grad), rows.alpha, ops::scale_strides(slot), rows.shape, rows.bits,
-                                      step_for(slot.group, lr, grad_scale), ops::torch_parallel_for());
+  state.flips = ops::adamw_latent(rows_of(state), state.latent, state.moments.exp_avg, state.moments.exp_avg_sq, state.grad,
+                                  step_for(state.slot->group, lr, grad_scale));
 }
 
 void AdamW::update_scales(SlotState& state, double lr, double grad_scale) {
@@ -316,8 +303,7 @@ std::vector<NamedTensor> AdamW::named_tensors() const {
 void AdamW::publish() {
   for (auto& state : states_) {
     if (state.slot->kind != SlotKind::kPacked) continue;
-    const PackedRows rows(state);
-    kernels::pack_signs(data(state.latent), rows.shape, rows.bits, ops::torch_parallel_for());
+    ops::pack_signs(rows_of(state), state.latent);
   }
   gather_working_copies();
 }

@@ -1,0 +1,29 @@
+#include "fbi/core/error.h"
+#include "ops/gpu_kernels.h"
+
+namespace fbi::ops::gpu {
+namespace {
+
+[[noreturn]] void absent() { throw UsageError("this build has no kernels for GPUs: configure it with FBI_CUDA=ON"); }
+
+}  // namespace
+
+bool built() { return false; }
+void use(at::Device) { absent(); }
+at::Tensor effective_weight(const ParameterSlot&, at::ScalarType) { absent(); }
+void pack_signs(const float*, kernels::MatrixShape, std::uint8_t*) { absent(); }
+double scale_gradients(const float*, const std::uint8_t*, const float*, kernels::ScaleStrides, kernels::MatrixShape, float*, float*) { absent(); }
+double sum_of_squares(const at::Tensor&) { absent(); }
+void adamw(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const kernels::AdamWStep&) { absent(); }
+std::int64_t adamw_latent(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const float*, kernels::ScaleStrides, std::uint8_t*, const kernels::AdamWStep&) { absent(); }
+TokenLosses distill_loss(const at::Tensor&, const at::Tensor&, const at::Tensor&, const LossWeights&, double) { absent(); }
+at::Tensor next_token_nll(const at::Tensor&, const at::Tensor&) { absent(); }
+at::Tensor rms_norm(const at::Tensor&, const at::Tensor&, double, at::Tensor&) { absent(); }
+at::Tensor rms_norm_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
+at::Tensor rotary(const at::Tensor&, const at::Tensor&, const at::Tensor&, bool) { absent(); }
+at::Tensor silu_product(const at::Tensor&, const at::Tensor&) { absent(); }
+void silu_product_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&, at::Tensor&, at::Tensor&) { absent(); }
+void accumulate_embedding_gradient(const at::Tensor&, const at::Tensor&, const at::Tensor&, std::int64_t) { absent(); }
+void accumulate_outer(at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
+
+}  // namespace fbi::ops::gpu
