@@ -9,6 +9,7 @@
 #   scripts/deps.sh --cuda          also what a CUDA build links and loads
 #   scripts/deps.sh --python-tests  also .deps/python-tests, a Python with torch and transformers for the
 #                                   tests that compare with them
+#   scripts/deps.sh --benchmarks    also Google Benchmark, for the benchmarks of kernels
 #   scripts/deps.sh --cluster-tests  also Slurm, for the tests that submit jobs to one of their own (root only)
 #
 # On a system without apt-get it prints what to install; libraries in a folder of your own are found
@@ -112,16 +113,18 @@ write_prefix_environment() {
   # makes it serve the libraries of the libraries too.
   cat >"$prefix/env.sh" <<EOF
 # Makes the packages of this folder visible to CMake, the linker and the shell: source it.
-export FBI_DEBIAN_PREFIX='$prefix'
-export PATH='$prefix/usr/bin':"\$PATH"
-export CMAKE_PREFIX_PATH='$prefix/usr'\${CMAKE_PREFIX_PATH:+:\$CMAKE_PREFIX_PATH}
-export PKG_CONFIG_PATH='$prefix/usr/lib/$multiarch/pkgconfig:$prefix/usr/share/pkgconfig'
-export PKG_CONFIG_SYSROOT_DIR='$prefix'
-export LDFLAGS="-Wl,-rpath,$prefix/usr/lib/$multiarch -Wl,--disable-new-dtags \${LDFLAGS:-}"
+# The folder may have been carried to another place.
+FBI_DEBIAN_PREFIX=\$(cd "\$(dirname "\${BASH_SOURCE[0]:-\$0}")" && pwd)
+export FBI_DEBIAN_PREFIX
+export PATH="\$FBI_DEBIAN_PREFIX/usr/bin:\$PATH"
+export CMAKE_PREFIX_PATH="\$FBI_DEBIAN_PREFIX/usr\${CMAKE_PREFIX_PATH:+:\$CMAKE_PREFIX_PATH}"
+export PKG_CONFIG_PATH="\$FBI_DEBIAN_PREFIX/usr/lib/$multiarch/pkgconfig:\$FBI_DEBIAN_PREFIX/usr/share/pkgconfig"
+export PKG_CONFIG_SYSROOT_DIR="\$FBI_DEBIAN_PREFIX"
+export LDFLAGS="-Wl,-rpath,\$FBI_DEBIAN_PREFIX/usr/lib/$multiarch -Wl,--disable-new-dtags \${LDFLAGS:-}"
 EOF
   if [[ -x $prefix/usr/bin/cmake || -x $prefix/usr/bin/ninja || -x $prefix/usr/bin/git ]]; then
     # The unpacked programs themselves need their libraries.
-    printf '%s\n' "export LD_LIBRARY_PATH='$prefix/usr/lib/$multiarch'\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}" \
+    printf '%s\n' "export LD_LIBRARY_PATH=\"\$FBI_DEBIAN_PREFIX/usr/lib/$multiarch\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}\"" \
       >>"$prefix/env.sh"
   fi
 }
@@ -246,6 +249,7 @@ main() {
       --cuda) cuda=true ;;
       --python-tests) python=true ;;
       --cluster-tests) cluster=true ;;
+      --benchmarks) library_packages+=(libbenchmark-dev) ;;
       -h | --help) show_help && exit ;;
       *) usage_error "unknown option $1" ;;
     esac

@@ -48,5 +48,81 @@ class Deps(unittest.TestCase):
             self.assertIn("holds no LibTorch 2.11: include/torch/headeronly/version.h is missing", done.stderr)
 
 
+class GpuCheck(unittest.TestCase):
+    """With stand-ins for the programs of a GPU machine."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = pathlib.Path(folder.name)
+        shutil.copytree(SCRIPTS, self.root / "scripts")
+        (self.root / "bin").mkdir()
+        self.program("nvcc", "echo 'Cuda compilation tools, release 13.0, V13.0.88'")
+        self.program("nvidia-smi", 'case $1 in *name) echo "Some GPU" ;; *compute_cap) echo 9.0 ;; *) echo 580.1 ;; esac')
+        self.program("python3", "exit 1")
+
+    def program(self, name, text):
+        path = self.root / "bin" / name
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    def make_tests_that(self, text):
+        """A cmake whose build makes programs that do `text`."""
+        self.program("cmake", f"""case "$*" in
+  *'--target help') ;;
+  --build*) mkdir -p build/gpu/bin
+    for name in kernels_cuda_test nccl_test train_gpu_test; do
+      printf '#!/bin/sh\\n%s\\n' '{text}' >build/gpu/bin/$name; chmod +x build/gpu/bin/$name
+    done ;;
+  *) echo "$*" ;;
+esac""")
+
+    def check(self, *arguments):
+        environment = {**os.environ, "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}", "LIBTORCH_ROOT": "/some/torch",
+                       "FBI_COMMIT": "abc123", "FBI_TEST_PYTHON": ""}
+        return bash(self.root / "scripts/gpu_check.sh", *arguments, env=environment)
+
+    def report(self):
+        return (self.root / "build/gpu/gpu-report.md").read_text()
+
+    def test_without_gpu_or_toolkit_it_says_so(self):
+        self.program("nvcc", "echo 'Cuda compilation tools, release 12.4, V12.4.1'")
+        done = self.check()
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn("no CUDA 13 toolkit", done.stderr)
+        self.program("nvidia-smi", "exit 9")
+        done = self.check()
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn("no GPU is found", done.stderr)
+
+    def test_the_report_has_every_part(self):
+        self.make_tests_that("echo all is well")
+        done = self.check()
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        report = self.report()
+        for text in ("commit: abc123", "GPU: Some GPU, driver 580.1", "| train_gpu_test | exit 0, 0:00 |", "all is well",
+                     "-DCMAKE_CUDA_ARCHITECTURES=90a -DLIBTORCH_ROOT=/some/torch", "| cuda_kernels_bench | left out: Google Benchmark",
+                     "| training | left out: no Python"):
+            self.assertIn(text, report)
+
+    def test_a_failed_or_skipped_test_fails(self):
+        for text, result in (("exit 3", "exit 3,"), ('echo "[  SKIPPED ] Gpu.Any"', "exit 0, but tests were skipped")):
+            with self.subTest(text):
+                self.make_tests_that(text)
+                self.assertEqual(self.check().returncode, 1)
+                self.assertIn(f"| nccl_test | {result}", self.report())
+
+    def test_a_build_that_fails_ends_with_a_report(self):
+        self.program("cmake", "echo no such library; exit 1")
+        self.assertEqual(self.check().returncode, 1)
+        self.assertIn("| configure | exit 1", self.report())
+        self.assertIn("no such library", self.report())
+
+    def test_libraries_must_be_a_folder_of_deps(self):
+        done = self.check("--libraries", self.root)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("it has no env.sh", done.stderr)
+
+
 if __name__ == "__main__":
     unittest.main()

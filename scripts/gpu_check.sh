@@ -1,0 +1,202 @@
+#!/usr/bin/env bash
+# Builds the CUDA form on a machine with a GPU, runs the tests that need one and the benchmarks, and writes all of it into one
+# report: commit, GPU, driver, figures, and how each part ended.
+#
+#   scripts/gpu_check.sh [--quick] [--build DIR] [--report FILE] [--libraries DIR]
+#
+#   --quick          one short training benchmark (130M) and short kernel benchmarks instead of all
+#   --build DIR      where to build; build/gpu without it
+#   --report FILE    the report; DIR/gpu-report.md without it
+#   --libraries DIR  a folder made by `scripts/deps.sh --prefix DIR` here or on another machine; .deps/debian without it, where there
+#                    is one
+#
+# Installs nothing. Needs a GPU, the CUDA 13 toolkit, CMake, a compiler, and LibTorch 2.11: LIBTORCH_ROOT, else the one in .deps,
+# else that of python3. Training is compared with tests/bench/pytorch_baseline.py where FBI_TEST_PYTHON, .deps/python-tests or python3
+# can use the GPU; kernels are timed where Google Benchmark is (`scripts/deps.sh --benchmarks`).
+# FBI_COMMIT=TEXT names the commit where there is no git. FBI_JOBS=N: compilers that run at once.
+#
+# Exit: 0 when every part that can run here did what it should; 1 otherwise, with the report written as far as it goes.
+# shellcheck disable=SC2317 # functions that `part` calls
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+quick=false build=build/gpu report='' libraries=''
+while (($#)); do
+  case $1 in
+    --quick) quick=true ;;
+    --build | --report | --libraries)
+      [[ -n ${2:-} ]] || usage_error "$1 needs a value"
+      case $1 in
+        --build) build=$2 ;;
+        --report) report=$2 ;;
+        --libraries) libraries=$2 ;;
+      esac
+      shift
+      ;;
+    -h | --help) show_help && exit ;;
+    -*) usage_error "unknown option $1" ;;
+    *) usage_error "unexpected argument $1" ;;
+  esac
+  shift
+done
+if [[ -n $libraries ]]; then
+  [[ -f $libraries/env.sh ]] || die "$libraries is no folder of scripts/deps.sh --prefix: it has no env.sh"
+  libraries=$(cd "$libraries" && pwd)
+fi
+cd "$repo"
+report=${report:-$build/gpu-report.md}
+tests=(kernels_cuda_test nccl_test train_gpu_test)
+
+# --- What is here -------------------------------------------------------------------------------
+
+gpu_field() { nvidia-smi --query-gpu="$1" --format=csv,noheader 2>/dev/null | head -n 1; }
+
+gpu=$(gpu_field name || true)
+[[ -n $gpu ]] || die "no GPU is found: nvidia-smi names none. Run this on a machine with one"
+toolkit=$(cuda_toolkit)
+cuda_toolkit_is_13 "$toolkit" || die "no CUDA 13 toolkit: nvcc must be on PATH, in \$CUDA_HOME/bin or in /usr/local/cuda/bin"
+export CUDACXX=$toolkit/bin/nvcc
+
+if [[ -n $libraries ]]; then
+  # shellcheck disable=SC1091 # written by deps.sh
+  source "$libraries/env.sh"
+else
+  use_debian_prefix
+fi
+
+root_of_python() { python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))' 2>/dev/null || true; }
+
+if [[ -z ${LIBTORCH_ROOT:-} && ! -f $deps_dir/stamps/libtorch ]]; then
+  LIBTORCH_ROOT=$(root_of_python)
+  [[ -n $LIBTORCH_ROOT ]] || die "no LibTorch 2.11: set LIBTORCH_ROOT to the folder that holds its include/ and lib/, or run scripts/deps.sh --cuda"
+  export LIBTORCH_ROOT
+fi
+
+# The first Python whose torch sees the GPU.
+find_python() {
+  local candidate
+  for candidate in "${FBI_TEST_PYTHON:-}" "$deps_dir/python-tests/bin/python" "$(command -v python3 || true)"; do
+    if [[ -x $candidate ]] && "$candidate" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+}
+
+# "9.0" -> 90a, "8.6" -> 86
+architecture() {
+  local digits
+  digits=$(gpu_field compute_cap | tr -d '. ')
+  [[ $digits == 90 ]] && digits=90a
+  printf '%s\n' "${digits:-native}"
+}
+
+# --- Parts --------------------------------------------------------------------------------------
+
+mkdir -p "$build" "$(dirname "$report")"
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+names=() results=() failed=0
+
+# part NAME COMMAND...: runs it, its output in a log and on the terminal.
+part() {
+  local name=$1 status=0 start=$SECONDS
+  shift
+  printf 'gpu_check: %s\n' "$name"
+  "$@" >"$logs/$name" 2>&1 </dev/null || status=$?
+  if ((status == 0)) && grep -F '[  SKIPPED ]' "$logs/$name" >/dev/null; then
+    status="0, but tests were skipped though a GPU is here"
+  fi
+  tail -n 40 "$logs/$name"
+  names+=("$name")
+  results+=("exit $status, $(seconds_as_minutes $((SECONDS - start)))")
+  [[ $status == 0 ]] || failed=1
+}
+
+left_out() {
+  printf 'gpu_check: %s left out: %s\n' "$1" "$2"
+  names+=("$1")
+  results+=("left out: $2")
+}
+
+configure() {
+  local generator=()
+  if [[ ! -f $build/CMakeCache.txt ]] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
+  cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DFBI_CUDA=ON -DFBI_EXAMPLES=OFF \
+    "-DCMAKE_CUDA_ARCHITECTURES=$(architecture)" ${LIBTORCH_ROOT:+"-DLIBTORCH_ROOT=$LIBTORCH_ROOT"}
+}
+
+has_kernel_bench() { cmake --build "$build" --target help 2>/dev/null | grep -w cuda_kernels_bench >/dev/null; }
+
+build_targets() { cmake --build "$build" -j "${FBI_JOBS:-$(default_jobs)}" --target "$@"; }
+
+kernel_bench() {
+  local options=()
+  if $quick; then options=(--benchmark_min_time=0.05); fi
+  "$build/bin/cuda_kernels_bench" "${options[@]}"
+}
+
+training_bench() {
+  local arguments=(--device cuda --python "$1" --program "$build/bin/fbi-llm" --work "$build/bench-training" --json "$logs/training.json")
+  if $quick; then
+    arguments+=(GPU-130M --rounds 1 --steps 5)
+  else
+    arguments+=(--rounds 2 --steps 8)
+  fi
+  "$1" tests/bench/bench_training.py "${arguments[@]}"
+}
+
+# --- The report ---------------------------------------------------------------------------------
+
+commit() { git describe --always --dirty --abbrev=12 2>/dev/null || printf '%s\n' "${FBI_COMMIT:-unknown}"; }
+
+# Of long logs the end: figures and failures stand there.
+write_report() {
+  local i
+  printf '# GPU check\n\n'
+  printf -- '- commit: %s\n- date: %s\n' "$(commit)" "$(date -u +%FT%TZ)"
+  printf -- '- GPU: %s, driver %s, memory %s\n' "$gpu" "$(gpu_field driver_version)" "$(gpu_field memory.total)"
+  printf -- '- nvcc: %s\n' "$("$CUDACXX" --version | sed -n 's/.*release //p')"
+  printf -- '- LibTorch: %s\n\n' "${LIBTORCH_ROOT:-$deps_dir}"
+  printf '| part | result |\n|---|---|\n'
+  for i in "${!names[@]}"; do printf '| %s | %s |\n' "${names[i]}" "${results[i]}"; done
+  for i in "${!names[@]}"; do
+    [[ -f $logs/${names[i]} ]] || continue
+    # shellcheck disable=SC2016 # a fence of Markdown
+    printf '\n## %s\n\n```\n%s\n```\n' "${names[i]}" "$(tail -n 400 "$logs/${names[i]}")"
+  done
+  if [[ -f $logs/training.json ]]; then
+    # shellcheck disable=SC2016
+    printf '\n## training.json\n\n```json\n%s\n```\n' "$(cat "$logs/training.json")"
+  fi
+}
+
+finish() {
+  write_report >"$report"
+  printf 'gpu_check: the report is %s\n' "$report"
+  exit "$failed"
+}
+
+# --- Main ---------------------------------------------------------------------------------------
+
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
+part configure configure
+((failed)) && finish
+targets=("${tests[@]}" fbi-llm)
+if has_kernel_bench; then targets+=(cuda_kernels_bench); fi
+part build build_targets "${targets[@]}"
+((failed)) && finish
+for test in "${tests[@]}"; do part "$test" "$build/bin/$test"; done
+if has_kernel_bench; then
+  part cuda_kernels_bench kernel_bench
+else
+  left_out cuda_kernels_bench "Google Benchmark is not installed"
+fi
+python=$(find_python)
+if [[ -n $python ]]; then
+  part training training_bench "$python"
+else
+  left_out training "no Python whose torch sees the GPU"
+fi
+finish
