@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
-"""Runs our trainer and tests/bench/pytorch_baseline.py in turn, on the same shapes, data and threads, and prints what a step
-costs each of them and the ratios. Started by scripts/bench_training.sh.
+"""Runs our trainer and tests/bench/pytorch_baseline.py in turn, on the same shapes, data and threads or GPU, and prints what a step
+costs each of them and the ratios. Started by scripts/bench_training.sh and, with --device cuda, by scripts/gpu_check.sh. On a GPU
+both compute in bf16, memory is what tensors hold on it at most, and both keep all activations or, where the case says so, the
+input of each layer.
 """
 
 import argparse
@@ -34,9 +36,27 @@ CASES = {
                          published=(15.3, 6.7)),
 }
 
+# The 130M student with the teacher of case M, and the shape of configs/1.3b.json on both sides.
+GPU_M = shape(768, 12, 12, 2048, 32000, 2048)
+GPU_M_TEACHER = shape(1024, 16, 16, 2816, 32000, 2048)
+GPU_L = shape(2048, 24, 32, 5632, 32000, 2048)
+GPU_CASES = {
+    "GPU-130M": dict(student=GPU_M, teacher=GPU_M_TEACHER, seq_len=2048, micro_batch=8, micro_steps=1, ours=[]),
+    "GPU-1.3B": dict(student=GPU_L, teacher=GPU_L, seq_len=2048, micro_batch=2, micro_steps=1, ours=[]),
+    "GPU-1.3B-recompute": dict(student=GPU_L, teacher=GPU_L, seq_len=2048, micro_batch=4, micro_steps=1,
+                               ours=["train.recompute=true"], baseline=["--checkpointing"]),
+}
+ALL_CASES = {"cpu": CASES, "cuda": GPU_CASES}
 
-def prepare(name, case, folder, python, program):
+
+def device_options(device):
+    """What the baseline is told of the device."""
+    return ["--device", "cuda", "--bf16"] if device == "cuda" else []
+
+
+def prepare(name, case, folder, options):
     """Data and teacher, once."""
+    python, program = options.python, options.program
     lines = folder / f"{name}.jsonl"
     vocab, length = case["student"]["vocab_size"], case["seq_len"] + 1
     if not lines.exists():
@@ -49,7 +69,7 @@ def prepare(name, case, folder, python, program):
              "--out", data])
     teacher = folder / f"{name}-teacher"
     if not teacher.exists():
-        run([python, BASELINE, "--teacher", json.dumps(case["teacher"]), "--write-teacher", teacher])
+        run([python, BASELINE, "--teacher", json.dumps(case["teacher"]), "--write-teacher", teacher, *device_options(options.device)])
     return lines, data, teacher
 
 
@@ -72,7 +92,8 @@ def run_ours(case, data, teacher, folder, options):
         "objective": {"next_token": 0, "distill": 1},
         "optimizer": {"warmup_steps": 0},
         "train": {"seq_len": case["seq_len"], "global_batch": batch, "micro_batch": case["micro_batch"],
-                  "steps": options.steps, "threads": options.threads, "device": "cpu"},
+                  "steps": options.steps, "threads": options.threads, "device": options.device,
+                  "precision": "bf16" if options.device == "cuda" else "fp32"},
         "checkpoint": {"every_steps": 0},
     }
     path = folder / "config.json"
@@ -83,14 +104,14 @@ def run_ours(case, data, teacher, folder, options):
     run(command)
     steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     run(["rm", "-rf", run_dir])
-    return {key: [step[key] for step in steps[options.warmup:]] for key in ("step_seconds", "cpu_seconds")} | {
-        "peak_memory_bytes": steps[-1]["peak_memory_bytes"]}
+    peak = steps[-1]["peak_device_memory_bytes" if options.device == "cuda" else "peak_memory_bytes"]
+    return {key: [step[key] for step in steps[options.warmup:]] for key in ("step_seconds", "cpu_seconds")} | {"peak_memory_bytes": peak}
 
 
 def run_baseline(case, lines, options, python):
     command = [python, BASELINE, "--student", json.dumps(case["student"]), "--teacher", json.dumps(case["teacher"]), "--data", lines,
                "--micro-batch", case["micro_batch"], "--micro-steps", case["micro_steps"], "--steps", options.steps,
-               "--warmup", options.warmup, "--threads", options.threads]
+               "--warmup", options.warmup, "--threads", options.threads, *device_options(options.device), *case.get("baseline", [])]
     return json.loads(run(command))
 
 
@@ -102,23 +123,27 @@ def summary(rounds):
 
 def report(name, case, ours, baseline):
     tokens = case["seq_len"] * case["micro_batch"] * case["micro_steps"]
-    cpu, memory = case["published"]
     print(f"\n{name}: {tokens} tokens per step, {', '.join(case['ours']) or 'default settings'}")
     print(f"  {'':24}{'tokens/s':>10}{'CPU s/step':>12}{'peak GB':>9}")
     for title, row in (("ours", ours), ("PyTorch baseline", baseline)):
         print(f"  {title:24}{tokens / row['step_seconds']:10.1f}{row['cpu_seconds']:12.3f}{row['peak_memory_bytes'] / 1e9:9.2f}")
-    print(f"  {'published (elsewhere)':24}{'':10}{cpu:12.3f}{memory:9.2f}")
     ratios = {"speed": baseline["step_seconds"] / ours["step_seconds"], "cpu": baseline["cpu_seconds"] / ours["cpu_seconds"],
-              "memory": ours["peak_memory_bytes"] / baseline["peak_memory_bytes"],
-              "baseline_to_published_cpu": baseline["cpu_seconds"] / cpu}
-    print(f"  ours is {ratios['speed']:.2f}x as fast, {ratios['cpu']:.2f}x by processor time, at {ratios['memory']:.2f}x of the memory; "
-          f"the baseline takes {ratios['baseline_to_published_cpu']:.2f}x of the published processor time")
+              "memory": ours["peak_memory_bytes"] / baseline["peak_memory_bytes"]}
+    if "published" in case:
+        cpu, memory = case["published"]
+        ratios["baseline_to_published_cpu"] = baseline["cpu_seconds"] / cpu
+        print(f"  {'published (elsewhere)':24}{'':10}{cpu:12.3f}{memory:9.2f}")
+    print(f"  ours is {ratios['speed']:.2f}x as fast, {ratios['cpu']:.2f}x by processor time, at {ratios['memory']:.2f}x of the memory")
+    if "published" in case:
+        print(f"  the baseline takes {ratios['baseline_to_published_cpu']:.2f}x of the published processor time")
     return {"case": name, "tokens_per_step": tokens, "ours": ours, "baseline": baseline, "ratios": ratios}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", default=list(CASES), choices=list(CASES), metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("cases", nargs="*", metavar="CASE",
+                        help="; ".join(f"{', '.join(cases)} ({device})" for device, cases in ALL_CASES.items()))
+    parser.add_argument("--device", default="cpu", choices=list(ALL_CASES))
     parser.add_argument("--rounds", type=int, default=2, help="how often both run, in turn")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warmup", type=int, default=2, help="steps that do not count")
@@ -128,11 +153,15 @@ def main():
     parser.add_argument("--program", type=Path, default=ROOT / "build/release/bin/fbi-llm")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
+    cases = ALL_CASES[options.device]
+    for name in options.cases:
+        if name not in cases:
+            parser.error(f"unknown case {name}; on {options.device}: {', '.join(cases)}")
     options.work.mkdir(parents=True, exist_ok=True)
     results = []
-    for name in options.cases:
-        case = CASES[name]
-        lines, data, teacher = prepare(name, case, options.work, options.python, options.program)
+    for name in options.cases or cases:
+        case = cases[name]
+        lines, data, teacher = prepare(name, case, options.work, options)
         ours, baseline = [], []
         for number in range(options.rounds):
             print(f"{name}: round {number + 1} of {options.rounds}", file=sys.stderr)

@@ -4,7 +4,8 @@ are binarized in every forward, autograd through sign, scale and shift, whole lo
 all parameters, clipping by the global norm. In its fastest plain form: SDPA attention, fused AdamW, no checkpointing, losses read
 once per step. It is the baseline of scripts/bench_training.sh and shares no code with the C++ program.
 
-Prints one JSON line: seconds and processor seconds of each step (warm-up steps left out) and the peak resident memory.
+Prints one JSON line: seconds and processor seconds of each step (warm-up steps left out) and the peak memory: resident on a CPU, of
+tensors on a GPU. There --bf16 runs both models under autocast, the teacher from weights in bf16.
 """
 
 import argparse
@@ -12,10 +13,12 @@ import json
 import math
 import resource
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Sign(torch.autograd.Function):
@@ -54,7 +57,7 @@ class RmsNorm(nn.Module):
 
 
 def rotate(x, cos, sin):
-    half = x.shape[-1] // 2
+    half, cos, sin = x.shape[-1] // 2, cos.to(x.dtype), sin.to(x.dtype)
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
 
 
@@ -81,6 +84,7 @@ class Layer(nn.Module):
 class Llama(nn.Module):
     def __init__(self, shape, binary):
         super().__init__()
+        self.checkpointing = False
         linear = BinaryLinear if binary else lambda i, o: nn.Linear(i, o, bias=False)
         self.embedding = nn.Embedding(shape["vocab_size"], shape["hidden_size"])
         self.layers = nn.ModuleList(Layer(shape, linear) for _ in range(shape["num_hidden_layers"]))
@@ -99,7 +103,7 @@ class Llama(nn.Module):
         x = self.embedding(ids)
         cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
         for layer in self.layers:
-            x = layer(x, cos, sin)
+            x = checkpoint(layer, x, cos, sin, use_reentrant=False) if self.checkpointing else layer(x, cos, sin)
         return self.head(self.norm(x))
 
 
@@ -116,24 +120,44 @@ def hugging_face_names(model):
     return {name: tensor.detach().contiguous() for name, tensor in out.items()}
 
 
-def write_teacher(shape, folder):
-    from pathlib import Path
+def write_safetensors(tensors, path):
+    """Length of the header, the header, the bytes one after another; the package of that name is not everywhere."""
+    types = {torch.float32: "F32", torch.bfloat16: "BF16"}
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": types[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            tensor.cpu().view(torch.uint8).numpy().tofile(file)
 
-    from safetensors.torch import save_file
+
+def write_teacher(shape, folder, device, dtype):
     torch.manual_seed(1)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    save_file(hugging_face_names(Llama(shape, binary=False)), f"{folder}/model.safetensors")
+    with torch.device(device):
+        teacher = Llama(shape, binary=False).to(dtype)
+    write_safetensors(hugging_face_names(teacher), f"{folder}/model.safetensors")
     config = dict(shape, model_type="llama", architectures=["LlamaForCausalLM"], rms_norm_eps=1e-5, rope_theta=10000.0,
-                  hidden_act="silu", tie_word_embeddings=False, torch_dtype="float32",
+                  hidden_act="silu", tie_word_embeddings=False, torch_dtype=str(dtype).removeprefix("torch."),
                   num_key_value_heads=shape["num_attention_heads"])
     Path(folder, "config.json").write_text(json.dumps(config, indent=2))
 
 
 def train(options):
     torch.manual_seed(0)
-    student, teacher = Llama(options.student, binary=not options.dense), None
-    if options.teacher:
-        teacher = Llama(options.teacher, binary=False).requires_grad_(False)
+    on_gpu = options.device == "cuda"
+    autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.bf16)
+    with torch.device(options.device):
+        student, teacher = Llama(options.student, binary=not options.dense), None
+        student.checkpointing = options.checkpointing
+        if options.teacher:
+            teacher = Llama(options.teacher, binary=False).requires_grad_(False)
+            if options.bf16:
+                teacher.to(torch.bfloat16)
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
     with open(options.data) as file:
         samples = [json.loads(line)["token_ids"] for line in file]
@@ -142,26 +166,29 @@ def train(options):
         start, cpu_start = time.perf_counter(), time.process_time()
         for micro in range(options.micro_steps):
             first = (step * options.micro_steps + micro) * options.micro_batch
-            ids = torch.tensor([samples[(first + i) % len(samples)] for i in range(options.micro_batch)])
+            ids = torch.tensor([samples[(first + i) % len(samples)] for i in range(options.micro_batch)]).to(options.device)
             inputs, targets = ids[:, :-1], ids[:, 1:]
-            logits = student(inputs)
-            if teacher:
-                with torch.no_grad():
-                    soft = teacher(inputs).softmax(-1)
-                loss = F.cross_entropy(logits.flatten(0, 1), soft.flatten(0, 1))
-            else:
-                loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+            with autocast:
+                logits = student(inputs)
+                if teacher:
+                    with torch.no_grad():
+                        soft = teacher(inputs).softmax(-1)
+                    loss = F.cross_entropy(logits.flatten(0, 1), soft.flatten(0, 1))
+                else:
+                    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
             (loss / options.micro_steps).backward()
             del logits
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         assert math.isfinite(loss.item())
+        if on_gpu:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
         cpu.append(time.process_time() - cpu_start)
     skip = options.warmup
-    print(json.dumps({"step_seconds": seconds[skip:], "cpu_seconds": cpu[skip:],
-                      "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"step_seconds": seconds[skip:], "cpu_seconds": cpu[skip:], "peak_memory_bytes": peak}))
 
 
 def main():
@@ -176,10 +203,13 @@ def main():
     parser.add_argument("--warmup", type=int, default=2, help="steps that are not reported")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dense", action="store_true", help="a full-precision student")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--bf16", action="store_true", help="autocast to bf16, teacher in bf16")
+    parser.add_argument("--checkpointing", action="store_true", help="keep only the input of each layer of the student for backward")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.write_teacher:
-        write_teacher(options.teacher, options.write_teacher)
+        write_teacher(options.teacher, options.write_teacher, options.device, torch.bfloat16 if options.bf16 else torch.float32)
     else:
         train(options)
 
