@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <mutex>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <ATen/TensorOperators.h>
@@ -18,6 +21,7 @@
 #include "fbi/ops/loss.h"
 #include "fbi/ops/matrix_product.h"
 #include "fbi/ops/packing.h"
+#include "fbi/ops/parallel.h"
 #include "fbi/ops/scale_strides.h"
 #include "fbi/ops/sign_products.h"
 #include "support/expect_error.h"
@@ -85,6 +89,19 @@ TEST(SlotLinear, HasTheGradientsOfAPlainProduct) {
     EXPECT_TRUE(x.grad().allclose(2 * plain_x.grad(), 1e-5, 1e-5));
     EXPECT_TRUE(slot.grad.allclose(2 * weight.grad(), 1e-5, 1e-5));  // of W~, added up
   }
+}
+
+TEST(TorchParallelFor, RunsOnSeveralThreads) {
+  const int before = torch_parallel_for().threads();
+  set_threads(2);
+  std::set<std::thread::id> threads;
+  std::mutex mutex;
+  torch_parallel_for().run(0, 64, 1, [&](std::int64_t, std::int64_t) {
+    const std::lock_guard lock(mutex);
+    threads.insert(std::this_thread::get_id());
+  });
+  set_threads(before);
+  EXPECT_EQ(threads.size(), 2u);
 }
 
 struct Products {
