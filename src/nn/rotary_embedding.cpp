@@ -28,11 +28,12 @@ at::Tensor llama3_scaled(const at::Tensor& frequency, const config::RopeScaling&
 }  // namespace
 
 RotaryEmbedding::RotaryEmbedding(const config::ModelConfig& model, at::Device device) {
-  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
-  const at::Tensor exponent = at::arange(0, model.head_dim, 2, options) / static_cast<double>(model.head_dim);
+  // Formed on the CPU for every device: late positions multiply the last bit of a frequency by thousands.
+  const at::Tensor exponent = at::arange(0, model.head_dim, 2, at::kFloat) / static_cast<double>(model.head_dim);
   inverse_frequencies_ = at::reciprocal(at::pow(at::Scalar(model.rope_theta), exponent));
   if (model.rope_scaling.type == "linear") inverse_frequencies_ = inverse_frequencies_ / model.rope_scaling.factor;
   if (model.rope_scaling.type == "llama3") inverse_frequencies_ = llama3_scaled(inverse_frequencies_, model.rope_scaling);
+  inverse_frequencies_ = inverse_frequencies_.to(device);
 }
 
 RotaryTable RotaryEmbedding::table(std::int64_t first, std::int64_t count, at::ScalarType dtype) const {

@@ -1,6 +1,7 @@
 #include "fbi/ops/device.h"
 
 #include <ATen/Context.h>
+#include <c10/core/CachingDeviceAllocator.h>
 
 #include "fbi/core/error.h"
 #include "ops/gpu_kernels.h"
@@ -18,6 +19,12 @@ at::Device choose_device(const std::string& name, int local_rank) {
   const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(local_rank));
   gpu::use(device);
   return device;
+}
+
+std::int64_t peak_device_bytes(at::Device device) {
+  if (!device.is_cuda()) return 0;
+  const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
+  return stats.allocated_bytes[static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
 }
 
 }  // namespace fbi::ops
