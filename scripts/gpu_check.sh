@@ -121,7 +121,8 @@ left_out() {
 }
 
 configure() {
-  local generator=()
+  local generator=() nccl=${LIBTORCH_ROOT:-}/../nvidia/nccl/include
+  [[ -f $nccl/nccl.h ]] && export CMAKE_INCLUDE_PATH=$nccl${CMAKE_INCLUDE_PATH:+:$CMAKE_INCLUDE_PATH} # the one of this LibTorch
   if [[ ! -f $build/CMakeCache.txt ]] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
   cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DFBI_CUDA=ON -DFBI_EXAMPLES=OFF \
     "-DCMAKE_CUDA_ARCHITECTURES=$(architecture)" ${LIBTORCH_ROOT:+"-DLIBTORCH_ROOT=$LIBTORCH_ROOT"}
