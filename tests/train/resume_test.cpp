@@ -15,14 +15,6 @@ namespace fs = std::filesystem;
 
 class Resume : public ::testing::TestWithParam<std::tuple<std::string, bool>> {};
 
-/// A run directory as it was right after the checkpoint of `step`, metrics as of the end.
-void copy_run_at(const fs::path& from, const fs::path& to, std::int64_t step) {
-  fs::create_directories(to / "checkpoints");
-  for (const char* file : {"config.json", "environment.json", "metrics.jsonl"})
-    fs::copy_file(from / file, to / file);
-  fs::copy(checkpoint_of(from, step), checkpoint_of(to, step), fs::copy_options::recursive);
-}
-
 /// Stops after every `stride`th step.
 void expect_same_bits(const std::string& kind, bool recompute, std::int64_t stride) {
   TinyRuns runs;

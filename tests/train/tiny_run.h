@@ -157,6 +157,14 @@ inline std::filesystem::path checkpoint_of(const std::filesystem::path& run, std
   return run / "checkpoints" / formats::checkpoint_folder_name(step);
 }
 
+/// A run directory as it was right after the checkpoint of `step`, metrics as of the end.
+inline void copy_run_at(const std::filesystem::path& from, const std::filesystem::path& to, std::int64_t step) {
+  std::filesystem::create_directories(to / "checkpoints");
+  for (const char* file : {"config.json", "environment.json", "metrics.jsonl"})
+    std::filesystem::copy_file(from / file, to / file);
+  std::filesystem::copy(checkpoint_of(from, step), checkpoint_of(to, step), std::filesystem::copy_options::recursive);
+}
+
 inline Fingerprint end_of(const std::filesystem::path& run) {
   return checkpoint_fingerprint(checkpoint_of(run, kSteps));
 }
