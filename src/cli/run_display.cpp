@@ -18,6 +18,23 @@ std::string formatted(const char* format, double value) {
   return text;
 }
 
+/// "2.9 TFLOP/s (61% of matrix products)"
+std::string device_text(const train::Pace& pace) {
+  std::string out = train::flops_text(pace.flops_per_second);
+  if (pace.matrix_share > 0) out += formatted(" (%.0f%% of matrix products)", 100 * pace.matrix_share);
+  return out;
+}
+
+/// Those that take a twentieth of the step or more: "  forward 25% loss 10% backward 52%".
+std::string phases_text(const train::Pace& pace) {
+  std::string out = " ";
+  for (const train::Phase phase : train::kStepPhases) {
+    const double share = pace.phases[phase] / pace.step_seconds;
+    if (share >= 0.05) out += concat(" ", train::to_string(phase), formatted(" %.0f%%", 100 * share));
+  }
+  return out;
+}
+
 }  // namespace
 
 void RunDisplay::on_start(const config::RunConfig& config, std::int64_t first_step) {
@@ -35,8 +52,8 @@ std::string RunDisplay::line(const train::StepMetrics& metrics, const train::Pac
     out += concat(" (next ", formatted("%.4f", metrics.loss_next_token), ", distill ", formatted("%.4f", metrics.loss_distill), ")");
   out += concat("  norm ", formatted("%.3f", metrics.grad_norm), "  lr ", formatted("%.2e", metrics.lr));
   if (config_.model.binarize != config::Binarize::kNone) out += concat("  flips ", formatted("%.3f%%", 100 * metrics.flip_rate));
-  out += concat("  ", format_rate(pace.tokens_per_second, "tokens"), "  ", format_bytes(resident_bytes()), "  ETA ",
-                format_duration(pace.eta_seconds));
+  out += concat("  ", format_rate(pace.tokens_per_second, "tokens"), "  ", device_text(pace), "  ", format_bytes(resident_bytes()),
+                "  ETA ", format_duration(pace.eta_seconds), phases_text(pace));
   if (metrics.skipped) out += "  SKIPPED: loss or gradient norm is not finite";
   return out;
 }

@@ -5,7 +5,7 @@
 
 namespace fbi::nn {
 
-at::Tensor LayerwisePass::forward(const at::Tensor& ids) {
+at::Tensor LayerwisePass::forward(const at::Tensor& ids, const std::function<void(std::int64_t)>& stage_done) {
   ids_ = ids;
   rotary_ = model_.rotary(0, ids.size(1));
   inputs_.clear();
@@ -16,6 +16,7 @@ at::Tensor LayerwisePass::forward(const at::Tensor& ids) {
     inputs_.push_back(x.detach().requires_grad_(!recompute_));
     x = model_.forward_stage(stage, inputs_.back(), rotary_);
     if (!recompute_) outputs_.push_back(x);
+    if (stage_done) stage_done(stage);
   }
   return x.detach();
 }

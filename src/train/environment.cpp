@@ -30,8 +30,9 @@ std::string utc_now() {
 
 }  // namespace
 
-std::string environment_json(const config::RunConfig& config, const std::string& command_line) {
-  const nlohmann::ordered_json out = {
+std::string environment_json(const config::RunConfig& config, const std::string& command_line,
+                             const std::map<std::string, double>& matrix_rates) {
+  nlohmann::ordered_json out = {
       {"program", version()},
       {"libtorch", TORCH_VERSION},
       {"compiler", __VERSION__},
@@ -43,6 +44,7 @@ std::string environment_json(const config::RunConfig& config, const std::string&
       {"started", utc_now()},
       {"command_line", command_line},
   };
+  if (!matrix_rates.empty()) out["matrix_flops_per_second"] = matrix_rates;
   return out.dump(2) + "\n";
 }
 

@@ -5,7 +5,9 @@
 
 #include <cerrno>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "fbi/core/error.h"
@@ -48,10 +50,27 @@ std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConf
   for (const auto& found : metrics.evaluation) evaluation[found.data][found.metric] = number(found.value);
   if (!evaluation.empty()) line["evaluation"] = std::move(evaluation);
   line["step_seconds"] = pace.step_seconds;
+  Json phases = Json::object();
+  for (const Phase phase : kStepPhases) phases[std::string(to_string(phase))] = pace.phases[phase];
+  line["phase_seconds"] = std::move(phases);
   line["cpu_seconds"] = pace.cpu_seconds;
   line["tokens_per_second"] = pace.tokens_per_second;
+  line["flops_per_second"] = number(std::round(pace.flops_per_second));
+  line["recompute_flops_per_second"] = number(std::round(pace.recompute_flops_per_second));
+  line["matrix_share"] = pace.matrix_share > 0 ? Json(pace.matrix_share) : Json(nullptr);
   line["peak_memory_bytes"] = peak_resident_bytes();
+  if (pace.peak_device_bytes > 0) line["peak_device_memory_bytes"] = pace.peak_device_bytes;
   return line.dump();
+}
+
+std::string flops_text(double per_second) {
+  constexpr const char* kUnits[] = {"MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s"};
+  std::size_t unit = 0;
+  double value = per_second / 1e6;
+  for (; value >= 999.95 && unit + 1 < std::size(kUnits); ++unit) value /= 1000;
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f %s", value, kUnits[unit]);
+  return text;
 }
 
 MetricsFile::MetricsFile(const std::filesystem::path& path)

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <deque>
 #include <nlohmann/json.hpp>
 
 #include "fbi/checkpoint/metrics_log.h"
@@ -17,8 +16,10 @@
 #include "fbi/core/signals.h"
 #include "fbi/core/system.h"
 #include "fbi/distributed/agreement.h"
+#include "fbi/ops/device.h"
 #include "fbi/train/evaluation.h"
 #include "train/environment.h"
+#include "train/pace_meter.h"
 #include "train/run_folder.h"
 #include "train/session.h"
 
@@ -29,22 +30,6 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-/// Rate over the last steps: a mean over the whole run would hide a slow-down and count pauses.
-class PaceMeter {
- public:
-  Pace add(double step_seconds, double cpu_seconds, std::int64_t step_tokens, std::int64_t steps_left) {
-    recent_.push_back(step_seconds);
-    if (recent_.size() > 20) recent_.pop_front();
-    double total = 0;
-    for (const double seconds : recent_) total += seconds;
-    const double mean = total / static_cast<double>(recent_.size());
-    return {step_seconds, cpu_seconds, static_cast<double>(step_tokens) / mean, mean * static_cast<double>(steps_left)};
-  }
-
- private:
-  std::deque<double> recent_;
-};
 
 /// Identity fields must be those of the saved run, except the ones that the user allows by name.
 void check_identity(const config::RunConfig& saved, const config::RunConfig& current, const std::vector<std::string>& allowed) {
@@ -76,7 +61,8 @@ class TrainingRun {
         observer_(observer),
         folder_(std::move(folder)),
         evaluation_(config, communicator),
-        session_((open_saved_state(), config), communicator) {
+        session_((open_saved_state(), config), communicator),
+        pace_(config, session_.student(), session_.teacher(), communicator.size()) {
     distributed::run_together(communicator_, [&] { if (folder_.is_writer()) write_records(); });
   }
 
@@ -98,14 +84,17 @@ class TrainingRun {
       const Requests requests = agree();
       if (requests.stop) return stop();
       if ((requests.save || save_due_by_steps()) && state().step < config_.train.steps) try_save();
+      if (steps_done_ == options_.profile_steps) write_trace();
     }
     if (last_saved_step_ != state().step) save();
+    write_trace();
     observer_.on_end();
     log::info("finished: ", state().step, " steps, ", state().tokens, " tokens; ", state().skipped, " steps skipped");
     return RunOutcome::kFinished;
   }
 
   const TrainState& state() { return session_.trainer().state(); }
+  Timeline& timeline() { return session_.trainer().timeline(); }
 
   /// Before anything heavy is loaded. Writes nothing into a new folder: a start that fails for a wrong path must not make it a run.
   void open_saved_state() {
@@ -123,31 +112,35 @@ class TrainingRun {
     const auto& paths = folder_.paths();
     if (!folder_.is_continued()) log_file_.emplace(paths.log());
     write_file(paths.config(), config::to_json(config_));
-    write_file(paths.environment(), environment_json(config_, options_.command_line));
+    write_file(paths.environment(), environment_json(config_, options_.command_line, pace_.matrix_rates()));
     checkpoint::cut_metrics(paths.metrics(), checkpoint_ ? checkpoint_->manifest().step : 0);
     copy_tokenizer(config_, paths.root);
     metrics_.emplace(paths.metrics());
+    for (const auto& [dtype, rate] : pace_.matrix_rates()) log::info("matrix products in ", dtype, ": ", flops_text(rate), ", measured");
   }
 
   void begin() {
-    if (!checkpoint_) {
+    if (checkpoint_) {
+      session_.restore(*checkpoint_);
+      last_saved_step_ = state().step;
+      log::info("continuing from ", checkpoint_->path().string(), ", step ", state().step);
+      checkpoint_.reset();
+    } else {
       session_.start();
       log::info("starting at step 0");
-      return;
     }
-    session_.restore(*checkpoint_);
-    last_saved_step_ = state().step;
-    log::info("continuing from ", checkpoint_->path().string(), ", step ", state().step);
-    checkpoint_.reset();
+    if (options_.profile_steps > 0) timeline().start_trace();
   }
 
   void step() {
     const auto start = Clock::now();
     const double cpu_start = process_cpu_seconds();
     auto metrics = session_.trainer().step();
-    const Pace pace = pace_.add(seconds_since(start), process_cpu_seconds() - cpu_start, config_.train.global_batch * config_.train.seq_len,
-                                config_.train.steps - metrics.step);
-    if (evaluation_.due(metrics.step)) metrics.evaluation = evaluation_.run(session_.student());
+    const PhaseSeconds phases = timeline().take_seconds();
+    Pace pace = pace_.add(seconds_since(start), process_cpu_seconds() - cpu_start, phases, config_.train.steps - metrics.step);
+    pace.peak_device_bytes = ops::peak_device_bytes(communicator_.device());
+    ++steps_done_;
+    if (evaluation_.due(metrics.step)) evaluate(metrics);
     if (metrics_) metrics_->append(metrics_line(metrics, config_.objective, pace));
     observer_.on_step(metrics, pace);
     if (seconds_since(touched_) > 30) {
@@ -155,6 +148,24 @@ class TrainingRun {
       touched_ = Clock::now();
     }
     if (state().skipped_in_row >= config_.train.max_skipped_in_row) diverged();
+  }
+
+  void evaluate(StepMetrics& metrics) {
+    const auto span = timeline().span(Phase::kEvaluation);
+    metrics.evaluation = evaluation_.run(session_.student());
+  }
+
+  /// trace.json, of other ranks than 0 trace.rank-N.json. A run that can go on goes on without.
+  void write_trace() {
+    if (!timeline().is_tracing()) return;
+    const int rank = communicator_.rank();
+    const fs::path path = folder_.paths().root / (rank == 0 ? std::string("trace.json") : concat("trace.rank-", rank, ".json"));
+    try {
+      write_file(path, timeline().finish_trace(rank));
+      log::info("wrote ", path.string(), ", ", steps_done_, " steps; Perfetto (ui.perfetto.dev) and chrome://tracing show it");
+    } catch (const DiskError& error) {
+      log::error("trace not written, training goes on: ", error.what());
+    }
   }
 
   /// A signal may reach one rank alone, and clocks differ: all ranks do what any rank was asked to, at the same step.
@@ -180,6 +191,7 @@ class TrainingRun {
   }
 
   void save() {
+    const auto span = timeline().span(Phase::kCheckpoint);
     distributed::run_together(communicator_, [&] { if (metrics_) metrics_->sync(); });
     const fs::path folder = session_.save(folder_.paths().checkpoints());
     last_saved_step_ = state().step;
@@ -200,6 +212,7 @@ class TrainingRun {
 
   RunOutcome stop() {
     if (last_saved_step_ != state().step) save();
+    write_trace();
     observer_.on_end();
     const int signal = stop_requested();
     log::info("stopped by ", signal ? concat("signal ", signal) : std::string("a signal to another rank"), " at step ", state().step, "; run again with --resume auto to continue");
@@ -215,8 +228,9 @@ class TrainingRun {
   std::unique_ptr<formats::CheckpointReader> checkpoint_;  // set by open_saved_state(), until begin() has read it
   RunEvaluation evaluation_;
   Session session_;
-  std::optional<MetricsFile> metrics_;  // rank 0
   PaceMeter pace_;
+  std::optional<MetricsFile> metrics_;  // rank 0
+  std::int64_t steps_done_ = 0;         // since this start
   std::int64_t last_saved_step_ = -1;
   Clock::time_point saved_at_ = Clock::now(), touched_ = Clock::now();
 };

@@ -28,6 +28,8 @@ class Session {
 
   Trainer& trainer() { return *trainer_; }
   nn::LlamaForCausalLM& student() { return *student_; }
+  /// Null without distillation.
+  const nn::LlamaForCausalLM* teacher() { return teacher_ ? &teacher_->model() : nullptr; }
 
  private:
   void open_data();

@@ -26,7 +26,8 @@ Trainer::Trainer(TrainerParts parts, const config::ObjectiveConfig& objective, c
       schedule_(schedule),
       pass_(parts_.student, train.recompute),
       micro_steps_(ceil_divide(train.global_batch, train.micro_batch * parts_.communicator.size())),
-      shard_gradients_(shard_gradients) {
+      shard_gradients_(shard_gradients),
+      timeline_(parts_.student.options().device) {
   if (objective_.needs_teacher() && !parts_.teacher) throw UsageError("objective.distill > 0 needs a teacher");
   const auto& options = parts_.student.options();
   const auto products = ops::choose_sign_products(train.sign_products, options.device, options.compute_dtype);
@@ -39,6 +40,7 @@ void Trainer::set_state(const TrainState& state) {
 }
 
 StepMetrics Trainer::step() {
+  const auto whole = timeline_.span(Phase::kOther, "step", state_.step + 1);
   StepMetrics metrics;
   metrics.step = state_.step + 1;
   metrics.lr = schedule_.at_step(state_.step);
@@ -52,6 +54,7 @@ StepMetrics Trainer::step() {
     sums.next_token += part.next_token;
     sums.distill += part.distill;
   }
+  auto phase = timeline_.span(Phase::kReduce);
   const std::int64_t tokens = train_.global_batch * train_.seq_len;
   sums = reduce_losses(sums);
   metrics.loss = objective_.loss(sums, tokens);
@@ -61,6 +64,7 @@ StepMetrics Trainer::step() {
   metrics.grad_norm = parts_.optimizer.finish_gradients();
   // Both numbers are sums over all ranks, so that all ranks decide alike.
   metrics.skipped = !std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm);
+  phase.next(Phase::kUpdate);
   if (!metrics.skipped) {
     parts_.optimizer.update(metrics.lr, metrics.grad_norm);
     report_flips(metrics);
@@ -80,6 +84,8 @@ StepMetrics Trainer::step() {
 }
 
 ops::LossSums Trainer::micro_step(std::int64_t index) {
+  const auto whole = timeline_.span(Phase::kOther, "micro-step", index);
+  auto phase = timeline_.span(Phase::kData);
   auto range = data::micro_batch_range(state_.position, index, parts_.communicator.rank(), parts_.communicator.size(),
                                        train_.micro_batch);
   // Configurations of runs divide evenly; of a batch that does not, the last parts are short.
@@ -90,22 +96,31 @@ ops::LossSums Trainer::micro_step(std::int64_t index) {
   const at::Tensor inputs = ids.slice(1, 0, train_.seq_len).to(at::kLong);
   const at::Tensor targets = ids.slice(1, 1, train_.seq_len + 1).reshape(-1);
 
+  phase.next(Phase::kTeacher);
   const at::Tensor teacher_hidden =
       objective_.needs_teacher() ? parts_.teacher->hidden_states(inputs) : at::Tensor();
-  const at::Tensor hidden = pass_.forward(inputs);
+  phase.next(Phase::kForward);
+  const at::Tensor hidden = pass_.forward(inputs, [&](std::int64_t stage) { timeline_.part("stage", stage); });
+  phase.next(Phase::kLoss);
   const double grad_scale = 1.0 / static_cast<double>(train_.global_batch * train_.seq_len);
   const auto result =
       objective_.run(parts_.student, hidden, objective_.needs_teacher() ? &parts_.teacher->model() : nullptr, teacher_hidden,
                      targets, grad_scale);
 
+  phase.next(Phase::kBackward);
   // Gradients travel as soon as they are complete, while backward goes on.
   const bool complete = shard_gradients_ || index + 1 == micro_steps_;
   const auto reduce = [&](std::vector<ops::ParameterSlot*> slots) {
-    if (complete) parts_.optimizer.reduce_gradients(slots);
+    if (!complete) return;
+    const auto reducing = timeline_.span(Phase::kReduce);
+    parts_.optimizer.reduce_gradients(slots);
   };
   nn::LlamaForCausalLM& student = parts_.student;
   if (!student.config().tie_word_embeddings) reduce({&student.head()});
-  pass_.backward(result.dhidden, [&](std::int64_t stage) { reduce(student.stage_slots(stage)); });
+  pass_.backward(result.dhidden, [&](std::int64_t stage) {
+    timeline_.part("stage", stage);
+    reduce(student.stage_slots(stage));
+  });
   reduce({&student.embedding()});
   return result.sums;
 }

@@ -103,6 +103,8 @@ class TinyRuns {
     return directory;
   }
 
+  std::int64_t profile_steps = 0;  ///< of the runs that follow
+
   using OnStep = std::function<void(const StepMetrics&)>;
 
   RunOutcome run(config::RunConfig c, const std::string& name, const std::string& resume = "none",
@@ -125,7 +127,7 @@ class TinyRuns {
       void on_end() override {}
       const OnStep& on_step_;
     } observer(on_step);
-    return run_training(c, {path(name), resume, allow_change, "test"}, communicator, observer);
+    return run_training(c, {path(name), resume, allow_change, "test", profile_steps}, communicator, observer);
   }
 
  private:

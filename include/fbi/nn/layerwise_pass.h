@@ -15,8 +15,9 @@ class LayerwisePass {
   /// recompute: keep only the input of each stage and run its forward again in backward.
   LayerwisePass(LlamaForCausalLM& model, bool recompute) : model_(model), recompute_(recompute) {}
 
-  /// ids int64 [B, S] -> hidden states after the final norm, fp32 [B, S, D], cut from the graph.
-  at::Tensor forward(const at::Tensor& ids);
+  /// ids int64 [B, S] -> hidden states after the final norm, fp32 [B, S, D], cut from the graph. `stage_done(stage)` runs after
+  /// each stage.
+  at::Tensor forward(const at::Tensor& ids, const std::function<void(std::int64_t)>& stage_done = {});
   /// dhidden [B, S, D]: dLoss/dhidden of the last forward. Adds parameter gradients to the slots; `stage_done(stage)` runs
   /// when those of a stage are complete, last stage first.
   void backward(const at::Tensor& dhidden, const std::function<void(std::int64_t)>& stage_done = {});

@@ -17,6 +17,7 @@ struct RunOptions {
   std::string resume = "none";            ///< none | auto | a checkpoint folder
   std::vector<std::string> allow_change;  ///< identity fields that may differ from the run that is continued
   std::string command_line;               ///< recorded in environment.json
+  std::int64_t profile_steps = 0;         ///< so many steps from the start are traced into trace.json
 };
 
 /// Shows a run to people; the files of the run directory are written without it.

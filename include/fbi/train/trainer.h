@@ -13,6 +13,7 @@
 #include "fbi/optim/adamw.h"
 #include "fbi/optim/schedule.h"
 #include "fbi/train/step_metrics.h"
+#include "fbi/train/timeline.h"
 
 namespace fbi::train {
 
@@ -42,6 +43,7 @@ class Trainer {
   const TrainState& state() const { return state_; }
   void set_state(const TrainState& state);
   std::int64_t micro_steps() const { return micro_steps_; }
+  Timeline& timeline() { return timeline_; }  ///< where its time goes
 
  private:
   ops::LossSums reduce_losses(const ops::LossSums& sums);
@@ -55,6 +57,7 @@ class Trainer {
   std::int64_t micro_steps_;
   bool shard_gradients_;  ///< sum gradients over ranks after every micro-step, not only after the last
   TrainState state_;
+  Timeline timeline_;
 };
 
 }  // namespace fbi::train

@@ -20,6 +20,12 @@ std::string command_line(const Arguments& arguments) {
   return line + " --run-dir " + arguments.text("run-dir") + " --resume " + arguments.text("resume");
 }
 
+std::int64_t profile_steps(const Arguments& arguments) {
+  const std::int64_t steps = arguments.integer("profile-steps");
+  if (steps < 0) throw UsageError(concat("--profile-steps ", steps, " is negative; give the number of steps to trace, 0 for none"));
+  return steps;
+}
+
 int run(const Arguments& arguments) {
   const auto rendezvous = discover_rank(arguments);
   quieten_other_ranks(rendezvous);
@@ -38,7 +44,8 @@ int run(const Arguments& arguments) {
   const auto communicator = join_ranks(rendezvous, config);
   RunDisplay display(communicator->size());
   const auto outcome = train::run_training(
-      config, {directory, arguments.text("resume"), arguments.list("allow-change"), command_line(arguments)}, *communicator, display);
+      config, {directory, arguments.text("resume"), arguments.list("allow-change"), command_line(arguments), profile_steps(arguments)},
+      *communicator, display);
   return static_cast<int>(outcome == train::RunOutcome::kStopped ? ExitCode::kStopped : ExitCode::kOk);
 }
 
@@ -57,6 +64,8 @@ Verb train_verb() {
            {"resume", "WHAT", "none: the folder must be new; auto: continue from the newest valid checkpoint; or a checkpoint folder",
             "none", false, false},
            {"allow-change", "KEY", "let this field differ from the run that is continued", "", false, true},
+           {"profile-steps", "N", "trace the first N steps after the start into trace.json of the run directory, for Perfetto or chrome://tracing; on a GPU these "
+            "steps wait for each part and are slower", "0", false, false},
            {"dry-run", "", "check configuration, data, teacher, memory and disk; train nothing, write nothing", "", false, false}},
           {"fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --run-dir runs/a --resume auto",
            "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run"},

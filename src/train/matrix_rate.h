@@ -1,0 +1,12 @@
+#pragma once
+
+#include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
+
+namespace fbi::train {
+
+/// Operations per second (a multiply-add counts two) of the best of a few products [N, N] [N, N] of random numbers in `dtype`, by
+/// ops::matrix_product, with N large enough for the device. Takes about 0.1 s and no number of any other generator.
+double measure_matrix_rate(c10::ScalarType dtype, c10::Device device);
+
+}  // namespace fbi::train
