@@ -6,7 +6,8 @@
 #
 #   --cuda      build the CUDA form (needs the CUDA 13 toolkit; also runs on machines without a GPU)
 #   --no-cuda   build the CPU form
-#               Without either: as in the last build; the first time CUDA where there is nvcc and a GPU.
+#               Without either: as in the last build; the first time the CPU form, until scripts/gpu_check.sh
+#               has passed on a GPU (docs/architecture.md, "GPUs").
 #   --debug     unoptimised, with debug information, into build/debug
 #   TARGET      what to build, e.g. fbi-llm or core_test; everything without one
 #
@@ -31,21 +32,11 @@ cd "$repo"
 build=build/$preset
 cache=$build/CMakeCache.txt
 
-has_gpu() { compgen -G '/proc/driver/nvidia/gpus/*' >/dev/null || [[ -e /dev/dxg ]]; }
-
 configured_cuda() { sed -n 's/^FBI_CUDA:BOOL=//p' "$cache" 2>/dev/null || true; }
 
 toolkit=$(cuda_toolkit)
-if [[ -z $cuda ]]; then
-  cuda=$(configured_cuda)
-fi
-if [[ -z $cuda ]]; then
-  cuda=OFF
-  if has_gpu && cuda_toolkit_is_13 "$toolkit"; then
-    cuda=ON
-    echo "build: a GPU and nvcc are here, so this is the CUDA form (--no-cuda for the other)"
-  fi
-fi
+if [[ -z $cuda ]]; then cuda=$(configured_cuda); fi
+if [[ -z $cuda ]]; then cuda=OFF; fi
 
 deps=(scripts/deps.sh)
 if [[ $cuda == ON ]]; then

@@ -152,6 +152,7 @@ What to try next:
   $fbi generate --model $out/student-hf --prompt 'This is the story of Mia and a blue drum.' --temperature 0.5
   $fbi train --config configs/quickstart_student.json --set train.steps=6000 --run-dir runs/longer
   $fbi inspect $out/student
+  $fbi export --checkpoint $out/student --format packed --out $out/student-1bit && $fbi serve --model $out/student-1bit
   $fbi config --explain objective       what the settings mean
-  docs/README.md                        how the published models are trained
+  docs/reproduce.md                     how the published models are trained
 EOF

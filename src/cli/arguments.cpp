@@ -43,7 +43,7 @@ struct ArgumentParser {
     }();
     for (const auto& item : parsed.arguments()) result.values_[item.key()].push_back(item.value());
     for (const auto& word : parsed.unmatched()) {
-      if (verb.positional.empty()) throw UsageError(concat("unexpected argument '", word, "'; see fbi-llm ", verb.name, " --help"));
+      if (verb.positional.empty()) throw UsageError(concat("unexpected argument '", word, "'; see ", program().name, " ", verb.name, " --help"));
       result.values_[verb.positional].push_back(word);
     }
     apply_defaults();

@@ -33,7 +33,7 @@ std::vector<Option> packed_options() {
 
 std::vector<Option> packed_model_options() {
   return joined({{"model", "DIR", "packed export (fbi-llm export --format packed), or a native one", "", true, false},
-                 {"tokenizer", "FILE", "tokenizer.model; default: the one in the model's folder", "", false, false},
+                 {"tokenizer", "FILE", "tokenizer.model or tokenizer.json; default: the one in the model's folder", "", false, false},
                  {"threads", "N", "0: all processors", "0", false, false}},
                 packed_options());
 }

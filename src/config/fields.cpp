@@ -217,7 +217,7 @@ void list(FieldList& f, TrainConfig& c) {
         "Steps in a row with a non-finite loss or gradient before the run stops with exit code 6.")
       .role = Role::kFree;
   Field& device =
-      f.add("device", &c.device, kAny, "Where to compute; auto: a GPU when there is one.");
+      f.add("device", &c.device, kAny, "Where to compute; cuda: in builds with FBI_CUDA; auto: a GPU where there is one and such a build.");
   device.role = Role::kFree;
   device.choices = {"auto", "cpu", "cuda"};
   f.add("threads", &c.threads, {0, kMaxThreads}, "Threads on the CPU; 0: all usable processors.")
@@ -225,7 +225,7 @@ void list(FieldList& f, TrainConfig& c) {
   f.add("sign_products", &c.sign_products, kAny,
         "Products with binarized weights on the CPU: dense matrices of scaled signs; tables, sums of "
         "inputs looked up by signs (fp32); int8, the same with inputs rounded to 8 bits; auto: tables "
-        "with AVX-512 and fp32, else dense. Part of the arithmetic: dense and tables round apart.")
+        "with AVX-512 and fp32, else dense, as when the run began. Part of the arithmetic: dense and tables round apart.")
       .choices = {"auto", "dense", "tables", "int8"};
 }
 

@@ -7,6 +7,7 @@
 #include "ops/gpu_kernels.h"
 
 namespace fbi::ops {
+
 at::Device choose_device(const std::string& name, int local_rank) {
   if (name != "auto" && name != "cpu" && name != "cuda")
     throw UsageError(concat("device '", name, "' is unknown; choose auto, cpu or cuda"));

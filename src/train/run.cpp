@@ -17,6 +17,7 @@
 #include "fbi/core/system.h"
 #include "fbi/distributed/agreement.h"
 #include "fbi/ops/device.h"
+#include "fbi/ops/sign_products.h"
 #include "fbi/train/evaluation.h"
 #include "train/environment.h"
 #include "train/pace_meter.h"
@@ -50,6 +51,19 @@ void check_identity(const config::RunConfig& saved, const config::RunConfig& cur
 struct Requests {
   bool stop = false, save = false;
 };
+
+/// auto means what it meant when the run began: another processor must not change the arithmetic unseen.
+config::RunConfig with_own_sign_products(config::RunConfig config, const fs::path& directory, at::Device device) {
+  std::string& products = config.train.sign_products;
+  if (products != "auto") return config;
+  if (const auto saved = saved_run_config(directory)) {
+    products = saved->train.sign_products;
+  } else {
+    const auto dtype = config.train.precision == config::Precision::kFp32 ? at::kFloat : at::kBFloat16;
+    products = ops::choose_sign_products(products, device, dtype) == ops::SignProducts::kDense ? "dense" : "tables";
+  }
+  return config;
+}
 
 class TrainingRun {
  public:
@@ -247,9 +261,10 @@ std::optional<config::RunConfig> saved_run_config(const fs::path& directory) {
   }
 }
 
-RunOutcome run_training(const config::RunConfig& config, const RunOptions& options, distributed::Communicator& communicator,
+RunOutcome run_training(const config::RunConfig& given, const RunOptions& options, distributed::Communicator& communicator,
                         RunObserver& observer) {
   RunFolder folder(options, communicator);
+  const config::RunConfig config = with_own_sign_products(given, options.directory, communicator.device());
   // A finished run that is started again, as the later jobs of a chain do, needs neither data nor teacher.
   if (const auto* newest = folder.checkpoint(); newest && newest->manifest().step >= config.train.steps) {
     check_identity(checkpoint_config(*newest), config, options.allow_change);

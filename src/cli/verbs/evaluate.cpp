@@ -46,7 +46,15 @@ int run_perplexity(const Arguments& arguments) {
   return print_perplexity(measure, arguments, ranks.prints());
 }
 
+void refuse_packed(const Arguments& arguments) {
+  const std::string model = arguments.text("model");
+  if (infer::is_packed_folder(model))
+    throw UsageError(concat(model, " is a packed export, whose perplexity is measured here and which fbi-run serve opens to the harness; for this "
+                            "verb give the run, or an export with --format hf"));
+}
+
 int run_logits(const Arguments& arguments) {
+  refuse_packed(arguments);
   const auto loaded = load_model(arguments);
   const auto windows = windows_for(arguments, loaded);
   const std::int64_t vocab = loaded.model->vocab_size(), length = windows.length;
@@ -91,6 +99,7 @@ int run_choice(const Arguments& arguments) {
   const RanksOfVerb ranks(arguments);
   std::vector<eval::ChoiceTask> tasks;  // read first: a bad file is found before a model is loaded
   for (const auto& word : arguments.list("tasks")) tasks.push_back(train::open_choice_task(word));
+  refuse_packed(arguments);
   const auto loaded = load_model(arguments, ranks.rendezvous.local_rank);
   const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
   eval::ChoiceOptions options;

@@ -103,7 +103,7 @@ Verb export_verb() {
           "write a model for others: Hugging Face, native or packed safetensors, GGUF",
           "hf: a stock LlamaForCausalLM folder in which binarized layers are folded to dense matrices, loadable by transformers and the "
           "evaluation harness. native: latent weights, scales and shifts under the published names. packed: one bit per binarized weight, for fbi-run and "
-          "fbi-llm generate. gguf: model.gguf with the folded weights and the tokenizer, for llama.cpp. gguf-q1_0: the same at one bit per weight, in llama.cpp's own type, for "
+          "for generate, serve, bench and eval perplexity of fbi-llm. gguf: model.gguf with the folded weights and the tokenizer, for llama.cpp. gguf-q1_0: the same at one bit per weight, in llama.cpp's own type, for "
           "models trained with model.tie_scales=true and model.shift=false. Every export is reloaded and its "
           "logits compared before it gets its name.",
           "",
@@ -111,7 +111,7 @@ Verb export_verb() {
            {"format", "KIND", "hf, native, packed, gguf or gguf-q1_0", "hf", false, false},
            {"out", "DIR", "folder to make", "", true, false},
            {"dtype", "TYPE", "hf, gguf (fp16 or fp32): of all weights; packed: of embedding and head. fp16, bf16 or fp32; default: fp16 for binarized models, fp32 for dense ones", "", false, false},
-           {"tokenizer", "FILE", "tokenizer.model to put beside it; default: the model's own", "", false, false},
+           {"tokenizer", "FILE", "tokenizer.model or tokenizer.json to put beside it; default: the model's own", "", false, false},
            {"published-fp16-zeros", "", "fp16: weights that fp16 rounds to 0 become the shift alone, as in the published evaluation", "",
             false, false}},
           {"fbi-llm export --checkpoint runs/a --format hf --out export/a-hf",

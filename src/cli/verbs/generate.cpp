@@ -26,7 +26,7 @@ Verb generate_verb() {
           "A packed export runs from its sign bits; --activations, --head and --cache are for it, --dtype and --device for the others.",
           "",
           joined(joined(model_options(), packed_options()), generation_options()),
-          {"fbi-llm generate --model quickstart/student --prompt \"One day, \" --max-new-tokens 100 --temperature 0.7 --seed 1"},
+          {"fbi-llm generate --model quickstart/student --prompt \"Once upon a time\" --max-new-tokens 100 --temperature 0.7 --seed 1"},
           run};
 }
 

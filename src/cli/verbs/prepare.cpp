@@ -60,7 +60,7 @@ Verb prepare_verb() {
           "and a copy of the tokenizer. Running it again is free when nothing has changed.",
           "input",
           {{"input", "FILE", "text or .jsonl file", "", true, true},
-           {"tokenizer", "FILE", "tokenizer.model or a folder that holds it; not needed for lines of token_ids", "", false, false},
+           {"tokenizer", "FILE", "tokenizer.model, tokenizer.json or a folder that holds one; not needed for lines of token_ids", "", false, false},
            {"out", "DIR", "folder to make", "", true, false},
            {"seq-len", "N", "tokens that a training sample predicts", "2048", false, false},
            {"format", "KIND", "auto (by file name), jsonl or text", "auto", false, false},

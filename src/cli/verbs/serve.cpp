@@ -82,7 +82,7 @@ Verb serve_verb() {
           "Requests are continued together, joining and leaving between tokens; each gets the text that `generate` gives for its prompt, "
           "options and seed. A field that would change the result and is not supported is refused with status 400, what does not fit into "
           "the queue with 503 and Retry-After. A client that goes away has its text cancelled. SIGINT or SIGTERM ends the server once its "
-          "texts are done. Try: curl http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \"One day, \", \"max_tokens\": 50, \"stream\": true}'",
+          "texts are done. Try: curl http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 50, \"stream\": true}'",
           "",
           joined(packed_model_options(),
                  {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere, without any key asked for", "127.0.0.1", false, false},
