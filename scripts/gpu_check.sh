@@ -2,9 +2,11 @@
 # Builds the CUDA form on a machine with a GPU, runs the tests that need one and the benchmarks, and writes all of it into one
 # report: commit, GPU, driver, figures, and how each part ended.
 #
-#   scripts/gpu_check.sh [--quick] [--build DIR] [--report FILE] [--libraries DIR]
+#   scripts/gpu_check.sh [--quick] [--cases LIST] [--build DIR] [--report FILE] [--libraries DIR]
 #
 #   --quick          one short training benchmark (130M) and short kernel benchmarks instead of all
+#   --cases LIST     training benchmarks, with commas between them: GPU-130M, GPU-1.3B, GPU-1.3B-recompute; all without it. A case
+#                    of 1.3B takes minutes, most of them for writing and reading random weights
 #   --build DIR      where to build; build/gpu without it
 #   --report FILE    the report; DIR/gpu-report.md without it
 #   --libraries DIR  a folder made by `scripts/deps.sh --prefix DIR` here or on another machine; .deps/debian without it, where there
@@ -21,13 +23,14 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-quick=false build=build/gpu report='' libraries=''
+quick=false cases='' build=build/gpu report='' libraries=''
 while (($#)); do
   case $1 in
     --quick) quick=true ;;
-    --build | --report | --libraries)
+    --cases | --build | --report | --libraries)
       [[ -n ${2:-} ]] || usage_error "$1 needs a value"
       case $1 in
+        --cases) cases=$2 ;;
         --build) build=$2 ;;
         --report) report=$2 ;;
         --libraries) libraries=$2 ;;
@@ -139,13 +142,11 @@ kernel_bench() {
 }
 
 training_bench() {
-  local arguments=(--device cuda --python "$1" --program "$build/bin/fbi-llm" --work "$build/bench-training" --json "$logs/training.json")
-  if $quick; then
-    arguments+=(GPU-130M --rounds 1 --steps 5)
-  else
-    arguments+=(--rounds 2 --steps 8)
-  fi
-  "$1" tests/bench/bench_training.py "${arguments[@]}"
+  local steps=8 names=()
+  if $quick; then steps=5 cases=${cases:-GPU-130M}; fi
+  IFS=, read -ra names <<<"$cases"
+  "$1" tests/bench/bench_training.py "${names[@]}" --device cuda --rounds 1 --steps "$steps" --python "$1" \
+    --program "$build/bin/fbi-llm" --work "$build/bench-training" --json "$logs/training.json"
 }
 
 # --- The report ---------------------------------------------------------------------------------

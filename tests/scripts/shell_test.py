@@ -105,6 +105,16 @@ esac""")
                      "| training | left out: no Python"):
             self.assertIn(text, report)
 
+    def test_training_cases_can_be_chosen(self):
+        self.make_tests_that("true")
+        self.program("python3", 'case $1 in -c) ;; *) echo "$*" ;; esac')
+        for arguments, expected in ((["--cases", "A,B"], "bench_training.py A B --device cuda --rounds 1 --steps 8"),
+                                    (["--quick"], "bench_training.py GPU-130M --device cuda --rounds 1 --steps 5"),
+                                    ([], "bench_training.py --device cuda --rounds 1 --steps 8")):
+            with self.subTest(arguments):
+                self.assertEqual(self.check(*arguments).returncode, 0)
+                self.assertIn(expected, self.report())
+
     def test_a_failed_or_skipped_test_fails(self):
         for text, result in (("exit 3", "exit 3,"), ('echo "[  SKIPPED ] Gpu.Any"', "exit 0, but tests were skipped")):
             with self.subTest(text):
