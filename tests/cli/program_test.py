@@ -471,7 +471,7 @@ class BadInput(unittest.TestCase):
                              (["generate", "--model", "hf", "--threads", "-1"], ["--threads: expected 0 (all processors) to 4096, found -1"]),
                              (["prepare", "stories.txt", "--out", "x", "--threads", "9999"], ["--threads", "found 9999"]),
                              (["eval", "perplexity", "--model", "hf"], ["--tokens FILE or --text FILE"]),
-                             (["export", "--checkpoint", "hf", "--format", "gguff", "--out", "x"], ["hf, native, packed or gguf", "gguff"])):
+                             (["export", "--checkpoint", "hf", "--format", "gguff", "--out", "x"], ["hf, native, packed, gguf or gguf-q1_0", "gguff"])):
             with self.subTest(" ".join(words)):
                 output = run(*words, code=2)
                 for part in parts:
