@@ -2,9 +2,8 @@
 # Installs what is missing, builds, and runs every test. Ends with a table of the stages, their minutes and
 # results; exit status 0 means that all passed.
 #
-#   scripts/test.sh [--long] [--no-python] [--no-sanitizers]
+#   scripts/test.sh [--no-python] [--no-sanitizers]
 #
-#   --long           also the long forms of tests (FBI_LONG=1, and tests labelled long): an hour and more
 #   --no-python      without the tests that compare with Python's torch and transformers (these need
 #                    0.4 GB in .deps; the tests are then reported as skipped)
 #   --no-sanitizers  without the build and tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -15,10 +14,9 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-long=false python=true sanitizers=true
+python=true sanitizers=true
 while (($#)); do
   case $1 in
-    --long) long=true ;;
     --no-python) python=false ;;
     --no-sanitizers) sanitizers=false ;;
     -h | --help) show_help && exit ;;
@@ -62,11 +60,8 @@ dependencies() {
   scripts/deps.sh "${options[@]}"
 }
 
-run_ctest() { # PRESET [ARGUMENT...]
-  local preset=$1 selection=(-LE long)
-  shift
-  if $long; then selection=(); fi
-  ctest --preset "$preset" -j "${FBI_TEST_JOBS:-2}" "${selection[@]}" "$@"
+run_ctest() { # PRESET
+  ctest --preset "$1" -j "${FBI_TEST_JOBS:-2}"
 }
 
 sanitizer_tests() {
@@ -81,7 +76,6 @@ cuda_kernels() {
 }
 
 use_short_spins
-if $long; then export FBI_LONG=1; fi
 stage 'dependencies' dependencies
 use_debian_prefix
 if $python; then export FBI_TEST_PYTHON=$deps_dir/python-tests/bin/python; fi
