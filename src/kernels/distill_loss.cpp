@@ -4,6 +4,7 @@
 
 #include "fbi/core/error.h"
 #include "kernels/dispatch.h"
+#include "kernels/distill_loss_check.h"
 
 namespace fbi::kernels {
 namespace {
@@ -18,20 +19,8 @@ void check_targets(const std::int32_t* targets, std::int64_t tokens, std::int64_
 }
 
 void check(const DistillLossArgs& args) {
-  if (!(args.temperature > 0) || !std::isfinite(args.temperature)) {
-    throw UsageError(
-        concat("distillation temperature: expected a positive number, found ", args.temperature));
-  }
-  if (args.distill != 0 && (!args.teacher_logits || !args.loss_distill)) {
-    throw UsageError(concat("distillation weight ", args.distill,
-                            ": expected teacher logits and a place for the loss, found none"));
-  }
-  if (args.next_token == 0 && !args.loss_next) return;
-  if (!args.targets || !args.loss_next) {
-    throw UsageError(concat("next-token weight ", args.next_token,
-                            ": expected targets and a place for the loss, found none"));
-  }
-  check_targets(args.targets, args.tokens, args.vocab_size);
+  check_loss_arguments(args);
+  if (args.loss_next) check_targets(args.targets, args.tokens, args.vocab_size);
 }
 
 /// -log softmax(z)[y] from the sum of exp(z - max).

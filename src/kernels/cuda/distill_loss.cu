@@ -1,9 +1,9 @@
 #include <cfloat>
 #include <cmath>
 
-#include "fbi/core/error.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/distill_loss_check.h"
 
 /// One block per token. The row is read twice: first for its maxima and sums together (Milakov &
 /// Gimelshein 2018), then, mostly from the L2 cache, for the gradient that replaces it.
@@ -199,25 +199,10 @@ void run(Loss<T> loss, bool soft, bool hard, std::int64_t tokens, Stream stream)
          stream, loss);
 }
 
-void check(const DistillLossArgs& args) {
-  if (!(args.temperature > 0) || !std::isfinite(args.temperature)) {
-    throw UsageError(
-        concat("distillation temperature: expected a positive number, found ", args.temperature));
-  }
-  if (args.distill != 0 && (!args.teacher_logits || !args.loss_distill)) {
-    throw UsageError(concat("distillation weight ", args.distill,
-                            ": expected teacher logits and a place for the loss, found none"));
-  }
-  if ((args.next_token != 0 && !args.loss_next) || (args.loss_next && !args.targets)) {
-    throw UsageError(concat("next-token weight ", args.next_token,
-                            ": expected targets and a place for the loss, found none"));
-  }
-}
-
 }  // namespace
 
 void distill_loss(const DistillLossArgs& args, Stream stream) {
-  check(args);
+  check_loss_arguments(args);
   const auto inverse_temperature = static_cast<float>(1 / args.temperature);
   const bool soft = args.distill != 0;
   with_type(args.type, [&](auto element) {
