@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "fbi/kernels/cuda.h"
+#include "fbi/kernels/cuda_decode.h"
 
 namespace fbi::kernels::cuda {
 namespace {
@@ -240,18 +241,65 @@ void silu(benchmark::State& state, bool backward) {
   });
 }
 
-/// One token. The matrix fits into the L2 cache, where it stays from call to call, unless other
-/// matrices come in between: so eight of them take turns.
-void product(benchmark::State& state) {
+/// One token. A matrix fits into the L2 cache, where it stays from call to call, unless others come
+/// in between: so eight of them take turns.
+void product(benchmark::State& state, bool gated) {
   constexpr int kMatrices = 8;
-  const std::int64_t bytes = repacked_bytes(kShape);
-  const Memory words(kMatrices * bytes), alpha(4 * kShape.columns), beta(4 * kShape.columns),
-      x(4 * kShape.columns), y(4 * kShape.rows);
+  const std::int64_t bytes = repacked_bytes(kShape), parts = reader_parts(1, kShape.columns);
+  const Memory words(kMatrices * bytes), x(4 * kShape.columns), sums(4 * parts), y(4 * kShape.rows),
+      scaled(4 * kShape.rows), out_sums(4 * reader_parts(1, kShape.rows));
+  const ProductInput input = {x.floats(), sums.floats(), sums.floats(), parts, 1e-5f};
+  Readers readers;
+  readers.reader[0] = {nullptr, nullptr, scaled.floats(), out_sums.floats()};
+  readers.count = 1;
+  readers.width = kShape.rows;
+  readers.parts = reader_parts(1, kShape.rows);
   int turn = 0;
+  const auto next = [&] {
+    return RepackedMatrix{words.as<std::uint8_t>() + turn++ % kMatrices * bytes, nullptr, nullptr,
+                          kColumns, kShape};
+  };
+  measure(state, gated ? 2 * bytes : bytes, [&] {
+    if (gated) {
+      gate(next(), input, next(), input, 1, readers, nullptr);
+    } else {
+      multiply_add(next(), input, 1, y.floats(), readers, nullptr);
+    }
+  });
+}
+
+/// Of 2,048 positions of a 7B layer in fp16, one token.
+void attention(benchmark::State& state) {
+  constexpr std::int64_t kPositions = 2048;
+  const AttentionShape shape = {32, 32, 128, 0, 1, CacheType::kFp16};
+  const std::int64_t bytes = kPositions * shape.position_bytes(),
+                     width = shape.heads * shape.head_dim;
+  const Memory cache(bytes), rows(sizeof(DecodeRow)), queries(4 * width),
+      workspace(4 * attend_workspace(shape, 1)), counters(4 * attend_counters(shape, 1), 0),
+      scaled(4 * width), sums(4 * reader_parts(shape.heads, shape.head_dim));
+  const DecodeRow row = {kPositions - 1, cache.as<std::byte>()};
+  must(cudaMemcpy(rows.as<void>(), &row, sizeof row, cudaMemcpyHostToDevice));
+  Readers readers;
+  readers.reader[0] = {nullptr, nullptr, scaled.floats(), sums.floats()};
+  readers.count = 1;
+  readers.width = width;
+  readers.parts = reader_parts(shape.heads, shape.head_dim);
   measure(state, bytes, [&] {
-    const RepackedMatrix matrix = {words.as<std::uint8_t>() + turn++ % kMatrices * bytes,
-                                   alpha.floats(), beta.floats(), kColumns, kShape};
-    multiply(matrix, x.floats(), 1, y.floats(), nullptr);
+    attend({shape, 1, rows.as<DecodeRow>(), queries.floats(), workspace.floats(),
+            counters.as<unsigned>()},
+           readers, nullptr);
+  });
+}
+
+/// The fp16 head of a 7B model, one token.
+void head(benchmark::State& state) {
+  constexpr MatrixShape shape = {32000, 4096};
+  const std::int64_t bytes = 2 * shape.rows * shape.columns, parts = reader_parts(1, shape.columns);
+  const Memory weights(bytes), x(4 * shape.columns), sums(4 * parts), y(4 * shape.rows);
+  measure(state, bytes, [&] {
+    multiply_dense({weights.as<void>(), nullptr, Storage::kFp16, shape, 2 * shape.columns},
+                   {x.floats(), sums.floats(), sums.floats(), parts, 1e-5f}, 1, y.floats(),
+                   nullptr);
   });
 }
 
@@ -275,7 +323,10 @@ void register_all() {
   add("rms_norm", norm_forward);
   add("rms_norm_backward", norm_backward);
   add("rotary/bf16", rotate);
-  add("multiply", product);
+  add("multiply_add", [](auto& state) { product(state, false); });
+  add("gate", [](auto& state) { product(state, true); });
+  add("attend/fp16", attention);
+  add("multiply_dense/fp16", head);
   add("silu_product/bf16", [](auto& state) { silu(state, false); });
   add("silu_product_backward/bf16", [](auto& state) { silu(state, true); });
 }

@@ -6,7 +6,7 @@
 #include "fbi/kernels/adamw.h"
 #include "fbi/kernels/binary_matrix.h"
 
-/// The trainer's kernels, and the product of a decode step, on an NVIDIA GPU of compute
+/// The trainer's kernels (cuda_decode.h: those of the 1-bit runtime) on an NVIDIA GPU of compute
 /// capability 8.0 or 9.0. The functions exist in builds with FBI_CUDA=ON only. Checked by
 /// compilation and on an emulator of blocks and warps (tests/kernels/cuda_on_cpu); no GPU has run
 /// them yet.
@@ -155,24 +155,5 @@ struct EmbeddingGradientArgs {
   float* grad = nullptr;  ///< [rows, width]
 };
 void accumulate_embedding_gradient(const EmbeddingGradientArgs& args, Stream stream);
-
-/// Number of bytes that repack_signs writes.
-std::int64_t repacked_bytes(MatrixShape shape);
-/// Signs in the order in which multiply reads them: [row / 32][column / 128][row % 32][column %
-/// 128], rows and columns filled up with zeros. `words` is aligned to 16 bytes.
-void repack_signs(const std::uint8_t* bits, MatrixShape shape, void* words, Stream stream);
-
-/// W~ = alpha·s + beta for products of a decode step.
-struct RepackedMatrix {
-  const void* words = nullptr;  ///< by repack_signs
-  const float* alpha = nullptr;
-  const float* beta = nullptr;
-  ScaleStrides strides;
-  MatrixShape shape;
-};
-/// y [tokens, rows] = x [tokens, columns] W~ᵀ in fp32, with the exactness of kernels::BinaryLinear
-/// (relative error below 2e-6 of Σ|W~||x|). A token's bits depend on its own x only.
-void multiply(const RepackedMatrix& w, const float* x, std::int64_t tokens, float* y,
-              Stream stream);
 
 }  // namespace fbi::kernels::cuda

@@ -13,6 +13,13 @@ void rms_norm(const float* x, const float* weight, std::int64_t count, double ep
 /// gate[i] = silu(gate[i]) · up[i] with silu(g) = g / (1 + exp(-g))
 void silu_product(float* gate, const float* up, std::int64_t count);
 
+/// How a dense matrix lies in memory; products are in fp32.
+enum class Storage {
+  kFp32,
+  kFp16,
+  kInt8,  ///< one scale per row, the largest magnitude / 127
+};
+
 /// Element of a key-value cache.
 enum class CacheType { kFp32, kFp16 };
 std::int64_t size_of(CacheType type);

@@ -8,6 +8,7 @@
 #include "fbi/core/parallel.h"
 #include "fbi/kernels/aligned_memory.h"
 #include "fbi/kernels/binary_matrix.h"
+#include "fbi/kernels/decode.h"
 
 /// Products of a decode step: y = x Wᵀ for one or a few tokens. A matrix is repacked once, for
 /// chosen_level() at that time, into the order in which its kernel reads it. A result depends on
@@ -80,13 +81,6 @@ class BinaryLinear {
 void multiply(const BinaryLinear& w, const float* x, std::int64_t tokens, float* y,
               ParallelFor& parallel);
 
-/// How a dense matrix lies in memory; products are in fp32.
-enum class Storage {
-  kFp32,
-  kFp16,
-  kInt8,  ///< one scale per row, the largest magnitude / 127
-};
-
 /// A dense matrix [rows, columns], as the head is.
 class DenseLinear {
  public:
@@ -98,6 +92,10 @@ class DenseLinear {
   /// Values that each token's x must have: columns rounded up; those beyond `columns` are 0.
   std::int64_t padded_columns() const { return padded_columns_; }
   std::size_t weight_bytes() const;
+  /// The rows as they lie in memory, row_stride_bytes() apart, and their scales (kInt8).
+  std::span<const std::byte> values() const { return {values_.data(), values_.size()}; }
+  std::int64_t row_stride_bytes() const { return row_stride_bytes_; }
+  std::span<const float> row_scales() const { return row_scale_; }
 
   /// Rounds `values` [columns] into a row. Rows may be set from several threads.
   void set_row(std::int64_t row, std::span<const float> values);

@@ -20,6 +20,9 @@ __device__ inline float to_float(float x) {
 __device__ inline float to_float(__nv_bfloat16 x) {
   return __bfloat162float(x);
 }
+__device__ inline float to_float(std::int8_t x) {
+  return x;
+}
 __device__ inline float to_float(__half x) {
   return __half2float(x);
 }

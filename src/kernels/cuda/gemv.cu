@@ -1,17 +1,21 @@
+#include "fbi/core/error.h"
 #include "kernels/blocks.h"
-#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/readers.cuh"
 
 /// A block computes 32 rows, one per lane; its warps share the columns in chunks of 128. For a
-/// chunk a warp builds, in shared memory, one table per 4 columns with the sums of ±alpha·x for all
-/// 16 sign combinations, 4 columns a lane; then each lane looks its row's 32 nibbles up. All lanes
-/// look into one table at a time, whose 16 words lie in different banks: no conflicts.
+/// chunk a warp builds, in shared memory, one table per 4 columns with the sums of ±x for all 16
+/// sign combinations, 4 columns a lane; then each lane looks its row's 32 nibbles up. All lanes
+/// look into one table at a time, whose 16 words lie in different banks: no conflicts. While a warp
+/// looks up, the next chunk is on its way.
 ///
-/// Bound. 4,096 weights cost a warp 32 look-ups of 4 instructions (shift, mask, load, add) and some
-/// 30 instructions for the tables: 26 weights per issued instruction, about 100 per clock and
-/// multiprocessor. On 132 of them at 1.7 GHz the 6.5 billion weights of the 7B model take 0.29 ms,
-/// against 0.17 ms for reading their 0.81 GB at 4.8 TB/s. A select and an addition per weight would
-/// take 0.7 to 0.9 ms.
+/// Bound. For 4,096 weights a warp moves 512 bytes of signs from memory and as many bytes of inputs
+/// from the L2 cache; shared memory takes 32 accesses for the look-ups and 16 for the tables, 85
+/// weights per clock and multiprocessor; and some 190 instructions are issued, 4 per clock. On 132
+/// multiprocessors at 1.7 GHz the 6.5 billion weights of the 7B model then take 0.34 ms, against
+/// 0.17 ms for reading their 0.81 GB at 4.8 TB/s, and about as long as twice that takes from the
+/// L2 cache. A select and an addition per weight would take 0.7 to 0.9 ms. What comes on top are
+/// the starts and ends of 160 launches, which a graph makes 1 to 2 µs each.
 namespace fbi::kernels::cuda {
 namespace {
 
@@ -22,11 +26,20 @@ constexpr int kGroups = kChunk / kGroup;
 constexpr int kEntries = 1 << kGroup;
 constexpr int kTableStride =
     kEntries + 4;  // so that the lanes' tables begin in different banks when they are written
-constexpr int kThreads = 256;  // of repacking
+constexpr int kThreads = 256;  // of repacking and publishing
+
+// ---- signs in the kernels' order
+
+/// The row of the matrix at a place of the repacked one.
+__device__ inline std::int64_t source_row(std::int64_t row, std::int64_t head_dim) {
+  if (head_dim == 0) return row;
+  const std::int64_t within = row % head_dim;
+  return row - within + within / 2 + within % 2 * (head_dim / 2);
+}
 
 __global__ void __launch_bounds__(kThreads)
-    repack_kernel(const std::uint8_t* bits, MatrixShape shape, std::int64_t chunks,
-                  std::uint8_t* words) {
+    repack_kernel(const std::uint8_t* bits, MatrixShape shape, std::int64_t head_dim,
+                  std::int64_t chunks, std::uint8_t* words) {
   constexpr int kBytes = kChunk / 8;
   const std::int64_t place = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;  // of a byte
   const std::int64_t lane = place / kBytes % kWarp, chunk = place / (kBytes * kWarp) % chunks;
@@ -34,19 +47,27 @@ __global__ void __launch_bounds__(kThreads)
                      byte = chunk * kBytes + place % kBytes;
   if (row >= ceil_div(shape.rows, kWarp) * kWarp) return;
   const bool inside = row < shape.rows && byte < row_bytes(shape.columns);
-  words[place] = inside ? bits[row * row_bytes(shape.columns) + byte] : 0;
+  words[place] = inside ? bits[source_row(row, head_dim) * row_bytes(shape.columns) + byte] : 0;
 }
+
+// ---- the product
 
 struct Product {
   const uint4* words;
-  const float* alpha;
+  const float* alpha;  ///< of rows, or null
   const float* beta;
   std::int64_t row_stride;
   MatrixShape shape;
+  std::int64_t head_dim;  ///< that it was repacked with
   std::int64_t chunks;
-  const float* x;
-  float* y;
-  bool whole;  ///< x, alpha and beta can be moved in packs
+  ProductInput input;
+  bool whole;  ///< the input can be moved in packs
+};
+
+/// Of a block.
+struct Scratch {
+  alignas(16) float tables[kMaxWarps][kGroups * kTableStride];
+  float row_sums[kMaxWarps][kWarp];
 };
 
 /// The 16 sums of ±a, the sign of a[j] by bit j of the index.
@@ -69,57 +90,169 @@ __device__ inline float look_up(unsigned word, const float* tables) {
   return sum;
 }
 
-/// The lane's inputs of a chunk, times alpha where that belongs to columns; adds to what beta
-/// multiplies.
-template <bool per_column>
-__device__ inline void load_inputs(const Product& w, const float* x, std::int64_t column,
-                                   float (&a)[kGroup], float& shift) {
-  const std::int64_t n = w.shape.columns - column;
-  load(a, x + column, n, w.whole);
-  float alpha[kGroup], beta[kGroup];
-  if (per_column) {
-    load(alpha, w.alpha + column, n, w.whole);
-    load(beta, w.beta + column, n, w.whole);
+/// The warp's share of Σ ±x, a row per lane.
+__device__ inline float share_of_rows(const Product& w, std::int64_t row_block, std::int64_t token,
+                                      float* tables) {
+  const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
+  const float* x = w.input.scaled + token * w.shape.columns;
+  const uint4* words = w.words + row_block * w.chunks * kWarp + lane;
+  constexpr int kWordTables = 32 / kGroup * kTableStride;
+  float sum = 0, a[kGroup];
+  uint4 next = {};
+  const auto fetch = [&](std::int64_t chunk) {
+    if (chunk >= w.chunks) return;
+    const std::int64_t column = chunk * kChunk + lane * kGroup;
+    next = words[chunk * kWarp];
+    load(a, x + column, w.shape.columns - column, w.whole);
+  };
+  fetch(warp);
+  for (std::int64_t chunk = warp; chunk < w.chunks; chunk += warps) {
+    const uint4 signs = next;
+    __syncwarp();  // nobody reads the tables of the chunk before any more
+    write_table(a, tables + lane * kTableStride);
+    fetch(chunk + warps);
+    __syncwarp();
+    sum += look_up(signs.x, tables) + look_up(signs.y, tables + kWordTables);
+    sum += look_up(signs.z, tables + 2 * kWordTables) + look_up(signs.w, tables + 3 * kWordTables);
   }
-  for (int j = 0; j < kGroup; ++j) {
-    shift = per_column ? fmaf(beta[j], a[j], shift) : shift + a[j];
-    if (per_column) a[j] *= alpha[j];
+  return sum;
+}
+
+/// The products of the block's rows. All threads call; the lanes of the first warp receive theirs.
+__device__ inline float multiply_rows(const Product& w, std::int64_t row_block, std::int64_t token,
+                                      Scratch& scratch) {
+  const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
+  InputSums input;
+  if (warp == 0) input = sums_of(w.input, token, w.shape.columns);
+  float sum = share_of_rows(w, row_block, token, scratch.tables[warp]);
+  __syncthreads();  // the sums of the product before have been read
+  scratch.row_sums[warp][lane] = sum;
+  __syncthreads();
+  if (warp != 0) return 0;
+  for (unsigned k = 1; k < warps; ++k) sum += scratch.row_sums[k][lane];
+  const std::int64_t row = row_block * kWarp + lane;
+  if (w.alpha && row < w.shape.rows) {
+    const std::int64_t scale = source_row(row, w.head_dim) * w.row_stride;
+    sum = fmaf(w.alpha[scale], sum, w.beta[scale] * input.sum);
+  } else {
+    sum += input.sum;
+  }
+  return sum * input.inverse_rms;
+}
+
+// ---- what becomes of it
+
+__global__ void __launch_bounds__(kThreads) publish_kernel(const float* x, Readers readers) {
+  const std::int64_t column = std::int64_t{blockIdx.x} * kThreads + threadIdx.x,
+                     part = column / kWarp, token = blockIdx.y;
+  if (part >= readers.parts) return;
+  const bool inside = column < readers.width;
+  publish(readers, scales_of(readers, column, inside), token, part, column, inside,
+          inside ? x[token * readers.width + column] : 0);
+}
+
+__global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
+    multiply_add_kernel(Product w, float* residual, Readers readers) {
+  __shared__ Scratch scratch;
+  const std::int64_t token = blockIdx.y, row = std::int64_t{blockIdx.x} * kWarp + threadIdx.x;
+  const bool inside = row < w.shape.rows;  // of the first warp
+  float* place = residual + token * w.shape.rows + row;
+  ReaderScales scales;
+  float before = 0;
+  if (threadIdx.x < kWarp) {
+    scales = scales_of(readers, row, inside);
+    before = inside ? *place : 0;
+  }
+  const float x = before + multiply_rows(w, blockIdx.x, token, scratch);
+  if (threadIdx.x >= kWarp) return;
+  if (inside) *place = x;
+  publish(readers, scales, token, blockIdx.x, row, inside, x);
+}
+
+__global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
+    gate_kernel(Product gate, Product up, Readers readers) {
+  __shared__ Scratch scratch;
+  const std::int64_t token = blockIdx.y, row = std::int64_t{blockIdx.x} * kWarp + threadIdx.x;
+  const bool inside = row < gate.shape.rows;
+  ReaderScales scales;
+  if (threadIdx.x < kWarp) scales = scales_of(readers, row, inside);
+  const float g = multiply_rows(gate, blockIdx.x, token, scratch);
+  const float u = multiply_rows(up, blockIdx.x, token, scratch);
+  if (threadIdx.x >= kWarp) return;
+  publish(readers, scales, token, blockIdx.x, row, inside, g / (1 + expf(-g)) * u);
+}
+
+struct Projection {
+  Product product[3];  ///< q, k, v
+  std::int64_t blocks[3];
+  AttentionShape shape;
+  std::int64_t cache_width;  ///< of a head
+  const DecodeRow* rows;
+  const float* angles;
+  float* queries;
+};
+
+/// The two elements of a pair are in neighbouring lanes.
+__device__ inline float rotated(const Projection& args, std::int64_t token, std::int64_t row,
+                                float x) {
+  const std::int64_t within = row % args.shape.head_dim, half = args.shape.head_dim / 2;
+  const float other = __shfl_xor_sync(kAllLanes, x, 1);
+  const float* angles = args.angles + token * args.shape.head_dim;
+  const float cos = angles[within / 2], sin = angles[half + within / 2];
+  return within % 2 == 0 ? x * cos - other * sin : x * cos + other * sin;
+}
+
+/// `part`: 0 for a key, 1 for a value; `element` counts over the heads.
+template <class T>
+__device__ inline void store_in_cache(const Projection& args, std::int64_t token, int part,
+                                      std::int64_t element, float x) {
+  const AttentionShape& shape = args.shape;
+  const DecodeRow place = args.rows[token];
+  const std::int64_t vector = (place.position * shape.layers + shape.layer) * 2 + part;
+  const std::int64_t head = element / shape.head_dim;
+  T* heads = reinterpret_cast<T*>(place.cache) + vector * shape.key_value_heads * args.cache_width;
+  heads[head * args.cache_width + element % shape.head_dim] = rounded<T>(x);
+}
+
+__global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
+    project_kernel(const __grid_constant__ Projection args) {
+  __shared__ Scratch scratch;
+  std::int64_t block = blockIdx.x;
+  int n = 0;
+  for (; n < 2 && block >= args.blocks[n]; ++n) block -= args.blocks[n];
+  const Product& w = n == 0 ? args.product[0] : n == 1 ? args.product[1] : args.product[2];
+  const std::int64_t token = blockIdx.y;
+  float x = multiply_rows(w, block, token, scratch);
+  if (threadIdx.x >= kWarp) return;
+  const std::int64_t row = block * kWarp + threadIdx.x;
+  if (n < 2) x = rotated(args, token, row, x);
+  if (row >= w.shape.rows) return;
+  const std::int64_t element = source_row(row, w.head_dim);
+  if (n == 0) {
+    args.queries[token * w.shape.rows + element] = x;
+  } else if (args.shape.cache == CacheType::kFp32) {
+    store_in_cache<float>(args, token, n - 1, element, x);
+  } else {
+    store_in_cache<__half>(args, token, n - 1, element, x);
   }
 }
 
-template <bool per_column>
-__global__ void __launch_bounds__(kMaxWarps* kWarp) multiply_kernel(Product w) {
-  alignas(16) __shared__ float tables[kMaxWarps][kGroups * kTableStride];
-  __shared__ float row_sums[kMaxWarps][kWarp];
-  __shared__ float shifts[kMaxWarps];
-  const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-  const float* x = w.x + blockIdx.y * w.shape.columns;
-  float sum = 0, shift = 0;
-  for (std::int64_t chunk = warp; chunk < w.chunks; chunk += warps) {
-    const uint4 signs = w.words[(blockIdx.x * w.chunks + chunk) * kWarp + lane];
-    float a[kGroup];
-    load_inputs<per_column>(w, x, chunk * kChunk + lane * kGroup, a, shift);
-    __syncwarp();  // nobody reads the tables of the chunk before any more
-    write_table(a, tables[warp] + lane * kTableStride);
-    __syncwarp();
-    constexpr int kWordTables = 32 / kGroup * kTableStride;
-    sum += look_up(signs.x, tables[warp]) + look_up(signs.y, tables[warp] + kWordTables);
-    sum += look_up(signs.z, tables[warp] + 2 * kWordTables) +
-           look_up(signs.w, tables[warp] + 3 * kWordTables);
-  }
-  row_sums[warp][lane] = sum;
-  shift = over_warp(shift, Sum());
-  if (lane == 0) shifts[warp] = shift;
-  __syncthreads();
-  const std::int64_t row = std::int64_t{blockIdx.x} * kWarp + lane;
-  if (warp != 0 || row >= w.shape.rows) return;
-  for (unsigned k = 1; k < warps; ++k) {
-    sum += row_sums[k][lane];
-    shift += shifts[k];
-  }
-  const std::int64_t scale = row * w.row_stride;
-  w.y[blockIdx.y * w.shape.rows + row] =
-      per_column ? sum + shift : fmaf(w.alpha[scale], sum, w.beta[scale] * shift);
+Product product_of(const RepackedMatrix& w, const ProductInput& input, std::int64_t head_dim = 0) {
+  check_strides(w.strides);
+  const bool per_column = w.strides.column != 0;
+  return {static_cast<const uint4*>(w.words),
+          per_column ? nullptr : w.alpha,
+          per_column ? nullptr : w.beta,
+          w.strides.row,
+          w.shape,
+          head_dim,
+          ceil_div(w.shape.columns, kChunk),
+          input,
+          w.shape.columns % kGroup == 0 && aligned_to(input.scaled, 16)};
+}
+
+int threads_of(const Product& product) {
+  return static_cast<int>(product.chunks < kMaxWarps ? product.chunks : kMaxWarps) * kWarp;
 }
 
 }  // namespace
@@ -128,29 +261,54 @@ std::int64_t repacked_bytes(MatrixShape shape) {
   return ceil_div(shape.rows, kWarp) * ceil_div(shape.columns, kChunk) * kWarp * kChunk / 8;
 }
 
-void repack_signs(const std::uint8_t* bits, MatrixShape shape, void* words, Stream stream) {
+void repack_signs(const std::uint8_t* bits, MatrixShape shape, std::int64_t head_dim, void* words,
+                  Stream stream) {
   launch("repack_signs", repack_kernel, Grid{ceil_div(repacked_bytes(shape), kThreads)}, kThreads,
-         stream, bits, shape, ceil_div(shape.columns, kChunk), static_cast<std::uint8_t*>(words));
+         stream, bits, shape, head_dim, ceil_div(shape.columns, kChunk),
+         static_cast<std::uint8_t*>(words));
 }
 
-void multiply(const RepackedMatrix& w, const float* x, std::int64_t tokens, float* y,
-              Stream stream) {
-  check_strides(w.strides);
-  const bool per_column = w.strides.column != 0;
-  Product product = {static_cast<const uint4*>(w.words),
-                     w.alpha,
-                     w.beta,
-                     w.strides.row,
-                     w.shape,
-                     ceil_div(w.shape.columns, kChunk),
-                     x,
-                     y,
-                     w.shape.columns % kGroup == 0 && aligned_to(x, 16)};
-  if (per_column)
-    product.whole = product.whole && aligned_to(w.alpha, 16) && aligned_to(w.beta, 16);
-  const int warps = static_cast<int>(product.chunks < kMaxWarps ? product.chunks : kMaxWarps);
-  launch("multiply", per_column ? multiply_kernel<true> : multiply_kernel<false>,
-         Grid{ceil_div(w.shape.rows, kWarp), tokens}, warps * kWarp, stream, product);
+std::int64_t reader_parts(std::int64_t heads, std::int64_t head_dim) {
+  return heads * ceil_div(head_dim, kWarp);
+}
+
+void publish(const float* x, std::int64_t tokens, const Readers& readers, Stream stream) {
+  launch("publish", publish_kernel, Grid{ceil_div(readers.width, kThreads), tokens}, kThreads,
+         stream, x, readers);
+}
+
+void multiply_add(const RepackedMatrix& w, const ProductInput& input, std::int64_t tokens,
+                  float* residual, const Readers& readers, Stream stream) {
+  const Product product = product_of(w, input);
+  launch("multiply_add", multiply_add_kernel, Grid{ceil_div(w.shape.rows, kWarp), tokens},
+         threads_of(product), stream, product, residual, readers);
+}
+
+void gate(const RepackedMatrix& gate, const ProductInput& gate_input, const RepackedMatrix& up,
+          const ProductInput& up_input, std::int64_t tokens, const Readers& readers,
+          Stream stream) {
+  const Product g = product_of(gate, gate_input), u = product_of(up, up_input);
+  launch("gate", gate_kernel, Grid{ceil_div(gate.shape.rows, kWarp), tokens}, threads_of(g), stream,
+         g, u, readers);
+}
+
+void project(const ProjectArgs& args, Stream stream) {
+  const RepackedMatrix* matrices[3] = {&args.q, &args.k, &args.v};
+  const ProductInput* inputs[3] = {&args.q_input, &args.k_input, &args.v_input};
+  Projection projection = {};
+  std::int64_t blocks = 0;
+  for (int n = 0; n < 3; ++n) {
+    projection.product[n] = product_of(*matrices[n], *inputs[n], n < 2 ? args.shape.head_dim : 0);
+    projection.blocks[n] = ceil_div(matrices[n]->shape.rows, kWarp);
+    blocks += projection.blocks[n];
+  }
+  projection.shape = args.shape;
+  projection.cache_width = padded_head(args.shape.head_dim);
+  projection.rows = args.rows;
+  projection.angles = args.angles;
+  projection.queries = args.queries;
+  launch("project", project_kernel, Grid{blocks, args.tokens}, threads_of(projection.product[0]),
+         stream, projection);
 }
 
 }  // namespace fbi::kernels::cuda

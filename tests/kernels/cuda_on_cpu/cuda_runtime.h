@@ -24,6 +24,7 @@
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
+#define __grid_constant__
 /// One copy: blocks run one after another. In a section of its own, so that each block can begin
 /// with garbage.
 #define __shared__ static __attribute__((section("emulated_shared")))
@@ -125,6 +126,11 @@ template <class T>
 void __stwb(T* target, T value) {
   *target = value;
 }
+template <class T>
+T __ldcg(const T* source) {
+  return *source;
+}
+inline void __threadfence() {}
 inline int __popc(unsigned x) {
   return __builtin_popcount(x);
 }
@@ -133,22 +139,61 @@ inline int __ffs(int x) {
 }
 
 using cudaStream_t = struct EmulatedStream*;
+using cudaGraph_t = struct EmulatedGraph*;
+using cudaGraphExec_t = struct EmulatedGraph*;
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
-  cudaErrorIllegalAddress = 700
+  cudaErrorIllegalAddress = 700,
+  cudaErrorStreamCaptureUnsupported = 900
 };
-enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
+constexpr unsigned cudaStreamNonBlocking = 1;
+struct cudaDeviceProp {
+  char name[256];
+};
 
 const char* cudaGetErrorString(cudaError_t status);
 cudaError_t cudaGetLastError();
 cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaDeviceSynchronize();
+
+/// What the device has; cudaMalloc refuses more.
+extern std::size_t emulated_memory_bytes;
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
 cudaError_t cudaMalloc(void** memory, std::size_t bytes);
 /// cudaErrorIllegalAddress when something was written beyond the memory's borders.
 cudaError_t cudaFree(void* memory);
+cudaError_t cudaMallocHost(void** memory, std::size_t bytes);
+cudaError_t cudaFreeHost(void* memory);
+/// Copies within memory of the device; asynchronous ones from and to pinned memory only.
 cudaError_t cudaMemcpy(void* target, const void* source, std::size_t bytes, cudaMemcpyKind kind);
+cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t bytes,
+                            cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemset(void* memory, int value, std::size_t bytes);
+
+/// Work is done when it is enqueued, or recorded while its stream is captured. Meanwhile what a
+/// capture does not allow is refused.
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
+
+namespace emulator {
+/// Does the work now, or records it.
+void enqueue(cudaStream_t stream, std::function<void()> work);
+}  // namespace emulator
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -162,6 +207,9 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   if (const cudaError_t status = emulated_check(*config); status != cudaSuccess) return status;
-  emulator::launch(config->gridDim, config->blockDim, [&] { kernel(arguments...); });
+  emulator::enqueue(config->stream,
+                    [grid = config->gridDim, block = config->blockDim, kernel, arguments...] {
+                      emulator::launch(grid, block, [&] { kernel(arguments...); });
+                    });
   return cudaSuccess;
 }

@@ -1,0 +1,116 @@
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/readers.cuh"
+
+/// A warp computes 4 rows, 8 columns a lane, so that each x that it loads from the cache serves 4
+/// weights. Bound: memory; the 262 MB of a 7B model's fp16 head take 55 µs at 4.8 TB/s.
+namespace fbi::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kRows = 4;  // of a warp
+constexpr int kSize = 8;  // columns of a lane
+
+struct Dense {
+  const std::byte* values;
+  const float* row_scale;
+  MatrixShape shape;
+  std::int64_t row_stride_bytes;
+  ProductInput input;
+  bool whole;
+  float* y;
+};
+
+__device__ inline void load_weights(float (&w)[kSize], const float* source) {
+  float low[4], high[4];
+  load_pack(low, source);
+  load_pack(high, source + 4);
+  for (int j = 0; j < 4; ++j) {
+    w[j] = low[j];
+    w[4 + j] = high[j];
+  }
+}
+template <class T>
+__device__ inline void load_weights(float (&w)[kSize], const T* source) {
+  T pack[kSize];
+  load_pack(pack, source);
+  for (int j = 0; j < kSize; ++j) w[j] = to_float(pack[j]);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) dense_kernel(Dense args) {
+  const unsigned lane = threadIdx.x % kWarp;
+  const std::int64_t first = (std::int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp) * kRows,
+                     columns = args.shape.columns, token = blockIdx.y;
+  if (first >= args.shape.rows) return;
+  const std::byte* rows[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const std::int64_t row = first + r < args.shape.rows ? first + r : first;
+    rows[r] = args.values + row * args.row_stride_bytes;
+  }
+  float sums[kRows] = {};
+  for (std::int64_t column = lane * kSize; column < columns; column += kWarp * kSize) {
+    const float* x = args.input.scaled + token * columns + column;
+    float low[4], high[4];
+    load(low, x, columns - column, args.whole);
+    load(high, x + 4, columns - column - 4, args.whole);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      float w[kSize];
+      load_weights(w, reinterpret_cast<const T*>(rows[r]) + column);
+      for (int j = 0; j < 4; ++j) {
+        sums[r] = fmaf(w[j], low[j], sums[r]);
+        sums[r] = fmaf(w[4 + j], high[j], sums[r]);
+      }
+    }
+  }
+  const float inverse_rms = sums_of(args.input, token, columns).inverse_rms;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const float sum = over_warp(sums[r], Sum());
+    if (lane != 0 || first + r >= args.shape.rows) continue;
+    const float scale = args.row_scale ? args.row_scale[first + r] : 1;
+    args.y[token * args.shape.rows + first + r] = sum * inverse_rms * scale;
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    read_kernel(const uint4* memory, std::int64_t count, unsigned* sink) {
+  const std::int64_t threads = std::int64_t{gridDim.x} * kThreads;
+  unsigned seen = 0;
+#pragma unroll 4
+  for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
+       i += threads) {
+    const uint4 word = memory[i];
+    seen |= word.x | word.y | word.z | word.w;
+  }
+  if (seen == 0x9E3779B9u) *sink = seen;  // or the reads would be left out
+}
+
+}  // namespace
+
+void multiply_dense(const DenseMatrix& w, const ProductInput& input, std::int64_t tokens, float* y,
+                    Stream stream) {
+  Dense dense = {};
+  dense.values = static_cast<const std::byte*>(w.values);
+  dense.row_scale = w.storage == Storage::kInt8 ? w.row_scale : nullptr;
+  dense.shape = w.shape;
+  dense.row_stride_bytes = w.row_stride_bytes;
+  dense.input = input;
+  dense.whole = w.shape.columns % 4 == 0 && aligned_to(input.scaled, 16);
+  dense.y = y;
+  const auto kernel = w.storage == Storage::kFp32   ? dense_kernel<float>
+                      : w.storage == Storage::kFp16 ? dense_kernel<__half>
+                                                    : dense_kernel<std::int8_t>;
+  launch("multiply_dense", kernel, Grid{ceil_div(w.shape.rows, kWarps * kRows), tokens}, kThreads,
+         stream, dense);
+}
+
+void read_all(const void* memory, std::int64_t bytes, unsigned* sink, Stream stream) {
+  constexpr std::int64_t kBlocks = 132 * 8;
+  launch("read_all", read_kernel, Grid{kBlocks}, kThreads, stream,
+         static_cast<const uint4*>(memory), bytes / 16, sink);
+}
+
+}  // namespace fbi::kernels::cuda
