@@ -44,4 +44,13 @@ void repack_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_
   repack_fields<std::uint8_t, kInt8BlockRows>(bits, row_stride, rows, first, count, 8, words);
 }
 
+void repack_whole_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                        std::int64_t first, std::int64_t count, std::byte* words) {
+  for (std::int64_t i = 0; i < count; i += 8) {
+    const std::uint8_t* column = bits + (first + i) / 8;
+    std::byte* out = words + i / 8 * kInt8BlockRows;
+    for (std::int64_t r = 0; r < rows; ++r) out[r] = std::byte{column[r * row_stride]};
+  }
+}
+
 }  // namespace fbi::kernels

@@ -56,9 +56,10 @@ SignProducts choose_sign_products(std::string_view option, at::Device device, at
   const bool possible = device.is_cpu() && dtype == at::kFloat;
   if (option == "dense") return SignProducts::kDense;
   if (option == "auto") {
-    // With AVX-512 a look-up adds five signed inputs to sixteen rows; with AVX2 three to eight, which is no faster than a
-    // product of dense matrices.
-    return possible && kernels::chosen_level() == kernels::Level::kAvx512 ? SignProducts::kTables : SignProducts::kDense;
+    // Measured (docs/benchmarks.md): look-ups are about twice as fast as dense products with AVX2, three times with AVX-512.
+    const kernels::Level level = kernels::chosen_level();
+    const bool faster = level == kernels::Level::kAvx512 || level == kernels::Level::kAvx2;
+    return possible && faster ? SignProducts::kTables : SignProducts::kDense;
   }
   if (!possible) {
     throw UsageError(concat("train.sign_products=", option, " computes in fp32 on the CPU; found ", device, " and ", dtype,

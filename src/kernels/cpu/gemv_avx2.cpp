@@ -26,204 +26,275 @@ inline Floats load_int8(const std::byte* x) {
 namespace fbi::kernels {
 namespace {
 
-// ---- exact: per 3 inputs 8 sums in fp32; vpermps looks up 8 rows, ignoring higher index bits
-
-constexpr int kExactInputs = 3, kExactGroups = kExactUnit / kExactInputs;
-constexpr std::int64_t kExactTable = kExactGroups * 8 * sizeof(float);
-static_assert(kExactTable % 64 == 0);
-
-/// x[i]·scale[i] of inputs [first, first + size), 0 beyond count.
-inline void scaled(const float* x, const float* scale, bool per_column, std::int64_t count,
-                   std::int64_t size, float* out) {
-  const std::int64_t valid = count < size ? count : size;
-  for (std::int64_t i = 0; i < valid; ++i) out[i] = x[i] * scale[per_column ? i : 0];
-  for (std::int64_t i = valid; i < size; ++i) out[i] = 0;
+/// Asks memory for words that are read later, into the second-level cache.
+inline void ask_ahead(const std::byte* words) {
+  constexpr std::int64_t kAhead = 16384;
+  _mm_prefetch(reinterpret_cast<const char*>(words) + kAhead, _MM_HINT_T1);
 }
 
-/// Lane c of the result: bit b of c decides the sign of x[b].
-inline __m256 exact_group(const float* x) {
-  const __m256 sign = _mm256_set1_ps(-0.0f);
-  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  __m256 sum = _mm256_setzero_ps();
-  for (int b = 0; b < kExactInputs; ++b) {
-    // The sign bit is that bit's complement.
-    const __m256i clear =
-        _mm256_andnot_si256(_mm256_slli_epi32(lane, 31 - b), _mm256_castps_si256(sign));
-    sum = _mm256_add_ps(sum, _mm256_xor_ps(_mm256_set1_ps(x[b]), _mm256_castsi256_ps(clear)));
-  }
-  return sum;
+// Sums of whole numbers by byte look-ups. Per 4 inputs a table holds the 16 sums of ±q plus an
+// offset that makes them positive, cut into planes of 5 bits, one byte each: vpshufb looks 32 rows
+// up in a plane, and 8 results fit a byte. Inputs are rounded once per unit; everything after is
+// exact. vpermps, which looks fp32 sums up, takes 3 inputs and 8 rows at a time and was half as
+// fast.
+
+/// Rows of two vectors share the loads of a table.
+constexpr int kVectors = 2;
+constexpr int kRowsAtOnce = 32 * kVectors;
+constexpr int kStep = 8;   // inputs of a byte of signs
+constexpr int kSteps = 4;  // whose results a byte holds: 8 · 31 < 256
+constexpr std::int64_t kUnitGroups = 64;
+constexpr std::int64_t kUnitHeader = 64;  // the scale
+
+/// Planes of 5 bits: int8 inputs need 2 (sums of four are below 512), inputs of 23 bits 5.
+constexpr int kInt8Planes = 2, kExactPlanes = 5;
+constexpr std::int64_t kPlane = 16;  // bytes
+constexpr std::int64_t kExactInputs = 4 * kUnitGroups;
+constexpr std::int32_t kInt8Offset = 1 << 9, kExactOffset = 1 << 24;
+/// 2 less than 2^22: rounding may add 1.
+constexpr float kExactLargest = 4194302;
+/// Units of smaller inputs count as 0: their scale's inverse has no fp32 value.
+constexpr float kExactSmallest = 0x1p-100f;
+
+constexpr std::int64_t table_bytes(int planes) {
+  return kUnitHeader + kUnitGroups * planes * kPlane;
 }
 
-void exact_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
-                  std::int64_t units, std::byte* table) {
-  float inputs[kExactUnit];
-  for (std::int64_t unit = 0; unit < units; ++unit) {
-    const std::int64_t first_input = unit * kExactUnit;
-    scaled(x + first_input, scale + (per_column ? first_input : 0), per_column, count - first_input,
-           kExactUnit, inputs);
-    auto* out = reinterpret_cast<float*>(table + unit * kExactTable);
-    for (int g = 0; g < kExactGroups; ++g) {
-      _mm256_store_ps(out + 8 * g, exact_group(inputs + kExactInputs * g));
-    }
-  }
-}
-
-/// Half a block at a time: four sums, four words and a table fit the registers.
-constexpr int kExactVectors = kBlockRows / 2 / 8;
-
-/// partial += the sums of one unit.
-inline void add_unit(const std::byte* words, const std::byte* table,
-                     __m256 (&partial)[kExactVectors]) {
-  __m256i signs[kExactVectors];
-  for (int v = 0; v < kExactVectors; ++v) {
-    signs[v] = _mm256_load_si256(reinterpret_cast<const __m256i*>(words + 32 * v));
-  }
-#pragma GCC unroll 10
-  for (int g = 0; g < kExactGroups; ++g) {
-    const __m256 group = _mm256_load_ps(reinterpret_cast<const float*>(table + 32 * g));
-    for (int v = 0; v < kExactVectors; ++v) {
-      if (g) signs[v] = _mm256_srli_epi32(signs[v], kExactInputs);
-      partial[v] = _mm256_add_ps(partial[v], _mm256_permutevar8x32_ps(group, signs[v]));
-    }
-  }
-}
-
-inline void exact_half(const std::byte* words, const std::byte* table, std::int64_t count,
-                       float* sums) {
-  __m256 partial[kExactVectors];
-  for (auto& part : partial) part = _mm256_setzero_ps();
-  for (; count > 0; count -= kExactUnit) {
-    add_unit(words, table, partial);
-    words += 4 * kBlockRows;
-    table += kExactTable;
-  }
-  for (int v = 0; v < kExactVectors; ++v) {
-    _mm256_storeu_ps(sums + 8 * v, _mm256_add_ps(_mm256_loadu_ps(sums + 8 * v), partial[v]));
-  }
-}
-
-void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
-  constexpr std::int64_t half_rows = kBlockRows / 2;
-  exact_half(words, table, count, sums);
-  exact_half(words + 4 * half_rows, table, count, sums + half_rows);
-}
-
-// ---- int8: per 4 inputs 16 sums of 16 bits, as a table of lower and one of upper bytes; vpshufb
-// looks up 32 rows in each
-
-constexpr int kInt8Bytes = 32;  // of 8 inputs; the last input of a unit is always 0
-constexpr std::int64_t kInt8Table = kInt8Bytes * 2 * 32 + 64;
-
-/// Rounds one unit to 8 bits, in 16-bit elements; returns the scale.
-inline float quantize(const float* x, const float* scale, bool per_column, std::int64_t count,
-                      std::int16_t* q) {
-  float inputs[256];
-  scaled(x, scale, per_column, count, 256, inputs);
-  const __m256 sign = _mm256_set1_ps(-0.0f);
+/// x·scale of one unit, 0 beyond count; returns the largest magnitude.
+inline float scaled(const float* x, const float* scale, bool per_column, std::int64_t count,
+                    float* out) {
   Floats largest = splat(0);
-  for (int k = 0; k < 256; k += kLanes) {
-    const Floats part = load(inputs + k);
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  for (std::int64_t i = 0; i < kExactInputs; i += kLanes) {
+    Floats part = splat(0);
+    if (i + kLanes <= count) {
+      part = mul(load(x + i), per_column ? load(scale + i) : splat(*scale));
+    } else if (i < count) {
+      float rest[kLanes] = {};
+      for (std::int64_t k = 0; i + k < count; ++k)
+        rest[k] = x[i + k] * scale[per_column ? i + k : 0];
+      part = load(rest);
+    }
+    store(out + i, part);
     largest = max(largest, {_mm256_andnot_ps(sign, part.low), _mm256_andnot_ps(sign, part.high)});
   }
-  const float limit = max_lane(largest);
-  const Floats inverse = splat(limit > 0 ? 127 / limit : 0);
-  for (int k = 0; k < 256; k += kLanes) {
-    const Floats whole = mul(load(inputs + k), inverse);
-    const __m256i packed =
-        _mm256_packs_epi32(_mm256_cvtps_epi32(whole.low), _mm256_cvtps_epi32(whole.high));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(q + k),
-                       _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
-  }
-  return limit > 0 ? limit / 127 : 0;
+  return max_lane(largest);
 }
 
-/// 16 lower bytes, then 16 upper ones.
-inline __m256i int8_group(const std::int16_t* q) {
-  const __m256i lane = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m256i one = _mm256_set1_epi16(1);
-  __m256i sum = _mm256_setzero_si256();
-  for (int b = 0; b < 4; ++b) {
-    const __m256i bit = _mm256_and_si256(_mm256_srli_epi16(lane, b), one);
-    const __m256i sign = _mm256_sub_epi16(_mm256_add_epi16(bit, bit), one);
-    sum = _mm256_add_epi16(sum, _mm256_sign_epi16(_mm256_set1_epi16(q[b]), sign));
-  }
-  const __m256i lower = _mm256_and_si256(sum, _mm256_set1_epi16(0xFF));
-  const __m256i upper = _mm256_srli_epi16(sum, 8);
-  // Pairs of 8 bytes: lower 0-7, upper 0-7, lower 8-15, upper 8-15.
-  return _mm256_permute4x64_epi64(_mm256_packus_epi16(lower, upper), _MM_SHUFFLE(3, 1, 2, 0));
+/// Cuts 16 values below 1024 into two planes.
+inline void store_planes(__m256i values, std::byte* planes) {
+  const __m256i lower = _mm256_and_si256(values, _mm256_set1_epi16(31)),
+                upper = _mm256_srli_epi16(values, 5);
+  const __m256i packed = _mm256_packus_epi16(lower, upper);  // 8 lower, 8 upper, 8 lower, 8 upper
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(planes),
+                      _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
 }
 
 void int8_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
                  std::int64_t units, std::byte* table) {
-  alignas(32) std::int16_t q[256];
-  for (std::int64_t unit = 0; unit < units; ++unit) {
-    const std::int64_t first_input = unit * kInt8Unit;
-    const std::int64_t left = count - first_input < kInt8Unit ? count - first_input : kInt8Unit;
-    std::byte* out = table + unit * kInt8Table;
-    const float factor =
-        quantize(x + first_input, scale + (per_column ? first_input : 0), per_column, left, q);
-    std::memcpy(out, &factor, sizeof factor);
-    for (int g = 0; g < 2 * kInt8Bytes; ++g) {
-      _mm256_store_si256(reinterpret_cast<__m256i*>(out + 64 + 32 * g), int8_group(q + 4 * g));
+  const __m256i sign[4] = {
+      _mm256_set1_epi32(0x0001FFFF), _mm256_set1_epi64x(0x00010001FFFFFFFF),
+      _mm256_setr_epi64x(-1, 0x0001000100010001, -1, 0x0001000100010001),
+      _mm256_setr_epi64x(-1, -1, 0x0001000100010001,
+                         0x0001000100010001)};  // of the bits of a 16-bit lane's number
+  alignas(32) float inputs[kExactInputs];
+  alignas(32) std::int16_t q[kExactInputs];
+  for (std::int64_t unit = 0; unit < units; ++unit, table += table_bytes(kInt8Planes)) {
+    const std::int64_t first = unit * kInt8Unit,
+                       left = count - first < kInt8Unit ? count - first : kInt8Unit;
+    const float limit =
+        scaled(x + first, scale + (per_column ? first : 0), per_column, left, inputs);
+    const Floats inverse = splat(limit > 0 ? 127 / limit : 0);
+    for (std::int64_t i = 0; i < kExactInputs; i += kLanes) {
+      const Floats whole = mul(load(inputs + i), inverse);
+      const __m256i packed =
+          _mm256_packs_epi32(_mm256_cvtps_epi32(whole.low), _mm256_cvtps_epi32(whole.high));
+      _mm256_store_si256(reinterpret_cast<__m256i*>(q + i),
+                         _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
+    }
+    const float factor = limit > 0 ? limit / 127 : 0;
+    std::memcpy(table, &factor, sizeof factor);
+    for (std::int64_t g = 0; g < kUnitGroups; ++g) {
+      __m256i sum = _mm256_set1_epi16(kInt8Offset);
+      for (int b = 0; b < 4; ++b) {
+        sum = _mm256_add_epi16(sum, _mm256_sign_epi16(_mm256_set1_epi16(q[4 * g + b]), sign[b]));
+      }
+      store_planes(sum, table + kUnitHeader + g * kInt8Planes * kPlane);
     }
   }
 }
 
-/// Adds the sums of 4 inputs of 32 rows: rows 0-7 and 16-23 to whole[0], the others to whole[1].
-inline void add_group(__m256i nibbles, const std::byte* group, __m256i (&whole)[2]) {
-  const __m256i table = _mm256_load_si256(reinterpret_cast<const __m256i*>(group));
-  const __m256i lower = _mm256_shuffle_epi8(_mm256_permute2x128_si256(table, table, 0x00), nibbles);
-  const __m256i upper = _mm256_shuffle_epi8(_mm256_permute2x128_si256(table, table, 0x11), nibbles);
-  whole[0] = _mm256_add_epi16(whole[0], _mm256_unpacklo_epi8(lower, upper));
-  whole[1] = _mm256_add_epi16(whole[1], _mm256_unpackhi_epi8(lower, upper));
+/// The 16 sums of ±q[0..3], by the bits of their number, as 5 planes.
+inline void store_exact_group(const std::int32_t* q, std::byte* planes) {
+  // Lanes of `base` stand for sums 0-3 and 8-11 without q[2]; so packing in 128-bit halves ends in
+  // order.
+  const __m256i bit0 = _mm256_setr_epi32(-1, 1, -1, 1, -1, 1, -1, 1),
+                bit1 = _mm256_setr_epi32(-1, -1, 1, 1, -1, -1, 1, 1);
+  const __m256i bit3 = _mm256_setr_epi32(-1, -1, -1, -1, 1, 1, 1, 1),
+                ten_bits = _mm256_set1_epi32(1023);
+  __m256i base = _mm256_add_epi32(_mm256_set1_epi32(kExactOffset),
+                                  _mm256_sign_epi32(_mm256_set1_epi32(q[0]), bit0));
+  base = _mm256_add_epi32(base, _mm256_sign_epi32(_mm256_set1_epi32(q[1]), bit1));
+  base = _mm256_add_epi32(base, _mm256_sign_epi32(_mm256_set1_epi32(q[3]), bit3));
+  const __m256i third = _mm256_set1_epi32(q[2]);
+  const __m256i a = _mm256_sub_epi32(base, third), b = _mm256_add_epi32(base, third);
+  store_planes(_mm256_packus_epi32(_mm256_and_si256(a, ten_bits), _mm256_and_si256(b, ten_bits)),
+               planes);
+  store_planes(_mm256_packus_epi32(_mm256_and_si256(_mm256_srli_epi32(a, 10), ten_bits),
+                                   _mm256_and_si256(_mm256_srli_epi32(b, 10), ten_bits)),
+               planes + 2 * kPlane);
+  const __m256i top = _mm256_packus_epi32(_mm256_srli_epi32(a, 20), _mm256_srli_epi32(b, 20));
+  const __m128i last =
+      _mm_packus_epi16(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(planes + 4 * kPlane), last);
 }
 
-inline __m256 to_floats(__m128i whole) {
-  return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(whole));
+void exact_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
+                  std::int64_t units, std::byte* table) {
+  alignas(32) float inputs[kExactInputs];
+  alignas(32) std::int32_t q[kExactInputs];
+  for (std::int64_t unit = 0; unit < units; ++unit, table += table_bytes(kExactPlanes)) {
+    const std::int64_t first = unit * kExactInputs;
+    const float limit =
+        scaled(x + first, scale + (per_column ? first : 0), per_column, count - first, inputs);
+    const bool any = limit >= kExactSmallest;
+    const __m256 inverse = _mm256_set1_ps(any ? kExactLargest / limit : 0);
+    for (std::int64_t i = 0; i < kExactInputs; i += 8) {
+      const __m256 whole = _mm256_mul_ps(_mm256_load_ps(inputs + i), inverse);
+      _mm256_store_si256(reinterpret_cast<__m256i*>(q + i), _mm256_cvtps_epi32(whole));
+    }
+    const float factor = any ? limit / kExactLargest : 0;
+    std::memcpy(table, &factor, sizeof factor);
+    for (std::int64_t g = 0; g < kUnitGroups; ++g) {
+      store_exact_group(q + 4 * g, table + kUnitHeader + g * kExactPlanes * kPlane);
+    }
+  }
 }
 
-inline void int8_quarter(const std::byte* words, const std::byte* table, std::int64_t count,
-                         float* sums) {
+/// bytes += the planes of the sums of 4 inputs that the lower nibbles choose.
+template <int planes>
+inline void look_up(const __m256i (&nibbles)[kVectors], const std::byte* group,
+                    __m256i (&bytes)[kVectors][planes]) {
+#pragma GCC unroll 5
+  for (int p = 0; p < planes; ++p) {
+    const __m256i table = _mm256_broadcastsi128_si256(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(group + p * kPlane)));
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      bytes[v][p] = _mm256_add_epi8(bytes[v][p], _mm256_shuffle_epi8(table, nibbles[v]));
+      asm(""
+          : "+x"(
+              bytes[v][p]));  // GCC would do all look-ups first and keep their results on the stack
+    }
+  }
+}
+
+/// Sums of two planes each, in 16 bits: rows 0-7 and 16-23, then rows 8-15 and 24-31 of a vector.
+/// 256 inputs fit.
+template <int planes>
+using PairSums = __m256i[kVectors][(planes + 1) / 2][2];
+
+template <int planes>
+inline void add_pairs(const __m256i (&bytes)[kVectors][planes], PairSums<planes>& pairs) {
+  const __m256i weights = _mm256_set1_epi16(32 << 8 | 1);
+  for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 3
+    for (int k = 0; k < (planes + 1) / 2; ++k) {
+      const bool two = 2 * k + 1 < planes;
+      const __m256i a = bytes[v][2 * k], b = two ? bytes[v][2 * k + 1] : _mm256_setzero_si256();
+      __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
+      if (two) low = _mm256_maddubs_epi16(low, weights), high = _mm256_maddubs_epi16(high, weights);
+      pairs[v][k][0] = _mm256_add_epi16(pairs[v][k][0], low);
+      pairs[v][k][1] = _mm256_add_epi16(pairs[v][k][1], high);
+    }
+  }
+}
+
+/// Eight rows' sums of a unit, of its `part`-th quarter of a vector, without the offsets.
+template <int planes>
+inline __m256 whole_sums(const __m256i (&pairs)[(planes + 1) / 2][2], int part,
+                         std::int32_t offset) {
+  __m256i sum = _mm256_set1_epi32(-offset);
+#pragma GCC unroll 3
+  for (int k = 0; k < (planes + 1) / 2; ++k) {
+    const __m256i both = pairs[k][part % 2];
+    const __m128i rows =
+        part / 2 ? _mm256_extracti128_si256(both, 1) : _mm256_castsi256_si128(both);
+    sum = _mm256_add_epi32(sum, _mm256_slli_epi32(_mm256_cvtepu16_epi32(rows), 10 * k));
+  }
+  return _mm256_cvtepi32_ps(sum);
+}
+
+/// sums += one unit of kRowsAtOnce rows.
+template <int planes>
+inline void add_unit(const std::byte* words, const std::byte* table, std::int64_t inputs,
+                     std::int32_t offset, float* sums) {
   const __m256i low_nibble = _mm256_set1_epi8(15);
-  for (; count > 0; count -= kInt8Unit) {
-    __m256i whole[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    const std::int64_t inputs = count < kInt8Unit ? count : kInt8Unit;
-    const std::byte* group = table + 64;
-    for (std::int64_t first_input = 0; first_input < inputs; first_input += 8) {
-      const __m256i signs = _mm256_load_si256(reinterpret_cast<const __m256i*>(words));
-      const __m256i high = _mm256_and_si256(_mm256_srli_epi16(signs, 4), low_nibble);
-      add_group(_mm256_and_si256(signs, low_nibble), group, whole);
-      add_group(high, group + 32, whole);
-      group += 64;
+  const std::int64_t steps = (inputs + kStep - 1) / kStep;
+  const std::byte* group = table + kUnitHeader;
+  PairSums<planes> pairs = {};
+  for (std::int64_t step = 0; step < steps; step += kSteps) {
+    __m256i bytes[kVectors][planes] = {};
+    const std::int64_t end = step + kSteps < steps ? step + kSteps : steps;
+    for (std::int64_t k = step; k < end; ++k) {
+      ask_ahead(words);
+#pragma GCC unroll 2
+      for (int nibble = 0; nibble < 2; ++nibble) {
+        asm(""
+            : "+r"(words));  // GCC would keep the upper nibbles while it needs their registers for
+                             // sums
+        __m256i nibbles[kVectors];
+        for (int v = 0; v < kVectors; ++v) {
+          const __m256i signs = _mm256_load_si256(reinterpret_cast<const __m256i*>(words + 32 * v));
+          nibbles[v] = _mm256_and_si256(nibble ? _mm256_srli_epi16(signs, 4) : signs, low_nibble);
+        }
+        look_up<planes>(nibbles, group, bytes);
+        group += planes * kPlane;
+      }
       words += kInt8BlockRows;
     }
-    float factor;
-    std::memcpy(&factor, table, sizeof factor);
-    const __m256 f = _mm256_set1_ps(factor);
-    const __m128i rows[4] = {_mm256_castsi256_si128(whole[0]), _mm256_castsi256_si128(whole[1]),
-                             _mm256_extracti128_si256(whole[0], 1),
-                             _mm256_extracti128_si256(whole[1], 1)};
-    for (int k = 0; k < 4; ++k) {
-      const __m256 sum = _mm256_loadu_ps(sums + 8 * k);
-      _mm256_storeu_ps(sums + 8 * k, _mm256_fmadd_ps(f, to_floats(rows[k]), sum));
-    }
-    table += kInt8Table;
+    add_pairs<planes>(bytes, pairs);
   }
+  float factor;
+  std::memcpy(&factor, table, sizeof factor);
+  for (int v = 0; v < kVectors; ++v) {
+    for (int part = 0; part < 4; ++part) {
+      float* rows = sums + 32 * v + 8 * part;
+      const __m256 whole =
+          whole_sums<planes>(pairs[v], part, static_cast<std::int32_t>(2 * steps) * offset);
+      _mm256_storeu_ps(rows, _mm256_fmadd_ps(_mm256_set1_ps(factor), whole, _mm256_loadu_ps(rows)));
+    }
+  }
+}
+
+template <int planes>
+inline void add_chunk(const std::byte* words, const std::byte* table, std::int64_t count,
+                      std::int64_t unit_inputs, std::int32_t offset, float* sums) {
+  for (; count > 0; count -= unit_inputs) {
+    const std::int64_t inputs = count < unit_inputs ? count : unit_inputs;
+    for (std::int64_t row = 0; row < kInt8BlockRows; row += kRowsAtOnce) {
+      add_unit<planes>(words + row, table, inputs, offset, sums + row);
+    }
+    words += kExactInputs / kStep * kInt8BlockRows;
+    table += table_bytes(planes);
+  }
+}
+
+void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
+  add_chunk<kExactPlanes>(words, table, count, kExactInputs, kExactOffset, sums);
 }
 
 void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
-  for (std::int64_t row = 0; row < kInt8BlockRows; row += 32) {
-    int8_quarter(words + row, table, count, sums + row);
-  }
+  add_chunk<kInt8Planes>(words, table, count, kInt8Unit, kInt8Offset, sums);
 }
 
 }  // namespace
 
 constinit const GemvKernels kAvx2Gemv = {
-    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 32, repack_words32,
-              exact_tables, exact_chunk, nullptr},
-    .int8 = {kInt8BlockRows, kInt8Unit, 8, kInt8BlockRows, kInt8Table, 8, repack_bytes, int8_tables,
-             int8_chunk, nullptr},
+    .exact = {kInt8BlockRows, kExactInputs, kStep, kInt8BlockRows, table_bytes(kExactPlanes), 4,
+              repack_whole_bytes, exact_tables, exact_chunk, nullptr},
+    .int8 = {kInt8BlockRows, kInt8Unit, kStep, kInt8BlockRows, table_bytes(kInt8Planes), 8,
+             repack_bytes, int8_tables, int8_chunk, nullptr},
     .fp32 = {dense_rows<LoadFp32>},
     .fp16 = {dense_rows<LoadFp16>},
     .int8_rows = {dense_rows<LoadInt8>},
