@@ -39,10 +39,10 @@ config::ModelConfig check_teacher(const config::TeacherConfig& teacher, const co
   return folder.config;
 }
 
-Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights, at::ScalarType dtype,
-                 distributed::Communicator& communicator)
+Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights, distributed::Communicator& communicator)
     : model_(std::move(model)), communicator_(&communicator) {
   nn::check_weight_names(*model_, weights);
+  const auto values = at::TensorOptions().dtype(model_->options().value_dtype).device(communicator.device());
   nn::LoadReport report;
   const auto load = [&](ops::ParameterSlot& slot) { nn::load_slot(slot, weights, report); };
   load(model_->embedding());
@@ -56,14 +56,14 @@ Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSo
       }
       const at::Tensor value = weights.tensor(slot->name, slot->shape);
       const auto rows = distributed::range(slot->rows(), communicator.rank(), communicator.size());
-      own.push_back(value.narrow(0, rows.begin, rows.rows()).to(communicator.device(), dtype, /*non_blocking=*/false, /*copy=*/true));
+      own.push_back(value.narrow(0, rows.begin, rows.rows()).to(values, /*non_blocking=*/false, /*copy=*/true));
     }
     if (!own.empty()) own_rows_.push_back(std::move(own));
   }
   for (auto& buffer : whole_)
     for (auto* slot : model_->stage_slots(0))
       if (slot->kind != ops::SlotKind::kVector)
-        buffer.push_back(at::empty(slot->shape, at::TensorOptions().dtype(dtype).device(communicator.device())));
+        buffer.push_back(at::empty(slot->shape, values));
 }
 
 distributed::RowGather Teacher::start_gathering(std::size_t layer, int buffer) {
@@ -104,15 +104,14 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher, cons
   shard = shard && communicator.size() > 1;
   if (shard && folder.config.binarize != config::Binarize::kNone)
     throw UsageError(concat("parallel.shard_teacher: the teacher ", teacher.path, " is binarized already; set it to false"));
-  auto model = std::make_unique<nn::LlamaForCausalLM>(folder.config, nn::LlamaOptions{device, compute, /*allocate_layers=*/!shard});
+  auto model = std::make_unique<nn::LlamaForCausalLM>(folder.config, nn::LlamaOptions{device, compute, stored, /*allocate_layers=*/!shard});
   std::unique_ptr<Teacher> result;
   if (shard) {
-    result = std::make_unique<Teacher>(std::move(model), *folder.weights, stored, communicator);
+    result = std::make_unique<Teacher>(std::move(model), *folder.weights, communicator);
   } else {
     nn::load_weights(*model, *folder.weights);
     result = std::make_unique<Teacher>(std::move(model));
   }
-  if (stored != at::kFloat) result->model().store_values_as(stored);
   log::info("teacher: ", folder.kind, " ", folder.path.string(), ", weights ", c10::toString(stored), ", arithmetic ",
             c10::toString(compute), shard ? ", spread over ranks" : "");
   return result;

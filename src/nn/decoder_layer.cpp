@@ -66,7 +66,7 @@ at::Tensor rounded_to_int8(const at::Tensor& x, std::int64_t block) {
 
 }  // namespace
 
-DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index, at::Device device)
+DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index, const at::TensorOptions& values)
     : heads_(model.num_attention_heads),
       key_value_heads_(model.num_key_value_heads),
       head_dim_(model.head_dim),
@@ -75,14 +75,14 @@ DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index,
   const std::int64_t hidden = model.hidden_size, inner = model.intermediate_size;
   const std::int64_t queries = heads_ * head_dim_, keys = key_value_heads_ * head_dim_;
   const auto linear = [&](const char* name, std::int64_t outputs, std::int64_t inputs) {
-    return make_linear_slot(prefix + name + ".weight", outputs, inputs, model, device);
+    return make_linear_slot(prefix + name + ".weight", outputs, inputs, model, values);
   };
-  input_norm_ = make_norm_slot(prefix + "input_layernorm.weight", hidden, device);
+  input_norm_ = make_norm_slot(prefix + "input_layernorm.weight", hidden, values.device());
   q_ = linear("self_attn.q_proj", queries, hidden);
   k_ = linear("self_attn.k_proj", keys, hidden);
   v_ = linear("self_attn.v_proj", keys, hidden);
   o_ = linear("self_attn.o_proj", hidden, queries);
-  post_attention_norm_ = make_norm_slot(prefix + "post_attention_layernorm.weight", hidden, device);
+  post_attention_norm_ = make_norm_slot(prefix + "post_attention_layernorm.weight", hidden, values.device());
   gate_ = linear("mlp.gate_proj", inner, hidden);
   up_ = linear("mlp.up_proj", inner, hidden);
   down_ = linear("mlp.down_proj", hidden, inner);

@@ -60,10 +60,11 @@ LlamaForCausalLM::LlamaForCausalLM(const config::ModelConfig& model, const Llama
       options_(options),
       dtype_description_(options.compute_dtype == at::kFloat ? "fp32" : c10::toString(options.compute_dtype)),
       rotary_(model, options.device) {
-  embedding_ = make_embedding_slot("model.embed_tokens.weight", model.vocab_size, model.hidden_size, options.device);
+  const auto values = at::TensorOptions().dtype(options.value_dtype).device(options.device);
+  embedding_ = make_embedding_slot("model.embed_tokens.weight", model.vocab_size, model.hidden_size, values);
   slots_.push_back(&embedding_);
   for (std::int64_t index = 0; index < model.num_hidden_layers; ++index) {
-    layers_.push_back(std::make_unique<DecoderLayer>(model, index, options.device));
+    layers_.push_back(std::make_unique<DecoderLayer>(model, index, values));
     for (auto* slot : layers_.back()->slots()) {
       if (!options.allocate_layers && slot->kind == ops::SlotKind::kDense) slot->value = at::Tensor();
       slots_.push_back(slot);
@@ -74,7 +75,7 @@ LlamaForCausalLM::LlamaForCausalLM(const config::ModelConfig& model, const Llama
   if (model.tie_word_embeddings) {
     head_ = embedding_;  // shares the value; its gradient is the embedding's tied_grad
   } else {
-    head_ = make_embedding_slot("lm_head.weight", model.vocab_size, model.hidden_size, options.device);
+    head_ = make_embedding_slot("lm_head.weight", model.vocab_size, model.hidden_size, values);
     slots_.push_back(&head_);
   }
 }
@@ -97,12 +98,6 @@ void LlamaForCausalLM::allocate_gradients(bool one_layer) {
   }
   for (auto* slot : {&embedding_, &norm_, &head_}) slot->grad = zeros(*slot);
   if (config_.tie_word_embeddings) head_.grad = embedding_.tied_grad = zeros(embedding_);
-}
-
-void LlamaForCausalLM::store_values_as(at::ScalarType dtype) {
-  for (auto* slot : slots_)
-    if (slot->kind == ops::SlotKind::kDense && slot->value.defined()) slot->value = slot->value.to(dtype);
-  if (config_.tie_word_embeddings) head_.value = embedding_.value;
 }
 
 void LlamaForCausalLM::round_weights(at::ScalarType dtype) {

@@ -12,12 +12,12 @@ using ops::ScalePattern;
 using ops::SlotKind;
 
 ParameterSlot dense_slot(std::string name, SlotKind kind, ParameterGroup group, std::vector<std::int64_t> shape,
-                         at::Device device) {
+                         const at::TensorOptions& values) {
   ParameterSlot slot;
   slot.name = std::move(name);
   slot.kind = kind;
   slot.group = group;
-  slot.value = at::empty(shape, at::TensorOptions().dtype(at::kFloat).device(device));
+  slot.value = at::empty(shape, values);
   slot.shape = std::move(shape);
   return slot;
 }
@@ -31,9 +31,9 @@ ScalePattern pattern_of(config::Binarize binarize) {
 }  // namespace
 
 ParameterSlot make_linear_slot(std::string name, std::int64_t outputs, std::int64_t inputs, const config::ModelConfig& model,
-                               at::Device device) {
+                               const at::TensorOptions& values) {
   if (model.binarize == config::Binarize::kNone)
-    return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kLatent, {outputs, inputs}, device);
+    return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kLatent, {outputs, inputs}, values);
   ParameterSlot slot;
   slot.name = std::move(name);
   slot.kind = SlotKind::kPacked;
@@ -43,7 +43,7 @@ ParameterSlot make_linear_slot(std::string name, std::int64_t outputs, std::int6
   const std::int64_t scales = slot.pattern == ScalePattern::kColumn ? inputs
                               : slot.pattern == ScalePattern::kRow  ? outputs
                                                                     : 1;
-  const auto options = at::TensorOptions().device(device);
+  const auto options = at::TensorOptions().device(values.device());
   slot.bits = at::empty({outputs, (inputs + 7) / 8}, options.dtype(at::kByte));
   slot.alpha = at::empty({scales}, options.dtype(at::kFloat));
   slot.beta = at::zeros({scales}, options.dtype(at::kFloat));
@@ -56,11 +56,11 @@ void share_alpha(ParameterSlot& slot, const ParameterSlot& owner, std::int64_t r
 }
 
 ParameterSlot make_norm_slot(std::string name, std::int64_t width, at::Device device) {
-  return dense_slot(std::move(name), SlotKind::kVector, ParameterGroup::kNorm, {width}, device);
+  return dense_slot(std::move(name), SlotKind::kVector, ParameterGroup::kNorm, {width}, at::TensorOptions().dtype(at::kFloat).device(device));
 }
 
-ParameterSlot make_embedding_slot(std::string name, std::int64_t vocab_size, std::int64_t hidden, at::Device device) {
-  return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kEmbedding, {vocab_size, hidden}, device);
+ParameterSlot make_embedding_slot(std::string name, std::int64_t vocab_size, std::int64_t hidden, const at::TensorOptions& values) {
+  return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kEmbedding, {vocab_size, hidden}, values);
 }
 
 }  // namespace fbi::nn

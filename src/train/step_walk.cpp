@@ -17,6 +17,12 @@ constexpr std::size_t kReductionsUnderWay = 2;  // of optim::AdamW
 
 std::int64_t element_bytes(config::Precision precision) { return precision == config::Precision::kBf16 ? 2 : 4; }
 
+std::int64_t largest_matrix(const ParameterShapes& shapes) {
+  std::int64_t largest = shapes.embedding.elements();
+  for (const auto& matrix : shapes.layer) largest = std::max(largest, matrix.elements());
+  return largest;
+}
+
 class StepWalk {
  public:
   StepWalk(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher, int world_size, Processor processor)
@@ -33,11 +39,8 @@ class StepWalk {
     MemoryEstimate result;
     load_teacher();
     hold_student();
+    make(MemoryKind::kWorkspace, largest_matrix(student_) * kFloatBytes);  // latent weights, one matrix after the other
     result.constant = ledger_.now();
-    if (config_.parallel.shard_gradients && config_.train.global_batch > config_.train.micro_batch * world_size_) {
-      reduce(student_.layer);  // of the micro-step before, still under way
-      reduce({student_.embedding});
-    }
     micro_step();
     update();
     result.phases = ledger_.phases();
@@ -70,8 +73,8 @@ class StepWalk {
     shape.heads_inside = !cpu || shape.fused_rotary;
   }
 
-  /// distill::load_teacher: slots are made in fp32, then stored in the teacher's own type. Spread over ranks: each matrix of a
-  /// layer is cut to this rank's rows as it is read, and there are two whole layers to gather into.
+  /// distill::load_teacher: all slots are made in the teacher's own type and filled one by one, each from a matrix in fp32. Spread over
+  /// ranks: each matrix of a layer is cut to this rank's rows as it is read; at last there are two whole layers to gather into.
   void load_teacher() {
     ledger_.begin("loading");
     if (!teacher_) return;
@@ -81,16 +84,12 @@ class StepWalk {
       return [value_bytes](const MatrixShape& m) { return m.packed ? m.bits_bytes() : m.elements() * value_bytes; };
     };
     const std::int64_t vectors = (shapes.norm_elements + shapes.scale_values) * kFloatBytes;
-    if (value != kFloatBytes) {
-      const std::int64_t layers = spreads_teacher() ? 0 : shapes.layers * shapes.over_layer(stored(kFloatBytes));
-      const Buffer whole = make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(kFloatBytes)) + vectors);
-      make(MemoryKind::kTeacher, shapes.embedding.elements() * value);  // the first one that is converted
-    }
     std::int64_t layers = shapes.layers * shapes.over_layer(stored(value));
     if (spreads_teacher())
       layers = (shapes.layers * shapes.over_layer([&](const MatrixShape& m) { return own_elements(m); }) +
                 2 * shapes.over_layer([](const MatrixShape& m) { return m.elements(); })) * value;
     constant_.push_back(make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(value)) + vectors));
+    if (!spreads_teacher()) make(MemoryKind::kTeacher, largest_matrix(shapes) * kFloatBytes);
   }
 
   bool spreads_teacher() const { return config_.parallel.shard_teacher && world_size_ > 1; }
@@ -120,6 +119,10 @@ class StepWalk {
 
   void micro_step() {
     ledger_.begin(teacher_ ? "teacher" : "forward");
+    if (config_.parallel.shard_gradients && config_.train.global_batch > config_.train.micro_batch * world_size_) {
+      reduce(student_.layer);  // of the micro-step before, still under way
+      reduce({student_.embedding});
+    }
     const Buffer ids = make(MemoryKind::kActivations, tokens_ * (4 + 8 + 4));  // as read, inputs, targets
     Buffer reference;
     if (teacher_) {

@@ -198,8 +198,21 @@ TEST(Llama, ATiedHeadSharesTheEmbedding) {
   EXPECT_TRUE(tied->head().value.is_same(embedding.value));
   EXPECT_TRUE(tied->head().grad.is_same(embedding.tied_grad));
   EXPECT_FALSE(embedding.grad.is_same(embedding.tied_grad));
-  tied->store_values_as(at::kBFloat16);
-  EXPECT_TRUE(tied->head().value.is_same(embedding.value));
+}
+
+TEST(Llama, ValuesAreKeptInTheDtypeThatWasAskedFor) {
+  auto config = tiny_model(config::Binarize::kNone);
+  config.tie_word_embeddings = true;
+  LlamaForCausalLM model(config, {.value_dtype = at::kBFloat16});
+  const auto weights = random_weights(config, 1);
+  load_weights(model, *weights);
+  for (const auto* slot : model.slots()) {
+    const at::Tensor exact = weights->tensor(slot->name, slot->shape);
+    const auto dtype = slot->kind == ops::SlotKind::kVector ? at::kFloat : at::kBFloat16;
+    EXPECT_EQ(slot->value.scalar_type(), dtype) << slot->name;
+    EXPECT_TRUE(slot->value.equal(exact.to(dtype))) << slot->name;
+  }
+  EXPECT_TRUE(model.head().value.is_same(model.embedding().value));
 }
 
 TEST(Llama, TiedScalesAreMeansOverAllTheirRows) {

@@ -133,8 +133,8 @@ std::unique_ptr<distill::Teacher> make_teacher(distributed::Communicator& commun
   const auto model = tiny_model(c, true);
   const auto weights = nn::random_weights(model, 4);
   const bool shard = c.shard_teacher && communicator.size() > 1;
-  auto llama = std::make_unique<nn::LlamaForCausalLM>(model, nn::LlamaOptions{at::kCPU, at::kFloat, /*allocate_layers=*/!shard});
-  if (shard) return std::make_unique<distill::Teacher>(std::move(llama), *weights, at::kFloat, communicator);
+  auto llama = std::make_unique<nn::LlamaForCausalLM>(model, nn::LlamaOptions{.allocate_layers = !shard});
+  if (shard) return std::make_unique<distill::Teacher>(std::move(llama), *weights, communicator);
   nn::load_weights(*llama, *weights);
   return std::make_unique<distill::Teacher>(std::move(llama));
 }
@@ -207,7 +207,7 @@ Seen expect_one_result(int size, const Case& c) {
   return unpack(threads[0]);
 }
 
-/// The bounds of the issue for runs of one global batch on different numbers of ranks: only the order of sums differs.
+/// Bounds for runs of one global batch on different numbers of ranks: only the order of sums differs.
 void expect_close(const Seen& found, const Seen& expected) {
   ASSERT_EQ(found.losses.size(), expected.losses.size());
   for (std::size_t step = 0; step < expected.losses.size(); ++step)

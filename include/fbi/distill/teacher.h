@@ -17,10 +17,9 @@ class Teacher {
  public:
   /// A whole one.
   explicit Teacher(std::unique_ptr<nn::LlamaForCausalLM> model) : model_(std::move(model)) {}
-  /// One spread over the ranks of `communicator`, read matrix by matrix from `weights` and kept in `dtype`. The model's layers have
-  /// no values yet (LlamaOptions::allocate_layers false). Bit for bit the same hidden states as a whole one.
-  Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights, at::ScalarType dtype,
-          distributed::Communicator& communicator);
+  /// One spread over the ranks of `communicator`, read matrix by matrix from `weights`. The model's layers have no values yet
+  /// (LlamaOptions::allocate_layers false). Bit for bit the same hidden states as a whole one.
+  Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights, distributed::Communicator& communicator);
 
   nn::LlamaForCausalLM& model() { return *model_; }
   /// After the final norm, fp32 [B, S, D] for ids int64 [B, S]. Collective when spread.

@@ -24,7 +24,7 @@ struct KeyValueCache {
 /// One pre-norm LLaMA block: x + attention(norm(x)), then x + down(silu(gate(h)) · up(h)) with h = norm(x).
 class DecoderLayer {
  public:
-  DecoderLayer(const config::ModelConfig& model, std::int64_t index, at::Device device);
+  DecoderLayer(const config::ModelConfig& model, std::int64_t index, const at::TensorOptions& values);
   DecoderLayer(const DecoderLayer&) = delete;  // graphs hold the addresses of the slots
   DecoderLayer& operator=(const DecoderLayer&) = delete;
 
@@ -47,6 +47,7 @@ class DecoderLayer {
 struct LlamaOptions {
   at::Device device = at::kCPU;
   at::ScalarType compute_dtype = at::kFloat;  ///< of matrix products and attention; norms, residual stream and losses are fp32
+  at::ScalarType value_dtype = at::kFloat;    ///< embedding, head and dense linears are kept in it; others than fp32 for inference only
   bool allocate_layers = true;  ///< false: matrices of dense decoder layers have no value until the owner of the model gives them one
 };
 
@@ -64,8 +65,6 @@ class LlamaForCausalLM final : public eval::LanguageModel {
   /// takes the gradients of a layer away before the next one forms its own (AdamW::reduce_gradients on several ranks).
   void allocate_gradients(bool one_layer = false);
 
-  /// Inference only: keeps embedding, head and dense linears in `dtype` (norms stay fp32).
-  void store_values_as(at::ScalarType dtype);
   /// Evaluation only: rounds every weight to `dtype`. Binarized ones become fp16(fp16(beta) ± fp16(alpha)), as in the published
   /// evaluation, or bf16(beta ± alpha), as in bf16 training.
   void round_weights(at::ScalarType dtype);
