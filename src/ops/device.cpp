@@ -8,6 +8,14 @@
 
 namespace fbi::ops {
 
+int gpu_of_rank(int local_rank, int gpus) {
+  if (gpus == 1) return 0;  // a scheduler that gives each rank one GPU shows it no other
+  if (local_rank < gpus) return local_rank;
+  throw UsageError(concat("local rank ", local_rank, " has no GPU: this process sees ", gpus,
+                          ", one for each rank of a machine; start as many ranks there (--nproc, --ntasks-per-node), or let it see more "
+                          "(CUDA_VISIBLE_DEVICES)"));
+}
+
 at::Device choose_device(const std::string& name, int local_rank) {
   if (name != "auto" && name != "cpu" && name != "cuda")
     throw UsageError(concat("device '", name, "' is unknown; choose auto, cpu or cuda"));
@@ -17,7 +25,7 @@ at::Device choose_device(const std::string& name, int local_rank) {
   if (name == "cuda" && !available)
     throw UsageError("device cuda is asked for, but no GPU is found (nvidia-smi shows what the driver sees); use cpu or auto");
   if (name == "cpu" || !available) return at::kCPU;
-  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(local_rank));
+  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu_of_rank(local_rank, static_cast<int>(at::getNumGPUs()))));
   gpu::use(device);
   return device;
 }
