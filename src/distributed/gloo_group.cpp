@@ -19,24 +19,28 @@ using c10d::ProcessGroupGloo;
 /// A collective in the background; `finish` turns what arrived into the result.
 class GlooWork final : public Work {
  public:
-  GlooWork(std::string operation, c10::intrusive_ptr<c10d::Work> work,
-           std::function<void()> finish = {})
-      : operation_(std::move(operation)), work_(std::move(work)), finish_(std::move(finish)) {}
+  GlooWork(std::string operation, std::shared_ptr<Pulse> pulse, c10::intrusive_ptr<c10d::Work> work, std::function<void()> finish)
+      : operation_(std::move(operation)), pulse_(std::move(pulse)), work_(std::move(work)), finish_(std::move(finish)) {}
   void wait() override {
-    guarded(operation_, [&] { return work_->wait(); });
+    guarded(*pulse_, operation_, [&] { return work_->wait(); });
     if (finish_) std::exchange(finish_, {})();
   }
 
  private:
   std::string operation_;
+  std::shared_ptr<Pulse> pulse_;
   c10::intrusive_ptr<c10d::Work> work_;
   std::function<void()> finish_;
 };
 
 class GlooRank final : public Communicator {
  public:
-  GlooRank(StorePointer store, c10::intrusive_ptr<ProcessGroupGloo> group, bool deterministic)
-      : store_(std::move(store)), group_(std::move(group)), deterministic_(deterministic) {}
+  GlooRank(Met met, c10::intrusive_ptr<ProcessGroupGloo> group, bool deterministic)
+      : met_(std::move(met)), group_(std::move(group)), deterministic_(deterministic) {}
+
+  ~GlooRank() override { met_.pulse->leave(); }
+  GlooRank(const GlooRank&) = delete;
+  GlooRank& operator=(const GlooRank&) = delete;
 
   int rank() const override { return group_->getRank(); }
   int size() const override { return group_->getSize(); }
@@ -105,7 +109,8 @@ class GlooRank final : public Communicator {
   std::unique_ptr<Work> start(const char* operation, Start&& call,
                               std::function<void()> finish = {}) {
     const std::string name = concat(operation, " on rank ", rank());
-    return std::make_unique<GlooWork>(name, guarded(name, call), std::move(finish));
+    met_.pulse->count_collective();
+    return std::make_unique<GlooWork>(name, met_.pulse, guarded(*met_.pulse, name, call), std::move(finish));
   }
 
   std::unique_ptr<Work> sum_in_rank_order(at::Tensor& tensor) {
@@ -134,22 +139,22 @@ class GlooRank final : public Communicator {
                             small.numel(), " x ", c10::toString(small.scalar_type())));
   }
 
-  StorePointer store_;  ///< rank 0 serves it to the others
+  QuietLibTorch quiet_;
+  Met met_;
   c10::intrusive_ptr<ProcessGroupGloo> group_;
   bool deterministic_;
 };
 
-c10::intrusive_ptr<ProcessGroupGloo> connect(const StorePointer& store,
-                                             const Rendezvous& rendezvous,
+c10::intrusive_ptr<ProcessGroupGloo> connect(const Met& met, const Rendezvous& rendezvous,
                                              const ProcessGroupOptions& options) {
   auto settings = ProcessGroupGloo::Options::create(options.start_timeout);
   settings->devices.push_back(
       options.network_interface.empty()
           ? ProcessGroupGloo::createDeviceForHostname(local_address_towards(rendezvous.master_addr))
           : ProcessGroupGloo::createDeviceForInterface(options.network_interface));
-  return guarded("connecting ranks", [&] {
+  return guarded(*met.pulse, concat("connecting rank ", rendezvous.rank), [&] {
     auto group =
-        c10::make_intrusive<ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>("gloo", store),
+        c10::make_intrusive<ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>("gloo", met.store),
                                               rendezvous.rank, rendezvous.world_size, settings);
     group->setTimeout(options.timeout);
     return group;
@@ -166,9 +171,8 @@ std::unique_ptr<Communicator> make_gloo_group(const Rendezvous& rendezvous,
                                               const ProcessGroupOptions& options) {
   if (rendezvous.world_size == 1) return make_single_rank();
   const QuietLibTorch quiet;
-  const StorePointer store = meet(rendezvous, options);
-  return std::make_unique<GlooRank>(store, connect(store, rendezvous, options),
-                                    options.deterministic);
+  const Met met = meet(rendezvous, options);
+  return std::make_unique<GlooRank>(met, connect(met, rendezvous, options), options.deterministic);
 }
 
 }  // namespace fbi::distributed

@@ -31,14 +31,14 @@ std::string to_text(const std::vector<std::uint8_t>& bytes) {
 }
 
 std::vector<std::uint8_t> encode(const Hello& hello) {
-  const json value = {hello.rank, hello.world_size, hello.host, hello.pid, hello.must_agree};
+  const json value = {hello.rank, hello.world_size, hello.host, hello.pid, hello.must_agree, hello.gpu};
   return to_bytes(value.dump(-1, ' ', true, json::error_handler_t::replace));
 }
 
 Hello decode(const std::vector<std::uint8_t>& bytes) {
   const json value = json::parse(to_text(bytes), nullptr, false);
   try {
-    return {value.at(0), value.at(1), value.at(2), value.at(3), value.at(4)};
+    return {value.at(0), value.at(1), value.at(2), value.at(3), value.at(4), value.at(5)};
   } catch (const json::exception&) {
     throw UsageError("another kind of program answers at the address of rank 0");
   }

@@ -21,6 +21,7 @@ struct Hello {
   std::string host;
   std::int64_t pid = 0;
   std::map<std::string, std::string> must_agree;
+  std::string gpu;  ///< among those of the host; "": none
 };
 
 /// What keeps these processes from being one group of `world_size` ranks, naming the odd ones; ""

@@ -50,6 +50,20 @@ std::string find_odd_values(const std::vector<Hello>& by_rank) {
   return {};
 }
 
+/// Two ranks that were given the same GPU.
+std::string find_shared_gpu(const std::vector<Hello>& by_rank) {
+  std::map<std::pair<std::string, std::string>, const Hello*> users;
+  for (const Hello& hello : by_rank) {
+    if (hello.gpu.empty()) continue;
+    const auto [first, is_new] = users.try_emplace({hello.host, hello.gpu}, &hello);
+    if (!is_new)
+      return concat(name_of(*first->second), " and ", name_of(hello), " both compute on GPU ", hello.gpu,
+                    ": start one rank for each GPU, and let every rank see all GPUs of its machine or its own alone (CUDA_VISIBLE_DEVICES, "
+                    "or Slurm's --gpu-bind)");
+  }
+  return {};
+}
+
 }  // namespace
 
 std::string find_disagreement(const std::vector<Hello>& hellos, int world_size, bool complete) {
@@ -67,6 +81,7 @@ std::string find_disagreement(const std::vector<Hello>& hellos, int world_size, 
                     " both are rank ", hello.rank);
     }
   }
+  if (const std::string shared = find_shared_gpu(by_rank); !shared.empty()) return shared;
   if (!complete) return {};
   std::string missing;
   auto next = by_rank.begin();

@@ -1,20 +1,19 @@
 #pragma once
 
-#include <c10/util/intrusive_ptr.h>
+#include <c10/util/Exception.h>
 
 #include <functional>
 #include <string>
-#include <torch/csrc/distributed/c10d/Store.hpp>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
+#include "distributed/finished.h"
+#include "distributed/pulse.h"
 #include "fbi/core/error.h"
 #include "fbi/distributed/communicator.h"
 #include "fbi/distributed/process_group.h"
 
 /// What the process groups on LibTorch's c10d have in common.
 namespace fbi::distributed {
-
-using StorePointer = c10::intrusive_ptr<c10d::Store>;
 
 /// While it lives LibTorch prints nothing below a fatal error: what goes wrong is in the exception.
 class QuietLibTorch {
@@ -28,26 +27,34 @@ class QuietLibTorch {
   int before_;
 };
 
-/// The processes of `rendezvous` meet at a store that rank 0 serves, and shake hands. Throws as make_gloo_group.
-StorePointer meet(const Rendezvous& rendezvous, const ProcessGroupOptions& options);
+/// What a rank holds once all have met.
+struct Met {
+  StorePointer store;  ///< rank 0 serves it to the others
+  std::shared_ptr<Pulse> pulse;
+};
+
+/// The processes of `rendezvous` meet at a store that rank 0 serves, and shake hands. `gpu` names the one that this rank computes on among
+/// those of its machine; "": none. Throws as make_gloo_group.
+Met meet(const Rendezvous& rendezvous, const ProcessGroupOptions& options, const std::string& gpu = {});
 
 /// Without LibTorch's backtrace.
 std::string message_of(const std::exception& error);
 
-/// Calls into c10d; what it throws about other ranks becomes a PeerError.
+/// Names the ranks that are missing.
+[[noreturn]] void throw_lost(Pulse& pulse, const std::string& operation, const std::string& reason);
+
+/// Calls into c10d; what it throws about other ranks becomes a PeerError. What this rank's own GPU or memory does is its own error.
 template <class Call>
-auto guarded(const std::string& operation, Call&& call) {
+auto guarded(Pulse& pulse, const std::string& operation, Call&& call) {
   try {
     return call();
+  } catch (const c10::OutOfMemoryError&) {
+    throw;
+  } catch (const c10::AcceleratorError&) {
+    throw;
   } catch (const std::exception& error) {
-    throw PeerError(concat(operation, ": a rank was lost or stands still: ", message_of(error)));
+    throw_lost(pulse, operation, message_of(error));
   }
 }
-
-/// A collective that needs no waiting.
-class Finished final : public Work {
- public:
-  void wait() override {}
-};
 
 }  // namespace fbi::distributed

@@ -1,13 +1,9 @@
+#include "distributed/finished.h"
 #include "fbi/core/error.h"
 #include "fbi/distributed/communicator.h"
 
 namespace fbi::distributed {
 namespace {
-
-class Finished final : public Work {
- public:
-  void wait() override {}
-};
 
 /// Copies unless both are the same memory.
 std::unique_ptr<Work> copy(const char* operation, at::Tensor& output, const at::Tensor& input) {

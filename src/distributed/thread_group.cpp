@@ -3,17 +3,13 @@
 #include <optional>
 #include <utility>
 
+#include "distributed/finished.h"
 #include "distributed/rank_order.h"
 #include "fbi/core/error.h"
 #include "fbi/distributed/communicator.h"
 
 namespace fbi::distributed {
 namespace {
-
-class Finished final : public Work {
- public:
-  void wait() override {}
-};
 
 /// What one rank brings to a collective. Ranks must agree in all but the tensor's values.
 struct Call {

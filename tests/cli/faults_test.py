@@ -86,12 +86,11 @@ class Faults(unittest.TestCase):
         wait_until(lambda: small_job.steps_done(WORK / run_dir) >= steps or any(rank.process.poll() is not None for rank in ranks), "some steps")
         self.assertEqual([rank.process.poll() for rank in ranks], [None] * len(ranks), [rank.end() for rank in ranks if rank.process.poll() is not None])
 
-    def assert_lost(self, number, rank, *parts):
+    def assert_lost(self, number, rank, victim):
         code, text = rank.end()
         self.assertEqual(code, 5, text)
-        self.assertRegex(text, rf"step \d+, rank {number}: .*a rank was lost or stands still")
-        for part in ("--resume auto", *parts):
-            self.assertIn(part, text)
+        self.assertRegex(text, rf"step \d+, rank {number}: .*rank {victim} \(process \d+ on \S+\) .*was lost or stands still")
+        self.assertIn("--resume auto", text)
 
 
 class Lost(Faults):
@@ -104,15 +103,22 @@ class Lost(Faults):
                 ranks[victim].process.kill()
                 for number, rank in enumerate(ranks):
                     if number != victim:
-                        self.assert_lost(number, rank)
+                        self.assert_lost(number, rank, victim)
 
     def test_a_rank_that_stands_still_ends_all_others_after_the_timeout(self):
         ranks = self.start(2, "still", ENDLESS, "parallel.timeout_seconds=3")
         self.wait_for_steps(ranks, "still")
         ranks[1].process.send_signal(signal.SIGSTOP)
-        self.assert_lost(0, ranks[0])
+        self.assert_lost(0, ranks[0], 1)
         ranks[1].process.send_signal(signal.SIGCONT)  # it finds the others gone
-        self.assert_lost(1, ranks[1])
+        self.assert_lost(1, ranks[1], 0)
+
+    def test_rank_0_stands_still_and_with_it_the_place_where_ranks_meet(self):
+        ranks = self.start(3, "still-0", ENDLESS, THREE, "parallel.timeout_seconds=3")
+        self.wait_for_steps(ranks, "still-0")
+        ranks[0].process.send_signal(signal.SIGSTOP)
+        for number in (1, 2):
+            self.assert_lost(number, ranks[number], 0)
 
     def test_the_run_then_continues_where_its_last_checkpoint_is(self):
         ranks = self.start(2, "whole")
@@ -128,8 +134,8 @@ class Lost(Faults):
 
 
 class Launched(Faults):
-    def start_launch(self, run_dir, *words):
-        command = [PROGRAM, "launch", "--nproc", "2", "--grace-seconds", "1", "--output", "all", "--", "train", "--config", "config.json",
+    def start_launch(self, run_dir, *words, grace=1):
+        command = [PROGRAM, "launch", "--nproc", "2", "--grace-seconds", str(grace), "--output", "all", "--", "train", "--config", "config.json",
                    "--run-dir", run_dir, "--set", ENDLESS, *words]
         output = tempfile.TemporaryFile("w+")
         process = subprocess.Popen(command, cwd=WORK, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -149,11 +155,11 @@ class Launched(Faults):
         return process.returncode, output.read()
 
     def test_a_killed_rank(self):
-        process, pids, output = self.start_launch("launched-killed")
+        process, pids, output = self.start_launch("launched-killed", grace=30)  # the other looks for two seconds who is missing
         os.kill(pids[1], signal.SIGKILL)
         code, text = self.end(process, pids, output)
         self.assertEqual(code, 137, text)
-        self.assertRegex(text, r"\[0\] .*step \d+, rank 0: .*a rank was lost")
+        self.assertRegex(text, r"\[0\] .*step \d+, rank 0: .*rank 1 \(process \d+ on \S+\) was lost")
         self.assertRegex(text, r"rank 1 \(process \d+\) was ended by signal 9 \(Killed\)")
 
     def test_a_rank_that_stands_still(self):
@@ -161,7 +167,7 @@ class Launched(Faults):
         os.kill(pids[0], signal.SIGSTOP)
         code, text = self.end(process, pids, output)
         self.assertEqual(code, 5, text)
-        self.assertRegex(text, r"\[1\] .*step \d+, rank 1: .*a rank was lost or stands still")
+        self.assertRegex(text, r"\[1\] .*step \d+, rank 1: .*rank 0 \(process \d+ on \S+\) is not reachable: it was lost or stands still")
 
     def test_a_killed_launcher_leaves_no_rank_behind(self):
         process, pids, output = self.start_launch("launched-orphans")

@@ -183,40 +183,62 @@ TEST(Gloo, WrongTensorsAreRefused) {
   EXPECT_THAT(texts[0], testing::HasSubstr("3 x Float is not 2 times 2 x Float"));
 }
 
-TEST(Gloo, AKilledRankEndsTheOthersAtOnce) {
+TEST(Gloo, AKilledRankEndsTheOthersAtOnceAndIsNamed) {
   if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
   ProcessGroupOptions options = quick();
   options.timeout = seconds(100);  // must not matter
-  const auto start = std::chrono::steady_clock::now();
-  const auto texts = run_group(3, options, [](Communicator& ranks) {
-    ranks.barrier();
-    if (ranks.rank() == 1) raise(SIGKILL);
-    at::Tensor sum = at::zeros({1000});
-    ranks.all_reduce(sum, Reduce::kSum)->wait();
-    ranks.barrier();  // where a rank that got its data before the kill learns of it
-    return std::string("no error");
-  });
-  EXPECT_LT(std::chrono::steady_clock::now() - start, seconds(50));
-  for (const int rank : {0, 2}) {
-    EXPECT_THAT(texts[rank], testing::StartsWith("5 ")) << rank;
-    EXPECT_THAT(texts[rank], testing::HasSubstr(concat("on rank ", rank)));
+  for (const int victim : {1, 0}) {  // rank 0 takes the meeting place with it
+    const auto start = std::chrono::steady_clock::now();
+    const auto texts = run_group(3, options, [&](Communicator& ranks) {
+      ranks.barrier();
+      if (ranks.rank() == victim) raise(SIGKILL);
+      at::Tensor sum = at::zeros({1000});
+      ranks.all_reduce(sum, Reduce::kSum)->wait();
+      ranks.barrier();  // where a rank that got its data before the kill learns of it
+      return std::string("no error");
+    });
+    EXPECT_LT(std::chrono::steady_clock::now() - start, seconds(50));
+    for (const int rank : {0, 1, 2}) {
+      if (rank == victim) continue;
+      EXPECT_THAT(texts[rank], testing::MatchesRegex(concat("5 [a-z_]+ on rank ", rank, ": rank ", victim, " \\(process [0-9]+ on .+\\) .+")));
+      EXPECT_THAT(texts[rank], testing::HasSubstr("was lost or stands still"));
+    }
+    EXPECT_EQ(texts[victim], concat("ended with status ", SIGKILL));
   }
-  EXPECT_EQ(texts[1], concat("ended with status ", SIGKILL));
 }
 
-TEST(Gloo, AStoppedRankIsGivenUpAfterTheTimeout) {
+TEST(Gloo, ARankThatDoesNotComeIsGivenUpAfterTheTimeoutAndNamed) {
   if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
   ProcessGroupOptions options = quick();
   options.timeout = milliseconds(300);
-  const auto texts = run_group(2, options, [](Communicator& ranks) {
+  const test::TempDir folder;
+  const auto given_up = folder / "given-up";
+  const auto texts = run_group(2, options, [&](Communicator& ranks) {
     if (ranks.rank() == 1) {
-      std::this_thread::sleep_for(seconds(1));
+      while (!std::filesystem::exists(given_up)) std::this_thread::sleep_for(milliseconds(10));
       return std::string("late");
     }
+    try {
+      ranks.barrier();
+    } catch (const PeerError&) {
+      write_file(given_up, "");
+      throw;
+    }
+    return std::string("no error");
+  });
+  EXPECT_THAT(texts[0], testing::MatchesRegex("5 barrier on rank 0: rank 1 \\(.+\\) lives but stands still, 1 collective behind: .+"));
+}
+
+TEST(Gloo, ARankThatLeavesIsNamed) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  const auto texts = run_group(3, quick(), [](Communicator& ranks) {
+    ranks.barrier();
+    if (ranks.rank() == 2) throw DataError("cannot go on");
     ranks.barrier();
     return std::string("no error");
   });
-  EXPECT_THAT(texts[0], testing::StartsWith("5 "));
+  for (const int rank : {0, 1}) EXPECT_THAT(texts[rank], testing::MatchesRegex("5 barrier on rank .: rank 2 \\(.+\\) has ended: .+"));
+  EXPECT_EQ(texts[2], "3 cannot go on");
 }
 
 /// Starts processes with places and facts of their own, and returns what each of them says.

@@ -12,7 +12,7 @@ using testing::Not;
 
 Hello hello(int rank, int world_size, const std::string& config = "same") {
   return {
-      rank, world_size, "node" + std::to_string(rank / 2), 100 + rank, {{"config hash", config}}};
+      rank, world_size, "node" + std::to_string(rank / 2), 100 + rank, {{"config hash", config}}, ""};
 }
 
 TEST(FindDisagreement, NoneWhenAllAreThereInAnyOrder) {
@@ -35,6 +35,16 @@ TEST(FindDisagreement, AnotherWorldSizeAndADoubleRankAreNamedAtOnce) {
   EXPECT_THAT(find_disagreement({hello(1, 4), hello(0, 4), twin}, 4, false),
               AllOf(HasSubstr("process 101 on node0"), HasSubstr("process 77 on node0"),
                     HasSubstr("both are rank 1")));
+}
+
+TEST(FindDisagreement, TwoRanksOnOneGpuAreNamedAtOnce) {
+  std::vector<Hello> ranks = {hello(0, 4), hello(1, 4), hello(2, 4), hello(3, 4)};  // two on each node
+  for (int rank = 0; rank < 4; ++rank) ranks[static_cast<std::size_t>(rank)].gpu = "0000:0" + std::to_string(rank % 2);
+  EXPECT_EQ(find_disagreement(ranks, 4, true), "");
+  ranks[3].gpu = "0000:00";
+  EXPECT_THAT(find_disagreement(ranks, 4, false),
+              AllOf(HasSubstr("rank 2 (process 102 on node1) and rank 3 (process 103 on node1) both compute on GPU 0000:00"),
+                    HasSubstr("CUDA_VISIBLE_DEVICES")));
 }
 
 TEST(FindDisagreement, TheOddOneIsNamedEvenIfItIsRankZero) {

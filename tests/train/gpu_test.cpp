@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "distributed/free_port.h"
+#include "fbi/distributed/process_group.h"
 #include "fbi/nn/model_folder.h"
 #include "fbi/ops/device.h"
 #include "train/tiny_run.h"
@@ -82,6 +84,17 @@ TEST_P(GpuKinds, TwoRunsGiveTheSameBits) {
   train(gpu_, c, "two");
   EXPECT_EQ(metrics_lines(runs_.path("two")), metrics_lines(runs_.path("one")));
   EXPECT_EQ(end_of(runs_.path("two")), end_of(runs_.path("one")));
+}
+
+/// NCCL refuses two ranks on one GPU: this is what a machine with a single one can test.
+TEST_P(GpuKinds, OneRankOverNcclGivesTheBitsOfOneRank) {
+  config::RunConfig c = config();
+  c.train.steps = 10;
+  train(gpu_, c, "alone");
+  const auto ranks = distributed::make_nccl_group({0, 1, 0, "127.0.0.1", test::free_port(), "test"}, gpu_);
+  runs_.run_rank(*ranks, c, "nccl", "none");
+  EXPECT_EQ(metrics_lines(runs_.path("nccl")), metrics_lines(runs_.path("alone")));
+  EXPECT_EQ(end_of(runs_.path("nccl")), end_of(runs_.path("alone")));
 }
 
 TEST_P(GpuKinds, ResumingGivesTheSameBits) {
