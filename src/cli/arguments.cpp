@@ -113,6 +113,12 @@ std::int64_t Arguments::integer(const std::string& name) const {
   return parse_number<std::int64_t>(name, text(name), "an integer");
 }
 
+std::int64_t Arguments::integer(const std::string& name, std::int64_t least, std::int64_t most) const {
+  const std::int64_t value = integer(name);
+  if (value < least || value > most) throw UsageError(concat("--", name, ": expected ", least, " to ", most, ", found ", value));
+  return value;
+}
+
 int Arguments::threads() const {
   const std::int64_t count = integer("threads");
   if (count < 0 || count > 4096) throw UsageError(concat("--threads: expected 0 (all processors) to 4096, found ", count));

@@ -25,6 +25,7 @@ class Arguments {
   bool has(const std::string& name) const { return values_.contains(name); }
   std::string text(const std::string& name) const;  ///< "" when absent
   std::int64_t integer(const std::string& name) const;
+  std::int64_t integer(const std::string& name, std::int64_t least, std::int64_t most) const;
   int threads() const;  ///< --threads, which several verbs have
   double number(const std::string& name) const;
   const std::vector<std::string>& list(const std::string& name) const;

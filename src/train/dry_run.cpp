@@ -4,8 +4,6 @@
 #include "fbi/core/human.h"
 #include "fbi/core/system.h"
 #include "fbi/data/training_data.h"
-#include "fbi/ops/device.h"
-#include "fbi/train/estimate.h"
 
 namespace fbi::train {
 namespace {
@@ -29,9 +27,7 @@ std::string disk_text(const config::RunConfig& config, const Estimate& estimate,
 
 }  // namespace
 
-std::string dry_run(const config::RunConfig& config, const std::filesystem::path& run_directory, int world_size) {
-  const bool gpu = ops::choose_device(config.train.device, /*local_rank=*/0).is_cuda();
-  const Processor processor = gpu ? Processor::kGpu : Processor::kCpu;
+std::string dry_run(const config::RunConfig& config, const std::filesystem::path& run_directory, int world_size, Processor processor) {
   const std::string data = data_text(config);
   const auto teacher = stored_teacher(config, processor);
   const Estimate needs = estimate(config, teacher, world_size, processor);

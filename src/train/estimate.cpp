@@ -11,6 +11,11 @@
 #include "train/step_walk.h"
 
 namespace fbi::train {
+
+Processor planned_processor(const config::RunConfig& config) {
+  return config.train.device == "cpu" ? Processor::kCpu : Processor::kGpu;
+}
+
 namespace {
 
 constexpr std::int64_t kFloatBytes = 4;

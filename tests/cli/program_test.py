@@ -234,6 +234,12 @@ class MainJob(unittest.TestCase):
         self.assertFalse((WORK / "not-there").exists())
         self.assertIn("nowhere", train("not-there", "--dry-run", code=3, changes={"data.paths": "nowhere"}))
 
+    def test_dry_run_plans_for_gpus_that_are_elsewhere(self):
+        self.assertIn("8 samples = 4 rank(s) x 1 micro-steps x 2", train("not-there", "--dry-run", "--gpus", 4, changes={**DISTILL, "train.micro_batch": 2}))
+        self.assertIn("expected a multiple of", train("not-there", "--dry-run", "--gpus", 7, code=2, changes=DISTILL))
+        self.assertIn("--gpus: expected 1 to 1000000, found 0", train("not-there", "--dry-run", "--gpus", 0, code=2, changes=DISTILL))
+        self.assertIn("--gpus says what --dry-run is to plan for", train("not-there", "--gpus", 4, code=2, changes=DISTILL))
+
     def test_help_of_every_verb(self):
         overview = run("--help")
         verbs = re.findall(r"^  ([a-z]+(?: [a-z]+)?)  ", overview, re.MULTILINE)

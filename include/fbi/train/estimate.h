@@ -85,6 +85,8 @@ struct Estimate {
 
 /// Where a rank computes. On the CPU attention runs in fp32 inside, and fp16 teachers are multiplied in fp32.
 enum class Processor { kCpu, kGpu };
+/// A machine on which a run is planned need have no GPU: device "auto" means one.
+Processor planned_processor(const config::RunConfig& config);
 
 /// The teacher as distill::load_teacher keeps it.
 struct TeacherPlan {

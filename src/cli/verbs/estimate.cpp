@@ -63,22 +63,17 @@ struct Teacher {
   std::string source;
 };
 
-/// A planning machine has no GPU, so "auto" means one.
-train::Processor processor_of(const config::RunConfig& config) {
-  return config.train.device == "cpu" ? train::Processor::kCpu : train::Processor::kGpu;
-}
-
 /// --teacher, else the folder that the configuration names.
 Teacher find_teacher(const Arguments& arguments, const config::RunConfig& config) {
   if (config.objective.distill == 0) return {};
   if (arguments.has("teacher")) {
     const std::string file = arguments.text("teacher");
-    return {train::plan_teacher(architecture(file), config.teacher, "fp16", processor_of(config)), "shape of " + file};
+    return {train::plan_teacher(architecture(file), config.teacher, "fp16", train::planned_processor(config)), "shape of " + file};
   }
   if (!fs::exists(config.teacher.path))
     throw UsageError(concat("teacher.path ", config.teacher.path, " is not on this machine; name a file with its architecture: --teacher FILE "
                             "(its config.json, or a run configuration of the same shape, e.g. configs/7b.json for Llama-2-7B)"));
-  return {train::stored_teacher(config, processor_of(config)), config.teacher.path};
+  return {train::stored_teacher(config, train::planned_processor(config)), config.teacher.path};
 }
 
 /// Tokens per second of all GPUs together, as assumed on the command line; 0: nothing was.
@@ -120,7 +115,7 @@ Fit check_fit(const Arguments& arguments, const config::RunConfig& config, const
   const std::int64_t budget = fit.memory - fit.reserve;
   fit.fits = train::total_bytes(estimate.memory.peak().bytes) <= budget;
   if (!fit.fits)
-    fit.settings = train::find_fitting_settings(config, teacher, estimate.world_size, processor_of(config), budget);
+    fit.settings = train::find_fitting_settings(config, teacher, estimate.world_size, train::planned_processor(config), budget);
   return fit;
 }
 
@@ -211,14 +206,13 @@ Json to_json(const config::RunConfig& config, const Teacher& teacher, const Esti
 }
 
 int run(const Arguments& arguments) {
-  const std::int64_t gpus = arguments.integer("gpus");
-  if (gpus < 1 || gpus > 1'000'000) throw UsageError(concat("--gpus: expected 1 to 1000000, found ", gpus));
+  const std::int64_t gpus = arguments.integer("gpus", 1, 1'000'000);
   config::LoadOptions load;
   load.overrides = arguments.list("set");
   load.world_size = gpus;
   const auto config = config::load_run_config(arguments.text("config"), load);
   const Teacher teacher = find_teacher(arguments, config);
-  const Estimate estimate = train::estimate(config, teacher.plan, static_cast<int>(gpus), processor_of(config));
+  const Estimate estimate = train::estimate(config, teacher.plan, static_cast<int>(gpus), train::planned_processor(config));
   const Fit fit = check_fit(arguments, config, teacher.plan, estimate);
   const Rate rate = assumed_rate(arguments, estimate);
   if (arguments.has("json"))

@@ -24,14 +24,6 @@ constexpr std::array<Preset, 4> kPresets = {
 /// Slurm looks at time limits every 30 seconds, and a signal may come a minute early.
 constexpr std::int64_t kSlackSeconds = 60;
 
-std::int64_t count(const Arguments& arguments, const char* option, std::int64_t least,
-                   std::int64_t most) {
-  const std::int64_t value = arguments.integer(option);
-  if (value < least || value > most)
-    throw UsageError(concat("--", option, ": expected ", least, " to ", most, ", found ", value));
-  return value;
-}
-
 /// --config, --nodes and --gpus-per-node, each from the preset where it is not given.
 void set_shape(const Arguments& arguments, SlurmJob& job) {
   const Preset* preset = nullptr;
@@ -46,11 +38,11 @@ void set_shape(const Arguments& arguments, SlurmJob& job) {
   if (!missing.empty()) throw UsageError(concat("fbi-llm slurm needs --preset NAME, or:", missing));
   job.config = arguments.has("config") ? arguments.text("config")
                                        : concat("configs/", preset->name, ".json");
-  job.nodes = arguments.has("nodes") ? count(arguments, "nodes", 1, 1 << 16) : preset->nodes;
-  job.gpus_per_node = arguments.has("gpus-per-node") ? count(arguments, "gpus-per-node", 0, 1024)
+  job.nodes = arguments.has("nodes") ? arguments.integer("nodes", 1, 1 << 16) : preset->nodes;
+  job.gpus_per_node = arguments.has("gpus-per-node") ? arguments.integer("gpus-per-node", 0, 1024)
                                                      : preset->gpus_per_node;
   if (arguments.has("ranks-per-node")) {
-    job.ranks_per_node = count(arguments, "ranks-per-node", 1, 1024);
+    job.ranks_per_node = arguments.integer("ranks-per-node", 1, 1024);
     if (job.gpus_per_node > 0 && job.ranks_per_node != job.gpus_per_node)
       throw UsageError(concat("--ranks-per-node ", job.ranks_per_node, " and --gpus-per-node ",
                               job.gpus_per_node,
@@ -100,8 +92,8 @@ int run(const Arguments& arguments) {
   set_shape(arguments, job);
   set_names(arguments, job);
   check_batch(arguments, job);
-  job.cpus_per_rank = count(arguments, "cpus-per-rank", 1, 4096);
-  job.signal_seconds = count(arguments, "signal-seconds", 1, 65535);
+  job.cpus_per_rank = arguments.integer("cpus-per-rank", 1, 4096);
+  job.signal_seconds = arguments.integer("signal-seconds", 1, 65535);
   job.time = arguments.text("time");
   const std::int64_t limit = slurm_time_seconds(job.time);
   if (limit >= 0 && limit <= job.signal_seconds + kSlackSeconds)
@@ -110,7 +102,7 @@ int run(const Arguments& arguments) {
                             " by which Slurm may be early"));
   job.sbatch_options = arguments.list("sbatch");
   if (arguments.has("chain"))
-    job.sbatch_options.push_back(concat("array=1-", count(arguments, "chain", 2, 10000), "%1"));
+    job.sbatch_options.push_back(concat("array=1-", arguments.integer("chain", 2, 10000), "%1"));
   const std::string text = sbatch_text(job);
   if (!arguments.has("out")) {
     std::cout << text;

@@ -8,6 +8,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
 #include "fbi/distributed/communicator.h"
+#include "fbi/ops/device.h"
 #include "fbi/train/dry_run.h"
 #include "fbi/train/run.h"
 
@@ -26,6 +27,19 @@ std::int64_t profile_steps(const Arguments& arguments) {
   return steps;
 }
 
+/// The ranks that --dry-run is about: N GPUs of a cluster, or this process and those beside it.
+std::int64_t planned_ranks(const Arguments& arguments, const distributed::Rendezvous& rendezvous) {
+  if (!arguments.has("gpus")) return rendezvous.world_size;
+  if (!arguments.has("dry-run"))
+    throw UsageError("--gpus says what --dry-run is to plan for; the ranks of a run are started by fbi-llm launch, srun, mpirun or torchrun");
+  return arguments.integer("gpus", 1, 1'000'000);
+}
+
+train::Processor planned_processor(const Arguments& arguments, const config::RunConfig& config, int local_rank) {
+  if (arguments.has("gpus")) return train::planned_processor(config);
+  return ops::choose_device(config.train.device, local_rank).is_cuda() ? train::Processor::kGpu : train::Processor::kCpu;
+}
+
 int run(const Arguments& arguments) {
   const auto rendezvous = discover_rank(arguments);
   quieten_other_ranks(rendezvous);
@@ -34,11 +48,12 @@ int run(const Arguments& arguments) {
   const auto continued = resume ? train::saved_run_config(directory) : std::nullopt;
   config::LoadOptions load;
   load.overrides = arguments.list("set");
-  load.world_size = rendezvous.world_size;
+  load.world_size = planned_ranks(arguments, rendezvous);
   load.continued = continued ? &*continued : nullptr;
   const auto config = config::load_run_config(arguments.text("config"), load);
   if (arguments.has("dry-run")) {
-    std::cout << train::dry_run(config, directory, rendezvous.world_size);
+    std::cout << train::dry_run(config, directory, static_cast<int>(load.world_size),
+                                planned_processor(arguments, config, rendezvous.local_rank));
     return 0;
   }
   const auto communicator = join_ranks(rendezvous, config);
@@ -66,9 +81,10 @@ Verb train_verb() {
            {"allow-change", "KEY", "let this field differ from the run that is continued", "", false, true},
            {"profile-steps", "N", "trace the first N steps after the start into trace.json of the run directory, for Perfetto or chrome://tracing; on a GPU these "
             "steps wait for each part and are slower", "0", false, false},
-           {"dry-run", "", "check configuration, data, teacher, memory and disk; train nothing, write nothing", "", false, false}},
+           {"dry-run", "", "check configuration, data, teacher, memory and disk; train nothing, write nothing", "", false, false},
+           {"gpus", "N", "with --dry-run: plan for N GPUs, one rank each, that this machine need not have", "", false, false}},
           {"fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --run-dir runs/a --resume auto",
-           "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run"},
+           "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run --gpus 32"},
           run};
   for (auto& option : rank_options()) verb.options.push_back(std::move(option));
   return verb;
