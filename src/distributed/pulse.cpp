@@ -245,7 +245,7 @@ std::string Pulse::find_missing() {
   s.start_looking();
   const auto seen = [&] { return s.looks > kSilentLooks || (s.looks > 1 && s.all_heard()); };
   s.changed.wait_for(lock, kStoreTime, [&] { return s.finding || s.ended || seen(); });
-  if (!s.finding && !seen() && s.rank != 0) return s.without_rank_0().text;
+  if (!s.finding && s.rank != 0 && (s.ended || !seen())) return s.without_rank_0().text;
   if (!s.finding) {
     Finding finding = s.conclude(kSilentLooks);
     if (finding.text.empty()) finding = s.who_is_behind();
