@@ -4,7 +4,7 @@
 #
 #   scripts/gpu_check.sh [--quick] [--cases LIST] [--build DIR] [--report FILE] [--libraries DIR]
 #
-#   --quick          one short training benchmark (130M) and short kernel benchmarks instead of all
+#   --quick          one short training benchmark (130M), the 1-bit runtime at 130M, and short kernel benchmarks instead of all
 #   --cases LIST     training benchmarks, with commas between them: GPU-130M, GPU-1.3B, GPU-1.3B-recompute; all without it. A case
 #                    of 1.3B takes minutes, most of them for writing and reading random weights
 #   --build DIR      where to build; build/gpu without it
@@ -49,7 +49,7 @@ if [[ -n $libraries ]]; then
 fi
 cd "$repo"
 report=${report:-$build/gpu-report.md}
-tests=(kernels_cuda_test nccl_test train_gpu_test)
+tests=(kernels_cuda_test infer_cuda_test nccl_test train_gpu_test)
 
 # --- What is here -------------------------------------------------------------------------------
 
@@ -141,6 +141,19 @@ kernel_bench() {
   "$build/bin/cuda_kernels_bench" "${options[@]}"
 }
 
+# Random weights: the 1-bit runtime's tokens/s, and the share of the memory's bandwidth that it reaches.
+inference_bench() {
+  local model cache models=(configs/7b.json configs/1.3b.json)
+  if $quick; then models=(configs/130m.json); fi
+  for model in "${models[@]}"; do
+    for cache in fp32 fp16; do
+      printf '%s, %s cache: ' "$model" "$cache"
+      "$build/bin/fbi-run" bench --config "$model" --device cuda --cache "$cache" || return
+    done
+  done
+  "$build/bin/fbi-run" bench --config "${models[0]}" --device cuda --compare
+}
+
 training_bench() {
   local steps=8 names=()
   if $quick; then steps=5 cases=${cases:-GPU-130M}; fi
@@ -185,7 +198,7 @@ finish() {
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 part configure configure
 ((failed)) && finish
-targets=("${tests[@]}" fbi-llm)
+targets=("${tests[@]}" fbi-llm fbi-run)
 if has_kernel_bench; then targets+=(cuda_kernels_bench); fi
 part build build_targets "${targets[@]}"
 ((failed)) && finish
@@ -195,6 +208,7 @@ if has_kernel_bench; then
 else
   left_out cuda_kernels_bench "Google Benchmark is not installed"
 fi
+part inference inference_bench
 python=$(find_python)
 if [[ -n $python ]]; then
   part training training_bench "$python"

@@ -31,10 +31,15 @@ std::vector<Option> packed_options() {
           {"cache", "TYPE", "keys and values in fp32 or fp16", "fp32", false, false}};
 }
 
+Option device_option() {
+  return {"device", "NAME", "auto, cpu or cuda", "auto", false, false};
+}
+
 std::vector<Option> packed_model_options() {
   return joined({{"model", "DIR", "packed export (fbi-llm export --format packed), or a native one", "", true, false},
                  {"tokenizer", "FILE", "tokenizer.model or tokenizer.json; default: the one in the model's folder", "", false, false},
-                 {"threads", "N", "0: all processors", "0", false, false}},
+                 {"threads", "N", "0: all processors", "0", false, false},
+                 device_option()},
                 packed_options());
 }
 
@@ -50,6 +55,8 @@ infer::PackedOptions packed_options_of(const Arguments& arguments) {
                                                           {"int8", kernels::Storage::kInt8}});
   options.cache = choice<kernels::CacheType>(arguments, "cache",
                                              {{"fp32", kernels::CacheType::kFp32}, {"fp16", kernels::CacheType::kFp16}});
+  options.device = choice<infer::Device>(
+      arguments, "device", {{"auto", infer::Device::kAuto}, {"cpu", infer::Device::kCpu}, {"cuda", infer::Device::kCuda}});
   return options;
 }
 

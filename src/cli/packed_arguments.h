@@ -13,7 +13,9 @@ namespace fbi::cli {
 
 /// --activations, --head and --cache: how a packed model is run.
 std::vector<Option> packed_options();
-/// --model, --tokenizer, --threads and packed_options().
+/// --device, which packed_options_of reads too.
+Option device_option();
+/// --model, --tokenizer, --threads, --device and packed_options().
 std::vector<Option> packed_model_options();
 infer::PackedOptions packed_options_of(const Arguments& arguments);
 

@@ -64,9 +64,10 @@ void Batch::feed(std::span<const Part> parts) {
   heard_.clear();
   for (const auto& [sequence, count] : parts) {
     const std::int64_t end = sequence->fed + count;
-    sequence->cache.reserve(end);
+    sequence->cache->reserve(end);
     for (std::int64_t position = sequence->fed; position < end; ++position) {
-      const TokenRow row = {sequence->continuation.ids()[position], position, &sequence->cache};
+      const TokenRow row = {sequence->continuation.ids()[position], position,
+                            sequence->cache.get()};
       const bool last = position + 1 == std::ssize(sequence->continuation.ids());
       if (last || sequence->score_prompt) {
         rows_.push_back(row);
@@ -90,7 +91,8 @@ void Batch::hear() {
     if (row == 0 || heard_[row] != heard_[row - 1]) speakers_.push_back(row);
   }
   speakers_.push_back(heard_.size());
-  constexpr std::int64_t kWorthAThread = 8192;  // logits: those of fewer are drawn from before one is awake
+  constexpr std::int64_t kWorthAThread =
+      8192;  // logits: those of fewer are drawn from before one is awake
   const std::int64_t grain = 1 + kWorthAThread / vocab_size_;
   parallel_.run(0, std::ssize(speakers_) - 1, grain, [this](std::int64_t begin, std::int64_t end) {
     for (std::size_t row = speakers_[begin]; row < speakers_[end]; ++row) hear(row);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -17,12 +18,13 @@ namespace fbi::infer {
 struct Sequence {
   Sequence(const text::Tokenizer& tokenizer, const eval::LanguageModel& model,
            const GenerateOptions& options, std::vector<std::int32_t> prompt,
-           std::function<void(std::string_view)> on_text, KeyValueCache empty_cache)
+           std::function<void(std::string_view)> on_text,
+           std::unique_ptr<SequenceCache> empty_cache)
       : continuation(tokenizer, model, options, std::move(prompt), std::move(on_text)),
         cache(std::move(empty_cache)) {}
 
   Continuation continuation;
-  KeyValueCache cache;
+  std::unique_ptr<SequenceCache> cache;
   std::int64_t fed = 0;       ///< of continuation.ids()
   bool score_prompt = false;  ///< the prompt is to be fed to its end in any case
   std::exception_ptr error;   ///< what ended it before its time

@@ -175,7 +175,7 @@ std::shared_ptr<Generation> Engine::Impl::submit(const std::vector<EngineRequest
                     std::make_unique<Sequence>(
                         tokenizer_, model_, request.options, request.prompt,
                         [texts, index](std::string_view text) { texts->add(index, text); },
-                        model_.impl_->new_cache())});
+                        model_.impl_->forward().new_cache())});
     Sequence& sequence = *jobs.back().sequence;
     if (request.score_best) {
       if (*request.score_best < 0) throw UsageError("score_best must be >= 0");

@@ -1,72 +1,65 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
-#include <vector>
+#include <string>
 
-#include "infer/key_value_cache.h"
-#include "infer/packed_weights.h"
-#include "infer/rotary.h"
+#include "fbi/infer/packed_model.h"
+#include "infer/model_parts.h"
 #include "infer/team.h"
 
 namespace fbi::infer {
+
+/// Keys and values of one sequence, where its Forward has them.
+class SequenceCache {
+ public:
+  virtual ~SequenceCache() = default;
+  /// Makes room for that many positions; what is stored stays.
+  virtual void reserve(std::int64_t positions) = 0;
+};
 
 /// One token to feed: its sequence's cache holds `position` tokens or more, of which the first
 /// `position` are those before it.
 struct TokenRow {
   std::int32_t id = 0;
   std::int64_t position = 0;
-  KeyValueCache* cache = nullptr;
+  SequenceCache* cache = nullptr;
 };
 
-/// The arithmetic of the model. Rows of one call may belong to one sequence (a prompt) or to
-/// several; each gives the bits that it gives alone.
+/// The arithmetic of the model, on one device. Rows of one call may belong to one sequence (a
+/// prompt) or to several; each gives the bits that it gives alone.
 class Forward {
  public:
-  Forward(const PackedWeights& weights, Team& team, kernels::CacheType cache);
-
-  /// Rows that are computed together: as many as keep their tables in the second-level cache.
+  /// Rows that are computed together, at most.
   static constexpr std::int64_t kMaxRows = 16;
 
-  /// Stores keys and values and leaves the normed hidden states of the last rows inside; at most
-  /// kMaxRows rows, caches reserved for their positions.
-  void run(std::span<const TokenRow> rows);
-  /// logits [count, V] of the hidden states [first, first + count) of the last run.
-  void logits(std::int64_t first, std::int64_t count, float* out);
-
- private:
-  /// A product on its way: where its table is and its result goes.
-  struct Item {
-    const kernels::BinaryLinear* linear;
-    float* out;
-    std::int64_t stride;
-    std::byte* tables;
+  struct Facts {
+    std::string device;            ///< empty: the processor
+    std::uint64_t sign_bytes = 0;  ///< signs as the kernels keep them
+    std::uint64_t head_bytes = 0;
+    kernels::Storage head = kernels::Storage::kFp32;
   };
 
-  void place_scratch();
-  void layer(const Member& member, std::int64_t index);
-  void attention(const Member& member, std::int64_t index);
-  void store_keys_and_values(const Member& member, std::int64_t index);
-  void attend(const Member& member, std::int64_t index);
-  void norm(const Member& member, const std::vector<float>& weight);
-  void prepare(const Member& member, const Item& item, const float* x, std::int64_t x_stride);
-  void add_to_residual(const Member& member, const Item& item);
-  Item item(const kernels::BinaryLinear& linear, float* out, int table);
+  virtual ~Forward() = default;
+  const Facts& facts() const { return facts_; }
 
-  const PackedWeights& weights_;
-  const config::ModelConfig& model_;
-  Team& team_;
-  kernels::CacheType cache_type_;
-  Rotary rotary_;
-  std::int64_t head_width_, hidden_width_;
-  std::span<const TokenRow> rows_;
+  /// From any thread; it needs no memory before it is reserved. The Forward lives longer.
+  virtual std::unique_ptr<SequenceCache> new_cache() = 0;
+  /// Stores keys and values and leaves the normed hidden states of the last rows inside; at most
+  /// kMaxRows rows, caches reserved for their positions.
+  virtual void run(std::span<const TokenRow> rows) = 0;
+  /// logits [count, V] of the hidden states [first, first + count) of the last run.
+  virtual void logits(std::int64_t first, std::int64_t count, float* out) = 0;
+  /// Bytes per second at which the device reads a buffer of that size, the best of several passes.
+  virtual double read_bandwidth(std::uint64_t bytes) = 0;
 
-  kernels::AlignedMemory memory_, tables_;
-  std::int64_t table_stride_ = 0;
-  std::vector<kernels::AlignedMemory> scores_;  // one per member
-  // [kMaxRows, …] each
-  float *residual_, *hidden_, *queries_, *keys_, *values_, *rotated_, *mixed_, *gate_, *up_,
-      *product_, *angles_;
+ protected:
+  Facts facts_;
 };
+
+/// On the device that the options name. Throws UsageError where it is not there or lacks an option.
+std::unique_ptr<Forward> make_forward(std::unique_ptr<ModelParts> parts,
+                                      const PackedOptions& options, Team& team);
 
 }  // namespace fbi::infer

@@ -7,18 +7,16 @@
 #include "fbi/config/run_config.h"
 #include "fbi/kernels/aligned_memory.h"
 #include "fbi/kernels/decode.h"
+#include "infer/forward.h"
 
 namespace fbi::infer {
 
-/// Keys and values of one sequence, [layer][key/value head][position][padded head]; grows as the
-/// sequence does.
-class KeyValueCache {
+/// On the processor: [layer][key/value head][position][padded head]; grows as the sequence does.
+class KeyValueCache final : public SequenceCache {
  public:
   KeyValueCache(const config::ModelConfig& model, kernels::CacheType type);
 
-  kernels::CacheType type() const { return type_; }
-  /// Makes room for that many positions; what is stored stays.
-  void reserve(std::int64_t positions);
+  void reserve(std::int64_t positions) override;
   std::size_t bytes() const;
 
   std::byte* key(std::int64_t layer, std::int64_t head, std::int64_t position) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,6 +13,7 @@
 #include "fbi/config/run_config.h"
 #include "fbi/core/parallel.h"
 #include "fbi/kernels/binary_matrix.h"
+#include "fbi/kernels/gemv.h"
 
 namespace fbi::infer {
 
@@ -41,6 +43,15 @@ class ModelParts {
   virtual void row(const std::string& name, std::int64_t index, std::span<float> out) const = 0;
   virtual bool is_half(const std::string& name) const = 0;  ///< stored as fp16
 };
+
+/// How the alphas and betas of a binarized model lie.
+kernels::ScaleStrides scale_strides(const config::ModelConfig& model);
+/// The embedding's own where they are tied.
+const char* head_name(const config::ModelConfig& model);
+/// The embedding or head [V, D], stored as wanted, or as the file has it (BF16 as fp32).
+kernels::DenseLinear dense_weights(const ModelParts& parts, const std::string& name,
+                                   const std::optional<kernels::Storage>& wanted,
+                                   ParallelFor& parallel);
 
 /// A packed or native export; throws as PackedModel does. Mapped as long as it lives.
 std::unique_ptr<ModelParts> file_parts(const std::filesystem::path& directory,

@@ -17,16 +17,16 @@ namespace {
 template <class Impl>
 class Decoding final : public eval::DecodingSession {
  public:
-  explicit Decoding(Impl& model) : model_(model), cache_(model.new_cache()) {}
+  explicit Decoding(Impl& model) : model_(model), cache_(model.forward().new_cache()) {}
 
   void feed(std::span<const std::int32_t> ids, std::span<float> logits) override {
     if (ids.empty()) throw UsageError("decoding: no token to feed");
-    const std::int64_t vocab = model_.weights().config().vocab_size;
+    const std::int64_t vocab = model_.config().vocab_size;
     if (std::ssize(logits) != vocab) {
       throw UsageError(
           concat("decoding: expected room for ", vocab, " logits, found ", logits.size()));
     }
-    model_.feed(ids, position_, cache_, [&](std::int64_t first, std::int64_t count) {
+    model_.feed(ids, position_, *cache_, [&](std::int64_t first, std::int64_t count) {
       if (first + count == std::ssize(ids)) {
         model_.forward().logits(count - 1, 1, logits.data());
       }
@@ -37,7 +37,7 @@ class Decoding final : public eval::DecodingSession {
 
  private:
   Impl& model_;
-  KeyValueCache cache_;
+  std::unique_ptr<SequenceCache> cache_;
   std::int64_t position_ = 0;
 };
 
@@ -60,21 +60,21 @@ PackedModel::PackedModel(const config::ModelConfig& model, const PackedOptions& 
 PackedModel::~PackedModel() = default;
 
 const config::ModelConfig& PackedModel::config() const {
-  return impl_->weights().config();
+  return impl_->config();
+}
+bool PackedModel::on_gpu() const {
+  return !impl_->forward().facts().device.empty();
 }
 int PackedModel::threads() const {
   return impl_->team().size();
 }
 
 std::uint64_t PackedModel::sign_bytes() const {
-  std::uint64_t bytes = 0;
-  for (const LayerWeights& layer : impl_->weights().layers()) {
-    for (const auto* linear :
-         {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
-      bytes += linear->weight_bytes();
-    }
-  }
-  return bytes;
+  return impl_->forward().facts().sign_bytes;
+}
+
+double PackedModel::read_bandwidth(std::uint64_t bytes) {
+  return impl_->forward().read_bandwidth(bytes);
 }
 
 std::uint64_t PackedModel::bytes_per_token() const {
@@ -82,7 +82,7 @@ std::uint64_t PackedModel::bytes_per_token() const {
   const auto size = config::parameter_counts(model);
   const std::int64_t norms = (2 * model.num_hidden_layers + 1) * model.hidden_size;
   return sign_bytes() + static_cast<std::uint64_t>(size.scales + norms) * sizeof(float) +
-         impl_->weights().head().weight_bytes();
+         impl_->forward().facts().head_bytes;
 }
 
 std::uint64_t PackedModel::cache_bytes_per_position() const {
@@ -104,14 +104,15 @@ std::int64_t PackedModel::max_position() const {
 
 std::string PackedModel::dtype_description() const {
   const PackedOptions& options = impl_->options();
-  const auto storage = impl_->weights().head().storage();
+  const Forward::Facts& facts = impl_->forward().facts();
   return concat(
       "1-bit weights, ",
       options.activations == kernels::Activations::kExact ? "fp32 activations" : "int8 activations",
-      storage == kernels::Storage::kFp32   ? ", fp32 head"
-      : storage == kernels::Storage::kFp16 ? ", fp16 head"
-                                           : ", int8 head",
-      options.cache == kernels::CacheType::kFp16 ? ", fp16 cache" : "");
+      facts.head == kernels::Storage::kFp32   ? ", fp32 head"
+      : facts.head == kernels::Storage::kFp16 ? ", fp16 head"
+                                              : ", int8 head",
+      options.cache == kernels::CacheType::kFp16 ? ", fp16 cache" : "",
+      facts.device.empty() ? "" : ", on " + facts.device);
 }
 
 void PackedModel::logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
@@ -123,9 +124,9 @@ void PackedModel::logits(std::span<const std::int32_t> tokens, std::int64_t batc
                             " logits, found ", out.size()));
   }
   for (std::int64_t b = 0; b < batch; ++b) {
-    KeyValueCache cache = impl_->new_cache();
+    const auto cache = impl_->forward().new_cache();
     impl_->feed(tokens.subspan(static_cast<std::size_t>(b * seq), static_cast<std::size_t>(seq)), 0,
-                cache, [&](std::int64_t first, std::int64_t count) {
+                *cache, [&](std::int64_t first, std::int64_t count) {
                   impl_->forward().logits(0, count, out.data() + (b * seq + first) * vocab);
                 });
   }
@@ -143,8 +144,8 @@ void PackedModel::token_nll(std::span<const std::int32_t> tokens, std::int64_t b
   std::vector<float> logits(static_cast<std::size_t>(Forward::kMaxRows * vocab));
   for (std::int64_t b = 0; b < batch; ++b) {
     const std::int32_t* row = tokens.data() + b * seq;
-    KeyValueCache cache = impl_->new_cache();
-    impl_->feed({row, static_cast<std::size_t>(seq - 1)}, 0, cache,
+    const auto cache = impl_->forward().new_cache();
+    impl_->feed({row, static_cast<std::size_t>(seq - 1)}, 0, *cache,
                 [&](std::int64_t first, std::int64_t count) {
                   impl_->forward().logits(0, count, logits.data());
                   kernels::next_token_nll(logits.data(), row + first + 1, count, vocab,

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "fbi/core/error.h"
@@ -15,23 +18,24 @@ namespace fbi::infer {
 class PackedModel::Impl {
  public:
   /// `source` makes the parts with this model's threads.
-  template <class Source>
-  Impl(const PackedOptions& options, const Source& source)
-      : options_(options),
-        team_(options.threads),
-        weights_(source(team_.pool()), options, team_.pool()),
-        forward_(weights_, team_, options.cache) {}
+  Impl(const PackedOptions& options,
+       const std::function<std::unique_ptr<ModelParts>(ParallelFor&)>& source)
+      : options_(options), team_(options.threads) {
+    auto parts = source(team_.pool());
+    config_ = parts->config();
+    forward_ = make_forward(std::move(parts), options, team_);
+  }
 
   const PackedOptions& options() const { return options_; }
-  const PackedWeights& weights() const { return weights_; }
+  const config::ModelConfig& config() const { return config_; }
   Team& team() { return team_; }
-  KeyValueCache new_cache() const { return {weights_.config(), options_.cache}; }
+  Forward& forward() const { return *forward_; }
 
   void check_ids(std::span<const std::int32_t> ids) const {
     for (const std::int32_t id : ids) {
-      if (id < 0 || id >= weights_.config().vocab_size) {
-        throw UsageError(concat("token id ", id, " is outside the model's vocabulary of ",
-                                weights_.config().vocab_size));
+      if (id < 0 || id >= config_.vocab_size) {
+        throw UsageError(
+            concat("token id ", id, " is outside the model's vocabulary of ", config_.vocab_size));
       }
     }
   }
@@ -39,14 +43,14 @@ class PackedModel::Impl {
   /// Feeds a sequence whose cache holds `position` tokens; after each piece of at most kMaxRows
   /// tokens calls done(first token, tokens), with their hidden states in forward().
   template <class Done>
-  void feed(std::span<const std::int32_t> ids, std::int64_t position, KeyValueCache& cache,
+  void feed(std::span<const std::int32_t> ids, std::int64_t position, SequenceCache& cache,
             const Done& done) {
     check_ids(ids);
     const auto count = std::ssize(ids);
-    if (position + count > weights_.config().max_position_embeddings) {
+    if (position + count > config_.max_position_embeddings) {
       throw UsageError(concat("sequence of ", position + count,
                               " tokens exceeds max_position_embeddings ",
-                              weights_.config().max_position_embeddings));
+                              config_.max_position_embeddings));
     }
     cache.reserve(position + count);
     std::vector<TokenRow> rows;
@@ -56,17 +60,16 @@ class PackedModel::Impl {
       for (std::int64_t t = first; t < first + size; ++t) {
         rows.push_back({ids[t], position + t, &cache});
       }
-      forward_.run(rows);
+      forward_->run(rows);
       done(first, size);
     }
   }
-  Forward& forward() { return forward_; }
 
  private:
   PackedOptions options_;
   Team team_;
-  PackedWeights weights_;
-  Forward forward_;
+  config::ModelConfig config_;
+  std::unique_ptr<Forward> forward_;
 };
 
 }  // namespace fbi::infer

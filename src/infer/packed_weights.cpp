@@ -13,12 +13,6 @@ constexpr std::array<kernels::BinaryLinear LayerWeights::*, 7> kMembers = {
     &LayerWeights::q,    &LayerWeights::k,  &LayerWeights::v,   &LayerWeights::o,
     &LayerWeights::gate, &LayerWeights::up, &LayerWeights::down};
 
-kernels::ScaleStrides scale_strides(config::Binarize binarize) {
-  if (binarize == config::Binarize::kColumn) return kernels::ScaleStrides::per_column();
-  return binarize == config::Binarize::kRow ? kernels::ScaleStrides::per_row()
-                                            : kernels::ScaleStrides::single();
-}
-
 LayerWeights layer_weights(const ModelParts& parts, std::int64_t layer,
                            kernels::Activations activations, ParallelFor& parallel,
                            kernels::Arena& arena) {
@@ -34,28 +28,11 @@ LayerWeights layer_weights(const ModelParts& parts, std::int64_t layer,
     const std::vector<float> alpha = parts.alpha(name);
     const std::vector<float> beta =
         parts.config().shift ? parts.beta(name) : std::vector<float>(alpha.size());
-    weights.*kMembers[n] = kernels::BinaryLinear(
-        parts.sign_bits(name, shape, memory), alpha, beta,
-        scale_strides(parts.config().binarize), shape, activations, parallel, &arena);
+    weights.*kMembers[n] =
+        kernels::BinaryLinear(parts.sign_bits(name, shape, memory), alpha, beta,
+                              scale_strides(parts.config()), shape, activations, parallel, &arena);
   }
   return weights;
-}
-
-kernels::DenseLinear head_weights(const ModelParts& parts,
-                                  const std::optional<kernels::Storage>& wanted,
-                                  ParallelFor& parallel) {
-  const config::ModelConfig& model = parts.config();
-  const std::string name = model.tie_word_embeddings ? kEmbedding : kHead;
-  const auto stored = parts.is_half(name) ? kernels::Storage::kFp16 : kernels::Storage::kFp32;
-  kernels::DenseLinear head({model.vocab_size, model.hidden_size}, wanted.value_or(stored));
-  parallel.run(0, model.vocab_size, 64, [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> row(static_cast<std::size_t>(model.hidden_size));
-    for (std::int64_t o = begin; o < end; ++o) {
-      parts.row(name, o, row);
-      head.set_row(o, row);
-    }
-  });
-  return head;
 }
 
 }  // namespace
@@ -67,7 +44,7 @@ PackedWeights::PackedWeights(std::unique_ptr<ModelParts> parts, const PackedOpti
     layers_.push_back(layer_weights(*parts_, layer, options.activations, parallel, signs_));
   }
   final_norm_ = parts_->norm(kFinalNorm);
-  head_ = head_weights(*parts_, options.head, parallel);
+  head_ = dense_weights(*parts_, head_name(config()), options.head, parallel);
 }
 
 }  // namespace fbi::infer

@@ -40,11 +40,15 @@ class RandomParts final : public ModelParts {
     }
     return memory.data();
   }
+  /// Multiples of a power of two that fp16 holds without rounding, as is_half says.
   void row(const std::string& name, std::int64_t index, std::span<float> out) const override {
     RandomStream random(static_cast<std::uint64_t>(index), hash64(name));
-    const double width = 4 / std::sqrt(static_cast<double>(out.size()));
-    for (float& value : out)
-      value = static_cast<float>(width * (random.next_u32() * 0x1p-32 - 0.5));
+    const double width =
+        std::exp2(std::round(std::log2(4 / std::sqrt(static_cast<double>(out.size())))));
+    for (float& value : out) {
+      const int step = static_cast<int>(random.next_u32() >> 21) - 1024;
+      value = static_cast<float>(width * 0x1p-11 * step);
+    }
   }
   bool is_half(const std::string&) const override { return true; }
 

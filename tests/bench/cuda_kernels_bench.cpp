@@ -271,13 +271,13 @@ void product(benchmark::State& state, bool gated) {
 /// Of 2,048 positions of a 7B layer in fp16, one token.
 void attention(benchmark::State& state) {
   constexpr std::int64_t kPositions = 2048;
-  const AttentionShape shape = {32, 32, 128, 0, 1, CacheType::kFp16};
+  const AttentionShape shape = {32, 32, 128, 0, 1, CacheType::kFp16, kPositions};
   const std::int64_t bytes = kPositions * shape.position_bytes(),
                      width = shape.heads * shape.head_dim;
   const Memory cache(bytes), rows(sizeof(DecodeRow)), queries(4 * width),
       workspace(4 * attend_workspace(shape, 1)), counters(4 * attend_counters(shape, 1), 0),
       scaled(4 * width), sums(4 * reader_parts(shape.heads, shape.head_dim));
-  const DecodeRow row = {kPositions - 1, cache.as<std::byte>()};
+  const DecodeRow row = {kPositions - 1, cache.as<std::byte>(), 0};
   must(cudaMemcpy(rows.as<void>(), &row, sizeof row, cudaMemcpyHostToDevice));
   Readers readers;
   readers.reader[0] = {nullptr, nullptr, scaled.floats(), sums.floats()};

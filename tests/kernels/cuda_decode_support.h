@@ -82,6 +82,21 @@ class Passed {
   }
 
   const Readers& readers() const { return readers_; }
+  /// Publishes x [tokens, width], as an embedding whose rows are the tokens in reverse order.
+  void publish(const std::vector<float>& x) const {
+    const std::int64_t width = readers_.width;
+    std::vector<float> reversed;
+    std::vector<DecodeRow> rows;
+    for (std::int64_t t = tokens_ - 1; t >= 0; --t) {
+      reversed.insert(reversed.end(), x.begin() + t * width, x.begin() + (t + 1) * width);
+      rows.push_back({0, nullptr, t});
+    }
+    const DeviceArray<float> table(reversed), residual(tokens_ * width);
+    const DeviceArray<DecodeRow> device_rows(rows);
+    embed({table.data(), nullptr, Storage::kFp32, {tokens_, width}, 4 * width}, device_rows.data(),
+          tokens_, residual.data(), readers_, nullptr);
+    EXPECT_EQ(residual.values(), x);
+  }
   ProductInput input(int reader = 0) const {
     return {scaled_[reader]->data(), sums_[reader]->data(), readers_.squares, readers_.parts, kEps};
   }

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "fbi/core/error.h"
 #include "fbi/kernels/gemv.h"
 #include "kernels/cuda_decode_support.h"
@@ -12,8 +14,9 @@ struct Heads {
   std::int64_t heads, key_value_heads, head_dim;
 };
 
-AttentionShape attention_shape(const Heads& heads, CacheType cache) {
-  return {heads.heads, heads.key_value_heads, heads.head_dim, /*layer=*/1, /*layers=*/3, cache};
+AttentionShape attention_shape(const Heads& heads, CacheType cache, std::int64_t most = 2200) {
+  return {heads.heads, heads.key_value_heads, heads.head_dim, /*layer=*/1, /*layers=*/3, cache,
+          most};
 }
 
 float rounded_as(CacheType type, float x) {
@@ -76,9 +79,10 @@ void expect_projection(const Heads& heads, ScaleStrides strides, CacheType type)
   const Passed in(kTokens, kWidth, reader_parts(1, kWidth), {&q, &k, &v}, normals(kWidth, 5));
   Cache cache(shape, 10);
   std::byte* memory = cache.upload();
-  const DeviceArray<float> device_x(x), device_angles(angles), found(kTokens * queries);
-  const DeviceArray<DecodeRow> rows(std::vector<DecodeRow>{{kFirst, memory}, {kFirst + 1, memory}});
-  publish(device_x.data(), kTokens, in.readers(), nullptr);
+  const DeviceArray<float> device_angles(angles), found(kTokens * queries);
+  const DeviceArray<DecodeRow> rows(
+      std::vector<DecodeRow>{{kFirst, memory, 0}, {kFirst + 1, memory, 0}});
+  in.publish(x);
   project({q.on_device(), k.on_device(), v.on_device(), in.input(0), in.input(1), in.input(2),
            shape, kTokens, rows.data(), device_angles.data(), found.data()},
           nullptr);
@@ -129,7 +133,7 @@ struct Attended {
 
 /// Tokens of different sequences, one for each number of positions.
 Attended attend_to(const Heads& heads, CacheType type, const std::vector<std::int64_t>& positions) {
-  const AttentionShape shape = attention_shape(heads, type);
+  const AttentionShape shape = attention_shape(heads, type, *std::ranges::max_element(positions));
   const std::int64_t d = heads.head_dim, width = heads.heads * d,
                      group = heads.heads / heads.key_value_heads;
   const std::int64_t tokens = std::ssize(positions);
@@ -166,7 +170,7 @@ Attended attend_to(const Heads& heads, CacheType type, const std::vector<std::in
       }
     }
     result.expected.push_back(mixed);
-    rows.push_back({count - 1, cache.upload()});
+    rows.push_back({count - 1, cache.upload(), 0});
   }
   const Passed out(tokens, width, reader_parts(heads.heads, d), {});
   const DeviceArray<float> device_queries(queries), workspace(attend_workspace(shape, tokens));
@@ -206,9 +210,9 @@ TEST_F(CudaDecode, Attends) {
 
 TEST_F(CudaDecode, AttentionOfATokenDoesNotDependOnOthers) {
   const Heads heads = {2, 1, 12};
-  const auto together = bits_of(attend_to(heads, CacheType::kFp32, {200, 70, 5}).mixed);
+  const auto together = bits_of(attend_to(heads, CacheType::kFp32, {70, 200, 5}).mixed);
   const auto alone = bits_of(attend_to(heads, CacheType::kFp32, {70}).mixed);
-  EXPECT_EQ(alone, std::vector<std::uint32_t>(together.begin() + 24, together.begin() + 48));
+  EXPECT_EQ(alone, std::vector<std::uint32_t>(together.begin(), together.begin() + 24));
 }
 
 TEST_F(CudaDecode, RefusesHeadsThatAreTooLarge) {
@@ -219,7 +223,25 @@ TEST_F(CudaDecode, RefusesHeadsThatAreTooLarge) {
       "256", "head_dim 258");
 }
 
-// ---- the head
+// ---- embedding and head
+
+TEST_F(CudaDecode, EmbedsHalves) {
+  const auto values = normals(3 * 40, 90);
+  std::vector<__half> table = converted<__half>(values);
+  const DeviceArray<__half> device_table(table);
+  const DeviceArray<DecodeRow> rows(std::vector<DecodeRow>{{0, nullptr, 2}, {0, nullptr, 0}});
+  const DeviceArray<float> residual(2 * 40);
+  const Passed out(2, 40, reader_parts(1, 40), {});
+  DenseMatrix matrix = {device_table.data(), nullptr, Storage::kFp16, {3, 40}, 2 * 40};
+  embed(matrix, rows.data(), 2, residual.data(), out.readers(), nullptr);
+  std::vector<float> expected = widened(table);
+  expected.erase(expected.begin() + 40, expected.begin() + 80);
+  std::rotate(expected.begin(), expected.begin() + 40, expected.end());
+  EXPECT_EQ(residual.values(), expected);
+  EXPECT_EQ(out.scaled(), expected);
+  matrix.storage = Storage::kInt8;
+  test::expect_error<UsageError>([&] { embed(matrix, nullptr, 1, nullptr, {}, nullptr); }, "int8");
+}
 
 TEST_F(CudaDecode, DenseProducts) {
   constexpr std::int64_t kTokens = 2;
@@ -235,8 +257,8 @@ TEST_F(CudaDecode, DenseProducts) {
       const auto x = normals(kTokens * shape.columns, 3);
       const Passed in(kTokens, shape.columns, reader_parts(1, shape.columns), {},
                       normals(shape.columns, 5));
-      const DeviceArray<float> device_x(x), y(kTokens * shape.rows);
-      publish(device_x.data(), kTokens, in.readers(), nullptr);
+      const DeviceArray<float> y(kTokens * shape.rows);
+      in.publish(x);
       multiply_dense({weights.data(), scales.data(), storage, shape, linear.row_stride_bytes()},
                      in.input(), kTokens, y.data(), nullptr);
       const auto found = y.values();

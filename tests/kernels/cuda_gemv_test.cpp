@@ -26,8 +26,8 @@ Added multiply_added(const SignMatrix& w, const std::vector<float>& x,
                      const std::vector<float>& residual) {
   const Passed in(tokens, w.shape.columns, parts_of(w.shape.columns), {&w}, norm);
   const Passed out(tokens, w.shape.rows, parts_of(w.shape.rows), {});
-  const DeviceArray<float> device_x(x), sum(residual);
-  publish(device_x.data(), tokens, in.readers(), nullptr);
+  const DeviceArray<float> sum(residual);
+  in.publish(x);
   multiply_add(w.on_device(), in.input(), tokens, sum.data(), out.readers(), nullptr);
   return {sum.values(), out.scaled()};
 }
@@ -84,8 +84,7 @@ TEST_F(CudaGemv, GateAndUp) {
       const Passed in(kTokens, shape.columns, parts_of(shape.columns), {&g, &u},
                       normals(shape.columns, 5));
       const Passed out(kTokens, shape.rows, parts_of(shape.rows), {});
-      const DeviceArray<float> device_x(x);
-      publish(device_x.data(), kTokens, in.readers(), nullptr);
+      in.publish(x);
       gate(g.on_device(), in.input(0), u.on_device(), in.input(1), kTokens, out.readers(), nullptr);
       const auto found = out.scaled();
       const auto seen = in.seen(x);

@@ -14,12 +14,19 @@
 /// The 1-bit runtime: a binarized LLaMA that runs from its sign bits, without LibTorch.
 namespace fbi::infer {
 
+enum class Device {
+  kCpu,
+  kCuda,  ///< the first GPU, in builds with FBI_CUDA=ON; exact activations
+  kAuto,  ///< a GPU where there is one that runs the model so
+};
+
 struct PackedOptions {
   kernels::Activations activations = kernels::Activations::kExact;
   /// Of the head; by default as the file has it (BF16 as fp32).
   std::optional<kernels::Storage> head;
   kernels::CacheType cache = kernels::CacheType::kFp32;
   int threads = 0;  ///< 0: all processors
+  Device device = Device::kCpu;
 };
 
 /// Whether a folder holds a packed export. DataError where its tensors cannot be read at all.
@@ -31,19 +38,23 @@ bool is_packed_folder(const std::filesystem::path& directory);
 class PackedModel final : public eval::LanguageModel {
  public:
   /// Throws DataError: no such model, missing, unused or misshapen tensors, pad bits that are not
-  /// 0, values that are not finite.
+  /// 0, values that are not finite. UsageError: a device that is not there, lacks an
+  /// option, or has too little memory.
   explicit PackedModel(const std::filesystem::path& directory, const PackedOptions& options = {});
   /// Random signs of a given architecture: as fast as a real model of that shape, and as large.
   explicit PackedModel(const config::ModelConfig& model, const PackedOptions& options = {});
   ~PackedModel() override;
 
   const config::ModelConfig& config() const;
+  bool on_gpu() const;
   int threads() const;
   /// What one decoded token must read: signs as the kernels keep them, scales, norms, head. The
   /// row of the embedding and the cache come on top.
   std::uint64_t bytes_per_token() const;
   /// Keys and values that a token reads of each position before it.
   std::uint64_t cache_bytes_per_position() const;
+  /// Bytes per second at which its device, or its threads, read a buffer of that size.
+  double read_bandwidth(std::uint64_t bytes);
   /// The signs among these, and at one bit each.
   std::uint64_t sign_bytes() const;
   std::uint64_t binarized_weights() const;

@@ -64,8 +64,25 @@ struct ProductInput {
   float eps = 0;
 };
 
-/// Leaves x [tokens, width] for its readers.
-void publish(const float* x, std::int64_t tokens, const Readers& readers, Stream stream);
+/// A token: its cache holds the `position` tokens before it.
+struct DecodeRow {
+  std::int64_t position = 0;
+  std::byte* cache = nullptr;  ///< [position][layer][key, value][key/value head][padded head]
+  std::int64_t id = 0;
+};
+
+struct DenseMatrix {
+  const void* values = nullptr;      ///< [rows, stride], as kernels::DenseLinear has it
+  const float* row_scale = nullptr;  ///< kInt8
+  Storage storage = Storage::kFp32;
+  MatrixShape shape;
+  std::int64_t row_stride_bytes = 0;  ///< a multiple of 16; values beyond the columns are 0
+};
+
+/// residual [tokens, columns] = the rows of an embedding that the ids name, and it is published.
+/// Ids are not checked.
+void embed(const DenseMatrix& table, const DecodeRow* rows, std::int64_t tokens, float* residual,
+           const Readers& readers, Stream stream);
 
 /// residual [tokens, rows] += x W~ᵀ, and the sum is published. The product is exact as that of
 /// kernels::BinaryLinear (relative error below 2e-6 of Σ|W~||x|).
@@ -76,17 +93,12 @@ void multiply_add(const RepackedMatrix& w, const ProductInput& input, std::int64
 void gate(const RepackedMatrix& gate, const ProductInput& gate_input, const RepackedMatrix& up,
           const ProductInput& up_input, std::int64_t tokens, const Readers& readers, Stream stream);
 
-/// A token's place: its cache holds the `position` tokens before it.
-struct DecodeRow {
-  std::int64_t position = 0;
-  std::byte* cache = nullptr;  ///< [position][layer][key, value][key/value head][padded head]
-};
-
 /// The attention of one layer.
 struct AttentionShape {
   std::int64_t heads = 0, key_value_heads = 0, head_dim = 0;
   std::int64_t layer = 0, layers = 0;
   CacheType cache = CacheType::kFp32;
+  std::int64_t most_positions = 0;  ///< of a token; decides how many blocks share a head
 
   /// Of all layers.
   std::int64_t position_bytes() const {
@@ -107,8 +119,8 @@ struct ProjectArgs {
 /// Queries, rotated; keys, rotated, and values into the caches, whose padding is left alone.
 void project(const ProjectArgs& args, Stream stream);
 
-/// Numbers of floats and counters that attend needs, for any number of positions. Counters are 0
-/// before the first call, and after each.
+/// Numbers of floats and counters that attend needs. Counters are 0 before the first call, and
+/// after each.
 std::int64_t attend_workspace(const AttentionShape& shape, std::int64_t tokens);
 std::int64_t attend_counters(const AttentionShape& shape, std::int64_t tokens);
 
@@ -123,13 +135,6 @@ struct AttendTokensArgs {
 /// Publishes softmax(q·Kᵀ / sqrt(head_dim)) V over the positions of each token, its own included.
 void attend(const AttendTokensArgs& args, const Readers& readers, Stream stream);
 
-struct DenseMatrix {
-  const void* values = nullptr;      ///< [rows, stride], as kernels::DenseLinear has it
-  const float* row_scale = nullptr;  ///< kInt8
-  Storage storage = Storage::kFp32;
-  MatrixShape shape;
-  std::int64_t row_stride_bytes = 0;  ///< a multiple of 16; values beyond the columns are 0
-};
 /// y [tokens, rows] = x Wᵀ
 void multiply_dense(const DenseMatrix& w, const ProductInput& input, std::int64_t tokens, float* y,
                     Stream stream);

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/packed_arguments.h"
-#include "cli/runtime/bandwidth.h"
 #include "cli/runtime/verbs.h"
 #include "fbi/config/huggingface.h"
 #include "fbi/core/error.h"
@@ -66,6 +65,11 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+std::string place_of(const infer::PackedModel& model) {
+  if (model.on_gpu()) return model.dtype_description();
+  return concat(model.threads(), " threads, kernels ", kernels::level_name(kernels::chosen_level()));
+}
+
 /// Greedy decoding behind a prompt.
 void measure_speed(infer::PackedModel& model, std::int64_t prompt_tokens, std::int64_t new_tokens, Measurement& out) {
   std::vector<float> logits(static_cast<std::size_t>(model.vocab_size()));
@@ -87,12 +91,13 @@ eval::WindowSource comparison_windows(const infer::PackedModel& model) {
   return eval::stream_windows(random_ids(4 * length, model.vocab_size()), length);
 }
 
-/// The variants that --compare runs: the first is what the others are compared with.
+/// The variants that --compare runs: the first is what the others are compared with. On a GPU activations are always exact.
 std::vector<Measurement> variants(const Arguments& arguments) {
   infer::PackedOptions base = packed_options_of(arguments);
   if (!arguments.has("compare")) return {{"as given", base, {}}};
   std::vector<Measurement> all;
   for (const auto activations : {kernels::Activations::kExact, kernels::Activations::kInt8}) {
+    if (activations == kernels::Activations::kInt8 && arguments.text("device") == "cuda") continue;
     for (const bool int8_head : {false, true}) {
       infer::PackedOptions options = base;
       options.activations = activations;
@@ -133,12 +138,10 @@ int run(const Arguments& arguments) {
     m.bytes_per_token = model->bytes_per_token() +
                         model->cache_bytes_per_position() * static_cast<std::uint64_t>(prompt_tokens + new_tokens / 2);
     if (!reference && !arguments.has("json")) {
-      std::printf("%s binarized weights, %d threads, kernels %s\n", format_count(model->binarized_weights()).c_str(),
-                  model->threads(), std::string(kernels::level_name(kernels::chosen_level())).c_str());
+      std::printf("%s binarized weights, %s\n", format_count(model->binarized_weights()).c_str(), place_of(*model).c_str());
     }
     measure_speed(*model, prompt_tokens, new_tokens, m);
-    ThreadPool pool(model->threads());
-    m.read_bandwidth = read_bandwidth(m.bytes_per_token, pool);
+    m.read_bandwidth = model->read_bandwidth(m.bytes_per_token);
     if (reference) m.mean_kl = eval::compare_logits(*reference, *model, comparison_windows(*model)).mean_kl;
     if (!reference) reference = std::move(model);
     arguments.has("json") ? results.push_back(to_json(m)) : print(m);
@@ -154,12 +157,13 @@ Verb bench_verb() {
   return {"bench",
           "measure a packed model's speed, and what faster settings cost",
           "Feeds a prompt of random ids, then decodes greedily and takes the median step (and the fastest, for machines that do other things too). Beside it stand the bytes that a token must read "
-          "and the speed at which the same threads read a buffer of that size. --compare measures exact and int8 activations with the "
+          "and the speed at which the same threads, or the GPU, read a buffer of that size. --compare measures exact and int8 activations with the "
           "stored and an int8 head, and their mean KL divergence from the first, in nats per token.",
           "",
           joined({{"model", "DIR", "packed export", "", false, false},
                   {"config", "FILE", "instead: random weights of this architecture (config.json or a run configuration)", "", false, false},
                   {"threads", "N", "0: all processors", "0", false, false},
+                  device_option(),
                   {"prompt-tokens", "N", "length of the prompt", "512", false, false},
                   {"new-tokens", "N", "tokens to decode", "64", false, false},
                   {"compare", "", "all variants instead of --activations and --head", "", false, false},

@@ -23,7 +23,7 @@ Verb generate_verb() {
   return {"generate",
           "continue a prompt",
           "Loads a run, checkpoint, export or Hugging Face folder and streams a continuation of the prompt, with a key-value cache. "
-          "A packed export runs from its sign bits; --activations, --head and --cache are for it, --dtype and --device for the others.",
+          "A packed export runs from its sign bits; --activations, --head and --cache are for it, --dtype is for the others.",
           "",
           joined(joined(model_options(), packed_options()), generation_options()),
           {"fbi-llm generate --model quickstart/student --prompt \"Once upon a time\" --max-new-tokens 100 --temperature 0.7 --seed 1"},

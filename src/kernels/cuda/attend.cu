@@ -19,13 +19,19 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kSplit = 64;       // positions
 constexpr int kWorkers = kWarp;  // blocks of a head, at most: a lane looks after each at the end
-constexpr int kSize = 8;         // values that a thread moves at once
+constexpr int kSize = kEight;    // values that a thread moves at once
 constexpr int kDotLanes = 8;     // that share a score
 constexpr int kDots = kThreads / kDotLanes;
 
+/// Numbers in 32 bits where they are divided by or multiplied with each other only.
 struct Attention {
-  AttentionShape shape;
-  std::int64_t width;  ///< padded head
+  unsigned heads, head_dim;
+  unsigned group;                             ///< heads that share keys and values
+  unsigned width;                             ///< padded head
+  unsigned packs, groups;                     ///< of a vector; of threads that move one
+  unsigned workers;                           ///< of a head, at most
+  std::int64_t position_values, first_value;  ///< in a cache: of a position, of the layer in it
+  std::int64_t part_values;                   ///< of the keys of a layer
   const DecodeRow* rows;
   const float* queries;
   float* workspace;  ///< [token][head][worker][maximum, sum, value [width]]
@@ -33,21 +39,6 @@ struct Attention {
   float factor;
   Readers readers;
 };
-
-__device__ inline void load_values(float (&x)[kSize], const float* source) {
-  float low[4], high[4];
-  load_pack(low, source);
-  load_pack(high, source + 4);
-  for (int j = 0; j < 4; ++j) {
-    x[j] = low[j];
-    x[4 + j] = high[j];
-  }
-}
-__device__ inline void load_values(float (&x)[kSize], const __half* source) {
-  __half pack[kSize];
-  load_pack(pack, source);
-  for (int j = 0; j < kSize; ++j) x[j] = to_float(pack[j]);
-}
 
 /// One head's keys or values of one token.
 template <class T>
@@ -58,12 +49,9 @@ struct Vectors {
 };
 template <class T>
 __device__ inline Vectors<T> vectors_of(const Attention& args, std::int64_t part) {
-  const AttentionShape& shape = args.shape;
-  const std::int64_t head = blockIdx.y / (shape.heads / shape.key_value_heads);
-  const std::int64_t vector = shape.key_value_heads * args.width;
-  return {reinterpret_cast<const T*>(args.rows[blockIdx.z].cache) +
-              (shape.layer * 2 + part) * vector + head * args.width,
-          shape.layers * 2 * vector};
+  const T* cache = reinterpret_cast<const T*>(args.rows[blockIdx.z].cache);
+  return {cache + args.first_value + part * args.part_values + blockIdx.y / args.group * args.width,
+          args.position_values};
 }
 
 struct Scratch {
@@ -83,15 +71,15 @@ struct Softmax {
 /// Scores of a split, -infinity behind its end.
 template <class T>
 __device__ inline void score_split(const Attention& args, const Vectors<T>& keys,
-                                   std::int64_t first, int count, Scratch& scratch) {
-  const int lane = static_cast<int>(threadIdx.x % kDotLanes);
+                                   std::int64_t first, unsigned count, Scratch& scratch) {
+  const unsigned lane = threadIdx.x % kDotLanes;
 #pragma unroll
   for (int pass = 0; pass < kSplit / kDots; ++pass) {
-    const int p = pass * kDots + static_cast<int>(threadIdx.x / kDotLanes);
+    const unsigned p = pass * kDots + threadIdx.x / kDotLanes;
     float sum = 0;
-    for (std::int64_t e = lane * kSize; p < count && e < args.width; e += kDotLanes * kSize) {
+    for (unsigned e = lane * kSize; p < count && e < args.width; e += kDotLanes * kSize) {
       float key[kSize];
-      load_values(key, keys.at(first + p) + e);
+      load_eight(key, keys.at(first + p) + e);
       for (int j = 0; j < kSize; ++j) sum = fmaf(scratch.query[e + j], key[j], sum);
     }
     for (int distance = kDotLanes / 2; distance > 0; distance /= 2) {
@@ -120,31 +108,29 @@ __device__ inline void weigh_split(Scratch& scratch, Softmax& softmax) {
   for (float& value : softmax.values) value *= before;
 }
 
-/// The splits of this block: worker, worker + kWorkers, …
+/// The splits of this block: worker, worker + workers, …
 template <class T>
 __device__ inline void attend_splits(const Attention& args, std::int64_t positions,
                                      Scratch& scratch, Softmax& softmax) {
   const auto keys = vectors_of<T>(args, 0), values = vectors_of<T>(args, 1);
-  const int packs = static_cast<int>(args.width / kSize), groups = kThreads / packs;
-  const int pack = static_cast<int>(threadIdx.x) % packs,
-            group = static_cast<int>(threadIdx.x) / packs;
-  for (std::int64_t split = blockIdx.x; split * kSplit < positions; split += kWorkers) {
+  const unsigned pack = threadIdx.x % args.packs, group = threadIdx.x / args.packs;
+  for (std::int64_t split = blockIdx.x; split * kSplit < positions; split += args.workers) {
     const std::int64_t first = split * kSplit, left = positions - first;
-    const int count = static_cast<int>(left < kSplit ? left : kSplit);
+    const auto count = static_cast<unsigned>(left < kSplit ? left : kSplit);
     __syncthreads();  // the query is there; the weights of the split before have been used
     score_split(args, keys, first, count, scratch);
     weigh_split(scratch, softmax);
-    if (group >= groups) continue;  // where the packs do not divide the threads
+    if (group >= args.groups) continue;  // where the packs do not divide the threads
 #pragma unroll 4
-    for (int p = group; p < count; p += groups) {
+    for (unsigned p = group; p < count; p += args.groups) {
       float value[kSize];
-      load_values(value, values.at(first + p) + pack * kSize);
+      load_eight(value, values.at(first + p) + pack * kSize);
       for (int j = 0; j < kSize; ++j) {
         softmax.values[j] = fmaf(scratch.scores[p], value[j], softmax.values[j]);
       }
     }
   }
-  if (group >= groups) return;
+  if (group >= args.groups) return;
   for (int j = 0; j < kSize; ++j) {
     scratch.values[group * args.width + pack * kSize + j] = softmax.values[j];
   }
@@ -152,19 +138,19 @@ __device__ inline void attend_splits(const Attention& args, std::int64_t positio
 
 /// [maximum, sum, value [width]] of a worker.
 __device__ inline float* result_of(const Attention& args, std::int64_t worker) {
-  const std::int64_t head = blockIdx.z * args.shape.heads + blockIdx.y;
-  return args.workspace + (head * kWorkers + worker) * (args.width + 2);
+  const std::int64_t head = std::int64_t{blockIdx.z} * args.heads + blockIdx.y;
+  return args.workspace + (head * args.workers + worker) * (args.width + 2);
 }
 
 /// Writes this block's result; whether it was the last of its head.
 __device__ inline bool hand_in(const Attention& args, unsigned workers, Scratch& scratch,
                                const Softmax& softmax) {
-  const int groups = static_cast<int>(kThreads * kSize / args.width);
   float* result = result_of(args, blockIdx.x);
   __syncthreads();
-  for (std::int64_t e = threadIdx.x; e < args.width; e += kThreads) {
+  for (unsigned e = threadIdx.x; e < args.width; e += kThreads) {
     float sum = 0;
-    for (int group = 0; group < groups; ++group) sum += scratch.values[group * args.width + e];
+    for (unsigned group = 0; group < args.groups; ++group)
+      sum += scratch.values[group * args.width + e];
     result[2 + e] = sum;
   }
   if (threadIdx.x == 0) {
@@ -174,7 +160,7 @@ __device__ inline bool hand_in(const Attention& args, unsigned workers, Scratch&
   __threadfence();  // whoever sees the count sees the result
   __syncthreads();
   if (threadIdx.x == 0) {
-    unsigned* counter = args.counters + blockIdx.z * args.shape.heads + blockIdx.y;
+    unsigned* counter = args.counters + blockIdx.z * args.heads + blockIdx.y;
     scratch.last = atomicAdd(counter, 1u) == workers - 1;
     if (scratch.last) *counter = 0;
   }
@@ -194,10 +180,11 @@ __device__ inline void put_together(const Attention& args, unsigned workers, Scr
     scratch.weights[threadIdx.x] = weight / over_warp(weight * sum, Sum());
   }
   __syncthreads();
-  const std::int64_t head_dim = args.shape.head_dim, parts = ceil_div(head_dim, kWarp);
-  for (std::int64_t part = threadIdx.x / kWarp; part < parts; part += kWarps) {
-    const std::int64_t e = part * kWarp + threadIdx.x % kWarp, column = blockIdx.y * head_dim + e;
-    const bool inside = e < head_dim;
+  const unsigned parts = (args.head_dim + kWarp - 1) / kWarp;
+  for (unsigned part = threadIdx.x / kWarp; part < parts; part += kWarps) {
+    const std::int64_t e = part * kWarp + threadIdx.x % kWarp,
+                       column = blockIdx.y * args.head_dim + e;
+    const bool inside = e < args.head_dim;
     const ReaderScales scales = scales_of(args.readers, column, inside);
     float x = 0;
     for (unsigned worker = 0; worker < workers && inside; ++worker) {
@@ -213,22 +200,27 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
   __shared__ Scratch scratch;
   const std::int64_t positions = args.rows[blockIdx.z].position + 1,
                      splits = ceil_div(positions, kSplit);
-  const auto workers = static_cast<unsigned>(splits < kWorkers ? splits : kWorkers);
+  const auto workers = static_cast<unsigned>(splits < args.workers ? splits : args.workers);
   if (blockIdx.x >= workers) return;
-  const std::int64_t head_dim = args.shape.head_dim;
-  const float* query = args.queries + (blockIdx.z * args.shape.heads + blockIdx.y) * head_dim;
-  for (std::int64_t e = threadIdx.x; e < args.width; e += kThreads) {
-    scratch.query[e] = e < head_dim ? query[e] : 0;
+  const float* query =
+      args.queries + (std::int64_t{blockIdx.z} * args.heads + blockIdx.y) * args.head_dim;
+  for (unsigned e = threadIdx.x; e < args.width; e += kThreads) {
+    scratch.query[e] = e < args.head_dim ? query[e] : 0;
   }
   Softmax softmax;
   attend_splits<T>(args, positions, scratch, softmax);
   if (hand_in(args, workers, scratch, softmax)) put_together(args, workers, scratch);
 }
 
+unsigned workers_of(const AttentionShape& shape) {
+  const std::int64_t splits = ceil_div(shape.most_positions, kSplit);
+  return static_cast<unsigned>(splits < kWorkers ? splits : kWorkers);
+}
+
 }  // namespace
 
 std::int64_t attend_workspace(const AttentionShape& shape, std::int64_t tokens) {
-  return tokens * shape.heads * kWorkers * (padded_head(shape.head_dim) + 2);
+  return tokens * shape.heads * workers_of(shape) * (padded_head(shape.head_dim) + 2);
 }
 std::int64_t attend_counters(const AttentionShape& shape, std::int64_t tokens) {
   return tokens * shape.heads;
@@ -240,8 +232,18 @@ void attend(const AttendTokensArgs& args, const Readers& readers, Stream stream)
                      " values, found head_dim " + std::to_string(args.shape.head_dim));
   }
   Attention attention = {};
-  attention.shape = args.shape;
-  attention.width = padded_head(args.shape.head_dim);
+  const AttentionShape& shape = args.shape;
+  const std::int64_t width = padded_head(shape.head_dim);
+  attention.heads = static_cast<unsigned>(shape.heads);
+  attention.head_dim = static_cast<unsigned>(shape.head_dim);
+  attention.group = static_cast<unsigned>(shape.heads / shape.key_value_heads);
+  attention.width = static_cast<unsigned>(width);
+  attention.packs = attention.width / kSize;
+  attention.groups = kThreads / attention.packs;
+  attention.workers = workers_of(shape);
+  attention.part_values = shape.key_value_heads * width;
+  attention.position_values = shape.layers * 2 * attention.part_values;
+  attention.first_value = shape.layer * 2 * attention.part_values;
   attention.rows = args.rows;
   attention.queries = args.queries;
   attention.workspace = args.workspace;
@@ -250,7 +252,7 @@ void attend(const AttendTokensArgs& args, const Readers& readers, Stream stream)
   attention.readers = readers;
   launch("attend",
          args.shape.cache == CacheType::kFp32 ? attend_kernel<float> : attend_kernel<__half>,
-         Grid{kWorkers, args.shape.heads, args.tokens}, kThreads, stream, attention);
+         Grid{attention.workers, args.shape.heads, args.tokens}, kThreads, stream, attention);
 }
 
 }  // namespace fbi::kernels::cuda

@@ -1,15 +1,17 @@
+#include "fbi/core/error.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/readers.cuh"
 
-/// A warp computes 4 rows, 8 columns a lane, so that each x that it loads from the cache serves 4
-/// weights. Bound: memory; the 262 MB of a 7B model's fp16 head take 55 µs at 4.8 TB/s.
+/// Embedding and head. A warp computes 4 rows of the head, 8 columns a lane, so that each x that it
+/// loads from the cache serves 4 weights. Bound: memory; the 262 MB of a 7B model's fp16 head take
+/// 55 µs at 4.8 TB/s.
 namespace fbi::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kRows = 4;  // of a warp
-constexpr int kSize = 8;  // columns of a lane
+constexpr int kRows = 4;       // of a warp
+constexpr int kSize = kEight;  // columns of a lane
 
 struct Dense {
   const std::byte* values;
@@ -20,22 +22,6 @@ struct Dense {
   bool whole;
   float* y;
 };
-
-__device__ inline void load_weights(float (&w)[kSize], const float* source) {
-  float low[4], high[4];
-  load_pack(low, source);
-  load_pack(high, source + 4);
-  for (int j = 0; j < 4; ++j) {
-    w[j] = low[j];
-    w[4 + j] = high[j];
-  }
-}
-template <class T>
-__device__ inline void load_weights(float (&w)[kSize], const T* source) {
-  T pack[kSize];
-  load_pack(pack, source);
-  for (int j = 0; j < kSize; ++j) w[j] = to_float(pack[j]);
-}
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) dense_kernel(Dense args) {
@@ -58,7 +44,7 @@ __global__ void __launch_bounds__(kThreads) dense_kernel(Dense args) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       float w[kSize];
-      load_weights(w, reinterpret_cast<const T*>(rows[r]) + column);
+      load_eight(w, reinterpret_cast<const T*>(rows[r]) + column);
       for (int j = 0; j < 4; ++j) {
         sums[r] = fmaf(w[j], low[j], sums[r]);
         sums[r] = fmaf(w[4 + j], high[j], sums[r]);
@@ -75,6 +61,21 @@ __global__ void __launch_bounds__(kThreads) dense_kernel(Dense args) {
   }
 }
 
+/// A column per thread; blocks of one token.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    embed_kernel(DenseMatrix table, const DecodeRow* rows, float* residual, Readers readers) {
+  const std::int64_t column = std::int64_t{blockIdx.x} * kThreads + threadIdx.x,
+                     part = column / kWarp, token = blockIdx.y;
+  if (part >= readers.parts) return;  // a whole warp
+  const bool inside = column < readers.width;
+  const auto* row =
+      static_cast<const std::byte*>(table.values) + rows[token].id * table.row_stride_bytes;
+  const float x = inside ? to_float(reinterpret_cast<const T*>(row)[column]) : 0;
+  if (inside) residual[token * readers.width + column] = x;
+  publish(readers, scales_of(readers, column, inside), token, part, column, inside, x);
+}
+
 __global__ void __launch_bounds__(kThreads)
     read_kernel(const uint4* memory, std::int64_t count, unsigned* sink) {
   const std::int64_t threads = std::int64_t{gridDim.x} * kThreads;
@@ -89,6 +90,15 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 }  // namespace
+
+void embed(const DenseMatrix& table, const DecodeRow* rows, std::int64_t tokens, float* residual,
+           const Readers& readers, Stream stream) {
+  if (table.storage == Storage::kInt8)
+    throw UsageError("an embedding on a GPU: fp32 or fp16, found int8");
+  launch("embed", table.storage == Storage::kFp32 ? embed_kernel<float> : embed_kernel<__half>,
+         Grid{ceil_div(readers.width, kThreads), tokens}, kThreads, stream, table, rows, residual,
+         readers);
+}
 
 void multiply_dense(const DenseMatrix& w, const ProductInput& input, std::int64_t tokens, float* y,
                     Stream stream) {
@@ -108,9 +118,10 @@ void multiply_dense(const DenseMatrix& w, const ProductInput& input, std::int64_
 }
 
 void read_all(const void* memory, std::int64_t bytes, unsigned* sink, Stream stream) {
-  constexpr std::int64_t kBlocks = 132 * 8;
-  launch("read_all", read_kernel, Grid{kBlocks}, kThreads, stream,
-         static_cast<const uint4*>(memory), bytes / 16, sink);
+  constexpr std::int64_t kMostBlocks = 132 * 8;
+  const std::int64_t blocks = ceil_div(bytes, 16 * kThreads);
+  launch("read_all", read_kernel, Grid{blocks < kMostBlocks ? blocks : kMostBlocks}, kThreads,
+         stream, static_cast<const uint4*>(memory), bytes / 16, sink);
 }
 
 }  // namespace fbi::kernels::cuda

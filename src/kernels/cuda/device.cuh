@@ -96,6 +96,24 @@ __device__ inline void store(T* target, const float (&x)[size], std::int64_t n, 
   }
 }
 
+/// Eight elements that lie aligned to 16 bytes, or to 8 where each is one byte.
+constexpr int kEight = 8;
+template <class T>
+__device__ inline void load_eight(float (&x)[kEight], const T* source) {
+  T pack[kEight];
+  load_pack(pack, source);
+  for (int j = 0; j < kEight; ++j) x[j] = to_float(pack[j]);
+}
+__device__ inline void load_eight(float (&x)[kEight], const float* source) {
+  float low[4], high[4];
+  load_pack(low, source);
+  load_pack(high, source + 4);
+  for (int j = 0; j < 4; ++j) {
+    x[j] = low[j];
+    x[4 + j] = high[j];
+  }
+}
+
 struct Sum {
   template <class T>
   __device__ T operator()(T a, T b) const {

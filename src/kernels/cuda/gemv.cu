@@ -13,9 +13,10 @@
 /// from the L2 cache; shared memory takes 32 accesses for the look-ups and 16 for the tables, 85
 /// weights per clock and multiprocessor; and some 190 instructions are issued, 4 per clock. On 132
 /// multiprocessors at 1.7 GHz the 6.5 billion weights of the 7B model then take 0.34 ms, against
-/// 0.17 ms for reading their 0.81 GB at 4.8 TB/s, and about as long as twice that takes from the
-/// L2 cache. A select and an addition per weight would take 0.7 to 0.9 ms. What comes on top are
-/// the starts and ends of 160 launches, which a graph makes 1 to 2 µs each.
+/// 0.17 ms for reading their 0.81 GB at 4.8 TB/s and 0.3 ms for signs and inputs from an L2 cache of
+/// 5.5 TB/s. A select and an addition per weight would take 0.7 to 0.9 ms. The head adds 0.06 ms,
+/// and 162 launches 0.2 to 0.3 ms if each start and end in a graph takes 1 to 2 µs. Nothing of this
+/// is measured.
 namespace fbi::kernels::cuda {
 namespace {
 
@@ -26,19 +27,20 @@ constexpr int kGroups = kChunk / kGroup;
 constexpr int kEntries = 1 << kGroup;
 constexpr int kTableStride =
     kEntries + 4;  // so that the lanes' tables begin in different banks when they are written
-constexpr int kThreads = 256;  // of repacking and publishing
+constexpr int kThreads = 256;  // of repacking
 
 // ---- signs in the kernels' order
 
-/// The row of the matrix at a place of the repacked one.
-__device__ inline std::int64_t source_row(std::int64_t row, std::int64_t head_dim) {
+/// The row of the matrix at a place of the repacked one. In 32 bits, as all of the kernels that a
+/// device divides: 64 take it hundreds of clocks.
+__device__ inline unsigned source_row(unsigned row, unsigned head_dim) {
   if (head_dim == 0) return row;
-  const std::int64_t within = row % head_dim;
+  const unsigned within = row % head_dim;
   return row - within + within / 2 + within % 2 * (head_dim / 2);
 }
 
 __global__ void __launch_bounds__(kThreads)
-    repack_kernel(const std::uint8_t* bits, MatrixShape shape, std::int64_t head_dim,
+    repack_kernel(const std::uint8_t* bits, MatrixShape shape, unsigned head_dim,
                   std::int64_t chunks, std::uint8_t* words) {
   constexpr int kBytes = kChunk / 8;
   const std::int64_t place = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;  // of a byte
@@ -47,7 +49,10 @@ __global__ void __launch_bounds__(kThreads)
                      byte = chunk * kBytes + place % kBytes;
   if (row >= ceil_div(shape.rows, kWarp) * kWarp) return;
   const bool inside = row < shape.rows && byte < row_bytes(shape.columns);
-  words[place] = inside ? bits[source_row(row, head_dim) * row_bytes(shape.columns) + byte] : 0;
+  words[place] =
+      inside
+          ? bits[source_row(static_cast<unsigned>(row), head_dim) * row_bytes(shape.columns) + byte]
+          : 0;
 }
 
 // ---- the product
@@ -58,7 +63,7 @@ struct Product {
   const float* beta;
   std::int64_t row_stride;
   MatrixShape shape;
-  std::int64_t head_dim;  ///< that it was repacked with
+  unsigned head_dim;  ///< that it was repacked with
   std::int64_t chunks;
   ProductInput input;
   bool whole;  ///< the input can be moved in packs
@@ -132,7 +137,7 @@ __device__ inline float multiply_rows(const Product& w, std::int64_t row_block, 
   for (unsigned k = 1; k < warps; ++k) sum += scratch.row_sums[k][lane];
   const std::int64_t row = row_block * kWarp + lane;
   if (w.alpha && row < w.shape.rows) {
-    const std::int64_t scale = source_row(row, w.head_dim) * w.row_stride;
+    const std::int64_t scale = source_row(static_cast<unsigned>(row), w.head_dim) * w.row_stride;
     sum = fmaf(w.alpha[scale], sum, w.beta[scale] * input.sum);
   } else {
     sum += input.sum;
@@ -141,15 +146,6 @@ __device__ inline float multiply_rows(const Product& w, std::int64_t row_block, 
 }
 
 // ---- what becomes of it
-
-__global__ void __launch_bounds__(kThreads) publish_kernel(const float* x, Readers readers) {
-  const std::int64_t column = std::int64_t{blockIdx.x} * kThreads + threadIdx.x,
-                     part = column / kWarp, token = blockIdx.y;
-  if (part >= readers.parts) return;
-  const bool inside = column < readers.width;
-  publish(readers, scales_of(readers, column, inside), token, part, column, inside,
-          inside ? x[token * readers.width + column] : 0);
-}
 
 __global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
     multiply_add_kernel(Product w, float* residual, Readers readers) {
@@ -184,53 +180,53 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
 
 struct Projection {
   Product product[3];  ///< q, k, v
-  std::int64_t blocks[3];
-  AttentionShape shape;
-  std::int64_t cache_width;  ///< of a head
+  unsigned blocks[3];
+  CacheType cache;
+  unsigned head_dim, cache_width;             ///< of a head, without and with padding
+  std::int64_t position_values, first_value;  ///< in a cache: of a position, of the layer in it
+  std::int64_t part_values;                   ///< of the keys of a layer
   const DecodeRow* rows;
   const float* angles;
   float* queries;
 };
 
 /// The two elements of a pair are in neighbouring lanes.
-__device__ inline float rotated(const Projection& args, std::int64_t token, std::int64_t row,
-                                float x) {
-  const std::int64_t within = row % args.shape.head_dim, half = args.shape.head_dim / 2;
+__device__ inline float rotated(const Projection& args, std::int64_t token, unsigned row, float x) {
+  const unsigned within = row % args.head_dim, pair = within / 2;
   const float other = __shfl_xor_sync(kAllLanes, x, 1);
-  const float* angles = args.angles + token * args.shape.head_dim;
-  const float cos = angles[within / 2], sin = angles[half + within / 2];
+  const float* angles = args.angles + token * args.head_dim;
+  const float cos = angles[pair], sin = angles[args.head_dim / 2 + pair];
   return within % 2 == 0 ? x * cos - other * sin : x * cos + other * sin;
 }
 
 /// `part`: 0 for a key, 1 for a value; `element` counts over the heads.
 template <class T>
 __device__ inline void store_in_cache(const Projection& args, std::int64_t token, int part,
-                                      std::int64_t element, float x) {
-  const AttentionShape& shape = args.shape;
+                                      unsigned element, float x) {
   const DecodeRow place = args.rows[token];
-  const std::int64_t vector = (place.position * shape.layers + shape.layer) * 2 + part;
-  const std::int64_t head = element / shape.head_dim;
-  T* heads = reinterpret_cast<T*>(place.cache) + vector * shape.key_value_heads * args.cache_width;
-  heads[head * args.cache_width + element % shape.head_dim] = rounded<T>(x);
+  const unsigned head = element / args.head_dim, within = element % args.head_dim;
+  reinterpret_cast<T*>(place.cache)[place.position * args.position_values + args.first_value +
+                                    part * args.part_values + head * args.cache_width + within] =
+      rounded<T>(x);
 }
 
 __global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
     project_kernel(const __grid_constant__ Projection args) {
   __shared__ Scratch scratch;
-  std::int64_t block = blockIdx.x;
+  unsigned block = blockIdx.x;
   int n = 0;
   for (; n < 2 && block >= args.blocks[n]; ++n) block -= args.blocks[n];
   const Product& w = n == 0 ? args.product[0] : n == 1 ? args.product[1] : args.product[2];
   const std::int64_t token = blockIdx.y;
   float x = multiply_rows(w, block, token, scratch);
   if (threadIdx.x >= kWarp) return;
-  const std::int64_t row = block * kWarp + threadIdx.x;
+  const unsigned row = block * kWarp + threadIdx.x;
   if (n < 2) x = rotated(args, token, row, x);
   if (row >= w.shape.rows) return;
-  const std::int64_t element = source_row(row, w.head_dim);
+  const unsigned element = source_row(row, w.head_dim);
   if (n == 0) {
     args.queries[token * w.shape.rows + element] = x;
-  } else if (args.shape.cache == CacheType::kFp32) {
+  } else if (args.cache == CacheType::kFp32) {
     store_in_cache<float>(args, token, n - 1, element, x);
   } else {
     store_in_cache<__half>(args, token, n - 1, element, x);
@@ -245,7 +241,7 @@ Product product_of(const RepackedMatrix& w, const ProductInput& input, std::int6
           per_column ? nullptr : w.beta,
           w.strides.row,
           w.shape,
-          head_dim,
+          static_cast<unsigned>(head_dim),
           ceil_div(w.shape.columns, kChunk),
           input,
           w.shape.columns % kGroup == 0 && aligned_to(input.scaled, 16)};
@@ -264,17 +260,12 @@ std::int64_t repacked_bytes(MatrixShape shape) {
 void repack_signs(const std::uint8_t* bits, MatrixShape shape, std::int64_t head_dim, void* words,
                   Stream stream) {
   launch("repack_signs", repack_kernel, Grid{ceil_div(repacked_bytes(shape), kThreads)}, kThreads,
-         stream, bits, shape, head_dim, ceil_div(shape.columns, kChunk),
+         stream, bits, shape, static_cast<unsigned>(head_dim), ceil_div(shape.columns, kChunk),
          static_cast<std::uint8_t*>(words));
 }
 
 std::int64_t reader_parts(std::int64_t heads, std::int64_t head_dim) {
   return heads * ceil_div(head_dim, kWarp);
-}
-
-void publish(const float* x, std::int64_t tokens, const Readers& readers, Stream stream) {
-  launch("publish", publish_kernel, Grid{ceil_div(readers.width, kThreads), tokens}, kThreads,
-         stream, x, readers);
 }
 
 void multiply_add(const RepackedMatrix& w, const ProductInput& input, std::int64_t tokens,
@@ -299,11 +290,16 @@ void project(const ProjectArgs& args, Stream stream) {
   std::int64_t blocks = 0;
   for (int n = 0; n < 3; ++n) {
     projection.product[n] = product_of(*matrices[n], *inputs[n], n < 2 ? args.shape.head_dim : 0);
-    projection.blocks[n] = ceil_div(matrices[n]->shape.rows, kWarp);
+    projection.blocks[n] = static_cast<unsigned>(ceil_div(matrices[n]->shape.rows, kWarp));
     blocks += projection.blocks[n];
   }
-  projection.shape = args.shape;
-  projection.cache_width = padded_head(args.shape.head_dim);
+  const AttentionShape& shape = args.shape;
+  projection.cache = shape.cache;
+  projection.head_dim = static_cast<unsigned>(shape.head_dim);
+  projection.cache_width = static_cast<unsigned>(padded_head(shape.head_dim));
+  projection.part_values = shape.key_value_heads * padded_head(shape.head_dim);
+  projection.position_values = shape.layers * 2 * projection.part_values;
+  projection.first_value = shape.layer * 2 * projection.part_values;
   projection.rows = args.rows;
   projection.angles = args.angles;
   projection.queries = args.queries;

@@ -1,4 +1,4 @@
-#include "cli/runtime/bandwidth.h"
+#include "infer/bandwidth.h"
 
 #include <algorithm>
 #include <atomic>
@@ -7,7 +7,7 @@
 
 #include "fbi/kernels/aligned_memory.h"
 
-namespace fbi::cli::runtime {
+namespace fbi::infer {
 namespace {
 
 constexpr std::int64_t kLine = 8;  // 64-bit words
@@ -25,10 +25,11 @@ std::uint64_t read_lines(const std::uint64_t* words, std::int64_t begin, std::in
 
 double read_bandwidth(std::uint64_t bytes, ParallelFor& parallel) {
   using Clock = std::chrono::steady_clock;
-  const auto lines = static_cast<std::int64_t>(std::max<std::uint64_t>(bytes, 1 << 20) / (8 * kLine));
+  const auto lines =
+      static_cast<std::int64_t>(std::max<std::uint64_t>(bytes, 1 << 20) / (8 * kLine));
   kernels::AlignedMemory memory(static_cast<std::size_t>(lines * kLine * 8));
   std::memset(memory.data(), 1, memory.size());  // untouched pages would all be one
-  std::atomic<std::uint64_t> sink = 0;  // the reads must not be optimized away
+  std::atomic<std::uint64_t> sink = 0;           // the reads must not be optimized away
   double best = 0;
   const auto start = Clock::now();
   for (int pass = 0; pass < 5 || Clock::now() - start < std::chrono::milliseconds(200); ++pass) {
@@ -42,4 +43,4 @@ double read_bandwidth(std::uint64_t bytes, ParallelFor& parallel) {
   return best;
 }
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::infer

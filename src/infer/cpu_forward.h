@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "infer/forward.h"
+#include "infer/key_value_cache.h"
+#include "infer/packed_weights.h"
+#include "infer/rotary.h"
+#include "infer/team.h"
+
+namespace fbi::infer {
+
+/// Forward on the processor: all members of the team run one function in step. Its batches have as
+/// many rows as keep their tables in the second-level cache.
+class CpuForward final : public Forward {
+ public:
+  CpuForward(std::unique_ptr<ModelParts> parts, const PackedOptions& options, Team& team);
+
+  std::unique_ptr<SequenceCache> new_cache() override;
+  void run(std::span<const TokenRow> rows) override;
+  void logits(std::int64_t first, std::int64_t count, float* out) override;
+  double read_bandwidth(std::uint64_t bytes) override;
+
+ private:
+  /// A product on its way: where its table is and its result goes.
+  struct Item {
+    const kernels::BinaryLinear* linear;
+    float* out;
+    std::int64_t stride;
+    std::byte* tables;
+  };
+
+  void place_scratch();
+  void layer(const Member& member, std::int64_t index);
+  void attention(const Member& member, std::int64_t index);
+  void store_keys_and_values(const Member& member, std::int64_t index);
+  void attend(const Member& member, std::int64_t index);
+  void norm(const Member& member, const std::vector<float>& weight);
+  void prepare(const Member& member, const Item& item, const float* x, std::int64_t x_stride);
+  void add_to_residual(const Member& member, const Item& item);
+  Item item(const kernels::BinaryLinear& linear, float* out, int table);
+
+  PackedWeights weights_;
+  const config::ModelConfig& model_;
+  Team& team_;
+  kernels::CacheType cache_type_;
+  Rotary rotary_;
+  std::int64_t head_width_, hidden_width_;
+  std::span<const TokenRow> rows_;
+
+  kernels::AlignedMemory memory_, tables_;
+  std::int64_t table_stride_ = 0;
+  std::vector<kernels::AlignedMemory> scores_;  // one per member
+  // [kMaxRows, …] each
+  float *residual_, *hidden_, *queries_, *keys_, *values_, *rotated_, *mixed_, *gate_, *up_,
+      *product_, *angles_;
+};
+
+}  // namespace fbi::infer
