@@ -94,6 +94,16 @@ at::Tensor Teacher::hidden_states(const at::Tensor& ids) {
   return model_->forward_stage(model_->stage_count() - 1, x, table);
 }
 
+std::vector<at::Tensor> Teacher::tensors() const {
+  std::vector<at::Tensor> out;
+  for (const auto* slot : model_->slots())
+    for (const auto& tensor : {slot->value, slot->bits, slot->alpha, slot->beta})
+      if (tensor.defined()) out.push_back(tensor);
+  for (const auto& layer : own_rows_) out.insert(out.end(), layer.begin(), layer.end());
+  for (const auto& buffer : whole_) out.insert(out.end(), buffer.begin(), buffer.end());
+  return out;
+}
+
 std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
                                       const config::TrainConfig& train, distributed::Communicator& communicator, bool shard) {
   const auto folder = nn::open_model_folder(teacher.path);

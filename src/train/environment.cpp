@@ -7,6 +7,7 @@
 #include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "fbi/config/model_size.h"
 #include "fbi/core/file.h"
 #include "fbi/core/system.h"
 #include "fbi/core/version.h"
@@ -39,6 +40,7 @@ std::string environment_json(const config::RunConfig& config, const std::string&
       {"kernels", kernels::level_name(kernels::chosen_level())},
       {"device", config.train.device},
       {"threads", at::get_num_threads()},
+      {"parameters", config::parameter_counts(config.model).total()},
       {"host", host_name()},
       {"pid", process_id()},
       {"started", utc_now()},

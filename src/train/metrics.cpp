@@ -12,7 +12,6 @@
 
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
-#include "fbi/core/system.h"
 
 namespace fbi::train {
 namespace {
@@ -58,8 +57,11 @@ std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConf
   line["flops_per_second"] = number(std::round(pace.flops_per_second));
   line["recompute_flops_per_second"] = number(std::round(pace.recompute_flops_per_second));
   line["matrix_share"] = pace.matrix_share > 0 ? Json(pace.matrix_share) : Json(nullptr);
-  line["peak_memory_bytes"] = peak_resident_bytes();
-  if (pace.peak_device_bytes > 0) line["peak_device_memory_bytes"] = pace.peak_device_bytes;
+  line["peak_memory_bytes"] = pace.memory.peak_bytes;
+  if (pace.memory.peak_device_bytes > 0) line["peak_device_memory_bytes"] = pace.memory.peak_device_bytes;
+  Json memory = Json::object();
+  for (const auto& [name, bytes] : pace.memory.parts()) memory[std::string(name)] = bytes;
+  line["memory_bytes"] = std::move(memory);
   return line.dump();
 }
 

@@ -30,6 +30,8 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
+constexpr std::int64_t kFirstSteps = 2;  // all that a step takes is resident once an update has written to it
+
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// Identity fields must be those of the saved run, except the ones that the user allows by name.
@@ -74,6 +76,7 @@ class TrainingRun {
         communicator_(communicator),
         observer_(observer),
         folder_(std::move(folder)),
+        memory_{0, 0, static_cast<std::int64_t>(resident_bytes()), {}},
         evaluation_(config, communicator),
         session_((open_saved_state(), config), communicator),
         pace_(config, session_.student(), session_.teacher(), communicator.size()) {
@@ -92,6 +95,7 @@ class TrainingRun {
  private:
   RunOutcome train() {
     begin();
+    memory_.held = session_.held_memory();
     observer_.on_start(config_, state().step);
     while (state().step < config_.train.steps) {
       step();
@@ -103,6 +107,7 @@ class TrainingRun {
     if (last_saved_step_ != state().step) save();
     write_trace();
     observer_.on_end();
+    log::debug(memory_.text());
     log::info("finished: ", state().step, " steps, ", state().tokens, " tokens; ", state().skipped, " steps skipped");
     return RunOutcome::kFinished;
   }
@@ -152,8 +157,8 @@ class TrainingRun {
     auto metrics = session_.trainer().step();
     const PhaseSeconds phases = timeline().take_seconds();
     Pace pace = pace_.add(seconds_since(start), process_cpu_seconds() - cpu_start, phases, config_.train.steps - metrics.step);
-    pace.peak_device_bytes = ops::peak_device_bytes(communicator_.device());
     ++steps_done_;
+    pace.memory = measure_memory();
     if (evaluation_.due(metrics.step)) evaluate(metrics);
     if (metrics_) metrics_->append(metrics_line(metrics, config_.objective, pace));
     observer_.on_step(metrics, pace);
@@ -162,6 +167,13 @@ class TrainingRun {
       touched_ = Clock::now();
     }
     if (state().skipped_in_row >= config_.train.max_skipped_in_row) diverged();
+  }
+
+  const MemoryUse& measure_memory() {
+    memory_.peak_bytes = static_cast<std::int64_t>(peak_resident_bytes());
+    memory_.peak_device_bytes = ops::peak_device_bytes(communicator_.device());
+    if (steps_done_ == kFirstSteps) log::debug(memory_.text());
+    return memory_;
   }
 
   void evaluate(StepMetrics& metrics) {
@@ -228,6 +240,7 @@ class TrainingRun {
     if (last_saved_step_ != state().step) save();
     write_trace();
     observer_.on_end();
+    log::debug(memory_.text());
     const int signal = stop_requested();
     log::info("stopped by ", signal ? concat("signal ", signal) : std::string("a signal to another rank"), " at step ", state().step, "; run again with --resume auto to continue");
     return state().step < config_.train.steps ? RunOutcome::kStopped : RunOutcome::kFinished;
@@ -238,6 +251,7 @@ class TrainingRun {
   distributed::Communicator& communicator_;
   RunObserver& observer_;
   RunFolder folder_;
+  MemoryUse memory_;  // before all that it measures
   std::optional<log::FileSink> log_file_;      // rank 0
   std::unique_ptr<formats::CheckpointReader> checkpoint_;  // set by open_saved_state(), until begin() has read it
   RunEvaluation evaluation_;

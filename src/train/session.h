@@ -10,6 +10,7 @@
 #include "fbi/formats/checkpoint_reader.h"
 #include "fbi/nn/llama.h"
 #include "fbi/optim/adamw.h"
+#include "fbi/train/memory_use.h"
 #include "fbi/train/trainer.h"
 
 namespace fbi::train {
@@ -28,6 +29,7 @@ class Session {
 
   Trainer& trainer() { return *trainer_; }
   nn::LlamaForCausalLM& student() { return *student_; }
+  MemoryByKind held_memory() const { return train::held_memory(*optimizer_, teacher_.get()); }
   /// Null without distillation.
   const nn::LlamaForCausalLM* teacher() { return teacher_ ? &teacher_->model() : nullptr; }
 

@@ -11,6 +11,7 @@
 #include "fbi/nn/weights.h"
 #include "fbi/ops/parallel.h"
 #include "fbi/train/estimate.h"
+#include "fbi/train/memory_use.h"
 #include "fbi/train/trainer.h"
 #include "train/counting_allocator.h"
 
@@ -172,6 +173,7 @@ class SmallRun {
     if (teacher_) teacher = plan_teacher(small_teacher(), {}, "bf16", Processor::kCpu);
     return estimate(config_, teacher, communicator_.size(), Processor::kCpu);
   }
+  MemoryByKind held() const { return held_memory(*optimizer_, teacher_.get()); }
   const std::map<MemoryKind, std::int64_t>& constant() const { return constant_; }
   const std::map<std::string, std::int64_t>& peaks() const { return peaks_; }
   const distributed::Traffic& traffic() const { return communicator_.traffic(); }
@@ -240,6 +242,20 @@ TEST_P(EstimateAgainstARun, ConstantMemory) {
     const double slack = 64 + (GetParam().ranks == 3 ? 0.005 * static_cast<double>(measured) : 0);
     EXPECT_NEAR(static_cast<double>(estimated.memory.constant[kind]), static_cast<double>(measured), slack)
         << to_string(static_cast<MemoryKind>(kind));
+  }
+}
+
+/// What a run says of its own tensors: as the allocator counted them, and as estimated.
+TEST_P(EstimateAgainstARun, HeldTensorsByKind) {
+  const SmallRun run(GetParam());
+  const auto estimated = run.estimated().memory.constant;
+  const auto held = run.held();
+  for (std::size_t i = 0; i < kMemoryKinds; ++i) {
+    const auto kind = static_cast<MemoryKind>(i);
+    const auto counted = run.constant().find(kind);
+    const auto bytes = static_cast<double>(held[i]);
+    EXPECT_NEAR(bytes, counted == run.constant().end() ? 0.0 : static_cast<double>(counted->second), 64) << to_string(kind);
+    EXPECT_NEAR(bytes, static_cast<double>(estimated[i]), GetParam().ranks == 3 ? 0.005 * bytes : 0.0) << to_string(kind);
   }
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fbi/config/load.h"
+#include "fbi/core/file.h"
 #include "fbi/train/estimate.h"
 #include "fbi/train/timeline.h"
 #include "train/matrix_rate.h"
@@ -186,6 +187,45 @@ TEST(Meters, AreInEveryLineOfMetrics) {
     EXPECT_TRUE(line.at("matrix_share").is_null());
   }
   EXPECT_EQ(lines, 3);
+}
+
+TEST(Meters, PeakMemoryIsSortedByKind) {
+  TinyRuns runs;
+  config::RunConfig config = runs.config("kd");
+  config.train.steps = 3;
+  config.optimizer.warmup_steps = 1;
+  runs.run(config, "run");
+  config::resolve(config, 1);
+  const auto expected = estimate(config, stored_teacher(config, Processor::kCpu), 1, Processor::kCpu).memory.constant;
+  std::ifstream metrics(runs.path("run") / "metrics.jsonl");
+  for (std::string text; std::getline(metrics, text);) {
+    const auto line = nlohmann::json::parse(text);
+    const auto& memory = line.at("memory_bytes");
+    std::int64_t sum = 0;
+    for (const auto& part : memory) sum += part.get<std::int64_t>();
+    EXPECT_EQ(sum, line.at("peak_memory_bytes").get<std::int64_t>());
+    EXPECT_GT(memory.at("program"), 0);
+    for (const MemoryKind kind : {MemoryKind::kLatent, MemoryKind::kMoments, MemoryKind::kBits, MemoryKind::kValues,
+                                  MemoryKind::kGradients, MemoryKind::kTeacher})
+      EXPECT_EQ(memory.at(std::string(to_string(kind))), expected[static_cast<std::size_t>(kind)]) << to_string(kind);
+  }
+  const std::string log = read_file(runs.path("run") / "train.log");
+  std::size_t reports = 0;
+  for (auto at = log.find("memory at most "); at != std::string::npos; at = log.find("memory at most ", at + 1)) ++reports;
+  EXPECT_EQ(reports, 2u);  // after the first steps, and at the end
+}
+
+TEST(MemoryUse, PartsMakeUpThePeakOfTheDevice) {
+  MemoryUse use;
+  use.peak_bytes = 9'000;
+  use.program_bytes = 3'000;
+  use.held[static_cast<std::size_t>(MemoryKind::kBits)] = 100;
+  use.held[static_cast<std::size_t>(MemoryKind::kTeacher)] = 1'900;
+  EXPECT_EQ(use.text(), "memory at most 9.0 KB: bits 100 B, teacher 1.9 KB, program 3.0 KB, rest 4.0 KB");
+  use.peak_device_bytes = 2'500;
+  EXPECT_EQ(use.text(), "memory at most 2.5 KB: bits 100 B, teacher 1.9 KB, rest 500 B");
+  use.peak_device_bytes = 1'500;
+  EXPECT_EQ(use.parts().back().second, 0);
 }
 
 TEST(Meters, LongRunsMeasureWhatTheirProductsCouldDo) {

@@ -24,6 +24,8 @@ class Teacher {
   nn::LlamaForCausalLM& model() { return *model_; }
   /// After the final norm, fp32 [B, S, D] for ids int64 [B, S]. Collective when spread.
   at::Tensor hidden_states(const at::Tensor& ids);
+  /// All weights that it holds on this rank; some more than once.
+  std::vector<at::Tensor> tensors() const;
 
  private:
   distributed::RowGather start_gathering(std::size_t layer, int buffer);

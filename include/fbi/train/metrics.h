@@ -4,12 +4,13 @@
 #include <string>
 
 #include "fbi/config/run_config.h"
+#include "fbi/train/memory_use.h"
 #include "fbi/train/step_metrics.h"
 #include "fbi/train/timeline.h"
 
 namespace fbi::train {
 
-/// How fast the run is going, by the clock; never part of the arithmetic. Operations are those of TokenFlops, of this rank's tokens.
+/// How fast the run is going, by the clock, and what it takes; never part of the arithmetic. Operations are those of TokenFlops, of this rank's tokens.
 struct Pace {
   double step_seconds = 0;       ///< duration of this step
   double cpu_seconds = 0;        ///< processor time of this process in it, all threads
@@ -21,7 +22,7 @@ struct Pace {
   /// MFU against what was measured: the time that the operations of flops_per_second would take at the measured rates of matrix products
   /// in their types, over step_seconds. 0: not measured.
   double matrix_share = 0;
-  std::int64_t peak_device_bytes = 0;  ///< ops::peak_device_bytes
+  MemoryUse memory;
 };
 
 /// One line of metrics.jsonl: JSON with numbers that round-trip. Losses that the objective does not use are null, as are
