@@ -3,6 +3,9 @@
 costs each of them and the ratios. Started by scripts/bench_training.sh and, with --device cuda, by scripts/gpu_check.sh. On a GPU
 both compute in bf16, memory is what tensors hold on it at most, and both keep all activations or, where the case says so, the
 input of each layer.
+
+With --scaling ours alone over four model sizes and, at one size, four token counts per step: what a token costs. With
+--binarization ours alone, binarized and dense in turn: what the one bit costs.
 """
 
 import argparse
@@ -49,25 +52,50 @@ GPU_CASES = {
 ALL_CASES = {"cpu": CASES, "cuda": GPU_CASES}
 
 
+def scaling_case(student, micro_batch, micro_steps, steps):
+    """Distillation from a teacher of the student's own shape."""
+    return dict(student=student, teacher=student, seq_len=512, micro_batch=micro_batch, micro_steps=micro_steps, steps=steps,
+                ours=["train.loss_chunk_tokens=256"])
+
+
+# The first four differ in size alone, those from 512x8 on in tokens per step alone.
+MIDDLE = shape(512, 8, 8, 1376, 32000, 512)
+SCALING_CASES = {
+    "256x6": scaling_case(shape(256, 6, 4, 688, 32000, 512), 2, 1, 12),
+    "512x8": scaling_case(MIDDLE, 2, 1, 6),
+    "768x12": scaling_case(M, 2, 1, 4),
+    "1024x16": scaling_case(M_TEACHER, 2, 1, 4),
+    "512x8-512": scaling_case(MIDDLE, 1, 1, 8),
+    "512x8-2048": scaling_case(MIDDLE, 2, 2, 5),
+    "512x8-4096": scaling_case(MIDDLE, 2, 4, 4),
+}
+
+MICRO_STEPS = 10  # of --binarization: what a step does once is spread over them
+BINARIZATION = {"dense": ["model.binarize=none"],
+                "binarized, products dense": ["model.binarize=column", "train.sign_products=dense"],
+                "binarized, default": ["model.binarize=column"]}
+
+
 def device_options(device):
     """What the baseline is told of the device."""
     return ["--device", "cuda", "--bf16"] if device == "cuda" else []
 
 
-def prepare(name, case, folder, options):
-    """Data and teacher, once."""
+def prepare(case, folder, options):
+    """Data and teacher, once for all cases that share them."""
     python, program = options.python, options.program
-    lines = folder / f"{name}.jsonl"
     vocab, length = case["student"]["vocab_size"], case["seq_len"] + 1
+    data_name = f"{vocab}-{case['seq_len']}"
+    lines = folder / f"{data_name}.jsonl"
     if not lines.exists():
         numbers = random.Random(1)
         text = "".join(json.dumps({"token_ids": [numbers.randrange(3, vocab) for _ in range(length)]}) + "\n" for _ in range(64))
         lines.write_text(text)
-    data = folder / f"{name}-data"
+    data = folder / f"{data_name}-data"
     if not data.exists():
         run([program, "prepare", "--input", lines, "--vocab-size", vocab, "--seq-len", case["seq_len"],
              "--out", data])
-    teacher = folder / f"{name}-teacher"
+    teacher = folder / "-".join(["teacher", options.device, *(str(number) for number in case["teacher"].values())])
     if not teacher.exists():
         run([python, BASELINE, "--teacher", json.dumps(case["teacher"]), "--write-teacher", teacher, *device_options(options.device)])
     return lines, data, teacher
@@ -81,7 +109,7 @@ def run(command, **options):
     return result.stdout
 
 
-def run_ours(case, data, teacher, folder, options):
+def run_ours(case, data, teacher, folder, options, changes=()):
     run_dir = folder / "run"
     run(["rm", "-rf", run_dir])
     batch = case["micro_batch"] * case["micro_steps"]
@@ -92,20 +120,24 @@ def run_ours(case, data, teacher, folder, options):
         "objective": {"next_token": 0, "distill": 1},
         "optimizer": {"warmup_steps": 0},
         "train": {"seq_len": case["seq_len"], "global_batch": batch, "micro_batch": case["micro_batch"],
-                  "steps": options.steps, "threads": options.threads, "device": options.device,
+                  "steps": case.get("steps", options.steps), "threads": options.threads, "device": options.device,
                   "precision": "bf16" if options.device == "cuda" else "fp32"},
         "checkpoint": {"every_steps": 0},
     }
     path = folder / "config.json"
     path.write_text(json.dumps(config))
     command = [options.program, "train", "--config", path, "--run-dir", run_dir]
-    for change in case["ours"]:
+    for change in [*case["ours"], *changes]:
         command += ["--set", change]
     run(command)
     steps = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    environment = json.loads((run_dir / "environment.json").read_text())
     run(["rm", "-rf", run_dir])
     peak = steps[-1]["peak_device_memory_bytes" if options.device == "cuda" else "peak_memory_bytes"]
-    return {key: [step[key] for step in steps[options.warmup:]] for key in ("step_seconds", "cpu_seconds")} | {"peak_memory_bytes": peak}
+    by_step = ("step_seconds", "cpu_seconds", "flops_per_second", "matrix_share")
+    return {key: [step[key] for step in steps[options.warmup:]] for key in by_step} | {
+        "peak_memory_bytes": peak, "memory_bytes": steps[-1]["memory_bytes"], "parameters": environment["parameters"],
+        "matrix_flops_per_second": environment.get("matrix_flops_per_second")}
 
 
 def run_baseline(case, lines, options, python):
@@ -121,8 +153,12 @@ def summary(rounds):
     return steps | {"peak_memory_bytes": max(one["peak_memory_bytes"] for one in rounds)}
 
 
+def tokens_per_step(case):
+    return case["seq_len"] * case["micro_batch"] * case["micro_steps"]
+
+
 def report(name, case, ours, baseline):
-    tokens = case["seq_len"] * case["micro_batch"] * case["micro_steps"]
+    tokens = tokens_per_step(case)
     print(f"\n{name}: {tokens} tokens per step, {', '.join(case['ours']) or 'default settings'}")
     print(f"  {'':24}{'tokens/s':>10}{'CPU s/step':>12}{'peak GB':>9}")
     for title, row in (("ours", ours), ("PyTorch baseline", baseline)):
@@ -139,10 +175,68 @@ def report(name, case, ours, baseline):
     return {"case": name, "tokens_per_step": tokens, "ours": ours, "baseline": baseline, "ratios": ratios}
 
 
+def compare(cases, options):
+    """Ours and the baseline in turn."""
+    results = []
+    for name, case in cases.items():
+        lines, data, teacher = prepare(case, options.work, options)
+        ours, baseline = [], []
+        for number in range(options.rounds):
+            print(f"{name}: round {number + 1} of {options.rounds}", file=sys.stderr)
+            ours.append(run_ours(case, data, teacher, options.work, options))
+            baseline.append(run_baseline(case, lines, options, options.python))
+        results.append(report(name, case, summary(ours), summary(baseline)) | {"memory_bytes": ours[-1]["memory_bytes"]})
+    return results
+
+
+def measure_scaling(cases, options):
+    """What a token costs, by size of the model and tokens per step. Operations are those that the run itself reports."""
+    print(f"{'':12}{'parameters':>12}{'tokens/step':>12}{'GFLOP/token':>12}{'ms/token':>10}{'GFLOP/s':>9}{'share':>7}"
+          "  of the measured rate of matrix products")
+    results = []
+    for name, case in cases.items():
+        _, data, teacher = prepare(case, options.work, options)
+        run_figures = run_ours(case, data, teacher, options.work, options)
+        middle = {key: statistics.median(run_figures[key]) for key in ("step_seconds", "flops_per_second", "matrix_share")}
+        tokens = tokens_per_step(case)
+        # One and the same in every step, but for the rounding of flops_per_second.
+        flops = run_figures["step_seconds"][0] * run_figures["flops_per_second"][0] / tokens
+        ms = 1000 * middle["step_seconds"] / tokens
+        print(f"{name:12}{run_figures['parameters'] / 1e6:11.1f}M{tokens:12}{flops / 1e9:12.3f}{ms:10.3f}"
+              f"{middle['flops_per_second'] / 1e9:9.1f}{100 * middle['matrix_share']:6.0f}%", flush=True)
+        results.append({"case": name, "tokens_per_step": tokens, "flops_per_token": flops, "ms_per_token": ms, **run_figures})
+    return results
+
+
+def measure_binarization(cases, options):
+    """Steps of ours with one-bit and with dense weights in turn, all else equal."""
+    results = []
+    for name, case in cases.items():
+        case = case | {"micro_steps": MICRO_STEPS}
+        _, data, teacher = prepare(case, options.work, options)
+        rounds = {kind: [] for kind in BINARIZATION}
+        for number in range(options.rounds):
+            print(f"{name}: round {number + 1} of {options.rounds}", file=sys.stderr)
+            for kind, changes in BINARIZATION.items():
+                rounds[kind].append(run_ours(case, data, teacher, options.work, options, changes))
+        figures = {kind: summary(found) for kind, found in rounds.items()}
+        print(f"\n{name}: {MICRO_STEPS} micro-steps, {tokens_per_step(case)} tokens per step, the same teacher")
+        print(f"  {'':28}{'s/step':>9}{'to dense':>10}{'CPU s/step':>12}{'to dense':>10}{'peak GB':>9}")
+        for kind, row in figures.items():
+            row |= {f"{key}_ratio": row[key] / figures["dense"][key] for key in ("step_seconds", "cpu_seconds")}
+            print(f"  {kind:28}{row['step_seconds']:9.3f}{row['step_seconds_ratio']:10.3f}{row['cpu_seconds']:12.3f}"
+                  f"{row['cpu_seconds_ratio']:10.3f}{row['peak_memory_bytes'] / 1e9:9.2f}")
+        results.append({"case": name, "micro_steps": MICRO_STEPS, "figures": figures})
+    return results
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE",
                         help="; ".join(f"{', '.join(cases)} ({device})" for device, cases in ALL_CASES.items()))
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--scaling", action="store_true", help=f"cost per token; cases {', '.join(SCALING_CASES)}")
+    what.add_argument("--binarization", action="store_true", help="one-bit against dense weights; the first case alone, unless told")
     parser.add_argument("--device", default="cpu", choices=list(ALL_CASES))
     parser.add_argument("--rounds", type=int, default=2, help="how often both run, in turn")
     parser.add_argument("--steps", type=int, default=6)
@@ -153,21 +247,14 @@ def main():
     parser.add_argument("--program", type=Path, default=ROOT / "build/release/bin/fbi-llm")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     options = parser.parse_args()
-    cases = ALL_CASES[options.device]
+    cases = SCALING_CASES if options.scaling else ALL_CASES[options.device]
     for name in options.cases:
         if name not in cases:
-            parser.error(f"unknown case {name}; on {options.device}: {', '.join(cases)}")
+            parser.error(f"unknown case {name}; choose from {', '.join(cases)}")
+    names = options.cases or (list(cases)[:1] if options.binarization else list(cases))
     options.work.mkdir(parents=True, exist_ok=True)
-    results = []
-    for name in options.cases or cases:
-        case = cases[name]
-        lines, data, teacher = prepare(name, case, options.work, options)
-        ours, baseline = [], []
-        for number in range(options.rounds):
-            print(f"{name}: round {number + 1} of {options.rounds}", file=sys.stderr)
-            ours.append(run_ours(case, data, teacher, options.work, options))
-            baseline.append(run_baseline(case, lines, options, options.python))
-        results.append(report(name, case, summary(ours), summary(baseline)))
+    measure = measure_scaling if options.scaling else measure_binarization if options.binarization else compare
+    results = measure({name: cases[name] for name in names}, options)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
 
