@@ -26,12 +26,6 @@ inline Floats load_int8(const std::byte* x) {
 namespace fbi::kernels {
 namespace {
 
-/// Asks memory for words that are read later, into the second-level cache.
-inline void ask_ahead(const std::byte* words) {
-  constexpr std::int64_t kAhead = 16384;
-  _mm_prefetch(reinterpret_cast<const char*>(words) + kAhead, _MM_HINT_T1);
-}
-
 // Sums of whole numbers by byte look-ups. Per 4 inputs a table holds the 16 sums of ±q plus an
 // offset that makes them positive, cut into planes of 5 bits, one byte each: vpshufb looks 32 rows
 // up in a plane, and 8 results fit a byte. Inputs are rounded once per unit; everything after is

@@ -5,10 +5,18 @@
 #include "kernels/cpu/vec16_lanes.h"
 #include "kernels/gemv_kernels.h"
 
-/// The dense half of GemvKernels on sixteen lanes; load_half, load_int8 and half_sum come from the
+/// What products with signs share, and the dense half of GemvKernels on sixteen lanes; load_half, load_int8 and half_sum come from the
 /// file that includes this one.
 namespace fbi::kernels {
 namespace {
+
+/// Asks memory for words that are read later, into the second-level cache: the hardware's own
+/// prefetching does not run far enough ahead of look-ups (measured: 62 to 110 Gweights/s from
+/// memory; into the first-level cache it would evict tables).
+inline void ask_ahead(const std::byte* words) {
+  constexpr std::int64_t kAhead = 16384;
+  _mm_prefetch(reinterpret_cast<const char*>(words) + kAhead, _MM_HINT_T1);
+}
 
 /// Adds quarters, then neighbours: the same tree for one row as for four.
 inline __m128 quarter_sum(Floats x) {
