@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the CUDA form on a machine with a GPU, runs the tests that need one and the benchmarks, and writes all of it into one
-# report: commit, GPU, driver, figures, and how each part ended.
+# report: commit, GPU, driver, figures, and how each part ended. The parts do not need each other: one that fails or takes too long
+# is noted, with its output, and the next begins. The report is written anew after each part, so that a run that is killed leaves one.
 #
 #   scripts/gpu_check.sh [--quick] [--cases LIST] [--build DIR] [--report FILE] [--libraries DIR]
 #
@@ -49,7 +50,7 @@ if [[ -n $libraries ]]; then
 fi
 cd "$repo"
 report=${report:-$build/gpu-report.md}
-tests=(kernels_cuda_test infer_cuda_test nccl_test train_gpu_test)
+tests=(kernels_cuda_test train_gpu_test infer_cuda_test nccl_test) # what matters most comes first
 
 # --- What is here -------------------------------------------------------------------------------
 
@@ -102,19 +103,21 @@ logs=$(mktemp -d)
 trap 'rm -rf "$logs"' EXIT
 names=() results=() failed=0
 
-# part NAME COMMAND...: runs it, its output in a log and on the terminal.
+# part NAME SECONDS COMMAND...: runs it for so long at most, its output in a log and on the terminal.
 part() {
-  local name=$1 status=0 start=$SECONDS
-  shift
+  local name=$1 limit=$2 status=0 start=$SECONDS
+  shift 2
   printf 'gpu_check: %s\n' "$name"
-  "$@" >"$logs/$name" 2>&1 </dev/null || status=$?
+  timeout -k 10 "$limit" "$@" >"$logs/$name" 2>&1 </dev/null || status=$?
   if ((status == 0)) && grep -F '[  SKIPPED ]' "$logs/$name" >/dev/null; then
     status="0, but tests were skipped though a GPU is here"
   fi
+  if [[ $status == 124 ]]; then status="124: stopped after $limit s"; fi
   tail -n 40 "$logs/$name"
   names+=("$name")
   results+=("exit $status, $(seconds_as_minutes $((SECONDS - start)))")
   [[ $status == 0 ]] || failed=1
+  write_report >"$report"
 }
 
 left_out() {
@@ -123,43 +126,62 @@ left_out() {
   results+=("left out: $2")
 }
 
+# program NAME SECONDS FILE ARGUMENTS...: a part, or left out where FILE was not built.
+program() {
+  if [[ -x $3 ]]; then part "$@"; else left_out "$1" "$3 was not built" && failed=1; fi
+}
+
 configure() {
   local generator=() nccl=${LIBTORCH_ROOT:-}/../nvidia/nccl/include
   [[ -f $nccl/nccl.h ]] && export CMAKE_INCLUDE_PATH=$nccl${CMAKE_INCLUDE_PATH:+:$CMAKE_INCLUDE_PATH} # the one of this LibTorch
   if [[ ! -f $build/CMakeCache.txt ]] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
-  cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DFBI_CUDA=ON -DFBI_EXAMPLES=OFF \
+  part configure 120 cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DFBI_CUDA=ON -DFBI_EXAMPLES=OFF \
     "-DCMAKE_CUDA_ARCHITECTURES=$(architecture)" ${LIBTORCH_ROOT:+"-DLIBTORCH_ROOT=$LIBTORCH_ROOT"}
 }
 
-has_kernel_bench() { cmake --build "$build" --target help 2>/dev/null | grep -w cuda_kernels_bench >/dev/null; }
+# What compiles is built and tested, also where something else does not.
+build_all() {
+  local keep_going=-k targets=("${tests[@]}" fbi-llm fbi-run)
+  [[ -f $build/build.ninja ]] && keep_going=-k0
+  if cmake --build "$build" --target help 2>/dev/null | grep -w cuda_kernels_bench >/dev/null; then targets+=(cuda_kernels_bench); fi
+  part build 900 cmake --build "$build" -j "${FBI_JOBS:-$(default_jobs)}" --target "${targets[@]}" -- "$keep_going"
+}
 
-build_targets() { cmake --build "$build" -j "${FBI_JOBS:-$(default_jobs)}" --target "$@"; }
+# Each case is a part of its own, so that its figures are there when the next one fails.
+training_benches() {
+  local python steps=8 case
+  python=$(find_python)
+  if [[ -z $python ]]; then
+    left_out training "no Python whose torch sees the GPU"
+    return
+  fi
+  if $quick; then steps=5 cases=${cases:-GPU-130M}; fi
+  for case in $(tr , ' ' <<<"${cases:-GPU-130M,GPU-1.3B,GPU-1.3B-recompute}"); do
+    part "training-$case" 400 "$python" tests/bench/bench_training.py "$case" --device cuda --rounds 1 --steps "$steps" --python "$python" \
+      --program "$build/bin/fbi-llm" --work "$build/bench-training" --json "$logs/training-$case.json"
+  done
+}
 
 kernel_bench() {
   local options=()
   if $quick; then options=(--benchmark_min_time=0.05); fi
-  "$build/bin/cuda_kernels_bench" "${options[@]}"
+  if [[ -x $build/bin/cuda_kernels_bench ]]; then
+    part cuda_kernels_bench 180 "$build/bin/cuda_kernels_bench" "${options[@]}"
+  else
+    left_out cuda_kernels_bench "Google Benchmark is not installed, or it was not built"
+  fi
 }
 
 # Random weights: the 1-bit runtime's tokens/s, and the share of the memory's bandwidth that it reaches.
-inference_bench() {
-  local model cache models=(configs/7b.json configs/1.3b.json)
-  if $quick; then models=(configs/130m.json); fi
+inference_benches() {
+  local model cache models=(7b 1.3b)
+  if $quick; then models=(130m); fi
   for model in "${models[@]}"; do
     for cache in fp32 fp16; do
-      printf '%s, %s cache: ' "$model" "$cache"
-      "$build/bin/fbi-run" bench --config "$model" --device cuda --cache "$cache" || return
+      program "inference-$model-$cache" 120 "$build/bin/fbi-run" bench --config "configs/$model.json" --device cuda --cache "$cache"
     done
   done
-  "$build/bin/fbi-run" bench --config "${models[0]}" --device cuda --compare
-}
-
-training_bench() {
-  local steps=8 names=()
-  if $quick; then steps=5 cases=${cases:-GPU-130M}; fi
-  IFS=, read -ra names <<<"$cases"
-  "$1" tests/bench/bench_training.py "${names[@]}" --device cuda --rounds 1 --steps "$steps" --python "$1" \
-    --program "$build/bin/fbi-llm" --work "$build/bench-training" --json "$logs/training.json"
+  program inference-compare 120 "$build/bin/fbi-run" bench --config "configs/${models[0]}.json" --device cuda --compare
 }
 
 # --- The report ---------------------------------------------------------------------------------
@@ -180,11 +202,9 @@ write_report() {
     [[ -f $logs/${names[i]} ]] || continue
     # shellcheck disable=SC2016 # a fence of Markdown
     printf '\n## %s\n\n```\n%s\n```\n' "${names[i]}" "$(tail -n 400 "$logs/${names[i]}")"
-  done
-  if [[ -f $logs/training.json ]]; then
     # shellcheck disable=SC2016
-    printf '\n## training.json\n\n```json\n%s\n```\n' "$(cat "$logs/training.json")"
-  fi
+    if [[ -f $logs/${names[i]}.json ]]; then printf '\n```json\n%s\n```\n' "$(cat "$logs/${names[i]}.json")"; fi
+  done
 }
 
 finish() {
@@ -196,23 +216,11 @@ finish() {
 # --- Main ---------------------------------------------------------------------------------------
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-part configure configure
+configure
 ((failed)) && finish
-targets=("${tests[@]}" fbi-llm fbi-run)
-if has_kernel_bench; then targets+=(cuda_kernels_bench); fi
-part build build_targets "${targets[@]}"
-((failed)) && finish
-for test in "${tests[@]}"; do part "$test" "$build/bin/$test"; done
-if has_kernel_bench; then
-  part cuda_kernels_bench kernel_bench
-else
-  left_out cuda_kernels_bench "Google Benchmark is not installed"
-fi
-part inference inference_bench
-python=$(find_python)
-if [[ -n $python ]]; then
-  part training training_bench "$python"
-else
-  left_out training "no Python whose torch sees the GPU"
-fi
+build_all
+for test in "${tests[@]}"; do program "$test" 240 "$build/bin/$test"; done
+training_benches
+inference_benches
+kernel_bench
 finish

@@ -1,6 +1,7 @@
 """The shell scripts parse, explain themselves, refuse what they do not know, and find a broken installation."""
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -71,7 +72,7 @@ class GpuCheck(unittest.TestCase):
         self.program("cmake", f"""case "$*" in
   *'--target help') ;;
   --build*) mkdir -p build/gpu/bin
-    for name in kernels_cuda_test nccl_test train_gpu_test; do
+    for name in kernels_cuda_test train_gpu_test infer_cuda_test nccl_test fbi-run; do
       printf '#!/bin/sh\\n%s\\n' '{text}' >build/gpu/bin/$name; chmod +x build/gpu/bin/$name
     done ;;
   *) echo "$*" ;;
@@ -108,12 +109,12 @@ esac""")
     def test_training_cases_can_be_chosen(self):
         self.make_tests_that("true")
         self.program("python3", 'case $1 in -c) ;; *) echo "$*" ;; esac')
-        for arguments, expected in ((["--cases", "A,B"], "bench_training.py A B --device cuda --rounds 1 --steps 8"),
-                                    (["--quick"], "bench_training.py GPU-130M --device cuda --rounds 1 --steps 5"),
-                                    ([], "bench_training.py --device cuda --rounds 1 --steps 8")):
+        for arguments, cases, steps in ((["--cases", "A,B"], ["A", "B"], 8), (["--quick"], ["GPU-130M"], 5),
+                                        ([], ["GPU-130M", "GPU-1.3B", "GPU-1.3B-recompute"], 8)):
             with self.subTest(arguments):
                 self.assertEqual(self.check(*arguments).returncode, 0)
-                self.assertIn(expected, self.report())
+                self.assertEqual(re.findall(r"bench_training.py (\S+) --device cuda --rounds 1 --steps (\d)", self.report()),
+                                 [(case, str(steps)) for case in cases])
 
     def test_a_failed_or_skipped_test_fails(self):
         for text, result in (("exit 3", "exit 3,"), ('echo "[  SKIPPED ] Gpu.Any"', "exit 0, but tests were skipped")):
@@ -122,7 +123,26 @@ esac""")
                 self.assertEqual(self.check().returncode, 1)
                 self.assertIn(f"| nccl_test | {result}", self.report())
 
-    def test_a_build_that_fails_ends_with_a_report(self):
+    def test_what_takes_too_long_is_noted_and_the_next_part_runs(self):
+        self.make_tests_that("echo all is well")
+        self.program("timeout", 'shift 3; case $* in *train_gpu_test) echo slow; exit 124 ;; esac; exec "$@"')
+        self.assertEqual(self.check().returncode, 1)
+        self.assertIn("| train_gpu_test | exit 124: stopped after 240 s, 0:00 |", self.report())
+        self.assertIn("## train_gpu_test\n\n```\nslow\n", self.report())
+        self.assertIn("| nccl_test | exit 0, 0:00 |", self.report())
+
+    def test_what_was_built_is_tested_when_the_build_failed(self):
+        self.program("cmake", """case "$*" in
+  *'--target help') ;;
+  --build*) mkdir -p build/gpu/bin; printf '#!/bin/sh\necho fine\n' >build/gpu/bin/nccl_test; chmod +x build/gpu/bin/nccl_test
+    echo "error: no such header"; exit 2 ;;
+esac""")
+        self.assertEqual(self.check().returncode, 1)
+        for text in ("| build | exit 2,", "no such header", "| kernels_cuda_test | left out: build/gpu/bin/kernels_cuda_test was not built |",
+                     "| nccl_test | exit 0,"):
+            self.assertIn(text, self.report())
+
+    def test_a_configuration_that_fails_ends_with_a_report(self):
         self.program("cmake", "echo no such library; exit 1")
         self.assertEqual(self.check().returncode, 1)
         self.assertIn("| configure | exit 1", self.report())
