@@ -128,8 +128,11 @@ void list(FieldList& f, TeacherConfig& c) {
         "Hugging Face folder with safetensors, or a run or checkpoint folder of fbi-llm. Required "
         "when "
         "objective.distill > 0.");
-  f.add("dtype", &c.dtype, kAny, "Arithmetic of the teacher; empty: as its weights are stored.")
-      .choices = {"", "fp32", "bf16", "fp16"};
+  f.add("dtype", &c.dtype, kAny,
+        "Arithmetic of the teacher; empty: as its weights are stored; fp8: matrices of its decoder and their "
+        "inputs in 8 bits, all else in bf16, on GPUs from compute capability 8.9 on (a CPU does it slowly, to try it). The run's log "
+        "says how far that moves its distributions.")
+      .choices = {"", "fp32", "bf16", "fp16", "fp8"};
 }
 
 void list(FieldList& f, DataConfig& c) {

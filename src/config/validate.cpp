@@ -46,6 +46,9 @@ class Rules {
           "teacher.path", "\"\"",
           concat("expected a model folder, because objective.distill is ", objective.distill));
     }
+    if (config_.teacher.dtype == "fp8" && config_.parallel.shard_teacher) {
+      problems_.add("parallel.shard_teacher", "true", "expected false, because teacher.dtype is fp8: such a teacher stays whole");
+    }
   }
 
   void check_batch() {

@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
@@ -13,9 +14,9 @@ namespace {
 
 at::Tensor as_rows(const at::Tensor& hidden) { return hidden.reshape({-1, hidden.size(-1)}); }
 
-/// [t, V] fp32; products in the dtype of `weight`.
-at::Tensor chunk_logits(const at::Tensor& hidden, const at::Tensor& weight) {
-  return ops::matrix_product(hidden.to(weight.scalar_type()), weight.t()).to(at::kFloat);
+/// [t, V]; products in the dtype of `weight`.
+at::Tensor chunk_logits(const at::Tensor& hidden, const at::Tensor& weight, at::ScalarType dtype) {
+  return ops::matrix_product(hidden.to(weight.scalar_type()), weight.t()).to(dtype);
 }
 
 }  // namespace
@@ -33,16 +34,15 @@ Objective::Result Objective::run(nn::LlamaForCausalLM& student, const at::Tensor
       needs_teacher() ? ops::working_weight(teacher->head(), teacher->options().compute_dtype) : at::Tensor();
   const at::Tensor hidden = as_rows(student_hidden);
   const at::Tensor reference = needs_teacher() ? as_rows(teacher_hidden) : at::Tensor();
+  const auto dtype = ops::logits_dtype(weight.device(), weight.scalar_type(), (needs_teacher() ? teacher_weight : weight).scalar_type());
 
-  Result result{at::empty_like(hidden), {}};
+  Result result{at::empty_like(hidden), at::zeros({2}, hidden.options().dtype(at::kDouble))};
   for (std::int64_t begin = 0; begin < hidden.size(0); begin += chunk_tokens_) {
     const std::int64_t end = std::min(begin + chunk_tokens_, hidden.size(0));
     const at::Tensor rows = hidden.slice(0, begin, end);
-    at::Tensor logits = chunk_logits(rows, weight);
-    const at::Tensor soft = needs_teacher() ? chunk_logits(reference.slice(0, begin, end), teacher_weight) : at::Tensor();
-    const auto sums = ops::distill_loss(logits, soft, targets.slice(0, begin, end), weights_, grad_scale);
-    result.sums.next_token += sums.next_token;
-    result.sums.distill += sums.distill;
+    at::Tensor logits = chunk_logits(rows, weight, dtype);
+    const at::Tensor soft = needs_teacher() ? chunk_logits(reference.slice(0, begin, end), teacher_weight, dtype) : at::Tensor();
+    result.sums.add_(ops::distill_loss(logits, soft, targets.slice(0, begin, end), weights_, grad_scale));
     const at::Tensor dlogits = logits.to(weight.scalar_type());
     result.dhidden.slice(0, begin, end).copy_(ops::matrix_product(dlogits, weight));
     ops::accumulate_outer(head.grad, dlogits, rows.to(weight.scalar_type()));

@@ -9,14 +9,17 @@
 #include "fbi/core/log.h"
 #include "fbi/distributed/shard_plan.h"
 #include "fbi/nn/model_folder.h"
+#include "fbi/ops/fp8.h"
 
 namespace fbi::distill {
 namespace {
 
-at::ScalarType own_or_chosen(const std::string& chosen, at::ScalarType own) {
+/// fp8: of what stays (fp8_teacher.h). The tensor cores give bf16.
+at::ScalarType own_or_chosen(const std::string& chosen, at::ScalarType own, at::Device device) {
   if (chosen == "fp32") return at::kFloat;
   if (chosen == "bf16") return at::kBFloat16;
   if (chosen == "fp16") return at::kHalf;
+  if (chosen == "fp8") return own == at::kFloat && device.is_cpu() ? at::kFloat : at::kBFloat16;
   return own;
 }
 
@@ -109,7 +112,8 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher, cons
   const auto folder = nn::open_model_folder(teacher.path);
   check_fit(folder.config, student, train, teacher.path);
   const at::Device device = communicator.device();
-  const at::ScalarType stored = own_or_chosen(teacher.dtype, folder.stored_dtype);
+  if (teacher.dtype == "fp8") ops::check_fp8(device);
+  const at::ScalarType stored = own_or_chosen(teacher.dtype, folder.stored_dtype, device);
   const at::ScalarType compute = stored == at::kHalf && device.is_cpu() ? at::kFloat : stored;
   shard = shard && communicator.size() > 1;
   if (shard && folder.config.binarize != config::Binarize::kNone)

@@ -108,12 +108,13 @@ at::Tensor DecoderLayer::attention(const at::Tensor& normed, const RotaryTable& 
                                    KeyValueCache* cache) {
   const at::Tensor x = rounded_to_int8(normed, activation_block_);
   const std::int64_t batch = x.size(0), seq = x.size(1);
-  const auto project = [&](ops::ParameterSlot& slot, std::int64_t heads) {
-    return ops::linear(x, slot, dtype).view({batch, seq, heads, head_dim_}).transpose(1, 2);
+  auto products = ops::linears(x, {&q_, &k_, &v_}, dtype);
+  const auto by_heads = [&](at::Tensor product, std::int64_t heads) {
+    return product.view({batch, seq, heads, head_dim_}).transpose(1, 2);
   };
-  const at::Tensor queries = ops::rotary(project(q_, heads_), rotary.cos, rotary.sin);
-  at::Tensor keys = ops::rotary(project(k_, key_value_heads_), rotary.cos, rotary.sin);
-  at::Tensor values = project(v_, key_value_heads_);
+  const at::Tensor queries = ops::rotary(by_heads(std::move(products[0]), heads_), rotary.cos, rotary.sin);
+  at::Tensor keys = ops::rotary(by_heads(std::move(products[1]), key_value_heads_), rotary.cos, rotary.sin);
+  at::Tensor values = by_heads(std::move(products[2]), key_value_heads_);
   if (cache) extend(*cache, keys, values);
 
   std::optional<at::Tensor> mask;
@@ -129,7 +130,9 @@ at::Tensor DecoderLayer::attention(const at::Tensor& normed, const RotaryTable& 
 
 at::Tensor DecoderLayer::mlp(const at::Tensor& normed, at::ScalarType dtype) {
   const at::Tensor x = rounded_to_int8(normed, activation_block_);
-  const at::Tensor product = ops::silu_product(ops::linear(x, gate_, dtype), ops::linear(x, up_, dtype));
+  auto gate_and_up = ops::linears(x, {&gate_, &up_}, dtype);
+  const at::Tensor product = ops::silu_product(gate_and_up[0], gate_and_up[1]);
+  gate_and_up.clear();
   return ops::linear(rounded_to_int8(product, activation_block_), down_, dtype);
 }
 

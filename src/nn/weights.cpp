@@ -10,6 +10,7 @@
 #include "fbi/core/hash.h"
 #include "fbi/core/random.h"
 #include "fbi/ops/packing.h"
+#include "fbi/ops/parallel.h"
 #include "fbi/ops/scale_strides.h"
 
 namespace fbi::nn {
@@ -24,8 +25,12 @@ class RandomWeights final : public WeightSource {
   at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
     if (shape.size() == 1) return at::ones(shape, at::kFloat);
     at::Tensor out = at::empty(shape, at::kFloat);
-    fill_normal({out.data_ptr<float>(), static_cast<std::size_t>(out.numel())}, seed_, hash64(name), 0, 0.0,
-                model_.initializer_range);
+    auto* values = out.data_ptr<float>();
+    // A number depends on its index alone, not on who forms it.
+    ops::torch_parallel_for().run(0, out.numel(), 1 << 14, [&](std::int64_t begin, std::int64_t end) {
+      fill_normal({values + begin, static_cast<std::size_t>(end - begin)}, seed_, hash64(name), static_cast<std::uint64_t>(begin), 0.0,
+                  model_.initializer_range);
+    });
     if (name == "model.embed_tokens.weight" && model_.pad_token_id) out.select(0, *model_.pad_token_id).zero_();
     return out;
   }
@@ -65,7 +70,7 @@ void load_alpha(ops::ParameterSlot& slot, const at::Tensor& alpha, const WeightS
 }
 
 at::Tensor load_packed(ops::ParameterSlot& slot, const WeightSource& source, LoadReport& report) {
-  const at::Tensor latent = source.tensor(slot.name, slot.shape).to(slot.bits.device());
+  const at::Tensor latent = source.tensor(slot.name, slot.shape);
   report.zero_signs += latent.eq(0).sum().item<std::int64_t>();
   ops::pack_signs(slot, latent);
   const std::string scale = ops::sibling_name(slot.name, "wscale");

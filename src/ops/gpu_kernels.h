@@ -4,6 +4,7 @@
 
 #include "fbi/kernels/adamw.h"
 #include "fbi/kernels/binary_matrix.h"
+#include "fbi/ops/fp8.h"
 #include "fbi/ops/loss.h"
 #include "fbi/ops/parameter_slot.h"
 
@@ -12,25 +13,25 @@
 namespace fbi::ops::gpu {
 
 bool built();
-/// Makes that GPU the current one.
+/// Makes that GPU the current one, and sets what LibTorch leaves open. Before anything is allocated there.
 void use(at::Device device);
+/// 90 for 9.0.
+int compute_capability(at::Device device);
 
 at::Tensor effective_weight(const ParameterSlot& slot, at::ScalarType dtype);
 void pack_signs(const float* latent, kernels::MatrixShape shape, std::uint8_t* bits);
-double scale_gradients(const float* grad, const std::uint8_t* bits, const float* alpha, kernels::ScaleStrides strides,
-                       kernels::MatrixShape shape, float* dalpha, float* dbeta);
-double sum_of_squares(const at::Tensor& x);
+void scale_gradients(const float* grad, const std::uint8_t* bits, const float* alpha, kernels::ScaleStrides strides,
+                     kernels::MatrixShape shape, float* dalpha, float* dbeta, double* squares);
+void sum_of_squares(const at::Tensor& x, double* out);
 void adamw(const at::Tensor& value, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& grad,
            const kernels::AdamWStep& step);
-std::int64_t adamw_latent(const at::Tensor& latent, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& grad,
-                          const float* alpha, kernels::ScaleStrides strides, std::uint8_t* bits, const kernels::AdamWStep& step);
+void adamw_latent(const at::Tensor& latent, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& grad,
+                  const float* alpha, kernels::ScaleStrides strides, std::uint8_t* bits, const kernels::AdamWStep& step,
+                  std::int64_t* flips);
 
-/// Losses per token [T] each; logits become the gradient.
-struct TokenLosses {
-  at::Tensor next_token, distill;
-};
-TokenLosses distill_loss(const at::Tensor& logits, const at::Tensor& teacher_logits, const at::Tensor& targets,
-                         const LossWeights& weights, double grad_scale);
+/// Losses per token, fp32 [2, T]: next token, distillation. logits (fp32, bf16 or fp16) become the gradient.
+at::Tensor distill_loss(const at::Tensor& logits, const at::Tensor& teacher_logits, const at::Tensor& targets,
+                        const LossWeights& weights, double grad_scale);
 at::Tensor next_token_nll(const at::Tensor& logits, const at::Tensor& targets);
 
 /// fp32 in and out; inverse_rms [T] is written.
@@ -43,7 +44,11 @@ at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
 at::Tensor silu_product(const at::Tensor& gate, const at::Tensor& up);
 void silu_product_backward(const at::Tensor& dout, const at::Tensor& gate, const at::Tensor& up, at::Tensor& dgate, at::Tensor& dup);
 void accumulate_embedding_gradient(const at::Tensor& grad, const at::Tensor& ids, const at::Tensor& dx, std::int64_t skip_id);
-/// target += aᵀ b, fp32 sums of products of a's and b's dtype.
-void accumulate_outer(at::Tensor& target, const at::Tensor& a, const at::Tensor& b);
+Fp8Rows quantize_rows(const at::Tensor& x);
+at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype);
+/// a b in `dtype`, fp32 or that of a and b.
+at::Tensor product(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype);
+/// target += a b, fp32 sums of products of a's and b's dtype.
+void add_product(at::Tensor& target, const at::Tensor& a, const at::Tensor& b);
 
 }  // namespace fbi::ops::gpu

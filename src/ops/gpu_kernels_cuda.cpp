@@ -1,9 +1,15 @@
+#include <ATen/Context.h>
+#include <ATen/ops/_scaled_mm.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/sort.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
 
 #include "fbi/core/error.h"
 #include "fbi/kernels/cuda.h"
@@ -40,7 +46,22 @@ cuda::RmsNormArgs norm_input(const at::Tensor& x, const at::Tensor& weight) {
 
 bool built() { return true; }
 
-void use(at::Device device) { c10::cuda::set_device(device.index()); }
+void use(at::Device device) {
+  // Segments that grow: blocks of the many sizes of a step do not leave holes that nothing fits. A user's own choice stays.
+  if (c10::CachingAllocator::getAllocatorSettings().empty()) c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
+  // Where a product is cut along its sum, parts of 16 bits are added in fp32.
+  at::globalContext().setAllowBF16ReductionCuBLAS(false);
+  at::globalContext().setAllowFP16ReductionCuBLAS(false);
+  c10::cuda::set_device(device.index());
+}
+
+int compute_capability(at::Device device) {
+  int major = 0, minor = 0;
+  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device.index()) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device.index()) != cudaSuccess)
+    throw cuda::CudaError(concat("asking for the compute capability of ", device.str(), " failed"));
+  return 10 * major + minor;
+}
 
 at::Tensor effective_weight(const ParameterSlot& slot, at::ScalarType dtype) {
   at::Tensor out = at::empty(slot.shape, slot.bits.options().dtype(dtype));
@@ -54,20 +75,15 @@ void pack_signs(const float* latent, kernels::MatrixShape shape, std::uint8_t* b
   cuda::pack_signs(latent, shape, bits, stream());
 }
 
-double scale_gradients(const float* grad, const std::uint8_t* bits, const float* alpha, kernels::ScaleStrides strides,
-                       kernels::MatrixShape shape, float* dalpha, float* dbeta) {
-  const at::Tensor squares = on_gpu(1, at::kDouble);
+void scale_gradients(const float* grad, const std::uint8_t* bits, const float* alpha, kernels::ScaleStrides strides,
+                     kernels::MatrixShape shape, float* dalpha, float* dbeta, double* squares) {
   const at::Tensor workspace = on_gpu(cuda::scale_gradients_workspace(strides, shape), at::kDouble);
-  cuda::scale_gradients(grad, bits, alpha, strides, shape, dalpha, dbeta, squares.data_ptr<double>(), workspace.data_ptr<double>(),
-                        stream());
-  return squares.item<double>();
+  cuda::scale_gradients(grad, bits, alpha, strides, shape, dalpha, dbeta, squares, workspace.data_ptr<double>(), stream());
 }
 
-double sum_of_squares(const at::Tensor& x) {
-  const at::Tensor out = on_gpu(1, at::kDouble);
+void sum_of_squares(const at::Tensor& x, double* out) {
   const at::Tensor workspace = on_gpu(cuda::sum_of_squares_workspace(x.numel()), at::kDouble);
-  cuda::sum_of_squares(x.const_data_ptr<float>(), x.numel(), out.data_ptr<double>(), workspace.data_ptr<double>(), stream());
-  return out.item<double>();
+  cuda::sum_of_squares(x.const_data_ptr<float>(), x.numel(), out, workspace.data_ptr<double>(), stream());
 }
 
 void adamw(const at::Tensor& value, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& grad,
@@ -76,18 +92,17 @@ void adamw(const at::Tensor& value, const at::Tensor& exp_avg, const at::Tensor&
               value.numel(), step, stream());
 }
 
-std::int64_t adamw_latent(const at::Tensor& latent, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& grad,
-                          const float* alpha, kernels::ScaleStrides strides, std::uint8_t* bits, const kernels::AdamWStep& step) {
-  const at::Tensor flips = at::zeros({1}, latent.options().dtype(at::kLong));
+void adamw_latent(const at::Tensor& latent, const at::Tensor& exp_avg, const at::Tensor& exp_avg_sq, const at::Tensor& grad,
+                  const float* alpha, kernels::ScaleStrides strides, std::uint8_t* bits, const kernels::AdamWStep& step,
+                  std::int64_t* flips) {
   cuda::adamw_latent(latent.data_ptr<float>(), exp_avg.data_ptr<float>(), exp_avg_sq.data_ptr<float>(), grad.const_data_ptr<float>(),
-                     alpha, strides, shape_of(latent), bits, step, flips.data_ptr<std::int64_t>(), stream());
-  return flips.item<std::int64_t>();
+                     alpha, strides, shape_of(latent), bits, step, flips, stream());
 }
 
-TokenLosses distill_loss(const at::Tensor& logits, const at::Tensor& teacher_logits, const at::Tensor& targets,
-                         const LossWeights& weights, double grad_scale) {
+at::Tensor distill_loss(const at::Tensor& logits, const at::Tensor& teacher_logits, const at::Tensor& targets,
+                        const LossWeights& weights, double grad_scale) {
   const std::int64_t tokens = logits.size(0);
-  TokenLosses out{at::zeros({tokens}, logits.options().dtype(at::kFloat)), at::zeros({tokens}, logits.options().dtype(at::kFloat))};
+  const at::Tensor losses = at::zeros({2, tokens}, logits.options().dtype(at::kFloat));
   cuda::DistillLossArgs args;
   args.logits = logits.mutable_data_ptr();
   args.teacher_logits = weights.distill > 0 ? teacher_logits.const_data_ptr() : nullptr;
@@ -99,10 +114,10 @@ TokenLosses distill_loss(const at::Tensor& logits, const at::Tensor& teacher_log
   args.distill = weights.distill;
   args.temperature = weights.temperature;
   args.grad_scale = grad_scale;
-  args.loss_next = out.next_token.data_ptr<float>();
-  args.loss_distill = out.distill.data_ptr<float>();
+  args.loss_next = losses.data_ptr<float>();
+  args.loss_distill = losses.data_ptr<float>() + tokens;
   cuda::distill_loss(args, stream());
-  return out;
+  return losses;
 }
 
 at::Tensor next_token_nll(const at::Tensor& logits, const at::Tensor& targets) {
@@ -162,8 +177,10 @@ void silu_product_backward(const at::Tensor& dout, const at::Tensor& gate, const
 }
 
 void accumulate_embedding_gradient(const at::Tensor& grad, const at::Tensor& ids, const at::Tensor& dx, std::int64_t skip_id) {
+  const auto [sorted, order] = ids.sort(/*stable=*/std::optional<bool>(true), 0);
   cuda::EmbeddingGradientArgs args;
-  args.ids = ids.const_data_ptr<std::int64_t>();
+  args.ids = sorted.const_data_ptr<std::int64_t>();
+  args.order = order.const_data_ptr<std::int64_t>();
   args.dx = dx.const_data_ptr();
   args.type = element_of(dx.scalar_type());
   args.tokens = ids.numel();
@@ -174,11 +191,27 @@ void accumulate_embedding_gradient(const at::Tensor& grad, const at::Tensor& ids
   cuda::accumulate_embedding_gradient(args, stream());
 }
 
-void accumulate_outer(at::Tensor& target, const at::Tensor& a, const at::Tensor& b) {
-  if (a.scalar_type() == at::kFloat) {
-    target.addmm_(a.t(), b);
+Fp8Rows quantize_rows(const at::Tensor& x) {
+  const auto rows = x.size(0), width = x.size(1);
+  Fp8Rows out{at::empty({rows, width}, x.options().dtype(at::kFloat8_e4m3fn)), at::empty({rows}, x.options().dtype(at::kFloat))};
+  cuda::quantize_rows(x.const_data_ptr(), element_of(x.scalar_type()), rows, width, static_cast<std::uint8_t*>(out.values.mutable_data_ptr()),
+                      out.scales.data_ptr<float>(), stream());
+  return out;
+}
+
+at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype) {
+  // Fast accumulation is what the tensor cores do by themselves: sums of 14 bits instead of 24, as usual where nothing learns from
+  // them directly; what it costs is in the drift that is measured when a run starts.
+  return at::_scaled_mm(a.values, b.values.t(), a.scales.unsqueeze(1), b.scales.unsqueeze(0), {}, {}, dtype, /*use_fast_accum=*/true);
+}
+
+at::Tensor product(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype) { return at::mm(a, b, dtype); }
+
+void add_product(at::Tensor& target, const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() == target.scalar_type()) {
+    target.addmm_(a, b);
   } else {
-    at::addmm_out(target, target, a.t(), b, at::kFloat, 1, 1);  // products of 16 bits, sums in fp32
+    at::addmm_out(target, target, a, b, target.scalar_type(), 1, 1);  // products of 16 bits, sums in fp32
   }
 }
 

@@ -1,9 +1,12 @@
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "fbi/core/error.h"
 #include "fbi/kernels/binary_matrix.h"
+#include "fbi/ops/fp8.h"
 #include "fbi/ops/matrix_product.h"
 #include "fbi/ops/parallel.h"
 #include "fbi/ops/scale_strides.h"
@@ -36,6 +39,8 @@ at::Tensor unpacked(const ParameterSlot& slot, at::ScalarType dtype) {
   return out.to(rounded);
 }
 
+bool is_fp8(const ParameterSlot& slot) { return slot.value_scales.defined(); }
+
 at::Tensor as_matrix(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
 std::vector<std::int64_t> with_last(const at::Tensor& x, std::int64_t last) {
@@ -50,44 +55,82 @@ at::Tensor product(const at::Tensor& x, const ParameterSlot& slot) {
   return matrix_product(x, working_weight(slot, x.scalar_type()).t());
 }
 
-/// dY W~
-at::Tensor product_transposed(const at::Tensor& dy, const ParameterSlot& slot) {
-  if (uses_sign_tables(slot, dy.scalar_type(), dy.size(0))) return multiply_signs_transposed(slot, dy.contiguous());
-  return matrix_product(dy, working_weight(slot, dy.scalar_type()));
+/// dY W~ in `dtype`, rounded to that of dY before, unless a GPU gives fp32 at once.
+at::Tensor product_transposed(const at::Tensor& dy, const ParameterSlot& slot, at::ScalarType dtype) {
+  if (dy.is_cuda() && dy.scalar_type() != dtype) return gpu::product(dy, working_weight(slot, dy.scalar_type()), dtype);
+  if (uses_sign_tables(slot, dy.scalar_type(), dy.size(0))) return multiply_signs_transposed(slot, dy.contiguous()).to(dtype);
+  return matrix_product(dy, working_weight(slot, dy.scalar_type())).to(dtype);
 }
 
-struct SlotLinear : torch::autograd::Function<SlotLinear> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, ParameterSlot* slot,
-                            at::ScalarType dtype) {
+/// sum += dY W~, formed in the dtype of dY.
+void add_product_transposed(at::Tensor& sum, const at::Tensor& dy, const ParameterSlot& slot) {
+  if (sum.is_cuda()) return gpu::add_product(sum, dy, working_weight(slot, dy.scalar_type()));
+  sum.add_(product_transposed(dy, slot, dy.scalar_type()));
+}
+
+struct SlotLinears : torch::autograd::Function<SlotLinears> {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const std::vector<ParameterSlot*>& slots, at::ScalarType dtype) {
     const at::Tensor input = as_matrix(x).to(dtype);
     ctx->save_for_backward({input});
-    ctx->saved_data["slot"] = reinterpret_cast<std::int64_t>(slot);  // outlives the graph by contract
-    return product(input, *slot).view(with_last(x, slot->rows()));
+    ctx->saved_data["dtype"] = x.scalar_type();
+    std::vector<std::int64_t> addresses;  // the slots outlive the graph by contract
+    variable_list out;
+    for (auto* slot : slots) {
+      addresses.push_back(reinterpret_cast<std::int64_t>(slot));
+      out.push_back(product(input, *slot).view(with_last(x, slot->rows())));
+    }
+    ctx->saved_data["slots"] = std::move(addresses);
+    return out;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    auto& slot = *reinterpret_cast<ParameterSlot*>(ctx->saved_data["slot"].toInt());
+    const auto addresses = ctx->saved_data["slots"].toIntVector();
     const at::Tensor input = ctx->get_saved_variables()[0];
-    const at::Tensor dy = as_matrix(grads[0]);
-    if (slot.grad.defined()) accumulate_outer(slot.grad, dy, input);
-    return {product_transposed(dy, slot).view(with_last(grads[0], slot.columns())), at::Tensor(), at::Tensor()};
+    const at::ScalarType dtype = ctx->saved_data["dtype"].toScalarType();
+    at::Tensor dx;
+    for (std::size_t i = addresses.size(); i-- > 0;) {
+      auto& slot = *reinterpret_cast<ParameterSlot*>(addresses[i]);
+      const at::Tensor dy = as_matrix(grads[i]);
+      if (slot.grad.defined()) accumulate_outer(slot.grad, dy, input);
+      if (dx.defined())
+        add_product_transposed(dx, dy, slot);
+      else
+        dx = product_transposed(dy, slot, dtype);
+    }
+    return {dx.view(with_last(grads[0], input.size(1))), at::Tensor(), at::Tensor()};
   }
 };
+
+/// Inputs are quantized once for all slots.
+variable_list fp8_linears(const at::Tensor& x, const std::vector<ParameterSlot*>& slots, at::ScalarType dtype) {
+  if (at::GradMode::is_enabled()) throw UsageError(concat(slots.front()->name, " is stored as fp8: it has no gradient"));
+  const Fp8Rows input = quantize_rows(as_matrix(x));
+  variable_list out;
+  for (const auto* slot : slots)
+    out.push_back(fp8_product(input, {slot->value, slot->value_scales}, dtype).view(with_last(x, slot->rows())));
+  return out;
+}
 
 }  // namespace
 
 at::Tensor working_weight(const ParameterSlot& slot, at::ScalarType dtype) {
+  if (is_fp8(slot)) return slot.value.to(at::kFloat).mul_(slot.value_scales.unsqueeze(1)).to(dtype);
   return (slot.kind == SlotKind::kPacked ? unpacked(slot, dtype) : slot.value).to(dtype);
 }
 
-at::Tensor linear(const at::Tensor& x, ParameterSlot& slot, at::ScalarType dtype) {
-  if (x.size(-1) != slot.columns())
-    throw UsageError(concat(slot.name, ": expected inputs of width ", slot.columns(), ", found ", x.size(-1)));
-  return SlotLinear::apply(x, &slot, dtype);
+at::Tensor linear(const at::Tensor& x, ParameterSlot& slot, at::ScalarType dtype) { return linears(x, {&slot}, dtype).front(); }
+
+std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<ParameterSlot*>& slots, at::ScalarType dtype) {
+  for (const auto* slot : slots) {
+    if (x.size(-1) != slot->columns())
+      throw UsageError(concat(slot->name, ": expected inputs of width ", slot->columns(), ", found ", x.size(-1)));
+  }
+  if (is_fp8(*slots.front())) return fp8_linears(x, slots, dtype);
+  return SlotLinears::apply(x, slots, dtype);
 }
 
 void accumulate_outer(at::Tensor& target, const at::Tensor& a, const at::Tensor& b) {
-  if (target.is_cuda()) return gpu::accumulate_outer(target, a, b);
+  if (target.is_cuda()) return gpu::add_product(target, a.t(), b);
   // A bf16 product would round the sum of each micro-step to 8 bits; on the CPU fp32 is also the faster product.
   target.addmm_(a.to(at::kFloat).t(), b.to(at::kFloat));
 }

@@ -1,6 +1,8 @@
 #include "fbi/ops/loss.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 
 #include "fbi/core/error.h"
@@ -19,7 +21,7 @@ double ordered_sum(const at::Tensor& values) {
 }
 
 void check_logits(const at::Tensor& logits, const at::Tensor& targets) {
-  if (logits.dim() != 2 || logits.scalar_type() != at::kFloat || !logits.is_contiguous())
+  if (logits.dim() != 2 || (logits.is_cpu() && logits.scalar_type() != at::kFloat) || !logits.is_contiguous())
     throw UsageError(concat("loss: logits must be contiguous fp32 [tokens, vocab], found ", logits.sizes()));
   if (targets.scalar_type() != at::kInt || targets.numel() != logits.size(0))
     throw UsageError(concat("loss: expected ", logits.size(0), " int32 targets, found ", targets.sizes()));
@@ -27,16 +29,19 @@ void check_logits(const at::Tensor& logits, const at::Tensor& targets) {
 
 }  // namespace
 
-LossSums distill_loss(at::Tensor& logits, const at::Tensor& teacher_logits, const at::Tensor& targets,
-                      const LossWeights& weights, double grad_scale) {
+at::ScalarType logits_dtype(at::Device device, at::ScalarType student, at::ScalarType teacher) {
+  return device.is_cuda() && student == teacher ? student : at::kFloat;
+}
+
+at::Tensor distill_loss(at::Tensor& logits, const at::Tensor& teacher_logits, const at::Tensor& targets, const LossWeights& weights,
+                        double grad_scale) {
   check_logits(logits, targets);
   const bool distill = weights.distill > 0;
   if (distill && teacher_logits.sizes() != logits.sizes())
     throw UsageError(concat("loss: student logits ", logits.sizes(), " but teacher logits ", teacher_logits.sizes()));
-  if (logits.is_cuda()) {
-    const auto losses = gpu::distill_loss(logits, teacher_logits, targets, weights, grad_scale);
-    return {ordered_sum(losses.next_token.cpu()), ordered_sum(losses.distill.cpu())};
-  }
+  if (distill && teacher_logits.scalar_type() != logits.scalar_type())
+    throw UsageError(concat("loss: student logits are ", logits.scalar_type(), " but teacher logits ", teacher_logits.scalar_type()));
+  if (logits.is_cuda()) return gpu::distill_loss(logits, teacher_logits, targets, weights, grad_scale).to(at::kDouble).sum(1);
   const auto options = logits.options();
   at::Tensor next = at::zeros({logits.size(0)}, options), soft = at::zeros({logits.size(0)}, options);
   kernels::DistillLossArgs args;
@@ -52,7 +57,18 @@ LossSums distill_loss(at::Tensor& logits, const at::Tensor& teacher_logits, cons
   args.loss_next = next.data_ptr<float>();
   args.loss_distill = soft.data_ptr<float>();
   kernels::distill_loss(args, torch_parallel_for());
-  return {ordered_sum(next), ordered_sum(soft)};
+  at::Tensor sums = at::empty({2}, options.dtype(at::kDouble));
+  sums.data_ptr<double>()[0] = ordered_sum(next);
+  sums.data_ptr<double>()[1] = ordered_sum(soft);
+  return sums;
+}
+
+std::vector<LossSums> read_sums(const at::Tensor& sums) {
+  const at::Tensor host = sums.cpu().contiguous();
+  const auto* values = host.const_data_ptr<double>();
+  std::vector<LossSums> out;
+  for (std::int64_t i = 0; i < host.numel(); i += 2) out.push_back({values[i], values[i + 1]});
+  return out;
 }
 
 at::Tensor next_token_nll(const at::Tensor& logits, const at::Tensor& targets) {

@@ -51,6 +51,17 @@ config::GroupMultipliers multipliers(const config::OptimizerGroups& groups, Para
   return groups.latent;
 }
 
+/// matrices [slots] and, of every slot, vector or alpha, and beta [slots, 2]; added slot by slot.
+double sum_of(const at::Tensor& matrices, const at::Tensor& replicated) {
+  const auto *matrix = matrices.const_data_ptr<double>(), *own = replicated.const_data_ptr<double>();
+  double sum = 0;
+  for (std::int64_t i = 0; i < matrices.numel(); ++i) {
+    sum += matrix[i];
+    sum += own[2 * i] + own[2 * i + 1];
+  }
+  return sum;
+}
+
 }  // namespace
 
 SlotState AdamW::make_state(ParameterSlot& slot) const {
@@ -163,40 +174,37 @@ double AdamW::finish_gradients() {
     if (!state.reduced) reduce_gradients(std::span(&state.slot, 1));
   wait_for_reductions(0);
 
-  // Squares of matrices are sums over this rank's rows, in double; scales and vectors count once.
-  at::Tensor matrix_squares = at::zeros({static_cast<std::int64_t>(states_.size())}, at::kDouble);
-  double* squares = matrix_squares.data_ptr<double>();
+  // Squares of matrices are sums over this rank's rows, in double; scales and vectors count once. They are read when all are formed: a
+  // GPU is waited for once.
+  at::Tensor matrix_squares = zeros_per_slot(1, at::kDouble);
+  const at::Tensor replicated_squares = zeros_per_slot(2, at::kDouble);
   replicated_grad_.zero_();
+  auto* squares = matrix_squares.data_ptr<double>();
   for (std::size_t i = 0; i < states_.size(); ++i) {
     SlotState& state = states_[i];
-    if (state.slot->kind == SlotKind::kDense) squares[i] = ops::sum_of_squares(state.grad);
-    if (state.slot->kind == SlotKind::kPacked) squares[i] = form_scale_gradients(state);
+    if (state.slot->kind == SlotKind::kDense) ops::sum_of_squares(state.grad, squares + i);
+    if (state.slot->kind == SlotKind::kPacked) form_scale_gradients(state, squares + i);
   }
   reduce_replicated_gradients();
   communicator_.all_reduce(matrix_squares, distributed::Reduce::kSum)->wait();
-
-  double sum = 0;
+  auto* replicated = replicated_squares.data_ptr<double>();
   for (std::size_t i = 0; i < states_.size(); ++i) {
     const SlotState& state = states_[i];
-    sum += state.slot->kind == SlotKind::kVector ? ops::sum_of_squares(state.grad) : squares[i];
+    if (state.slot->kind == SlotKind::kVector) ops::sum_of_squares(state.grad, replicated + 2 * i);
     if (state.slot->kind != SlotKind::kPacked) continue;
-    double scales = 0;
-    if (state.slot->owns_alpha()) scales += ops::sum_of_squares(state.alpha_grad);
-    if (state.slot->learns_shift) scales += ops::sum_of_squares(state.beta_grad);
-    sum += scales;
+    if (state.slot->owns_alpha()) ops::sum_of_squares(state.alpha_grad, replicated + 2 * i);
+    if (state.slot->learns_shift) ops::sum_of_squares(state.beta_grad, replicated + 2 * i + 1);
   }
-  return std::sqrt(sum);
+  return std::sqrt(sum_of(matrix_squares.cpu(), replicated_squares.cpu()));
 }
 
 /// Of this rank's rows. The gradient of a tied alpha is the sum over its slots, which come after its owner.
-double AdamW::form_scale_gradients(SlotState& state) {
+void AdamW::form_scale_gradients(SlotState& state, double* squares) {
   const ParameterSlot& slot = *state.slot;
   const at::Tensor alpha_grad = slot.owns_alpha() ? state.alpha_grad : at::empty_like(slot.alpha);
   const at::Tensor beta_grad = slot.learns_shift ? state.beta_grad : at::empty_like(slot.beta);
-  const double squares =
-      ops::scale_gradients(rows_of(state), state.grad, scale_part(state, alpha_grad), scale_part(state, beta_grad));
+  ops::scale_gradients(rows_of(state), state.grad, scale_part(state, alpha_grad), scale_part(state, beta_grad), squares);
   if (!slot.owns_alpha()) states_[state.alpha_owner].alpha_grad.add_(alpha_grad);
-  return squares;
 }
 
 kernels::AdamWStep AdamW::step_for(ParameterGroup group, double lr, double grad_scale) const {
@@ -214,9 +222,9 @@ kernels::AdamWStep AdamW::step_for(ParameterGroup group, double lr, double grad_
   return step;
 }
 
-void AdamW::update_latent(SlotState& state, double lr, double grad_scale) {
-  state.flips = ops::adamw_latent(rows_of(state), state.latent, state.moments.exp_avg, state.moments.exp_avg_sq, state.grad,
-                                  step_for(state.slot->group, lr, grad_scale));
+void AdamW::update_latent(SlotState& state, double lr, double grad_scale, std::int64_t* flips) {
+  ops::adamw_latent(rows_of(state), state.latent, state.moments.exp_avg, state.moments.exp_avg_sq, state.grad,
+                    step_for(state.slot->group, lr, grad_scale), flips);
 }
 
 void AdamW::update_scales(SlotState& state, double lr, double grad_scale) {
@@ -230,25 +238,25 @@ void AdamW::update(double lr, double grad_norm) {
   // Published clipping: min(1, clip / (norm + 1e-6)).
   const double grad_scale = config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (grad_norm + 1e-6)) : 1.0;
   ++updates_;
-  for (auto& state : states_) {
+  at::Tensor flips = zeros_per_slot(1, at::kLong);
+  for (std::size_t i = 0; i < states_.size(); ++i) {
+    SlotState& state = states_[i];
     if (state.slot->kind == SlotKind::kPacked)
-      update_latent(state, lr, grad_scale);
+      update_latent(state, lr, grad_scale, flips.data_ptr<std::int64_t>() + i);
     else
       update_dense(state.latent, state.moments, state.grad, step_for(state.slot->group, lr, grad_scale));
   }
   // The latent gradient is alpha·G with the alpha of this step's forward, which slots may share: all latent weights go first.
   for (auto& state : states_)
     if (state.slot->kind == SlotKind::kPacked) update_scales(state, lr, grad_scale);
-  sum_flips();
+  communicator_.all_reduce(flips, distributed::Reduce::kSum)->wait();
   gather_working_copies();
+  flips = flips.cpu();  // waits for a GPU
+  for (std::size_t i = 0; i < states_.size(); ++i) states_[i].flips = flips.const_data_ptr<std::int64_t>()[i];
 }
 
-void AdamW::sum_flips() {
-  at::Tensor flips = at::zeros({static_cast<std::int64_t>(states_.size())}, at::kLong);
-  auto* counts = flips.data_ptr<std::int64_t>();
-  for (std::size_t i = 0; i < states_.size(); ++i) counts[i] = states_[i].flips;
-  communicator_.all_reduce(flips, distributed::Reduce::kSum)->wait();
-  for (std::size_t i = 0; i < states_.size(); ++i) states_[i].flips = counts[i];
+at::Tensor AdamW::zeros_per_slot(std::int64_t columns, at::ScalarType dtype) const {
+  return at::zeros({static_cast<std::int64_t>(states_.size()), columns}, at::TensorOptions(dtype).device(communicator_.device()));
 }
 
 void AdamW::gather_working_copies() {
@@ -271,7 +279,7 @@ void AdamW::zero_gradients() {
     const bool summed_elsewhere = state.reduced && communicator_.size() > 1;  // then slot->grad is 0 already
     if (!summed_elsewhere || state.slot->kind == SlotKind::kVector) state.slot->grad.zero_();
     if (state.slot->tied_grad.defined()) state.slot->tied_grad.zero_();
-    if (state.slot->kind != SlotKind::kVector) state.grad.zero_();
+    if (communicator_.size() > 1 && state.slot->kind != SlotKind::kVector) state.grad.zero_();  // on one rank it is slot->grad
     state.reduced = false;
   }
 }

@@ -65,13 +65,17 @@ struct ForwardFlops {
   double decoder = 0, head = 0;
 };
 
-ForwardFlops forward_flops(const config::ModelConfig& model, std::int64_t seq_len) {
+double decoder_matrix_flops(const config::ModelConfig& model) {
   double weights = 0;
   for (const auto& linear : config::decoder_linears(model))
     weights += static_cast<double>(linear.outputs) * static_cast<double>(linear.inputs);
+  return static_cast<double>(model.num_hidden_layers) * 2 * weights;
+}
+
+ForwardFlops forward_flops(const config::ModelConfig& model, std::int64_t seq_len) {
   // Scores and mixing: 2 products of S/2 positions on average, 2 operations each.
   const double attention = 2.0 * static_cast<double>(seq_len * model.num_attention_heads * model.head_dim);
-  return {static_cast<double>(model.num_hidden_layers) * (2 * weights + attention),
+  return {decoder_matrix_flops(model) + static_cast<double>(model.num_hidden_layers) * attention,
           2.0 * static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size)};
 }
 
@@ -120,15 +124,18 @@ TokenFlops token_flops(const config::RunConfig& config, const config::ModelConfi
   if (teacher) {
     const auto forward = forward_flops(*teacher, config.train.seq_len);
     flops.teacher = forward.decoder + forward.head;
+    if (config.teacher.dtype == "fp8") flops.teacher_fp8 = decoder_matrix_flops(*teacher);
   }
   return flops;
 }
 
 TeacherPlan plan_teacher(const config::ModelConfig& model, const config::TeacherConfig& teacher, std::string_view stored,
                          Processor processor) {
-  const std::string_view dtype = teacher.dtype.empty() ? stored : teacher.dtype;
+  const bool fp8 = teacher.dtype == "fp8";
+  const std::string_view kept = stored == "fp32" && processor == Processor::kCpu ? "fp32" : "bf16";
+  const std::string_view dtype = fp8 ? kept : teacher.dtype.empty() ? stored : std::string_view(teacher.dtype);
   const bool widened = dtype == "fp16" && processor == Processor::kCpu;
-  return {model, bytes_of(dtype), widened ? kFloatBytes : bytes_of(dtype)};
+  return {model, bytes_of(dtype), widened ? kFloatBytes : bytes_of(dtype), fp8};
 }
 
 Estimate estimate(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher, int world_size,

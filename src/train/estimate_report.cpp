@@ -51,7 +51,7 @@ std::string model_report(const config::ModelConfig& model) {
 std::string teacher_report(const std::optional<TeacherPlan>& teacher, const std::string& source) {
   if (!teacher) return "teacher     none (next-token training)\n";
   return concat("teacher     ", source, ", ", count_text(config::parameter_counts(teacher->model).total()), " parameters of ",
-                teacher->value_bytes, " bytes\n");
+                teacher->value_bytes, teacher->fp8 ? " bytes, of decoder matrices 1\n" : " bytes\n");
 }
 
 std::string run_report(const config::RunConfig& config, const Estimate& estimate) {
@@ -94,6 +94,7 @@ std::string flops_report(const Estimate& estimate) {
   std::string out = concat("arithmetic  ", flop_text(f.total()), " per token: student 6N ", flop_text(f.student));
   if (f.recompute > 0) out += concat(", recompute ", flop_text(f.recompute));
   if (f.teacher > 0) out += concat(", teacher 2N ", flop_text(f.teacher), " (", percent(f.teacher, f.total()), ")");
+  if (f.teacher_fp8 > 0) out += concat(", of which ", flop_text(f.teacher_fp8), " in fp8");
   return out + "; causal attention included\n";
 }
 

@@ -29,19 +29,41 @@ LayerWalk::Buffer LayerWalk::working_weight(const config::LinearShape& linear) {
   return workspace(linear.outputs * linear.inputs * shape_.element);
 }
 
-/// `saved` is null under no_grad.
-LayerWalk::Buffer LayerWalk::linear(const Buffer& x, std::int64_t from, const config::LinearShape& linear, Buffer* saved) {
-  const Buffer input = cast(x, linear.inputs, from, shape_.element);
-  if (saved) *saved = input;
+/// What a product takes x [T, I] as: in the compute dtype, or in fp8 with a scale per token.
+LayerWalk::Buffer LayerWalk::operand(const Buffer& x, std::int64_t width, std::int64_t from) {
+  return shape_.fp8 ? activation(shape_.tokens * (width + 4)) : cast(x, width, from, shape_.element);
+}
+
+LayerWalk::Buffer LayerWalk::linear(const Buffer&, const config::LinearShape& linear) {
+  if (shape_.fp8) {
+    if (!shape_.mixed_products)  // the reference multiplies in fp32
+      workspace(4 * (shape_.tokens * (linear.inputs + linear.outputs) + linear.inputs * linear.outputs));
+    return activation(shape_.tokens * linear.outputs * shape_.element);
+  }
   const Buffer weight = working_weight(linear);
   return activation(shape_.tokens * linear.outputs * shape_.element);
 }
 
-/// slot.grad += dYᵀ x with fp32 operands, then dx = dY W~.
-LayerWalk::Buffer LayerWalk::linear_backward(const config::LinearShape& linear, const Buffer&) {
-  if (shape_.element != 4) workspace(shape_.tokens * (linear.outputs + linear.inputs) * 4);
+/// slot.grad += dYᵀ x, then dx = dY W~ in the compute dtype.
+LayerWalk::Buffer LayerWalk::linear_backward(const config::LinearShape& linear) {
+  if (shape_.element != 4 && !shape_.mixed_products) workspace(shape_.tokens * (linear.outputs + linear.inputs) * 4);
   const Buffer weight = working_weight(linear);
   return activation(shape_.tokens * linear.inputs * shape_.element);
+}
+
+/// dx in fp32 of an input that several slots share: of the last of them.
+LayerWalk::Buffer LayerWalk::shared_input_gradient(const config::LinearShape& linear) {
+  if (!shape_.mixed_products) return cast(linear_backward(linear), linear.inputs, shape_.element, 4);
+  const Buffer dx = activation(shape_.tokens * linear.inputs * 4);
+  add_to(dx, linear);
+  return dx;
+}
+
+void LayerWalk::add_to(const Buffer&, const config::LinearShape& linear) {
+  if (shape_.mixed_products)
+    working_weight(linear);
+  else
+    linear_backward(linear);
 }
 
 LayerWalk::Buffer LayerWalk::norm_forward(Buffer* inverse_rms) {
@@ -74,10 +96,13 @@ void LayerWalk::attend(const Buffer& q, const Buffer& k, const Buffer& v, Graph&
 
 LayerWalk::Buffer LayerWalk::attention(const Buffer& normed, Graph* graph) {
   const PassShape& s = shape_;
-  const auto saved = [&](Buffer Graph::* input) { return graph ? &(graph->*input) : nullptr; };
-  const Buffer q = rotary(linear(normed, 4, linears_[kQuery], saved(&Graph::query_input)), s.queries);
-  const Buffer k = rotary(linear(normed, 4, linears_[kKey], saved(&Graph::key_input)), s.keys);
-  const Buffer v = linear(normed, 4, linears_[kValue], saved(&Graph::value_input));
+  Buffer input = operand(normed, s.hidden, 4);
+  Buffer q = linear(input, linears_[kQuery]), k = linear(input, linears_[kKey]);
+  const Buffer v = linear(input, linears_[kValue]);
+  if (graph) graph->attention_input = input;
+  input.reset();
+  q = rotary(q, s.queries);
+  k = rotary(k, s.keys);
   Buffer mixed;
   {
     Graph inside;
@@ -85,22 +110,25 @@ LayerWalk::Buffer LayerWalk::attention(const Buffer& normed, Graph* graph) {
     mixed = cast((graph ? *graph : inside).mixed, s.queries, s.attention_element, s.element);
   }
   const Buffer rows = s.heads_inside ? mixed : activation(s.tokens * s.queries * s.element);
-  return linear(rows, s.element, linears_[kOutput], saved(&Graph::o_input));
+  if (graph) graph->o_input = rows;
+  return linear(operand(rows, s.queries, s.element), linears_[kOutput]);
 }
 
 LayerWalk::Buffer LayerWalk::mlp(const Buffer& normed, Graph* graph) {
   const std::int64_t bytes = shape_.tokens * shape_.wide * shape_.element;
-  const auto saved = [&](Buffer Graph::* input) { return graph ? &(graph->*input) : nullptr; };
-  Buffer gate = linear(normed, 4, linears_[kGate], saved(&Graph::gate_input));
-  Buffer up = linear(normed, 4, linears_[kUp], saved(&Graph::up_input));
+  Buffer input = operand(normed, shape_.hidden, 4);
+  Buffer gate = linear(input, linears_[kGate]), up = linear(input, linears_[kUp]);
+  if (graph) graph->mlp_input = input;
+  input.reset();
   const Buffer product = activation(bytes);
   if (graph) {
     graph->gate = gate;
     graph->up = up;
+    graph->product = product;
   }
   gate.reset();
   up.reset();
-  return linear(product, shape_.element, linears_[kDown], saved(&Graph::product));
+  return linear(operand(product, shape_.wide, shape_.element), linears_[kDown]);
 }
 
 LayerWalk::Buffer LayerWalk::forward(const Buffer& x, Graph* graph) {
@@ -124,28 +152,25 @@ LayerWalk::Buffer LayerWalk::forward(const Buffer& x, Graph* graph) {
 }
 
 /// dy [T, D] in the compute dtype -> gradient of the normed input, fp32.
-LayerWalk::Buffer LayerWalk::mlp_backward(const Buffer& dy, Graph& graph) {
+LayerWalk::Buffer LayerWalk::mlp_backward(const Buffer&, Graph& graph) {
   const PassShape& s = shape_;
   const std::int64_t bytes = s.tokens * s.wide * s.element;
-  Buffer dproduct = linear_backward(linears_[kDown], dy);
+  Buffer dproduct = linear_backward(linears_[kDown]);
   graph.product.reset();
-  const Buffer dgate = activation(bytes);
-  Buffer dup = activation(bytes);
+  const Buffer dgate = activation(bytes), dup = activation(bytes);
   dproduct.reset();
   graph.gate.reset();
   graph.up.reset();
-  const Buffer dnormed = cast(linear_backward(linears_[kUp], dup), s.hidden, s.element, 4);
-  dup.reset();
-  graph.up_input.reset();
-  cast(linear_backward(linears_[kGate], dgate), s.hidden, s.element, 4);  // added to dnormed
-  graph.gate_input.reset();
+  const Buffer dnormed = shared_input_gradient(linears_[kUp]);
+  add_to(dnormed, linears_[kGate]);
+  graph.mlp_input.reset();
   return dnormed;
 }
 
-LayerWalk::Buffer LayerWalk::attention_backward(const Buffer& dy, Graph& graph) {
+LayerWalk::Buffer LayerWalk::attention_backward(const Buffer&, Graph& graph) {
   const PassShape& s = shape_;
   const std::int64_t wide = s.tokens * s.queries * s.attention_element;
-  Buffer dmixed = cast(linear_backward(linears_[kOutput], dy), s.queries, s.element, s.attention_element);
+  Buffer dmixed = cast(linear_backward(linears_[kOutput]), s.queries, s.element, s.attention_element);
   graph.o_input.reset();
   const bool shared = s.keys != s.queries;  // heads are repeated
   Buffer dq = activation(wide), dk = activation(wide), dv = activation(wide);
@@ -162,16 +187,12 @@ LayerWalk::Buffer LayerWalk::attention_backward(const Buffer& dy, Graph& graph) 
   }
 
   dv = cast(dv, s.keys, s.attention_element, s.element);
-  const Buffer dnormed = cast(linear_backward(linears_[kValue], dv), s.hidden, s.element, 4);
-  dv.reset();
-  graph.value_input.reset();
   dk = rotary(cast(dk, s.keys, s.attention_element, s.element), s.keys);
-  cast(linear_backward(linears_[kKey], dk), s.hidden, s.element, 4);
-  dk.reset();
-  graph.key_input.reset();
   dq = rotary(cast(dq, s.queries, s.attention_element, s.element), s.queries);
-  cast(linear_backward(linears_[kQuery], dq), s.hidden, s.element, 4);
-  graph.query_input.reset();
+  const Buffer dnormed = shared_input_gradient(linears_[kValue]);
+  add_to(dnormed, linears_[kKey]);
+  add_to(dnormed, linears_[kQuery]);
+  graph.attention_input.reset();
   return dnormed;
 }
 

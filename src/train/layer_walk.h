@@ -8,9 +8,11 @@ namespace fbi::train {
 /// Sizes of one micro-step of a model on one rank. T tokens, D hidden, Q and K widths of all query and key heads, F feed-forward.
 struct PassShape {
   std::int64_t tokens = 0, hidden = 0, queries = 0, keys = 0, wide = 0, heads = 0;
+  bool fp8 = false;                  ///< linear layers and their inputs take one byte; without gradient
   bool packed = true;                ///< linear layers are unpacked when they are used
   bool fused_rotary = false;         ///< one kernel, no parts to be joined
   bool heads_inside = false;         ///< attention returns [B, S, H, E] in memory; else a copy puts it in that order
+  bool mixed_products = false;       ///< operands of two bytes add to fp32 sums; else they are widened first
   std::int64_t element = 4;          ///< bytes of the compute dtype
   std::int64_t attention_element = 4;
   std::int64_t value_element = 4;    ///< of dense weights as they are stored
@@ -25,9 +27,8 @@ class LayerWalk {
 
   /// What autograd saves of one layer's forward.
   struct Graph {
-    Buffer input, inverse_rms, query_input, key_input, value_input;
-    Buffer q, k, v, mixed, log_sum_exp, o_input;
-    Buffer h, post_inverse_rms, gate_input, up_input, gate, up, product;
+    Buffer input, inverse_rms, attention_input, q, k, v, mixed, log_sum_exp, o_input;
+    Buffer h, post_inverse_rms, mlp_input, gate, up, product;
   };
 
   LayerWalk(MemoryLedger& ledger, const PassShape& shape, const std::array<config::LinearShape, 7>& linears)
@@ -47,9 +48,12 @@ class LayerWalk {
   Buffer workspace(std::int64_t bytes) { return ledger_.make(MemoryKind::kWorkspace, bytes); }
   Buffer cast(const Buffer& x, std::int64_t width, std::int64_t from, std::int64_t to);
   Buffer working_weight(const config::LinearShape& linear);
-  Buffer linear(const Buffer& x, std::int64_t from, const config::LinearShape& linear, Buffer* saved);
+  Buffer operand(const Buffer& x, std::int64_t width, std::int64_t from);
+  Buffer linear(const Buffer& input, const config::LinearShape& linear);
   void attend(const Buffer& q, const Buffer& k, const Buffer& v, Graph& graph);
-  Buffer linear_backward(const config::LinearShape& linear, const Buffer& dy);
+  Buffer linear_backward(const config::LinearShape& linear);
+  Buffer shared_input_gradient(const config::LinearShape& linear);
+  void add_to(const Buffer& dx, const config::LinearShape& linear);
   Buffer rotary(const Buffer& x, std::int64_t width);
   Buffer attention(const Buffer& normed, Graph* graph);
   Buffer attention_backward(const Buffer& dy, Graph& graph);

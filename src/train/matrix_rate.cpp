@@ -10,6 +10,7 @@
 #include <span>
 
 #include "fbi/core/random.h"
+#include "fbi/ops/fp8.h"
 #include "fbi/ops/matrix_product.h"
 
 namespace fbi::train {
@@ -30,8 +31,15 @@ at::Tensor random_square(std::int64_t size, std::uint64_t stream, at::ScalarType
 
 double measure_matrix_rate(at::ScalarType dtype, at::Device device) {
   const std::int64_t size = device.is_cpu() ? 1024 : dtype == at::kFloat ? 4096 : 8192;
-  const at::Tensor a = random_square(size, 1, dtype, device), b = random_square(size, 2, dtype, device);
-  const auto multiply = [&] { ops::matrix_product(a, b)[0][0].item(); };  // to look at a number waits for a GPU
+  const bool fp8 = dtype == at::kFloat8_e4m3fn;
+  const at::ScalarType given = fp8 ? at::kBFloat16 : dtype;
+  const at::Tensor a = random_square(size, 1, given, device), b = random_square(size, 2, given, device);
+  ops::Fp8Rows a8, b8;
+  if (fp8) a8 = ops::quantize_rows(a), b8 = ops::quantize_rows(b);
+  const auto multiply = [&] {
+    const at::Tensor product = fp8 ? ops::fp8_product(a8, b8, given) : ops::matrix_product(a, b);
+    product[0][0].item();  // to look at a number waits for a GPU
+  };
   multiply();
   double best = std::numeric_limits<double>::infinity(), total = 0;
   for (int i = 0; i < kProducts && total < kEnoughSeconds; ++i) {

@@ -22,7 +22,8 @@ PaceMeter::PaceMeter(const config::RunConfig& config, const nn::LlamaForCausalLM
       flops_(token_flops(config, teacher ? &teacher->config() : nullptr)) {
   if (flops_.total() * rank_tokens_ * static_cast<double>(config.train.steps) < kLongRun) return;
   double token_seconds = flops_.student / matrix_rate(student.options());
-  if (teacher) token_seconds += flops_.teacher / matrix_rate(teacher->options());
+  if (teacher) token_seconds += (flops_.teacher - flops_.teacher_fp8) / matrix_rate(teacher->options());
+  if (flops_.teacher_fp8 > 0) token_seconds += flops_.teacher_fp8 / fp8_rate(teacher->options().device);
   products_seconds_ = rank_tokens_ * token_seconds;
 }
 
@@ -31,6 +32,8 @@ double PaceMeter::matrix_rate(const nn::LlamaOptions& options) {
   if (is_new) entry->second = measure_matrix_rate(options.compute_dtype, options.device);
   return entry->second;
 }
+
+double PaceMeter::fp8_rate(at::Device device) { return matrix_rates_["fp8"] = measure_matrix_rate(at::kFloat8_e4m3fn, device); }
 
 Pace PaceMeter::add(double step_seconds, double cpu_seconds, const PhaseSeconds& phases, std::int64_t steps_left) {
   recent_.push_back(step_seconds);

@@ -22,11 +22,12 @@ class PaceMeter {
   /// `phases`: what the timeline told of this step.
   Pace add(double step_seconds, double cpu_seconds, const PhaseSeconds& phases, std::int64_t steps_left);
 
-  /// Measured operations per second by type of the products ("fp32", "fp16", "bf16"); empty: not measured.
+  /// Measured operations per second by type of the products ("fp32", "fp16", "bf16", "fp8"); empty: not measured.
   const std::map<std::string, double>& matrix_rates() const { return matrix_rates_; }
 
  private:
   double matrix_rate(const nn::LlamaOptions& options);
+  double fp8_rate(at::Device device);
 
   double step_tokens_;  ///< of all ranks
   double rank_tokens_;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "fbi/checkpoint/metrics_log.h"
@@ -148,7 +149,18 @@ class TrainingRun {
       session_.start();
       log::info("starting at step 0");
     }
+    log_teacher_drift();
     if (options_.profile_steps > 0) timeline().start_trace();
+  }
+
+  void log_teacher_drift() {
+    const auto& drift = session_.teacher_drift();
+    if (!drift) return;
+    char text[128];
+    std::snprintf(text, sizeof text, "KL divergence %.3g nats per token, same most likely token for %.1f %% of %lld", drift->divergence,
+                  100 * drift->same_first, static_cast<long long>(drift->tokens));
+    log::info("teacher: decoder matrices are fp8; against ", c10::toString(session_.teacher()->options().compute_dtype),
+              " on the run's first micro-batch: ", text);
   }
 
   void step() {

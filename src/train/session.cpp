@@ -1,6 +1,7 @@
 #include "train/session.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/equal.h>
 #include <nlohmann/json.hpp>
@@ -11,7 +12,6 @@
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
-#include "fbi/distill/teacher.h"
 #include "fbi/distributed/agreement.h"
 #include "fbi/nn/model_folder.h"
 #include "fbi/ops/parallel.h"
@@ -65,7 +65,7 @@ Session::Session(const config::RunConfig& config, distributed::Communicator& com
   open_data();
   batcher_ = std::make_unique<data::Batcher>(*data_, communicator.size());
   if (config.objective.distill > 0)
-    teacher_ = distill::load_teacher(config.teacher, config.model, config.train, communicator, config.parallel.shard_teacher);
+    load_teacher();
   student_ = std::make_unique<nn::LlamaForCausalLM>(config.model,
                                                     nn::LlamaOptions{device, torch_dtype(config.train.precision)});
   const bool shard_gradients = config.parallel.shard_gradients && communicator.size() > 1;
@@ -74,6 +74,15 @@ Session::Session(const config::RunConfig& config, distributed::Communicator& com
                                               torch_dtype(config.parallel.gradient_dtype));
   trainer_ = std::make_unique<Trainer>(TrainerParts{*student_, teacher_.get(), *optimizer_, communicator, sample_reader()},
                                        config.objective, config.train, optim::make_schedule(config.optimizer), shard_gradients);
+}
+
+void Session::load_teacher() {
+  teacher_ = distill::load_teacher(config_.teacher, config_.model, config_.train, communicator_, config_.parallel.shard_teacher);
+  if (config_.teacher.dtype != "fp8") return;
+  at::Tensor ids = at::empty({config_.train.micro_batch, config_.train.seq_len + 1}, at::kInt);
+  batcher_->read({0, ids.size(0)}, {ids.data_ptr<std::int32_t>(), static_cast<std::size_t>(ids.numel())});
+  const at::Tensor inputs = ids.slice(1, 0, config_.train.seq_len).to(communicator_.device(), at::kLong);
+  teacher_drift_ = distill::store_as_fp8(teacher_->model(), inputs);
 }
 
 /// Rank 0 first: it builds line indexes that are missing, the others find them.

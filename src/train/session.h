@@ -2,9 +2,11 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "fbi/config/run_config.h"
 #include "fbi/data/batcher.h"
+#include "fbi/distill/fp8_teacher.h"
 #include "fbi/distill/teacher.h"
 #include "fbi/distributed/communicator.h"
 #include "fbi/formats/checkpoint_reader.h"
@@ -32,9 +34,12 @@ class Session {
   MemoryByKind held_memory() const { return train::held_memory(*optimizer_, teacher_.get()); }
   /// Null without distillation.
   const nn::LlamaForCausalLM* teacher() { return teacher_ ? &teacher_->model() : nullptr; }
+  /// Where teacher.dtype is fp8: what that changed on the run's first micro-batch.
+  const std::optional<distill::Fp8Drift>& teacher_drift() const { return teacher_drift_; }
 
  private:
   void open_data();
+  void load_teacher();
   SampleReader sample_reader();
 
   config::RunConfig config_;
@@ -43,6 +48,7 @@ class Session {
   std::unique_ptr<data::Batcher> batcher_;
   std::unique_ptr<nn::LlamaForCausalLM> student_;
   std::unique_ptr<distill::Teacher> teacher_;
+  std::optional<distill::Fp8Drift> teacher_drift_;
   std::unique_ptr<optim::AdamW> optimizer_;
   std::unique_ptr<Trainer> trainer_;
 };

@@ -69,8 +69,9 @@ class StepWalk {
     const bool cpu = processor_ == Processor::kCpu;
     shape.element = element;
     shape.attention_element = cpu ? kFloatBytes : element;
-    shape.fused_rotary = cpu && element == kFloatBytes;
+    shape.fused_rotary = !cpu || element == kFloatBytes;
     shape.heads_inside = !cpu || shape.fused_rotary;
+    shape.mixed_products = !cpu;
   }
 
   /// distill::load_teacher: all slots are made in the teacher's own type and filled one by one, each from a matrix in fp32. Spread over
@@ -85,6 +86,7 @@ class StepWalk {
     };
     const std::int64_t vectors = (shapes.norm_elements + shapes.scale_values) * kFloatBytes;
     std::int64_t layers = shapes.layers * shapes.over_layer(stored(value));
+    if (teacher_->fp8) layers = shapes.layers * shapes.over_layer([](const MatrixShape& m) { return m.elements() + m.rows * kFloatBytes; });
     if (spreads_teacher())
       layers = (shapes.layers * shapes.over_layer([&](const MatrixShape& m) { return own_elements(m); }) +
                 2 * shapes.over_layer([](const MatrixShape& m) { return m.elements(); })) * value;
@@ -147,6 +149,7 @@ class StepWalk {
     PassShape shape = pass_shape(teacher_->model, tokens_);
     place(shape, teacher_->compute_bytes);
     shape.value_element = teacher_->value_bytes;
+    shape.fp8 = teacher_->fp8;
     const auto linears = config::decoder_linears(teacher_->model);
     LayerWalk walk(ledger_, shape, linears);
     Buffer next_layer;  // on its way while a layer computes
@@ -178,17 +181,22 @@ class StepWalk {
     if (element_ != kFloatBytes) head = hold(student_.embedding.elements() * element_);
     if (teacher_ && teacher_->value_bytes != teacher_->compute_bytes)
       teacher_head = hold(config_.model.vocab_size * teacher_->model.hidden_size * teacher_->compute_bytes);
+    // ops::logits_dtype
+    const bool as_multiplied = processor_ == Processor::kGpu && (!teacher_ || teacher_->compute_bytes == element_);
+    const std::int64_t logit = as_multiplied ? element_ : kFloatBytes;
     const auto product = [&](std::int64_t element, std::int64_t width) {
       const Buffer rows = element == kFloatBytes ? Buffer() : hold(chunk * width * element);
-      const Buffer low = element == kFloatBytes ? Buffer() : hold(logits * element);
-      return hold(logits * kFloatBytes);
+      const Buffer low = element == logit ? Buffer() : hold(logits * element);
+      return hold(logits * logit);
     };
     const Buffer student = product(element_, config_.model.hidden_size);
     if (teacher_) reference = product(teacher_->compute_bytes, teacher_->model.hidden_size);
     const Buffer losses = hold(2 * chunk * kFloatBytes);
-    const Buffer dlogits = element_ == kFloatBytes ? Buffer() : hold(logits * element_);
+    const Buffer dlogits = element_ == logit ? Buffer() : hold(logits * element_);
     hold(chunk * config_.model.hidden_size * element_);  // dhidden of the chunk
-    if (element_ != kFloatBytes) hold(logits * kFloatBytes + chunk * config_.model.hidden_size * (kFloatBytes + element_));
+    if (element_ == kFloatBytes) return;
+    const std::int64_t widened = processor_ == Processor::kCpu ? kFloatBytes * (logits + chunk * config_.model.hidden_size) : 0;
+    hold(widened + chunk * config_.model.hidden_size * element_);  // operands of the head's gradient
   }
 
   void backward(const Buffer& dhidden, std::vector<Buffer>& inputs, Graphs& graphs) {

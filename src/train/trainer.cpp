@@ -2,7 +2,8 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/tensor.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -48,20 +49,13 @@ StepMetrics Trainer::step() {
   metrics.sample_count = train_.global_batch;
 
   const distributed::Traffic sent_before = parts_.communicator.traffic();
-  ops::LossSums sums;
-  for (std::int64_t index = 0; index < micro_steps_; ++index) {
-    const auto& part = metrics.micro_losses.emplace_back(micro_step(index));
-    sums.next_token += part.next_token;
-    sums.distill += part.distill;
-  }
+  std::vector<at::Tensor> micro_sums;
+  at::Tensor sums = at::zeros({2}, at::TensorOptions().dtype(at::kDouble).device(parts_.student.options().device));
+  for (std::int64_t index = 0; index < micro_steps_; ++index) sums.add_(micro_sums.emplace_back(micro_step(index)));
   auto phase = timeline_.span(Phase::kReduce);
-  const std::int64_t tokens = train_.global_batch * train_.seq_len;
-  sums = reduce_losses(sums);
-  metrics.loss = objective_.loss(sums, tokens);
-  metrics.loss_next_token = sums.next_token / static_cast<double>(tokens);
-  metrics.loss_distill = sums.distill / static_cast<double>(tokens);
-
-  metrics.grad_norm = parts_.optimizer.finish_gradients();
+  parts_.communicator.all_reduce(sums, distributed::Reduce::kSum)->wait();
+  metrics.grad_norm = parts_.optimizer.finish_gradients();  // the first number that is waited for
+  report_losses(metrics, sums, micro_sums);
   // Both numbers are sums over all ranks, so that all ranks decide alike.
   metrics.skipped = !std::isfinite(metrics.loss) || !std::isfinite(metrics.grad_norm);
   phase.next(Phase::kUpdate);
@@ -73,7 +67,7 @@ StepMetrics Trainer::step() {
 
   state_.step += 1;
   state_.updates = parts_.optimizer.updates();
-  state_.tokens += tokens;
+  state_.tokens += train_.global_batch * train_.seq_len;
   state_.position += train_.global_batch;
   state_.skipped += metrics.skipped;
   state_.skipped_in_row = metrics.skipped ? state_.skipped_in_row + 1 : 0;
@@ -83,16 +77,18 @@ StepMetrics Trainer::step() {
   return metrics;
 }
 
-ops::LossSums Trainer::micro_step(std::int64_t index) {
+at::Tensor Trainer::micro_step(std::int64_t index) {
   const auto whole = timeline_.span(Phase::kOther, "micro-step", index);
   auto phase = timeline_.span(Phase::kData);
   auto range = data::micro_batch_range(state_.position, index, parts_.communicator.rank(), parts_.communicator.size(),
                                        train_.micro_batch);
   // Configurations of runs divide evenly; of a batch that does not, the last parts are short.
   range.count = std::clamp<std::int64_t>(state_.position + train_.global_batch - range.first, 0, range.count);
-  at::Tensor ids = at::empty({range.count, train_.seq_len + 1}, at::kInt);
+  const at::Device device = parts_.student.options().device;
+  // From pinned memory a GPU fetches them when it comes to it; from other memory it would be waited for.
+  at::Tensor ids = at::empty({range.count, train_.seq_len + 1}, at::TensorOptions().dtype(at::kInt).pinned_memory(device.is_cuda()));
   parts_.read_samples(range.first, range.count, {ids.data_ptr<std::int32_t>(), static_cast<std::size_t>(ids.numel())});
-  ids = ids.to(parts_.student.options().device);
+  ids = ids.to(device, /*non_blocking=*/true);
   const at::Tensor inputs = ids.slice(1, 0, train_.seq_len).to(at::kLong);
   const at::Tensor targets = ids.slice(1, 1, train_.seq_len + 1).reshape(-1);
 
@@ -125,10 +121,13 @@ ops::LossSums Trainer::micro_step(std::int64_t index) {
   return result.sums;
 }
 
-ops::LossSums Trainer::reduce_losses(const ops::LossSums& sums) {
-  at::Tensor both = at::tensor({sums.next_token, sums.distill}, at::kDouble);
-  parts_.communicator.all_reduce(both, distributed::Reduce::kSum)->wait();
-  return {both[0].item<double>(), both[1].item<double>()};
+void Trainer::report_losses(StepMetrics& metrics, const at::Tensor& sums, const std::vector<at::Tensor>& micro_sums) const {
+  const auto tokens = train_.global_batch * train_.seq_len;
+  const ops::LossSums all = ops::read_sums(sums).front();
+  metrics.loss = objective_.loss(all, tokens);
+  metrics.loss_next_token = all.next_token / static_cast<double>(tokens);
+  metrics.loss_distill = all.distill / static_cast<double>(tokens);
+  metrics.micro_losses = ops::read_sums(at::stack(micro_sums));
 }
 
 void Trainer::report_flips(StepMetrics& metrics) const {

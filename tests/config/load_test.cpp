@@ -169,6 +169,12 @@ TEST(Load, ValuesBuiltInCodeAreCheckedToo) {
       "model.binarize = \"invalid\": expected one of column", "data.paths = [\"\"]");
 }
 
+TEST(Load, AnFp8TeacherStaysWhole) {
+  EXPECT_NO_THROW(minimal({"teacher.dtype=fp8"}));
+  expect_error<UsageError>([] { minimal({"teacher.dtype=fp8", "parallel.shard_teacher=true"}); },
+                           "parallel.shard_teacher = true: expected false", "teacher.dtype is fp8");
+}
+
 struct Boundary {
   const char* good;
   const char* bad;
@@ -193,7 +199,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Boundary{"model.pad_token_id=0", "model.pad_token_id=-1"},
                     Boundary{"model.bos_token_id=0", "model.bos_token_id=-1"},
                     Boundary{"model.eos_token_id=[]", "model.eos_token_id=[2,-1]"},
-                    Boundary{"teacher.dtype=fp16", "teacher.dtype=fp8"},
+                    Boundary{"teacher.dtype=fp16", "teacher.dtype=int4"},
                     Boundary{"data.skip_files=[0]", "data.skip_files=[-1]"},
                     Boundary{"data.seed=0", "data.seed=-1"},
                     Boundary{"objective.next_token=0", "objective.next_token=-1e-9"},

@@ -15,6 +15,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/random.h"
+#include "fbi/distill/fp8_teacher.h"
 #include "fbi/distill/teacher.h"
 #include "nn/write_model_folder.h"
 #include "support/expect_error.h"
@@ -100,15 +101,16 @@ TEST_P(ObjectiveTerms, AreThoseOfWholeLogitsForAnyChunk) {
     ASSERT_EQ(taught, config.distill > 0);
     const auto found = objective.run(student, hidden, taught ? &teacher : nullptr,
                                      taught ? reference : at::Tensor(), targets, kGradScale);
+    const ops::LossSums sums = ops::read_sums(found.sums).front();
     // fp32 logits of size 1 to 10 with sums of 16 products: 1e-6 relative, 15 tokens of a loss of
     // about 4.
-    EXPECT_NEAR(found.sums.next_token, expected.next_token, 1e-4) << "chunk " << chunk;
+    EXPECT_NEAR(sums.next_token, expected.next_token, 1e-4) << "chunk " << chunk;
     if (config.distill > 0)
-      EXPECT_NEAR(found.sums.distill, expected.distill,
+      EXPECT_NEAR(sums.distill, expected.distill,
                   1e-4 * config.temperature * config.temperature)
           << "chunk " << chunk;
-    EXPECT_EQ(objective.loss(found.sums, kTokens),
-              (config.next_token * found.sums.next_token + config.distill * found.sums.distill) /
+    EXPECT_EQ(objective.loss(sums, kTokens),
+              (config.next_token * sums.next_token + config.distill * sums.distill) /
                   kTokens);
     ASSERT_EQ(found.dhidden.sizes(), hidden.sizes());
     EXPECT_TRUE(found.dhidden.to(at::kDouble).allclose(expected.dhidden, 1e-5, 1e-6))
@@ -173,6 +175,40 @@ TEST_F(Teacher, RunsInTheChosenDtype) {
   const auto fp16 = load_teacher(teacher_, student_, train_, *ranks_, false);
   EXPECT_EQ(fp16->model().options().compute_dtype, at::kFloat);  // fp16 arithmetic is for GPUs
   EXPECT_EQ(fp16->model().head().value.scalar_type(), at::kHalf);
+}
+
+std::int64_t decoder_bytes(nn::LlamaForCausalLM& model) {
+  std::size_t bytes = 0;
+  for (auto* slot : model.stage_slots(0))
+    if (slot->kind == ops::SlotKind::kDense) bytes += slot->value.nbytes();
+  return static_cast<std::int64_t>(bytes);
+}
+
+TEST_F(Teacher, TakesOneBytePerDecoderWeightInFp8AndTellsItsDrift) {
+  const at::Tensor ids = (random_tensor({2, 7}, "ids").abs() * 10).to(at::kLong).clamp_max_(kVocab - 1);
+  const at::Tensor expected = load_teacher(teacher_, student_, train_, *ranks_, false)->hidden_states(ids);
+  teacher_.dtype = "fp8";
+  const auto loaded = load_teacher(teacher_, student_, train_, *ranks_, false);
+  nn::LlamaForCausalLM& model = loaded->model();
+  EXPECT_TRUE(loaded->hidden_states(ids).equal(expected));  // not yet
+  const std::int64_t before = decoder_bytes(model);
+  const Fp8Drift drift = store_as_fp8(model, ids);
+  EXPECT_EQ(decoder_bytes(model) * 4, before);
+  EXPECT_EQ(model.head().value.scalar_type(), at::kFloat);
+
+  const at::Tensor p = model.head_logits(expected.view({14, -1})).to(at::kDouble).log_softmax(-1);
+  const at::Tensor q = model.head_logits(loaded->hidden_states(ids).view({14, -1})).to(at::kDouble).log_softmax(-1);
+  EXPECT_EQ(drift.tokens, 14);
+  EXPECT_NEAR(drift.divergence, (p.exp() * (p - q)).sum(-1).mean().item<double>(), 1e-6);
+  EXPECT_GT(drift.divergence, 1e-6);
+  EXPECT_LT(drift.divergence, 0.05);  // of distributions with an entropy of 2 to 3
+  EXPECT_EQ(drift.same_first, p.argmax(-1).eq(q.argmax(-1)).to(at::kDouble).mean().item<double>());
+}
+
+TEST_F(Teacher, ThatIsBinarizedIsNotStoredAsFp8) {
+  nn::LlamaForCausalLM binarized(tiny_model(16, config::Binarize::kColumn), {});
+  nn::load_weights(binarized, *nn::random_weights(binarized.config(), 1));
+  test::expect_error<UsageError>([&] { store_as_fp8(binarized, at::zeros({1, 2}, at::kLong)); }, "binarized already");
 }
 
 TEST_F(Teacher, WithAnotherVocabularyIsRefused) {

@@ -178,7 +178,7 @@ ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
   const config::ObjectiveConfig objective{trace.next_token_weight, trace.distill_weight, 1.0};
   train::Trainer trainer({student, teacher.get(), optimizer, communicator, sample_reader(trace.tokens)}, objective,
                          train_config(trace, recompute, communicator.size()), schedule(trace));
-  const auto first = sum_over_ranks(communicator, trainer.micro_step(0));
+  const auto first = sum_over_ranks(communicator, ops::read_sums(trainer.micro_step(0)).front());
   optimizer.finish_gradients();
   result.first_gradients = gradients(optimizer, communicator);
   optimizer.zero_gradients();

@@ -6,8 +6,10 @@
 #include <utility>
 
 #include <ATen/ops/randint.h>
+#include <ATen/ops/zeros.h>
 
 #include "fbi/config/load.h"
+#include "fbi/distill/fp8_teacher.h"
 #include "fbi/nn/weights.h"
 #include "fbi/ops/parallel.h"
 #include "fbi/train/estimate.h"
@@ -63,6 +65,7 @@ struct Case {
   bool shard_teacher = false;
   bool tied_scales = false;
   bool shift = true;
+  bool fp8_teacher = false;
 };
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
@@ -109,6 +112,7 @@ config::RunConfig small_run(const Case& c) {
   config.parallel.shard_gradients = c.shard_gradients;
   config.parallel.gradient_dtype = c.gradients;
   config.parallel.shard_teacher = c.shard_teacher;
+  if (c.fp8_teacher) config.teacher.dtype = "fp8";
   config::resolve(config, c.ranks);
   return config;
 }
@@ -170,7 +174,7 @@ class SmallRun {
 
   Estimate estimated() const {
     std::optional<TeacherPlan> teacher;
-    if (teacher_) teacher = plan_teacher(small_teacher(), {}, "bf16", Processor::kCpu);
+    if (teacher_) teacher = plan_teacher(small_teacher(), config_.teacher, "bf16", Processor::kCpu);
     return estimate(config_, teacher, communicator_.size(), Processor::kCpu);
   }
   MemoryByKind held() const { return held_memory(*optimizer_, teacher_.get()); }
@@ -189,6 +193,7 @@ class SmallRun {
       nn::load_weights(*model, *weights);
       teacher_ = std::make_unique<distill::Teacher>(std::move(model));
     }
+    if (config_.teacher.dtype == "fp8") distill::store_as_fp8(teacher_->model(), at::zeros({1, 2}, at::kLong));
   }
 
   void took(MemoryKind kind) {
@@ -314,6 +319,7 @@ std::vector<Case> one_rank() {
           {.name = "kd_recompute", .recompute = true},
           {.name = "kd_bf16", .precision = kBf16},
           {.name = "kd_bf16_recompute", .recompute = true, .precision = kBf16},
+          {.name = "fp8_teacher", .fp8_teacher = true},
           {.name = "dense", .distill = false, .binarize = Binarize::kNone},
           {.name = "dense_bf16_recompute", .distill = false, .recompute = true, .precision = kBf16, .binarize = Binarize::kNone},
           {.name = "shared_heads", .binarize = Binarize::kRow, .key_value_heads = 2},

@@ -1,5 +1,7 @@
 // Training, checkpoints and evaluation on a GPU against the same on the CPU.
 #include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -10,7 +12,9 @@
 #include "distributed/free_port.h"
 #include "fbi/distributed/process_group.h"
 #include "fbi/nn/model_folder.h"
+#include "fbi/core/error.h"
 #include "fbi/ops/device.h"
+#include "fbi/ops/fp8.h"
 #include "train/tiny_run.h"
 
 namespace fbi::train {
@@ -157,6 +161,24 @@ TEST_P(GpuKinds, EvaluationAgreesWithTheCpu) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, GpuKinds, testing::Values("kd", "mixed", "dense", "tied"),
                          [](const auto& info) { return info.param; });
+
+/// The same bytes as on the CPU. Products: results in bf16, sums of 14 bits in the tensor cores.
+TEST_F(Gpu, Fp8ProductsAgreeWithTheCpu) {
+  try {
+    ops::check_fp8(gpu_);
+  } catch (const UsageError& error) {  // an older GPU
+    EXPECT_NE(std::string(error.what()).find("compute capability 8.9"), std::string::npos);
+    return;
+  }
+  const at::Tensor x = at::randn({70, 96}), w = at::randn({48, 96});
+  const auto cpu_x = ops::quantize_rows(x), cpu_w = ops::quantize_rows(w);
+  const auto gpu_x = ops::quantize_rows(x.to(gpu_)), gpu_w = ops::quantize_rows(w.to(gpu_));
+  EXPECT_TRUE(gpu_x.values.cpu().view(at::kByte).equal(cpu_x.values.view(at::kByte)));
+  EXPECT_TRUE(gpu_x.scales.cpu().equal(cpu_x.scales));
+  const at::Tensor expected = ops::fp8_product(cpu_x, cpu_w, at::kFloat);
+  const at::Tensor found = ops::fp8_product(gpu_x, gpu_w, at::kBFloat16).cpu().to(at::kFloat);
+  EXPECT_LT(((found - expected).norm() / expected.norm()).item<double>(), 0.005);
+}
 
 TEST_F(Gpu, MetricsTellTheMemoryOfTheDevice) {
   config::RunConfig c = runs_.config();

@@ -258,8 +258,8 @@ TEST(Meters, RanksShareTheTokensOfAStep) {
   EXPECT_EQ(pace.matrix_share, 0);
 }
 
-TEST(MatrixRate, IsMeasuredInBothTypes) {
-  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+TEST(MatrixRate, IsMeasuredInEveryType) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kFloat8_e4m3fn}) {
     const double rate = measure_matrix_rate(dtype, at::kCPU);
     EXPECT_TRUE(std::isfinite(rate) && rate > 0) << dtype;
   }

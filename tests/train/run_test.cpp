@@ -222,6 +222,26 @@ TEST_F(Run, EndsAfterTooManyNonFiniteStepsInARow) {
   }
 }
 
+std::string text_of(const fs::path& file) {
+  std::ifstream stream(file);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+TEST(Fp8Teacher, TrainsResumesAndTellsItsDrift) {
+  TinyRuns runs;
+  config::RunConfig config = runs.config("kd");
+  config.teacher.dtype = "fp8";
+  config.checkpoint.every_steps = 20;
+  EXPECT_EQ(runs.run(config, "whole"), RunOutcome::kFinished);
+  const std::string log = text_of(runs.path("whole") / "train.log");
+  EXPECT_NE(log.find("fp8; against Float on the run's first micro-batch: KL divergence "), std::string::npos) << log;
+  EXPECT_NE(log.find(" of 16"), std::string::npos) << log;
+  copy_run_at(runs.path("whole"), runs.path("resumed"), 20);
+  EXPECT_EQ(runs.run(config, "resumed", "auto"), RunOutcome::kFinished);
+  EXPECT_EQ(metrics_lines(runs.path("resumed")), metrics_lines(runs.path("whole")));
+  EXPECT_EQ(end_of(runs.path("resumed")), end_of(runs.path("whole")));
+}
+
 TEST(SavedRunConfig, IsAbsentInANewFolder) {
   test::TempDir folder;
   EXPECT_FALSE(saved_run_config(folder.path()));

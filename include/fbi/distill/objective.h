@@ -7,6 +7,7 @@
 #include "fbi/config/run_config.h"
 #include "fbi/nn/llama.h"
 #include "fbi/ops/loss.h"
+#include "fbi/ops/loss_sums.h"
 
 namespace fbi::distill {
 
@@ -17,8 +18,8 @@ class Objective {
   bool needs_teacher() const { return weights_.distill > 0; }
 
   struct Result {
-    at::Tensor dhidden;   ///< fp32, shape of the student's hidden states
-    ops::LossSums sums;   ///< over the T tokens
+    at::Tensor dhidden;  ///< fp32, shape of the student's hidden states
+    at::Tensor sums;     ///< over the T tokens, as of ops::distill_loss: nobody has waited for them
   };
   /// student_hidden [B, S, D] and teacher_hidden [B, S, Dt] (undefined without teacher) after the final norms; targets int32
   /// [T = B·S]. Adds the head's gradient to its slot; gradients carry the factor `grad_scale`.

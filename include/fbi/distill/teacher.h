@@ -38,8 +38,8 @@ class Teacher {
 };
 
 /// Reads the teacher and checks that it fits the student: same vocabulary, positions for train.seq_len (UsageError naming both
-/// values). It runs in teacher.dtype, or in the dtype of its own files (fp16 on a CPU is multiplied in fp32). `shard` spreads it over
-/// the ranks.
+/// values). It runs in teacher.dtype, or in the dtype of its own files (fp16 on a CPU is multiplied in fp32); where teacher.dtype is
+/// fp8 it is ready for store_as_fp8 and the device has been checked. `shard` spreads it over the ranks.
 std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
                                       const config::TrainConfig& train, distributed::Communicator& communicator, bool shard);
 

@@ -141,12 +141,17 @@ void silu_product(const void* gate, const void* up, Element type, std::int64_t c
 void silu_product_backward(const void* dout, const void* gate, const void* up, Element type,
                            std::int64_t count, void* dgate, void* dup, Stream stream);
 
+/// Rows as 8-bit floats (e4m3) with a scale each: values [rows, width] = x / scale to nearest even, scales [rows] = max |x| / 448, at least
+/// the smallest normal number. Contents are finite.
+void quantize_rows(const void* x, Element type, std::int64_t rows, std::int64_t width,
+                   std::uint8_t* values, float* scales, Stream stream);
+
 /// The gradient of an embedding: grad[ids[t]] += dx[t] in token order, the bits of a serial loop
 /// (an index_add is free to take any order). Ids outside of [0, rows), and skip_id, are left out.
-/// The ids are compared with one another, tokens² / 2 times.
 struct EmbeddingGradientArgs {
-  const std::int64_t* ids = nullptr;  ///< [tokens]
-  const void* dx = nullptr;           ///< [tokens, width] of type `type`
+  const std::int64_t* ids = nullptr;    ///< [tokens], sorted
+  const std::int64_t* order = nullptr;  ///< [tokens]: whose id it is; ascending among equal ids
+  const void* dx = nullptr;             ///< [tokens, width] of type `type`
   Element type = Element::kFp32;
   std::int64_t tokens = 0;
   std::int64_t rows = 0;

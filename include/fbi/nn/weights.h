@@ -37,7 +37,7 @@ struct LoadReport {
   std::int64_t zero_signs = 0;  ///< latent weights that are exactly 0: the packed form takes them as +1
 };
 
-/// Fills one slot's working copy and returns the fp32 latent weight it was made from (for dense slots the value itself). Slots that share
+/// Fills one slot's working copy and returns the fp32 latent weight it was made from, on the CPU (for dense slots the value itself). Slots that share
 /// alpha are filled in the model's order; DataError when the source has different ones for them.
 at::Tensor load_slot(ops::ParameterSlot& slot, const WeightSource& source, LoadReport& report);
 

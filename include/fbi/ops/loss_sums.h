@@ -2,7 +2,7 @@
 
 namespace fbi::ops {
 
-/// Sums over the tokens of one chunk, natural logarithm.
+/// Sums over tokens, natural logarithm.
 struct LossSums {
   double next_token = 0;
   double distill = 0;

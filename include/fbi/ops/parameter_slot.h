@@ -40,6 +40,7 @@ struct ParameterSlot {
   /// which names its moments.
   std::int64_t alpha_rows_before = 0;
   at::Tensor value;  ///< dense, vector: working copy, fp32 in training
+  at::Tensor value_scales;  ///< fp32 [O] where value is e4m3 (store_as_fp8): the matrix is their product row by row; else undefined
   /// Evaluation only: W~ of a packed slot is rounded to this type before the compute dtype (fp32: no extra rounding).
   at::ScalarType rounding = at::kFloat;
   SignProducts products = SignProducts::kDense;  ///< packed, in training

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <vector>
+
 #include <ATen/core/Tensor.h>
 
 #include "fbi/ops/parameter_slot.h"
@@ -17,6 +19,10 @@ at::Tensor working_weight(const ParameterSlot& slot, at::ScalarType dtype);
 
 /// y = x W~ᵀ, [T, I] -> [T, O] in `dtype`. Backward: dx = dY W~ in `dtype`, slot.grad += dYᵀ x accumulated in fp32.
 at::Tensor linear(const at::Tensor& x, ParameterSlot& slot, at::ScalarType dtype);
+
+/// `linear` of one input with several slots of one width, which is converted and kept once; the gradient of x is summed in its own
+/// dtype, from the last slot to the first.
+std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<ParameterSlot*>& slots, at::ScalarType dtype);
 
 /// target += aᵀ b in fp32 for a [T, O], b [T, I] of any floating dtype; the one place where G is accumulated.
 void accumulate_outer(at::Tensor& target, const at::Tensor& a, const at::Tensor& b);

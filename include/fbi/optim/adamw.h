@@ -91,10 +91,10 @@ class AdamW {
   void wait_for_reductions(std::size_t left);
   SlotState& state_of(const ops::ParameterSlot& slot);
   kernels::AdamWStep step_for(ops::ParameterGroup group, double lr, double grad_scale) const;
-  double form_scale_gradients(SlotState& state);
-  void update_latent(SlotState& state, double lr, double grad_scale);
+  void form_scale_gradients(SlotState& state, double* squares);
+  void update_latent(SlotState& state, double lr, double grad_scale, std::int64_t* flips);
   void update_scales(SlotState& state, double lr, double grad_scale);
-  void sum_flips();
+  at::Tensor zeros_per_slot(std::int64_t columns, at::ScalarType dtype) const;  ///< on the device of the gradients
   void gather_working_copies();
 
   config::OptimizerConfig config_;

@@ -64,6 +64,7 @@ struct TokenFlops {
   double student = 0;    ///< forward and backward
   double recompute = 0;  ///< 0 without train.recompute
   double teacher = 0;    ///< 0 without distillation
+  double teacher_fp8 = 0;  ///< those of `teacher` that teacher.dtype=fp8 does in 8 bits
   double total() const { return student + recompute + teacher; }
   double without_recompute() const { return student + teacher; }  ///< what MFU counts
 };
@@ -93,6 +94,7 @@ struct TeacherPlan {
   config::ModelConfig model;       ///< resolved
   std::int64_t value_bytes = 2;    ///< of a weight
   std::int64_t compute_bytes = 2;  ///< of an activation in matrix products
+  bool fp8 = false;                ///< decoder matrices and their inputs take one byte
 };
 /// `stored` is the type of its files ("fp32", "bf16", "fp16"), which teacher.dtype overrides.
 TeacherPlan plan_teacher(const config::ModelConfig& model, const config::TeacherConfig& teacher, std::string_view stored,

@@ -37,8 +37,9 @@ class Trainer {
 
   StepMetrics step();
 
-  /// Forward and backward of micro-step `index` of the current step; adds to the gradients and returns the loss sums.
-  ops::LossSums micro_step(std::int64_t index);
+  /// Forward and backward of micro-step `index` of the current step; adds to the gradients and returns the sums of the losses as
+  /// ops::distill_loss does. Does not wait for a GPU.
+  at::Tensor micro_step(std::int64_t index);
 
   const TrainState& state() const { return state_; }
   void set_state(const TrainState& state);
@@ -46,7 +47,7 @@ class Trainer {
   Timeline& timeline() { return timeline_; }  ///< where its time goes
 
  private:
-  ops::LossSums reduce_losses(const ops::LossSums& sums);
+  void report_losses(StepMetrics& metrics, const at::Tensor& sums, const std::vector<at::Tensor>& micro_sums) const;
   void report_flips(StepMetrics& metrics) const;
 
   TrainerParts parts_;

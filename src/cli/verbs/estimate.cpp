@@ -238,7 +238,7 @@ Verb estimate_verb() {
            {"reserve", "SIZE", "of that, what driver, libraries, NCCL and fragments take: an assumption", "3G", false, false},
            {"teacher", "FILE",
             "architecture of a teacher that is not on this machine: its config.json, or a run configuration whose model has its shape; "
-            "weights count 2 bytes unless teacher.dtype says fp32",
+            "weights count 2 bytes, or as teacher.dtype says",
             "", false, false},
            {"tokens-per-second", "RATE", "assumed rate of all GPUs together", "", false, false},
            {"mfu", "FRACTION", "or: assumed share of --peak-tflops, recompute not counted as work", "", false, false},

@@ -53,6 +53,10 @@ template <>
 struct WordOf<8> {
   using Word = uint2;
 };
+template <>
+struct WordOf<4> {
+  using Word = unsigned;
+};
 template <class T, int size>
 using Pack = typename WordOf<static_cast<int>(sizeof(T)) * size>::Word;
 /// Elements of 16 bytes.

@@ -5,47 +5,53 @@ namespace fbi::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
+constexpr int kSize = 4;   // columns of a thread
+constexpr int kAhead = 8;  // rows that are on their way at once: frequent ids have hundreds
 
-/// grad[c] += dx[c], a thread its own columns: all additions to an element are one thread's.
+/// Blocks: places in the sorted ids, parts of the columns. Those of an id's first place add all
+/// rows of this id, the others end.
 template <class T>
-__device__ inline void add_row(float* grad, const T* dx, std::int64_t width) {
-  for (std::int64_t c = threadIdx.x; c < width; c += kThreads) grad[c] += to_float(dx[c]);
-}
-
-/// One block per token. That of an id's first token adds all rows of this id, the others end.
-template <class T>
-__global__ void __launch_bounds__(kThreads) embedding_kernel(EmbeddingGradientArgs args) {
-  __shared__ unsigned same[kWarps];
+__global__ void __launch_bounds__(kThreads)
+    embedding_kernel(EmbeddingGradientArgs args, bool whole) {
   const std::int64_t first = blockIdx.x, id = args.ids[first];
+  if (first > 0 && args.ids[first - 1] == id) return;
   if (id == args.skip_id || id < 0 || id >= args.rows) return;
-  int earlier = 0;
-  for (std::int64_t t = threadIdx.x; t < first; t += kThreads) earlier += args.ids[t] == id;
-  if (over_block(earlier, Sum()) != 0) return;
+  const std::int64_t column = (std::int64_t{blockIdx.y} * kThreads + threadIdx.x) * kSize;
+  const std::int64_t left = args.width - column;
+  if (left <= 0) return;
 
-  const T* dx = static_cast<const T*>(args.dx);
-  float* grad = args.grad + id * args.width;
-  for (std::int64_t begin = first; begin < args.tokens; begin += kThreads) {
-    const std::int64_t t = begin + threadIdx.x;
-    const unsigned found = __ballot_sync(kAllLanes, t < args.tokens && args.ids[t] == id);
-    __syncthreads();  // everybody has read those of the tokens before
-    if (threadIdx.x % kWarp == 0) same[threadIdx.x / kWarp] = found;
-    __syncthreads();
-    for (int warp = 0; warp < kWarps; ++warp) {
-      for (unsigned left = same[warp]; left != 0; left &= left - 1) {
-        const std::int64_t token = begin + warp * kWarp + __ffs(static_cast<int>(left)) - 1;
-        add_row(grad, dx + token * args.width, args.width);
-      }
+  const T* dx = static_cast<const T*>(args.dx) + column;
+  float* grad = args.grad + id * args.width + column;
+  float sum[kSize];
+  load(sum, grad, left, whole);
+  for (std::int64_t place = first; place < args.tokens; place += kAhead) {
+    bool same[kAhead];
+    float row[kAhead][kSize];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) same[k] = place + k < args.tokens && args.ids[place + k] == id;
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (same[k]) load(row[k], dx + args.order[place + k] * args.width, left, whole);
     }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      for (int j = 0; same[k] && j < kSize; ++j) sum[j] += row[k][j];
+    }
+    if (!same[kAhead - 1]) break;
   }
+  store(grad, sum, left, whole);
 }
 
 }  // namespace
 
 void accumulate_embedding_gradient(const EmbeddingGradientArgs& args, Stream stream) {
   with_type(args.type, [&](auto element) {
-    launch("accumulate_embedding_gradient", embedding_kernel<decltype(element)>, Grid{args.tokens},
-           kThreads, stream, args);
+    using T = decltype(element);
+    const bool whole = args.width % kSize == 0 && aligned_to(args.grad, sizeof(float) * kSize) &&
+                       aligned_to(args.dx, sizeof(T) * kSize);
+    launch("accumulate_embedding_gradient", embedding_kernel<T>,
+           Grid{args.tokens, ceil_div(args.width, std::int64_t{kThreads} * kSize)}, kThreads,
+           stream, args, whole);
   });
 }
 
