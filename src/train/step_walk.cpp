@@ -86,6 +86,8 @@ class StepWalk {
     };
     const std::int64_t vectors = (shapes.norm_elements + shapes.scale_values) * kFloatBytes;
     std::int64_t layers = shapes.layers * shapes.over_layer(stored(value));
+    if (teacher_->fp8)  // whole in its own type, before distill::store_as_fp8
+      make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(value)) + vectors + largest_matrix(shapes) * kFloatBytes);
     if (teacher_->fp8) layers = shapes.layers * shapes.over_layer([](const MatrixShape& m) { return m.elements() + m.rows * kFloatBytes; });
     if (spreads_teacher())
       layers = (shapes.layers * shapes.over_layer([&](const MatrixShape& m) { return own_elements(m); }) +
