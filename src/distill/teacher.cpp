@@ -100,7 +100,7 @@ at::Tensor Teacher::hidden_states(const at::Tensor& ids) {
 std::vector<at::Tensor> Teacher::tensors() const {
   std::vector<at::Tensor> out;
   for (const auto* slot : model_->slots())
-    for (const auto& tensor : {slot->value, slot->bits, slot->alpha, slot->beta})
+    for (const auto& tensor : {slot->value, slot->value_scales, slot->bits, slot->alpha, slot->beta})
       if (tensor.defined()) out.push_back(tensor);
   for (const auto& layer : own_rows_) out.insert(out.end(), layer.begin(), layer.end());
   for (const auto& buffer : whole_) out.insert(out.end(), buffer.begin(), buffer.end());
