@@ -20,6 +20,11 @@ std::string padded(const std::string& text, std::size_t width) {
   return text + std::string(std::max<std::size_t>(width, text.size() + 2) - text.size(), ' ');
 }
 
+std::string capitalized(std::string text) {
+  text[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(text[0])));
+  return text;
+}
+
 /// Breaks at spaces; continuation lines start with `indent` spaces.
 std::string wrapped(const std::string& text, std::size_t indent, std::size_t width = 100) {
   std::string out;
@@ -42,8 +47,9 @@ std::string wrapped(const std::string& text, std::size_t indent, std::size_t wid
 std::string usage(const Verb& verb) {
   std::string out = program().name + " " + verb.name;
   for (const auto& option : verb.options) {
+    const std::string word = option.value + (option.repeated ? "…" : "");
     if (option.name == verb.positional)
-      out += " " + option.value + (option.repeated ? "…" : "");
+      out += option.required ? " " + word : " [" + word + "]";
     else if (option.required)
       out += " " + shown(option);
   }
@@ -67,10 +73,9 @@ std::string overview_text() {
   const std::string& name = program().name;
   std::string out = concat(program().summary, "\n\nUsage: ", name, " VERB [options]      ", name, " VERB --help explains one verb\n\n");
   for (const auto& verb : verbs()) out += padded("  " + verb.name, 22) + verb.summary + "\n";
-  return out +
+  return out + "\n" + program().hint +
          "\nExit codes: 0 done, 2 usage or configuration, 3 data, 4 checkpoint unusable, 5 peer lost, 6 diverged,\n"
-         "7 disk full or not writable, 75 stopped on request with state saved (run again to continue).\n" +
-         program().hint;
+         "7 disk full or not writable, 75 stopped on request with state saved (run again to continue).\n";
 }
 
 std::string markdown_reference() {
@@ -80,7 +85,7 @@ std::string markdown_reference() {
       "| 3 | data or model files unreadable or broken |\n| 4 | no usable checkpoint |\n| 5 | another rank lost or timed out |\n"
       "| 6 | training diverged |\n| 7 | disk full or not writable |\n| 75 | stopped on request, state saved: run again |\n";
   for (const auto& verb : verbs()) {
-    out += concat("\n## ", name, " ", verb.name, "\n\n", verb.description, "\n\n    ", usage(verb), "\n\n| option | meaning |\n| --- | --- |\n");
+    out += concat("\n## ", name, " ", verb.name, "\n\n", capitalized(verb.summary), ". ", verb.description, "\n\n    ", usage(verb), "\n\n| option | meaning |\n| --- | --- |\n");
     for (const auto& option : verb.options) out += concat("| `", shown(option), "` | ", option.help, note(option), " |\n");
     if (!verb.examples.empty()) out += "\nExamples:\n\n";
     for (const auto& example : verb.examples) out += "    " + example + "\n";

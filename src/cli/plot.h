@@ -16,15 +16,16 @@ struct Series {
 struct Panel {
   std::string title;
   std::string x_label;
-  bool smooth = false;  ///< draw raw values faintly and an exponential moving average over them
+  bool smooth = false;  ///< draw raw values faintly and their moving average over them
+  bool log = false;     ///< logarithmic; leaves out what is not positive
   std::vector<Series> series;
 };
 
-/// A self-contained SVG picture with the panels one below the other.
+/// A self-contained SVG picture with the panels two in a row.
 std::string render_svg(const std::string& title, const std::vector<Panel>& panels);
 
-/// The panels of training runs: losses, gradient norm, sign-flip rate, learning rate, from their metrics.jsonl. DataError naming file and
-/// line when one can't be read.
+/// The panels of training runs: losses, gradient norm, sign-flip rate, learning rate, from their
+/// metrics.jsonl. DataError naming file and line when one can't be read.
 std::vector<Panel> run_panels(const std::vector<std::filesystem::path>& runs);
 
 }  // namespace fbi::cli

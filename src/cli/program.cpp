@@ -24,9 +24,12 @@ const Verb& find_verb(std::vector<std::string>& words) {
   std::string parts;
   for (const auto& name : names)
     if (name.starts_with(one + " ")) parts += concat("\n  ", program().name, " ", name);
-  if (!parts.empty()) throw UsageError(concat(program().name, " ", one, " needs one more word:", parts));
-  const std::string close = nearest(one, names);
-  throw UsageError(concat("unknown verb '", one, "'", close.empty() ? std::string() : concat("; did you mean '", close, "'?"),
+  std::string given = two, close = nearest(two, names);
+  if (close.empty()) given = one, close = nearest(one, names);
+  if (!parts.empty() && close.empty())
+    throw UsageError(concat(program().name, " ", one, " needs one more word:", parts));
+  throw UsageError(concat("unknown verb '", given, "'",
+                          close.empty() ? std::string(".") : concat("; did you mean '", close, "'?"),
                           " Run ", program().name, " --help for the list."));
 }
 

@@ -5,8 +5,8 @@
 
 namespace fbi::cli {
 
-/// Shows a training run: one line per log.every_steps through the log (terminal and train.log), and between them a progress bar on a
-/// terminal.
+/// Shows a training run: every log.every_steps one line through the log (terminal and train.log)
+/// and a second one with details (train.log alone), and between them a progress bar on a terminal.
 class RunDisplay final : public train::RunObserver {
  public:
   /// Of `world_size` ranks that run together.
@@ -18,6 +18,7 @@ class RunDisplay final : public train::RunObserver {
 
  private:
   std::string line(const train::StepMetrics& metrics, const train::Pace& pace) const;
+  std::string details(const train::StepMetrics& metrics, const train::Pace& pace) const;
 
   int world_size_;
   config::RunConfig config_;

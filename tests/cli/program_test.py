@@ -219,6 +219,15 @@ class MainJob(unittest.TestCase):
         text = (WORK / "curves.svg").read_text()
         self.assertIn("teacher", text)
         self.assertIn("student", text)
+        for part in ("nan", "inf"):
+            self.assertNotIn(part, text)
+
+    def test_progress_is_short_and_train_log_has_the_details(self):
+        log = (WORK / "student" / "train.log").read_text()
+        lines = re.findall(r" (info step +\d+/\d+ +\d+%  loss .*)", log)
+        self.assertRegex(lines[-1], r"100%  loss +[\d.]+  norm +[\d.]+  flips [\d.]+%  +[\d.]+K? tokens/s  ETA 0.0s$")
+        self.assertLessEqual(max(map(len, lines)) + len("12:34:56 "), 110)
+        self.assertRegex(log, r"debug step \d+: lr [\d.e-]+, .* memory .* time ")
 
     def test_config_prints_what_it_reads(self):
         resolved = run("config", "config.json", "--set", "optimizer.lr=0.5")
@@ -469,6 +478,7 @@ class BadInput(unittest.TestCase):
 
     def test_command_line(self):
         for words, parts in ((["trian"], ["unknown verb 'trian'; did you mean 'train'?"]),
+                             (["eval", "perplxity"], ["unknown verb 'eval perplxity'; did you mean 'eval perplexity'?"]),
                              (["train", "--confg", "x"], ["unknown option --confg", "did you mean --config?"]),
                              (["train"], ["fbi-llm train needs:", "--config FILE", "--run-dir DIR"]),
                              (["eval"], ["fbi-llm eval perplexity", "fbi-llm eval logits"]),

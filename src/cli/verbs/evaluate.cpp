@@ -124,9 +124,10 @@ int run_choice(const Arguments& arguments) {
 Verb eval_perplexity_verb() {
   return {"eval perplexity",
           "measure perplexity by the published method",
-          "Independent windows, tail dropped; the mean negative log-likelihood of each window's predictions, then the mean over windows, "
-          "then its exponential. --dtype fp16 on a binarized model folds as the published evaluation does. A packed export runs from its sign "
-          "bits; --activations, --head and --cache are for it. Started by fbi-llm launch or srun, ranks share the windows.",
+          "Cuts the text into independent windows without its tail, takes the mean negative log-likelihood of each window's predictions and of "
+          "these the mean over windows, and prints its exponential. --tokens or --text is needed. --dtype fp16 on a binarized model folds as the "
+          "published evaluation does. A packed export runs from its sign bits; --activations, --head and --cache are for it. Started by fbi-llm "
+          "launch or srun, ranks share the windows.",
           "",
           joined(joined(joined(model_options(), packed_options()), perplexity_options()), rank_options()),
           {"fbi-llm eval perplexity --model runs/a --text wikitext2-test.txt --seq-len 2048 --dtype fp16",
@@ -137,7 +138,8 @@ Verb eval_perplexity_verb() {
 Verb eval_logits_verb() {
   return {"eval logits",
           "write a model's logits to a safetensors file",
-          "For comparisons with other programs: one fp32 tensor `logits` [windows, tokens, vocabulary].",
+          "For comparisons with other programs. The file holds one fp32 tensor `logits` [windows, tokens, vocabulary]. --tokens or --text is "
+          "needed.",
           "",
           joined(joined(model_options(), window_options()), {{"max-windows", "N", "0: all", "0", false, false},
                                                          {"out", "FILE", "safetensors file to write", "", true, false}}),
@@ -150,7 +152,8 @@ Verb eval_choice_verb() {
   for (const auto& form : eval::choice_forms()) forms += (forms.empty() ? "" : ", ") + form;
   return {"eval choice",
           "measure zero-shot multiple choice as lm-evaluation-harness does",
-          "acc: the choice with the largest log-likelihood after its context is the right one; acc_norm: per character. A task is a file of "
+          "Prints the share of questions that are answered rightly. acc takes the choice with the largest log-likelihood after its context, "
+          "acc_norm the one with the largest per character. A task is a file of "
           "JSON lines {\"context\": …, \"choices\": […], \"gold\": i}, or FORM=FILE with the fields of a data set and the harness's "
           "prompt; forms: " +
               forms + ". The published evaluation adds no BOS. Started by fbi-llm launch or srun, ranks share the items.",

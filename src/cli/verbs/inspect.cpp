@@ -109,7 +109,7 @@ int run(const Arguments& arguments) {
 Verb inspect_verb() {
   return {"inspect",
           "list the tensors of a model, checkpoint or file, with hashes",
-          "Name, shape, dtype and XXH3-128 of every tensor of a checkpoint (a run directory: its newest valid one), a model folder or "
+          "Prints name, shape, dtype and XXH3-128 of every tensor of a checkpoint (a run directory: its newest valid one), a model folder or "
           "one file of safetensors or torch.save; or the header of a *.tokens shard. Equal hashes mean equal bits.",
           "path",
           {{"path", "PATH", "what to look at", "", true, false}, {"json", "", "print JSON", "", false, false}},

@@ -26,7 +26,7 @@ int run(const Arguments& arguments) {
 Verb tokenizer_train_verb() {
   return {"tokenizer train",
           "train a SentencePiece tokenizer of the LLaMA kind",
-          "Byte-pair encoding with byte fallback (no text is unknown), digits one by one, unk 0, bos 1, eos 2. The same input gives "
+          "Only for models without a teacher of someone else: a student needs its teacher's tokenizer. Byte-pair encoding with byte fallback (no text is unknown), digits one by one, unk 0, bos 1, eos 2. The same input gives "
           "the same file.",
           "input",
           {{"input", "FILE", "text file", "", true, true},
