@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes a corpus of short children's stories: one story per line, an empty line between two stories.
 
-The stories are invented by a small grammar: a character with a name, a nature and a home meets a problem, tries, is
-helped, and learns something. Who acts, with what, where and in which words varies; who "she" is, what was lost and
-what colour it had stays the same to the end, so that a language model has something to learn that a reader can see.
+The stories are invented by a small grammar: someone wants, loses, breaks or finds something, is helped, and all ends
+well. Who acts, with what, where and in which words varies; who "she" is, what was lost and what colour it had stays the
+same to the end, so that a language model has something to learn that a reader can see.
 
 The text depends on --seed and --bytes alone: the same bytes with every Python from 3.9 on, on every machine. No story
 occurs twice.
@@ -43,66 +43,29 @@ class Random:
 
 # --- Who ------------------------------------------------------------------------------------------
 
-GIRLS = "Mia Anna Ruby Nora Clara Ivy Lucy Rose Sara Emma".split()
-BOYS = "Tom Ben Leo Sam Finn Max Oscar Tim Peter Henry".split()
-ANIMAL_GIRLS = "Pippa Luna Poppy Bella".split()
-ANIMAL_BOYS = "Rusty Bruno Milo Otto".split()
-ANIMALS = [  # kind, look, home
-    ("rabbit", "white", "in a warm hole under the oak tree"), ("fox", "red", "in a den at the edge of the forest"),
-    ("bear", "brown", "in a cave on the hill"), ("mouse", "gray", "in a tiny house behind the barn"),
-    ("duck", "yellow", "in a nest beside the pond"), ("squirrel", "brown", "in a hollow tree full of nuts"),
-    ("hedgehog", "round", "under a pile of dry leaves"), ("frog", "green", "on a big leaf in the pond"),
-    ("puppy", "spotted", "in a wooden box on the farm"), ("kitten", "black", "in a basket by the kitchen door"),
-]
-NATURES = [  # nature, what such a one likes to do
-    ("kind", "help other people"), ("curious", "ask questions about everything"), ("cheerful", "sing funny songs"),
-    ("shy", "sit in a quiet corner"), ("brave", "climb and jump"), ("clever", "solve puzzles"),
-    ("gentle", "take care of small animals"), ("playful", "run and laugh all day"), ("quiet", "watch the clouds"),
-    ("silly", "make everyone laugh"), ("busy", "build towers and bridges"), ("dreamy", "look at the stars"),
-]
-HOMES = ["in a small house near the lake", "in a yellow house at the end of the road", "in a tall house in the town",
-         "on a farm with many cows", "in a little house by the sea", "in a house with a big garden",
-         "in a village between two hills", "in a house with a blue door"]
-HELPERS = [  # how the story calls the helper, and whether it is a woman
-    ("{his} mom", True), ("{his} dad", False), ("{his} grandma", True), ("{his} grandpa", False),
-    ("{his} sister", True), ("{his} brother", False), ("{his} aunt", True), ("{his} uncle", False),
-]
-ANIMAL_HELPERS = [
-    ("the old owl", True), ("the wise turtle", False), ("the tall deer", True), ("the old goat", False),
-    ("the friendly cow", True), ("the gray goose", True), ("the big horse", False),
-]
-PRONOUNS = {True: ("she", "her", "her", "herself"), False: ("he", "him", "his", "himself")}
-COLORS = "red blue green yellow orange purple white brown golden pink".split()
-NUMBERS = "no one two three four five six seven eight nine".split()
+FRIENDS = [("Mia", "Tom"), ("Anna", "Ben"), ("Ruby", "Leo"), ("Nora", "Sam"), ("Lucy", "Max")]
+ANIMALS = "rabbit fox bear mouse duck frog".split()
+PRONOUNS = {True: ("she", "her", "her"), False: ("he", "him", "his")}
+COLORS = "red blue green yellow".split()
 
 
-def character(rng, animal, taken):
-    """A main character or friend whose name is not taken: (name, kind with article, home, is_girl)."""
+def cast(rng, who):
+    """The slots of the people: main character, friend (f...) and parent (h), who are of the other sex."""
     girl = rng.chance(50)
-    if animal:
-        names = ANIMAL_GIRLS if girl else ANIMAL_BOYS
-        kind, look, home = rng.pick([a for a in ANIMALS if a[0] not in taken])
-        described = f"{rng.pick(['little', 'small', 'young'])} {look} {kind}"
-    else:
-        names, home, kind = (GIRLS if girl else BOYS), rng.pick(HOMES), ("girl" if girl else "boy")
-        described = f"{rng.pick(['little', 'young', 'small'])} {kind}"
-    return rng.pick([n for n in names if n not in taken]), kind, described, home, girl
+    child = "girl" if girl else "boy"
+    kind = rng.pick(ANIMALS) if who == "anyone" and rng.chance(30) else child
+    pair = rng.pick(FRIENDS)
+    slots = {"n": pair[0 if girl else 1], "f": pair[1 if girl else 0],
+             "h": "{his} dad" if girl else "{his} mom", "desc": "little " + kind, "color": rng.pick(COLORS)}
+    for prefix, is_girl in (("", girl), ("f", not girl)):
+        slots.update(zip((prefix + p for p in ("he", "him", "his")), PRONOUNS[is_girl]))
+    return slots
 
 
-# --- How: [a|b] is a choice, {key} a slot, {a:key} a slot with its article ------------------------------
+# --- How: {key} is a slot, {a:key} a slot with its article ------------------------------
 
 def with_article(phrase):
     return ("an " if phrase[0].lower() in "aeiou" else "a ") + phrase
-
-
-def choose(text, rng):
-    """Resolves [a|b|c], innermost first, left to right."""
-    while True:
-        close = text.find("]")
-        if close < 0:
-            return text
-        open_ = text.rfind("[", 0, close)
-        text = text[:open_] + rng.pick(text[open_ + 1:close].split("|")) + text[close + 1:]
 
 
 def fill(text, slots):
@@ -167,63 +130,15 @@ def read_plots(path):
     return plots
 
 
-OPENINGS = [
-    "[Once upon a time|Once upon a time|Once|Long ago], there was {a:desc} named {n}. {He} lived {home}.",
-    "[Once upon a time|Once upon a time|Once|Long ago], there was {a:desc} named {n}. {N} lived {home}.",
-    "{N} was {a:desc} who lived {home}.",
-    "{Home} lived {a:desc}. {His} name was {n}.",
-    "There once was {a:desc} named {n} who lived {home}.",
-]
-NATURE_LINES = ["{N} was very {nature} and liked to {likes}.", "{He} liked to {likes}.",
-                "Everyone said that {n} was {nature}.", "{He} was {nature}, and {he} loved to {likes}."]
-CLOSINGS = ["The end.", "And they all went home happy.", "It was a good day.",
-            "Then the moon came up, and everyone went to sleep."]
-
-
-def number_slots(rng, food, foods):
-    """Slots that count: how many there were, were given and were left always add up."""
-    count = 2 + rng.below(6)
-    given = 1 + rng.below(count - 1)
-
-    def amount(k):
-        return f"{NUMBERS[k]} {food if k == 1 else foods}"
-
-    return {"count": NUMBERS[count], "counting": ", ".join(NUMBERS[1:count + 1]), "given": amount(given),
-            "left": amount(count - given), "days": NUMBERS[3 + rng.below(6)]}
-
-
-def cast(rng, who):
-    """The slots of the people: main character, friend (f...) and helper (h...)."""
-    animal = who == "animal" or (who == "anyone" and rng.chance(35))
-    name, kind, desc, home, girl = character(rng, animal, [])
-    friend, _, fdesc, _, fgirl = character(rng, animal, [name, kind])
-    helper, hgirl = rng.pick(ANIMAL_HELPERS if animal else HELPERS)
-    nature, likes = rng.pick(NATURES)
-    slots = {"n": name, "desc": desc, "home": home, "f": friend, "fdesc": fdesc, "h": helper, "nature": nature,
-    "likes": likes}
-    for prefix, is_girl in (("", girl), ("f", fgirl), ("h", hgirl)):
-        slots.update(zip((prefix + p for p in ("he", "him", "his", "himself")), PRONOUNS[is_girl]))
-    return slots
-
-
 def make_story(rng, plot):
     slots = cast(rng, plot.who)
     for table in plot.tables:
         slots.update(rng.pick(table))
-    slots.update(number_slots(rng, slots.get("food"), slots.get("foods")))
-    slots["color"] = rng.pick(COLORS)
-    slots["size"] = rng.pick(["small", "tiny", "little", "young"])
     told = ["This is the story of {n} and " + plot.about + "."] if rng.chance(40) else []
-    told.append(rng.pick(OPENINGS))
-    if rng.chance(60):
-        told.append(rng.pick(NATURE_LINES))
-    for beat in plot.beats:
-        if not beat[0].startswith("? ") or rng.chance(50):
-            told.append(rng.pick(beat).removeprefix("? "))
-    if rng.chance(40):
-        told.append(rng.pick(CLOSINGS))
-    lines = ["{N}" + line[4:] if line.startswith("{He}") and rng.chance(60) else line for line in told]
-    return " ".join(sentence(fill(choose(line, rng), slots)) for line in lines)
+    told.append("Once upon a time, there was {a:desc} named {n}.")
+    told += [rng.pick(beat) for beat in plot.beats]
+    told.append("The end.")
+    return " ".join(sentence(fill(line, slots)) for line in told)
 
 
 def stories(seed, total_bytes):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole of FBI-LLM, small enough for a laptop: makes a corpus of children's stories and a tokenizer, trains a
 # full-precision teacher, distils a student whose decoder weights are one bit each, measures both, exports the student as a
-# Hugging Face model, lets it tell a story and draws the loss curves. Everything goes into quickstart/.
+# Hugging Face model and as packed bits, lets the bits tell a story and draws the loss curves. Everything goes into quickstart/.
 #
 #   scripts/quickstart.sh [--cuda|--no-cuda] [--fresh]
 #
@@ -28,10 +28,11 @@ cd "$repo"
 use_short_spins
 out=quickstart
 fbi=build/release/bin/fbi-llm
+fbi_run=build/release/bin/fbi-run
 prompt='Once upon a time'
 
 echo "Distilling a 1-bit LLaMA, from nothing to a story. Results go into $out/."
-scripts/build.sh "${build_options[@]}" fbi-llm
+scripts/build.sh "${build_options[@]}" fbi-llm fbi-run
 use_debian_prefix
 
 mkdir -p "$out"
@@ -47,7 +48,7 @@ fi
 stamps=$out/.stamps
 mkdir -p "$stamps"
 
-stage_number=0 stages=9 chain=''
+stage_number=0 stages=10 chain=''
 
 # stage NAME OUTPUT keep|replace TITLE [INPUT FILE...] -- COMMAND...
 # Runs one stage unless it was completed with the same command, input files and stages before it. An output
@@ -102,22 +103,21 @@ into() {
 
 train() { run train --config "$1" --run-dir "$2" --resume auto; }
 
-export_student() {
-  run export --checkpoint "$out/student" --format hf --out "$out/student-hf"
-}
+export_student() { run export --checkpoint "$out/student" --format "$1" --out "$2"; }
 
+# By the runtime that reads sign bits and knows nothing of LibTorch.
 tell_story() {
-  into "$out/story.txt" run generate --model "$out/student-hf" --prompt "$prompt" --max-new-tokens 200 \
-    --temperature 0.5 --seed 7 && fold -s -w 96 "$out/story.txt"
+  into "$out/story.txt" "$fbi_run" generate --model "$out/student-1bit" --prompt "$prompt" --max-new-tokens 250 \
+    --temperature 0.3 --seed 1 && fold -s -w 96 "$out/story.txt"
 }
 
 stage corpus "$out/stories.txt" replace 'Corpus: stories from our own generator' \
   scripts/make_stories.py scripts/story_plots.txt -- \
   python3 scripts/make_stories.py --out "$out/stories.txt"
-stage tokenizer "$out/tokenizer.model" replace 'Tokenizer: SentencePiece BPE with 1,024 pieces' -- \
-  run tokenizer train --input "$out/stories.txt" --vocab-size 1024 --out "$out/tokenizer.model"
+stage tokenizer "$out/tokenizer.model" replace 'Tokenizer: SentencePiece BPE with 768 pieces' -- \
+  run tokenizer train --input "$out/stories.txt" --vocab-size 768 --out "$out/tokenizer.model"
 stage prepare "$out/data" replace 'Data: stories into token shards, every 50th kept for the test' -- \
-  run prepare --input "$out/stories.txt" --tokenizer "$out/tokenizer.model" --seq-len 128 \
+  run prepare --input "$out/stories.txt" --tokenizer "$out/tokenizer.model" --seq-len 256 \
   --valid-fraction 0.02 --out "$out/data"
 stage teacher "$out/teacher" keep 'Teacher: a full-precision LLaMA, trained from random weights' \
   configs/quickstart_teacher.json -- train configs/quickstart_teacher.json "$out/teacher"
@@ -127,10 +127,12 @@ stage teacher-eval "$out/teacher-eval.json" replace 'Perplexity of the teacher o
   into "$out/teacher-eval.json" run eval perplexity --model "$out/teacher" --tokens "$out/data/valid-00000.tokens" --json
 stage student-eval "$out/student-eval.json" replace 'Perplexity of the student on the same stories' -- \
   into "$out/student-eval.json" run eval perplexity --model "$out/student" --tokens "$out/data/valid-00000.tokens" --json
-stage export "$out/student-hf" replace 'Export: the student as a stock Hugging Face LLaMA' -- export_student
-stage story "$out/story.txt" replace 'A story by the exported student' -- tell_story
+stage export "$out/student-hf" replace 'Export: the student as a stock Hugging Face LLaMA' -- export_student hf "$out/student-hf"
+stage pack "$out/student-1bit" replace 'Export: the same with its sign bits packed, for fbi-run' -- \
+  export_student packed "$out/student-1bit"
+stage story "$out/story.txt" replace 'A story, told from the bits by fbi-run' -- tell_story
 
-"$fbi" plot "$out/teacher" "$out/student" --out "$out/loss.svg"
+"$fbi" plot "$out/teacher" "$out/student" --title scripts/quickstart.sh --out "$out/loss.svg"
 
 json_number() { # FILE KEY DIGITS
   python3 -c 'import json, sys; print(f"{json.load(open(sys.argv[1]))[sys.argv[2]]:.{int(sys.argv[3])}f}")' "$@"
@@ -140,19 +142,20 @@ row() { printf '%-28s %-26s %s\n' "$@"; }
 echo
 row 'what' 'where' 'result'
 row 'corpus' "$out/stories.txt" "$(grep -c . "$out/stories.txt") stories, $(size_of "$out/stories.txt")"
-row 'tokenizer' "$out/tokenizer.model" '1,024 pieces'
+row 'tokenizer' "$out/tokenizer.model" '768 pieces'
 row 'teacher, full precision' "$out/teacher" "perplexity $(json_number "$out/teacher-eval.json" perplexity 3)"
 row 'student, 1-bit decoder' "$out/student" "perplexity $(json_number "$out/student-eval.json" perplexity 3)"
 row 'exported student' "$out/student-hf" "$(size_of "$out/student-hf"), loads with transformers"
+row 'its sign bits, packed' "$out/student-1bit" "$(size_of "$out/student-1bit/model.safetensors"); dense in fp16: $(size_of "$out/student-hf/model.safetensors")"
 row 'its story' "$out/story.txt" "begins with \"$prompt\""
 row 'loss curves' "$out/loss.svg" 'open it in a browser'
 cat <<EOF
 
 What to try next:
-  $fbi generate --model $out/student-hf --prompt 'This is the story of Mia and a blue drum.' --temperature 0.5
-  $fbi train --config configs/quickstart_student.json --set train.steps=6000 --run-dir runs/longer
+  $fbi_run generate --model $out/student-1bit --prompt 'This is the story of Mia and a blue drum.' --temperature 0.3
+  $fbi train --config configs/quickstart_student.json --set train.init_from= --run-dir runs/from-random-weights
   $fbi inspect $out/student
-  $fbi export --checkpoint $out/student --format packed --out $out/student-1bit && $fbi serve --model $out/student-1bit
+  $fbi_run serve --model $out/student-1bit
   $fbi config --explain objective       what the settings mean
   docs/reproduce.md                     how the published models are trained
 EOF

@@ -31,7 +31,7 @@ class MakeStories(unittest.TestCase):
 
     def test_the_text_is_a_function_of_the_seed_alone(self):
         # A change here means that the quickstart's numbers in the documents are measured anew.
-        self.assertEqual(hashlib.sha256(self.bytes[:100_000]).hexdigest()[:16], "608dce12d0b0716c")
+        self.assertEqual(hashlib.sha256(self.bytes[:100_000]).hexdigest()[:16], "6ddc76fbde098c5f")
         with tempfile.TemporaryDirectory() as directory:
             _, out = make(directory, "--bytes", "20000")
             self.assertEqual(out.read_bytes(), self.bytes[:out.stat().st_size])
@@ -53,20 +53,22 @@ class MakeStories(unittest.TestCase):
             self.assertRegex(story, r'^[A-Z].*[.!"]$')
             self.assertTrue(300 < len(story) < 2000, story)
 
-    def test_gifts_add_up(self):
-        number = {word: k for k, word in enumerate("no one two three four five six seven eight nine".split())}
-        checked = 0
+    def test_a_story_has_two_people_and_ends(self):
+        names = re.compile(r"\b(Mia|Anna|Ruby|Nora|Lucy|Tom|Ben|Leo|Sam|Max)\b")
         for story in self.stories:
-            counted = re.search(r"counted them: ([a-z, ]+)[.!]", story)
-            split = re.search(r"had (\w+) \w+ and \w+ had (\w+) \w+\.", story)
-            if counted and split:
-                checked += 1
-                self.assertEqual(len(counted.group(1).split(", ")), number[split.group(1)] + number[split.group(2)], story)
-        self.assertGreater(checked, 5)
+            self.assertIn(len(set(names.findall(story))), (1, 2), story)
+            self.assertTrue(story.endswith(" The end."), story)
+
+    def test_things_keep_their_colour(self):
+        for story in self.stories:
+            toy = re.search(r"had an? (\w+) (ball|kite|hat|drum|doll|boat)\b", story)
+            if toy:
+                colours = set(re.findall(rf"\b(\w+) {toy.group(2)}\b", story)) & set("red blue green yellow".split())
+                self.assertEqual(colours, {toy.group(1)}, story)
 
     def test_words_are_many_but_few_enough_for_a_small_model(self):
         words = set(re.findall(r"[a-z']+", " ".join(self.stories).lower()))
-        self.assertTrue(700 < len(words) < 1500, len(words))
+        self.assertTrue(300 < len(words) < 500, len(words))
 
     def test_bad_options_are_refused(self):
         with tempfile.TemporaryDirectory() as directory:
