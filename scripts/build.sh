@@ -6,8 +6,7 @@
 #
 #   --cuda      build the CUDA form (needs the CUDA 13 toolkit; also runs on machines without a GPU)
 #   --no-cuda   build the CPU form
-#               Without either: as in the last build; the first time the CPU form, until scripts/gpu_check.sh
-#               has passed on a GPU (docs/architecture.md, "GPUs").
+#               Without either: as in the last build; the first time the CPU form.
 #   --debug     unoptimised, with debug information, into build/debug
 #   TARGET      what to build, e.g. fbi-llm or core_test; everything without one
 #

@@ -5,7 +5,7 @@
 #   scripts/test.sh [--no-python] [--no-sanitizers]
 #
 #   --no-python      without the tests that compare with Python's torch and transformers (these need
-#                    0.4 GB in .deps; the tests are then reported as skipped)
+#                    0.4 GB in .deps, 2 GB without the CUDA 13 toolkit; they are then reported as skipped)
 #   --no-sanitizers  without the build and tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #
 # FBI_JOBS=N sets how many compilers run at once, FBI_TEST_JOBS=N how many tests (2).
