@@ -4,6 +4,8 @@
 #include "fbi/core/human.h"
 #include "fbi/core/system.h"
 #include "fbi/data/training_data.h"
+#include "fbi/formats/checkpoint_reader.h"
+#include "train/session.h"
 
 namespace fbi::train {
 namespace {
@@ -14,6 +16,12 @@ std::string data_text(const config::RunConfig& config) {
   const double epochs = static_cast<double>(config.train.steps * config.train.global_batch) / static_cast<double>(samples);
   return concat("data        ", samples, " samples of ", data->ids_per_sample(), " ids in ", data->files().size(),
                 " file(s); the run reads them ", epochs, " times\n");
+}
+
+/// A run that has a checkpoint goes on from it.
+void check_start(const config::RunConfig& config, const std::filesystem::path& directory) {
+  const bool begins = formats::list_checkpoints(directory / "checkpoints").empty();
+  if (begins && !config.train.init_from.empty()) open_initial_model(config.train.init_from);
 }
 
 std::string disk_text(const config::RunConfig& config, const Estimate& estimate, const std::filesystem::path& directory) {
@@ -29,6 +37,7 @@ std::string disk_text(const config::RunConfig& config, const Estimate& estimate,
 
 std::string dry_run(const config::RunConfig& config, const std::filesystem::path& run_directory, int world_size, Processor processor) {
   const std::string data = data_text(config);
+  check_start(config, run_directory);
   const auto teacher = stored_teacher(config, processor);
   const Estimate needs = estimate(config, teacher, world_size, processor);
   return model_report(config.model) + teacher_report(teacher, config.teacher.path) + data + run_report(config, needs) +

@@ -13,7 +13,6 @@
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
 #include "fbi/distributed/agreement.h"
-#include "fbi/nn/model_folder.h"
 #include "fbi/ops/parallel.h"
 
 namespace fbi::train {
@@ -96,9 +95,18 @@ SampleReader Session::sample_reader() {
   return [this](std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) { batcher_->read({first, count}, ids); };
 }
 
+nn::ModelFolder open_initial_model(const std::string& init_from) {
+  try {
+    return nn::open_model_folder(init_from);
+  } catch (const DataError& error) {
+    throw DataError(
+        concat("train.init_from: ", error.what(), "; leave it empty for random weights"));
+  }
+}
+
 void Session::start() {
   nn::ModelFolder folder;
-  if (!config_.train.init_from.empty()) folder = nn::open_model_folder(config_.train.init_from);
+  if (!config_.train.init_from.empty()) folder = open_initial_model(config_.train.init_from);
   const auto source = folder.weights ? std::move(folder.weights) : nn::random_weights(config_.model, config_.train.seed);
   nn::check_weight_names(*student_, *source);
   nn::LoadReport report;

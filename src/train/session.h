@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "fbi/config/run_config.h"
 #include "fbi/data/batcher.h"
@@ -11,6 +12,7 @@
 #include "fbi/distributed/communicator.h"
 #include "fbi/formats/checkpoint_reader.h"
 #include "fbi/nn/llama.h"
+#include "fbi/nn/model_folder.h"
 #include "fbi/optim/adamw.h"
 #include "fbi/train/memory_use.h"
 #include "fbi/train/trainer.h"
@@ -52,6 +54,9 @@ class Session {
   std::unique_ptr<optim::AdamW> optimizer_;
   std::unique_ptr<Trainer> trainer_;
 };
+
+/// The model that train.init_from names; DataError or CheckpointError where there is none.
+nn::ModelFolder open_initial_model(const std::string& init_from);
 
 /// The configuration inside a checkpoint.
 config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint);

@@ -242,6 +242,8 @@ class MainJob(unittest.TestCase):
             self.assertIn(part, report)
         self.assertFalse((WORK / "not-there").exists())
         self.assertIn("nowhere", train("not-there", "--dry-run", code=3, changes={"data.paths": "nowhere"}))
+        self.assertIn("train.init_from: nowhere is not a folder", train("not-there", "--dry-run", code=3, changes={"train.init_from": "nowhere"}))
+        self.assertIn("all checks passed", train("not-there", "--dry-run", changes={"train.init_from": "teacher"}))
 
     def test_dry_run_plans_for_gpus_that_are_elsewhere(self):
         self.assertIn("8 samples = 4 rank(s) x 1 micro-steps x 2", train("not-there", "--dry-run", "--gpus", 4, changes={**DISTILL, "train.micro_batch": 2}))
