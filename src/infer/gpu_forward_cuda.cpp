@@ -21,6 +21,8 @@ class DeviceCache final : public SequenceCache {
   DeviceCache(std::int64_t position_bytes, std::int64_t limit, const cuda::Queue& queue)
       : position_bytes_(position_bytes), limit_(limit), queue_(queue) {}
   ~DeviceCache() override {
+    // No step uses it, and a wait would spoil the graph that another thread may be recording.
+    if (capacity_ == 0) return;
     try {
       queue_.wait();  // a step may still use it
     } catch (const cuda::CudaError&) {
