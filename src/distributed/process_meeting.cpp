@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <future>
+#include <mutex>
 #include <thread>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
@@ -14,6 +15,10 @@ namespace fbi::distributed {
 namespace {
 
 constexpr std::chrono::milliseconds kAnswerTime{1000};  ///< for an answer after the last attempt
+
+// Counted, because the one that makes a group ends while that of the group lives on.
+std::mutex log_level_mutex;
+int quiet_ones = 0, usual_log_level = 0;
 
 /// Gloo writes to sockets whose peer may be gone; by default that would end the process instead of
 /// giving an error.
@@ -59,12 +64,16 @@ StorePointer open_store(const Rendezvous& rendezvous, const ProcessGroupOptions&
 
 }  // namespace
 
-QuietLibTorch::QuietLibTorch() : before_(FLAGS_caffe2_log_level) {
+QuietLibTorch::QuietLibTorch() {
+  const std::lock_guard lock(log_level_mutex);
+  if (quiet_ones++ > 0) return;
+  usual_log_level = FLAGS_caffe2_log_level;
   FLAGS_caffe2_log_level = static_cast<int>(c10::GLOG_FATAL);
 }
 
 QuietLibTorch::~QuietLibTorch() {
-  FLAGS_caffe2_log_level = before_;
+  const std::lock_guard lock(log_level_mutex);
+  if (--quiet_ones == 0) FLAGS_caffe2_log_level = usual_log_level;
 }
 
 std::string message_of(const std::exception& error) {

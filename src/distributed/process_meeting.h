@@ -15,16 +15,13 @@
 /// What the process groups on LibTorch's c10d have in common.
 namespace fbi::distributed {
 
-/// While it lives LibTorch prints nothing below a fatal error: what goes wrong is in the exception.
+/// While one of them lives LibTorch prints nothing below a fatal error: what goes wrong is in the exception.
 class QuietLibTorch {
  public:
   QuietLibTorch();
   ~QuietLibTorch();
   QuietLibTorch(const QuietLibTorch&) = delete;
   QuietLibTorch& operator=(const QuietLibTorch&) = delete;
-
- private:
-  int before_;
 };
 
 /// What a rank holds once all have met.
