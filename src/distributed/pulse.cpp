@@ -89,6 +89,7 @@ struct Pulse::State {
   // Under the mutex:
   bool stop = false, ended = false, looking = false;
   bool told = false, all_know = false;  // of the finding
+  bool silent_store = false;            // that of rank 0 does not answer
   int looks = 0;
   std::vector<Peer> peers;
   std::optional<Finding> finding;
@@ -206,8 +207,8 @@ void Pulse::leave() {
   std::unique_lock lock(state_->mutex);
   state_->stop = true;
   state_->changed.notify_all();
-  state_->changed.wait_for(lock, kBeat,
-                           [&] { return state_->ended; });  // no longer: rank 0 may stand still
+  if (state_->silent_store) return;  // what is said now nobody hears
+  state_->changed.wait_for(lock, kStoreTime, [&] { return state_->ended; });
 }
 
 void Pulse::start() {
@@ -244,8 +245,16 @@ std::string Pulse::find_missing() {
   std::unique_lock lock(s.mutex);
   s.start_looking();
   const auto seen = [&] { return s.looks > kSilentLooks || (s.looks > 1 && s.all_heard()); };
-  s.changed.wait_for(lock, kStoreTime, [&] { return s.finding || s.ended || seen(); });
-  if (!s.finding && s.rank != 0 && (s.ended || !seen())) return s.without_rank_0().text;
+  const auto done = [&] { return s.finding || s.ended || seen(); };
+  // A slow store answers late, that of a lost rank 0 not at all.
+  for (int before = s.looks; !done(); before = s.looks) {
+    const auto answered = [&] { return done() || s.looks != before; };
+    if (!s.changed.wait_for(lock, kStoreTime, answered)) break;
+  }
+  if (!s.finding && s.rank != 0 && (s.ended || !seen())) {
+    s.silent_store = true;
+    return s.without_rank_0().text;
+  }
   if (!s.finding) {
     Finding finding = s.conclude(kSilentLooks);
     if (finding.text.empty()) finding = s.who_is_behind();
