@@ -91,13 +91,12 @@ eval::WindowSource comparison_windows(const infer::PackedModel& model) {
   return eval::stream_windows(random_ids(4 * length, model.vocab_size()), length);
 }
 
-/// The variants that --compare runs: the first is what the others are compared with. On a GPU activations are always exact.
+/// The variants that --compare runs: the first is what the others are compared with.
 std::vector<Measurement> variants(const Arguments& arguments) {
   infer::PackedOptions base = packed_options_of(arguments);
   if (!arguments.has("compare")) return {{"as given", base, {}}};
   std::vector<Measurement> all;
   for (const auto activations : {kernels::Activations::kExact, kernels::Activations::kInt8}) {
-    if (activations == kernels::Activations::kInt8 && arguments.text("device") == "cuda") continue;
     for (const bool int8_head : {false, true}) {
       infer::PackedOptions options = base;
       options.activations = activations;
@@ -133,6 +132,8 @@ int run(const Arguments& arguments) {
   Json results = Json::array();
   std::unique_ptr<infer::PackedModel> reference;
   for (Measurement& m : variants(arguments)) {
+    // On a GPU activations are always exact: int8 would be refused, or with --device auto run on the processor.
+    if (reference && reference->on_gpu() && m.options.activations == kernels::Activations::kInt8) continue;
     auto model = open(arguments, m.options);
     m.dtype = model->dtype_description();
     m.bytes_per_token = model->bytes_per_token() +
