@@ -36,7 +36,7 @@ class DeviceCache final : public SequenceCache {
     const std::int64_t doubled = std::max({kFirst, positions, 2 * capacity_});
     const std::int64_t capacity = std::max(positions, std::min(doubled, limit_));
     cuda::DeviceMemory grown(static_cast<std::size_t>(capacity * position_bytes_),
-                             concat("the keys and values of a text of ", positions, " tokens"));
+                             concat("the key-value cache of a text of ", positions, " tokens"));
     cuda::copy_on_device(grown.data(), memory_.data(), memory_.size(), queue_.stream());
     queue_.wait();
     memory_ = std::move(grown);

@@ -28,7 +28,7 @@ TEST_F(CudaMemoryLimit, ATextThatDoesNotFit) {
   const auto session = model.start_decoding();
   emulated_memory_bytes = 1;
   expect_error<UsageError>([&] { session->feed(some_ids(3), logits); },
-                           "the keys and values of a text of 3 tokens needs ", "are free");
+                           "the key-value cache of a text of 3 tokens needs ", "are free");
   emulated_memory_bytes = std::size_t{1} << 30;
   session->feed(some_ids(3), logits);  // and then it does
   EXPECT_EQ(session->position(), 3);
