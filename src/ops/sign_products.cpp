@@ -56,7 +56,7 @@ SignProducts choose_sign_products(std::string_view option, at::Device device, at
   const bool possible = device.is_cpu() && dtype == at::kFloat;
   if (option == "dense") return SignProducts::kDense;
   if (option == "auto") {
-    // Measured (docs/benchmarks.md): look-ups are about twice as fast as dense products with AVX2, three times with AVX-512.
+    // Look-ups are faster than dense products: with AVX-512 two to three times (docs/benchmarks.md), with AVX2 less.
     const kernels::Level level = kernels::chosen_level();
     const bool faster = level == kernels::Level::kAvx512 || level == kernels::Level::kAvx2;
     return possible && faster ? SignProducts::kTables : SignProducts::kDense;
