@@ -191,20 +191,22 @@ def compare(cases, options):
 
 def measure_scaling(cases, options):
     """What a token costs, by size of the model and tokens per step. Operations are those that the run itself reports."""
-    print(f"{'':12}{'parameters':>12}{'tokens/step':>12}{'GFLOP/token':>12}{'ms/token':>10}{'GFLOP/s':>9}{'share':>7}"
+    print(f"{'':12}{'parameters':>12}{'tokens/step':>12}{'GFLOP/token':>12}{'ms/token':>10}{'CPU ms/GFLOP':>14}{'GFLOP/s':>9}{'share':>7}"
           "  of the measured rate of matrix products")
     results = []
     for name, case in cases.items():
         _, data, teacher = prepare(case, options.work, options)
         run_figures = run_ours(case, data, teacher, options.work, options)
-        middle = {key: statistics.median(run_figures[key]) for key in ("step_seconds", "flops_per_second", "matrix_share")}
+        middle = {key: statistics.median(run_figures[key]) for key in ("step_seconds", "cpu_seconds", "flops_per_second", "matrix_share")}
         tokens = tokens_per_step(case)
         # One and the same in every step, but for the rounding of flops_per_second.
         flops = run_figures["step_seconds"][0] * run_figures["flops_per_second"][0] / tokens
-        ms = 1000 * middle["step_seconds"] / tokens
-        print(f"{name:12}{run_figures['parameters'] / 1e6:11.1f}M{tokens:12}{flops / 1e9:12.3f}{ms:10.3f}"
+        ms, cpu_ms = (1000 * middle[key] / tokens for key in ("step_seconds", "cpu_seconds"))
+        cpu_ms_per_gflop = cpu_ms / (flops / 1e9)
+        print(f"{name:12}{run_figures['parameters'] / 1e6:11.1f}M{tokens:12}{flops / 1e9:12.3f}{ms:10.3f}{cpu_ms_per_gflop:14.2f}"
               f"{middle['flops_per_second'] / 1e9:9.1f}{100 * middle['matrix_share']:6.0f}%", flush=True)
-        results.append({"case": name, "tokens_per_step": tokens, "flops_per_token": flops, "ms_per_token": ms, **run_figures})
+        results.append({"case": name, "tokens_per_step": tokens, "flops_per_token": flops, "ms_per_token": ms,
+                        "cpu_ms_per_gflop": cpu_ms_per_gflop, **run_figures})
     return results
 
 

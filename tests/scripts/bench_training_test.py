@@ -49,8 +49,8 @@ class BenchTraining(unittest.TestCase):
     def test_scaling_shows_what_a_token_costs(self):
         done, rows = self.bench("--scaling", "256x6", "512x8-4096")
         self.assertEqual((done.returncode, done.stderr), (0, ""))
-        self.assertRegex(done.stdout, r"256x6 +7\.0M +1024 +10\.000 +1\.020 +9803\.9 +50%")
-        self.assertRegex(done.stdout, r"512x8-4096 +7\.0M +4096 +10\.000 +1\.020 +9803\.9 +50%")
+        self.assertRegex(done.stdout, r"256x6 +7\.0M +1024 +10\.000 +1\.020 +0\.20 +9803\.9 +50%")
+        self.assertRegex(done.stdout, r"512x8-4096 +7\.0M +4096 +10\.000 +1\.020 +0\.20 +9803\.9 +50%")
         self.assertEqual([row["tokens_per_step"] for row in rows], [1024, 4096])
         self.assertAlmostEqual(rows[0]["flops_per_token"], 10e9)
         self.assertEqual(rows[0]["matrix_flops_per_second"], {"fp32": 20e12})
