@@ -29,8 +29,8 @@ namespace {
 // Sums of whole numbers by byte look-ups. Per 4 inputs a table holds the 16 sums of ±q plus an
 // offset that makes them positive, cut into planes of 5 bits, one byte each: vpshufb looks 32 rows
 // up in a plane, and 8 results fit a byte. Inputs are rounded once per unit; everything after is
-// exact. vpermps, which looks fp32 sums up, takes 3 inputs and 8 rows at a time and was half as
-// fast.
+// exact. vpermps, which looks fp32 sums up, takes 3 inputs and 8 rows at a time and was two
+// thirds as fast.
 
 /// Rows of two vectors share the loads of a table.
 constexpr int kVectors = 2;
