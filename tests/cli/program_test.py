@@ -530,9 +530,10 @@ class Presets(unittest.TestCase):
                 teacher = WORK / f"teacher-{vocab}"
                 if not teacher.exists():
                     write_teacher(teacher, vocab)
+                start = {"train.init_from": teacher.name} if config["train"]["init_from"] else {}
                 words = [PROGRAM, "train", "--config", path, "--run-dir", "preset", "--dry-run", *sets({
                     "data.format": "amber", "data.paths": f"preset-{length}.jsonl", "data.skip_files": "[]",
-                    "teacher.path": teacher.name, "checkpoint.keep": 2})]
+                    "teacher.path": teacher.name, "checkpoint.keep": 2, **start})]
                 done = subprocess.run(words, cwd=WORK, capture_output=True, text=True, timeout=120)
                 if done.returncode == 7:  # three checkpoints of 13B are more than many disks have
                     self.assertRegex(done.stderr, r"checkpoints and the one being written need .*B, free are .*lower checkpoint\.keep")
