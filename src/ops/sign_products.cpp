@@ -56,7 +56,8 @@ SignProducts choose_sign_products(std::string_view option, at::Device device, at
   const bool possible = device.is_cpu() && dtype == at::kFloat;
   if (option == "dense") return SignProducts::kDense;
   if (option == "auto") {
-    // Look-ups are faster than dense products: with AVX-512 two to three times (docs/benchmarks.md), with AVX2 less.
+    // Look-ups are two to three times as fast as dense products with AVX-512, and with AVX2 as fast in steps of small
+    // models (docs/benchmarks.md).
     const kernels::Level level = kernels::chosen_level();
     const bool faster = level == kernels::Level::kAvx512 || level == kernels::Level::kAvx2;
     return possible && faster ? SignProducts::kTables : SignProducts::kDense;
