@@ -15,6 +15,8 @@ struct Form {
   ReplayResult (*replay)(const Trace& trace, config::Precision precision, int ranks);
   /// Why the form cannot replay a recording; "" when it can.
   std::string (*declines)(const Trace& trace);
+  /// How far final parameters may be from a bf16 recording (compare_bf16).
+  double after_training;
 };
 
 /// All forms.
