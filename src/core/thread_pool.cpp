@@ -15,15 +15,15 @@ namespace {
 // waiting for itself.
 thread_local bool inside_body = false;
 
-struct Job {
-  const ParallelFor::Body* body = nullptr;
-  std::int64_t begin = 0, end = 0, chunk = 0;
-  int chunks = 0;
-};
-
 }  // namespace
 
 struct ThreadPool::Impl {
+  struct Job {
+    const ParallelFor::Body* body = nullptr;
+    std::int64_t begin = 0, end = 0, chunk = 0;
+    int chunks = 0;
+  };
+
   std::mutex one_caller;
   std::mutex mutex;
   std::condition_variable start, done;
@@ -103,7 +103,7 @@ void ThreadPool::run(std::int64_t begin, std::int64_t end, std::int64_t grain, c
   Impl& impl = *impl_;
   const std::lock_guard caller(impl.one_caller);
   const int chunks = static_cast<int>(items / chunk + (items % chunk != 0));
-  const Job job{&body, begin, end, chunk, chunks};
+  const Impl::Job job{&body, begin, end, chunk, chunks};
   {
     const std::lock_guard lock(impl.mutex);
     impl.job = job;
