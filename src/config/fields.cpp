@@ -228,7 +228,7 @@ void list(FieldList& f, TrainConfig& c) {
   f.add("sign_products", &c.sign_products, kAny,
         "Products with binarized weights on the CPU: dense matrices of scaled signs; tables, sums of "
         "inputs looked up by signs (fp32); int8, the same with inputs rounded to 8 bits; auto: tables "
-        "with AVX2 or AVX-512 and fp32, else dense, as when the run began. Part of the arithmetic: dense and tables round apart.")
+        "with AVX-512 and fp32, else dense, as when the run began. Part of the arithmetic: dense and tables round apart.")
       .choices = {"auto", "dense", "tables", "int8"};
 }
 

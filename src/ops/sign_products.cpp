@@ -56,11 +56,9 @@ SignProducts choose_sign_products(std::string_view option, at::Device device, at
   const bool possible = device.is_cpu() && dtype == at::kFloat;
   if (option == "dense") return SignProducts::kDense;
   if (option == "auto") {
-    // Look-ups are two to three times as fast as dense products with AVX-512, and with AVX2 as fast in steps of small
-    // models (docs/benchmarks.md).
-    const kernels::Level level = kernels::chosen_level();
-    const bool faster = level == kernels::Level::kAvx512 || level == kernels::Level::kAvx2;
-    return possible && faster ? SignProducts::kTables : SignProducts::kDense;
+    // Measured (docs/benchmarks.md): with AVX-512 look-ups are two to three times as fast as dense products; with AVX2 whole
+    // steps take as long, and longer in narrow models.
+    return possible && kernels::chosen_level() == kernels::Level::kAvx512 ? SignProducts::kTables : SignProducts::kDense;
   }
   if (!possible) {
     throw UsageError(concat("train.sign_products=", option, " computes in fp32 on the CPU; found ", device, " and ", dtype,
