@@ -154,16 +154,16 @@ TEST(CompareBf16, DemandsNearnessToTheRecordingAndDistanceFromFp32) {
   // The shift of fp32 flips one sign.
   trace.final_parameters.at(kModule + ".weight")[0][0] = -1e-6;
   const ReplayResult fp32 = shifted(trace, 1);
-  EXPECT_EQ(failures(compare_bf16(trace, agreeing(trace), fp32)), std::vector<std::string>{});
-  const auto plain_fp32 = failures(compare_bf16(trace, fp32, fp32));
+  EXPECT_EQ(failures(compare_bf16(trace, agreeing(trace), fp32, 1.5)), std::vector<std::string>{});
+  const auto plain_fp32 = failures(compare_bf16(trace, fp32, fp32, 1.5));
   EXPECT_EQ(plain_fp32.size(), 6u) << "every distance from fp32 is below its lower bound";
   for (const std::string& quantity : plain_fp32)
     EXPECT_TRUE(quantity.ends_with(", from our fp32")) << quantity;
-  const auto too_far = failures(compare_bf16(trace, shifted(trace, -2.5), fp32));
+  const auto too_far = failures(compare_bf16(trace, shifted(trace, -2.5), fp32, 1.5));
   EXPECT_EQ(too_far.size(), 10u) << ::testing::PrintToString(too_far);
   ReplayResult unrounded = agreeing(trace);
   unrounded.student_logits[0][0][0] += 0.001;  // 1.001 lies between two bf16 values
-  EXPECT_EQ(failures(compare_bf16(trace, unrounded, fp32)),
+  EXPECT_EQ(failures(compare_bf16(trace, unrounded, fp32, 1.5)),
             std::vector<std::string>{"logits that are no bf16 value"});
 }
 

@@ -22,13 +22,18 @@ std::span<const Form> forms() {
   static constexpr std::array<Form, 2> kForms{
       Form{"trainer",
            [](const Trace& trace, config::Precision precision, int ranks) {
-             return ranks == 1 ? replay_trainer(trace, precision) : replay_trainer_on_ranks(trace, precision, ranks);
+             return ranks == 1 ? replay_trainer(trace, precision)
+                               : replay_trainer_on_ranks(trace, precision, ranks);
            },
            trainer_declines,
-           // The recording rounds the gradient of a weight to bf16 in every micro-step, this form sums it
-           // in fp32: their roundings are independent, and ten steps amplify them (1.55 D with AVX2).
+           // The recording rounds the gradient of a weight to bf16 in every micro-step, this form
+           // sums it in fp32: their roundings are independent, and ten steps amplify them (1.55 D
+           // with AVX2).
            2},
-      Form{"latent", [](const Trace& trace, config::Precision precision, int) { return replay_latent(trace, precision); },
+      Form{"latent",
+           [](const Trace& trace, config::Precision precision, int) {
+             return replay_latent(trace, precision);
+           },
            [](const Trace&) { return std::string(); }, 1.5}};
   return kForms;
 }
@@ -40,8 +45,9 @@ bool replay_and_judge(const Form& form, const Trace& trace, std::ostream& out, i
   out << "\n";
   const ReplayResult replay = form.replay(trace, trace.precision, ranks);
   if (!bf16) return print_checks(out, compare(trace, replay));
-  return print_checks(out,
-                      compare_bf16(trace, replay, form.replay(trace, config::Precision::kFp32, ranks), form.after_training));
+  return print_checks(
+      out, compare_bf16(trace, replay, form.replay(trace, config::Precision::kFp32, ranks),
+                        form.after_training));
 }
 
 }  // namespace fbi::parity
