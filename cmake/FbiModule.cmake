@@ -1,14 +1,14 @@
-# fbi_module(<name> [TOGETHER] SOURCES <cpp/cu>... [MODULES <module>...] [LIBRARIES <target>...]
+# fbi_module(<name> SOURCES <cpp/cu>... [MODULES <module>...] [LIBRARIES <target>...]
 #            [PRIVATE_LIBRARIES <target>...])
 #
 # One folder, one static library fbi_<name>, alias and export name fbi::<name>.  MODULES is the one
 # list of modules whose headers this one may include; scripts/check_layers.py reads it from here.
 # Public headers are all of include/fbi/<name>/.
 #
-# TOGETHER: with CMAKE_UNITY_BUILD (the presets release and asan) several files are compiled as one, which
-# halves the time. Their names outside of functions must then differ, anonymous namespaces included.
+# With CMAKE_UNITY_BUILD (the presets release and asan) several files are compiled as one, which takes less than
+# half of the time. Names outside of functions must therefore differ in a module, anonymous namespaces included.
 function(fbi_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "TOGETHER" "" "SOURCES;MODULES;LIBRARIES;PRIVATE_LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;MODULES;LIBRARIES;PRIVATE_LIBRARIES")
   set(target fbi_${name})
   add_library(${target} STATIC ${arg_SOURCES})
   add_library(fbi::${name} ALIAS ${target})
@@ -23,8 +23,10 @@ function(fbi_module name)
   target_link_libraries(${target} PUBLIC ${modules} ${arg_LIBRARIES} PRIVATE ${arg_PRIVATE_LIBRARIES})
   set_target_properties(${target} PROPERTIES
     EXPORT_NAME ${name} POSITION_INDEPENDENT_CODE ON VERIFY_INTERFACE_HEADER_SETS ${FBI_VERIFY_HEADERS})
-  if(NOT arg_TOGETHER)
-    set_target_properties(${target} PROPERTIES UNITY_BUILD OFF)
+  if(name IN_LIST modules_without_torch)
+    fbi_precompile(${target} plain)
+  else()
+    fbi_precompile(${target} torch)
   endif()
   install(TARGETS ${target} EXPORT fbiTargets
     ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}

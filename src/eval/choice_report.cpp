@@ -8,7 +8,7 @@
 namespace fbi::eval {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 struct Mean {
   double value = 0, error = 0;  // standard error, 0 of a single item
@@ -37,10 +37,10 @@ ChoiceScores scores_of(const ChoiceResult& result) {
 }
 
 std::string to_json(std::span<const ChoiceResult> results) {
-  Json scores = Json::object(), samples = Json::object();
+  OrderedJson scores = OrderedJson::object(), samples = OrderedJson::object();
   for (const ChoiceResult& result : results) {
     const ChoiceScores found = scores_of(result);
-    Json& task = scores[result.task] = {
+    OrderedJson& task = scores[result.task] = {
         {"alias", result.task}, {"acc,none", found.acc}, {"acc_stderr,none", found.acc_stderr}};
     if (result.has_acc_norm) {
       task["acc_norm,none"] = found.acc_norm;
@@ -48,20 +48,20 @@ std::string to_json(std::span<const ChoiceResult> results) {
     }
     samples[result.task] = {{"original", result.items_total}, {"effective", result.items.size()}};
   }
-  Json config = {{"model", "fbi-llm"}, {"fbi_version", version()}};
+  OrderedJson config = {{"model", "fbi-llm"}, {"fbi_version", version()}};
   if (!results.empty()) {
     config["dtype"] = results.front().dtype;
     config["add_bos_token"] = results.front().add_bos;
   }
   config["num_fewshot"] = 0;
-  return Json{{"results", scores}, {"n-samples", samples}, {"config", config}}.dump(1);
+  return OrderedJson{{"results", scores}, {"n-samples", samples}, {"config", config}}.dump(1);
 }
 
 std::string samples_jsonl(const ChoiceResult& result) {
   std::string lines;
   for (std::size_t i = 0; i < result.items.size(); ++i) {
     const ChoiceItemResult& item = result.items[i];
-    Json line = {{"doc_id", result.first_item + static_cast<std::int64_t>(i)},
+    OrderedJson line = {{"doc_id", result.first_item + static_cast<std::int64_t>(i)},
                  {"task", result.task},
                  {"target", item.gold},
                  {"filtered_resps", item.log_likelihoods},

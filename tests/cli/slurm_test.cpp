@@ -35,7 +35,7 @@ TEST(ShellWord, IsQuotedWhereTheShellWouldChangeIt) {
   EXPECT_EQ(shell_word("it's"), "'it'\\''s'");
 }
 
-void expect_refused(std::vector<std::string> words, const std::string& part) {
+void expect_job_refused(std::vector<std::string> words, const std::string& part) {
   words.insert(words.begin(), {"--config", FBI_SOURCE_DIR "/configs/130m.json", "--nodes", "1"});
   const Verb verb = slurm_verb();
   test::expect_error<UsageError>([&] { (void)verb.run(parse_arguments(verb, words)); }, part);
@@ -44,12 +44,12 @@ void expect_refused(std::vector<std::string> words, const std::string& part) {
 TEST(Slurm, RefusesWhatCannotRun) {
   const auto with_gpus = [](std::vector<std::string> words, const std::string& part) {
     words.insert(words.begin(), {"--gpus-per-node", "4"});
-    expect_refused(words, part);
+    expect_job_refused(words, part);
   };
-  expect_refused({}, "needs --preset NAME, or: --gpus-per-node");
-  expect_refused({"--preset", "8b"}, "--preset: expected 130m, 1.3b, 7b or 13b, found '8b'");
-  expect_refused({"--gpus-per-node", "0"}, "say how many by --ranks-per-node");
-  expect_refused({"--gpus-per-node", "-1"}, "--gpus-per-node: expected 0 to 1024, found -1");
+  expect_job_refused({}, "needs --preset NAME, or: --gpus-per-node");
+  expect_job_refused({"--preset", "8b"}, "--preset: expected 130m, 1.3b, 7b or 13b, found '8b'");
+  expect_job_refused({"--gpus-per-node", "0"}, "say how many by --ranks-per-node");
+  expect_job_refused({"--gpus-per-node", "-1"}, "--gpus-per-node: expected 0 to 1024, found -1");
   with_gpus({"--ranks-per-node", "2"}, "each GPU serves one rank");
   with_gpus({"--set", "train.micro_batch=33"}, "train.global_batch = 1024");
   with_gpus({"--set", "train.micro_bath=33"}, "did you mean train.micro_batch?");

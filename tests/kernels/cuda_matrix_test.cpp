@@ -13,8 +13,9 @@ using CudaAdamW = OnDevice;
 using CudaSums = OnDevice;
 
 /// Columns that are and are not whole bytes, packs and blocks; rows around those of a block.
-const std::vector<MatrixShape> kShapes = {{1, 1},   {3, 5},   {2, 8},    {9, 12},   {17, 31},
-                                          {16, 32}, {5, 130}, {33, 515}, {7, 1024}, {40, 1032}};
+const std::vector<MatrixShape> kMatrixShapes = {{1, 1},    {3, 5},    {2, 8},   {9, 12},
+                                                {17, 31},  {16, 32},  {5, 130}, {33, 515},
+                                                {7, 1024}, {40, 1032}};
 
 std::vector<float> with_special_values(std::vector<float> values) {
   const float special[] = {0.0f,      -0.0f,    NAN,
@@ -25,7 +26,7 @@ std::vector<float> with_special_values(std::vector<float> values) {
 }
 
 TEST_F(CudaMatrix, PacksLikeTheReference) {
-  for (const MatrixShape& shape : kShapes) {
+  for (const MatrixShape& shape : kMatrixShapes) {
     const auto latent = with_special_values(normals(shape.rows * shape.columns, 1));
     const DeviceArray<float> device(latent);
     const DeviceArray<std::uint8_t> bits(shape.rows * row_bytes(shape.columns));
@@ -51,7 +52,7 @@ std::vector<float> effective_by_reference(const std::vector<std::uint8_t>& bits,
 
 TEST_F(CudaMatrix, EffectiveWeightEqualsTheReference) {
   for (const auto& [name, strides] : kPatterns) {
-    for (const MatrixShape& shape : kShapes) {
+    for (const MatrixShape& shape : kMatrixShapes) {
       SCOPED_TRACE(testing::Message() << name << " " << shape.rows << " x " << shape.columns);
       const std::int64_t scales = strides.count(shape.rows, shape.columns);
       const auto alpha = normals(scales, 2), beta = normals(scales, 3, 0.1);
@@ -176,7 +177,7 @@ TEST_F(CudaAdamW, DenseEqualsTheReferenceBitForBit) {
 
 TEST_F(CudaAdamW, LatentEqualsTheReferenceBitForBitAndCountsFlips) {
   for (const auto& [name, strides] : kPatterns) {
-    for (const MatrixShape& shape : kShapes) {
+    for (const MatrixShape& shape : kMatrixShapes) {
       const State state(shape.rows * shape.columns);
       const auto alpha = normals(strides.count(shape.rows, shape.columns), 5);
       const auto before = packed(state.value, shape);

@@ -1,5 +1,5 @@
-// Data-parallel training against itself: threads, Gloo and one rank. Ranks are forked processes or threads of one; this process
-// itself starts no threads, because children inherit none of them.
+// Data-parallel training against itself: threads, Gloo and one rank. Ranks are forked processes or
+// threads of one; this process itself starts no threads, because children inherit none of them.
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
@@ -27,8 +27,8 @@
 namespace fbi::train {
 namespace {
 
-constexpr std::int64_t kVocab = 61;  // rows that divide over neither 2 nor 4 ranks
-constexpr int kSteps = 20;
+constexpr std::int64_t kUnevenVocab = 61;  // rows that divide over neither 2 nor 4 ranks
+constexpr int kRankSteps = 20;
 
 struct Case {
   std::string objective;  ///< kd | mixed | dense
@@ -43,7 +43,7 @@ struct Case {
 
 config::ModelConfig tiny_model(const Case& c, bool teacher) {
   config::ModelConfig model;
-  model.vocab_size = kVocab;
+  model.vocab_size = kUnevenVocab;
   model.hidden_size = 16;
   model.intermediate_size = 22;
   model.num_hidden_layers = 2;
@@ -68,7 +68,8 @@ void read_samples(std::int64_t first, std::int64_t count, std::span<std::int32_t
   const auto width = ids.size() / static_cast<std::size_t>(count);
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const auto sample = static_cast<std::size_t>(first) + i / width;
-    ids[i] = static_cast<std::int32_t>((sample * sample * 17 + (i % width) * 29 + 3) % kVocab);
+    ids[i] =
+        static_cast<std::int32_t>((sample * sample * 17 + (i % width) * 29 + 3) % kUnevenVocab);
   }
 }
 
@@ -85,7 +86,8 @@ std::string replicated_hash(const nn::LlamaForCausalLM& model) {
   return hash.hex();
 }
 
-/// What a rank saw: a line for each step with every number in hexadecimal, and all parameters at the end.
+/// What a rank saw: a line for each step with every number in hexadecimal, and all parameters at
+/// the end.
 struct Seen {
   std::string lines;
   std::vector<double> losses;
@@ -94,7 +96,8 @@ struct Seen {
 
 std::string pack(const std::string& lines, const std::vector<float>& parameters) {
   return concat(lines.size(), "\n", lines) +
-         std::string(reinterpret_cast<const char*>(parameters.data()), parameters.size() * sizeof(float));
+         std::string(reinterpret_cast<const char*>(parameters.data()),
+                     parameters.size() * sizeof(float));
 }
 
 Seen unpack(const std::string& text) {
@@ -103,7 +106,8 @@ Seen unpack(const std::string& text) {
   const auto length = std::stoul(text.substr(0, end));
   seen.lines = text.substr(end + 1, length);
   seen.parameters.resize((text.size() - end - 1 - length) / sizeof(float));
-  std::memcpy(seen.parameters.data(), text.data() + end + 1 + length, seen.parameters.size() * sizeof(float));
+  std::memcpy(seen.parameters.data(), text.data() + end + 1 + length,
+              seen.parameters.size() * sizeof(float));
   std::istringstream lines(seen.lines);
   for (std::string line; std::getline(lines, line);)
     if (line.starts_with("loss ")) seen.losses.push_back(std::strtod(line.c_str() + 5, nullptr));
@@ -117,7 +121,8 @@ std::string hexadecimal(double value) {
 }
 
 /// Rows of all ranks, in rank order.
-void append_whole(distributed::Communicator& communicator, const optim::NamedTensor& tensor, std::vector<float>& out) {
+void append_whole(distributed::Communicator& communicator, const optim::NamedTensor& tensor,
+                  std::vector<float>& out) {
   const at::Tensor rows = tensor.tensor.contiguous();
   const auto* data = static_cast<const char*>(rows.const_data_ptr());
   std::vector<std::string> parts = {std::string(data, rows.nbytes())};
@@ -129,11 +134,13 @@ void append_whole(distributed::Communicator& communicator, const optim::NamedTen
   }
 }
 
-std::unique_ptr<distill::Teacher> make_teacher(distributed::Communicator& communicator, const Case& c) {
+std::unique_ptr<distill::Teacher> make_teacher(distributed::Communicator& communicator,
+                                               const Case& c) {
   const auto model = tiny_model(c, true);
   const auto weights = nn::random_weights(model, 4);
   const bool shard = c.shard_teacher && communicator.size() > 1;
-  auto llama = std::make_unique<nn::LlamaForCausalLM>(model, nn::LlamaOptions{.allocate_layers = !shard});
+  auto llama =
+      std::make_unique<nn::LlamaForCausalLM>(model, nn::LlamaOptions{.allocate_layers = !shard});
   if (shard) return std::make_unique<distill::Teacher>(std::move(llama), *weights, communicator);
   nn::load_weights(*llama, *weights);
   return std::make_unique<distill::Teacher>(std::move(llama));
@@ -155,16 +162,19 @@ std::string train_rank(distributed::Communicator& communicator, const Case& c) {
                          c.wire == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat);
   const auto source = nn::random_weights(student.config(), 3);
   nn::LoadReport report;
-  for (auto* slot : student.slots()) optimizer.adopt_latent(*slot, nn::load_slot(*slot, *source, report));
+  for (auto* slot : student.slots())
+    optimizer.adopt_latent(*slot, nn::load_slot(*slot, *source, report));
   const auto teacher = make_teacher(communicator, c);
-  Trainer trainer({student, c.objective == "dense" ? nullptr : teacher.get(), optimizer, communicator, read_samples}, objective(c), train,
-                  optim::Schedule{3e-3, 3e-4, 2, 100, 4}, c.shard_gradients);
+  Trainer trainer({student, c.objective == "dense" ? nullptr : teacher.get(), optimizer,
+                   communicator, read_samples},
+                  objective(c), train, optim::Schedule{3e-3, 3e-4, 2, 100, 4}, c.shard_gradients);
 
   std::string lines;
-  for (int step = 0; step < kSteps; ++step) {
+  for (int step = 0; step < kRankSteps; ++step) {
     const StepMetrics metrics = trainer.step();
-    lines += concat("loss ", hexadecimal(metrics.loss), " norm ", hexadecimal(metrics.grad_norm), " flips ", metrics.flips,
-                    " samples ", metrics.sample_first, "+", metrics.sample_count, " state ", replicated_hash(student), "\n");
+    lines += concat("loss ", hexadecimal(metrics.loss), " norm ", hexadecimal(metrics.grad_norm),
+                    " flips ", metrics.flips, " samples ", metrics.sample_first, "+",
+                    metrics.sample_count, " state ", replicated_hash(student), "\n");
   }
   std::vector<float> parameters;
   for (const auto& tensor : optimizer.named_tensors())
@@ -175,7 +185,9 @@ std::string train_rank(distributed::Communicator& communicator, const Case& c) {
 /// The texts of `size` ranks in threads of one child process, or in a child process each over Gloo.
 std::vector<std::string> run(const std::string& transport, int size, const Case& c) {
   const test::TempDir folder;
-  const auto keep = [&](int rank, const std::string& text) { write_file(folder / std::to_string(rank), text); };
+  const auto keep = [&](int rank, const std::string& text) {
+    write_file(folder / std::to_string(rank), text);
+  };
   std::vector<std::unique_ptr<test::Child>> children;
   if (transport == "threads") {
     children.push_back(std::make_unique<test::Child>([&] {
@@ -207,11 +219,13 @@ Seen expect_one_result(int size, const Case& c) {
   return unpack(threads[0]);
 }
 
-/// Bounds for runs of one global batch on different numbers of ranks: only the order of sums differs.
+/// Bounds for runs of one global batch on different numbers of ranks: only the order of sums
+/// differs.
 void expect_close(const Seen& found, const Seen& expected) {
   ASSERT_EQ(found.losses.size(), expected.losses.size());
   for (std::size_t step = 0; step < expected.losses.size(); ++step)
-    EXPECT_NEAR(found.losses[step], expected.losses[step], 1e-6 * expected.losses[step]) << "step " << step + 1;
+    EXPECT_NEAR(found.losses[step], expected.losses[step], 1e-6 * expected.losses[step])
+        << "step " << step + 1;
   ASSERT_EQ(found.parameters.size(), expected.parameters.size());
   std::size_t far = 0, signs = 0;
   for (std::size_t i = 0; i < expected.parameters.size(); ++i) {
@@ -219,7 +233,8 @@ void expect_close(const Seen& found, const Seen& expected) {
     signs += (found.parameters[i] >= 0) != (expected.parameters[i] >= 0);
   }
   EXPECT_LE(far, static_cast<std::size_t>(1e-4 * static_cast<double>(expected.parameters.size())));
-  EXPECT_LE(signs, static_cast<std::size_t>(1e-5 * static_cast<double>(expected.parameters.size())));
+  EXPECT_LE(signs,
+            static_cast<std::size_t>(1e-5 * static_cast<double>(expected.parameters.size())));
 }
 
 class Parallel : public testing::TestWithParam<std::tuple<std::string, bool>> {};
@@ -231,9 +246,11 @@ TEST_P(Parallel, RanksAgreeBitForBitAndWithOneRankToRounding) {
   for (const int size : {2, 4}) expect_close(expect_one_result(size, c), one);
 }
 
-INSTANTIATE_TEST_SUITE_P(Matrix, Parallel, testing::Combine(testing::Values("kd", "mixed", "dense"), testing::Bool()),
+INSTANTIATE_TEST_SUITE_P(Matrix, Parallel,
+                         testing::Combine(testing::Values("kd", "mixed", "dense"), testing::Bool()),
                          [](const auto& info) {
-                           return std::get<0>(info.param) + (std::get<1>(info.param) ? "Recompute" : "");
+                           return std::get<0>(info.param) +
+                                  (std::get<1>(info.param) ? "Recompute" : "");
                          });
 
 TEST(ParallelOptions, ShardedGradientsAreTheSameGradients) {
@@ -277,7 +294,8 @@ TEST(ParallelOptions, Bf16OnTheWireIsCloseAndTheSameOnAllRanks) {
   const Seen rounded = expect_one_result(2, c);
   EXPECT_NE(rounded.lines, exact.lines);
   // A gradient's relative error of 2^-9 moves the loss of an early step by far less than that.
-  for (int step = 0; step < 5; ++step) EXPECT_NEAR(rounded.losses[step], exact.losses[step], 2e-3 * exact.losses[step]);
+  for (int step = 0; step < 5; ++step)
+    EXPECT_NEAR(rounded.losses[step], exact.losses[step], 2e-3 * exact.losses[step]);
 }
 
 }  // namespace

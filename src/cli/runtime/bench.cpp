@@ -17,7 +17,7 @@
 namespace fbi::cli::runtime {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 /// One way to run a model, and what was measured.
 struct Measurement {
@@ -108,7 +108,7 @@ std::vector<Measurement> variants(const Arguments& arguments) {
   return all;
 }
 
-Json to_json(const Measurement& m) {
+OrderedJson to_json(const Measurement& m) {
   return {{"name", m.name},
           {"dtype", m.dtype},
           {"bytes_per_token", m.bytes_per_token},
@@ -129,7 +129,7 @@ void print(const Measurement& m) {
 int run(const Arguments& arguments) {
   const std::int64_t prompt_tokens = arguments.integer("prompt-tokens"), new_tokens = arguments.integer("new-tokens");
   if (prompt_tokens < 1 || new_tokens < 1) throw UsageError("--prompt-tokens and --new-tokens: expected at least 1");
-  Json results = Json::array();
+  OrderedJson results = OrderedJson::array();
   std::unique_ptr<infer::PackedModel> reference;
   for (Measurement& m : variants(arguments)) {
     // On a GPU activations are always exact: int8 would be refused, or with --device auto run on the processor.

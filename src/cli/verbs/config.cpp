@@ -8,7 +8,7 @@
 namespace fbi::cli {
 namespace {
 
-int run(const Arguments& arguments) {
+int run_config(const Arguments& arguments) {
   if (arguments.has("explain")) {
     std::cout << config::explain(arguments.text("explain"));
   } else if (arguments.has("markdown")) {
@@ -38,7 +38,7 @@ Verb config_verb() {
            {"explain", "KEY", "explain one field or section, e.g. optimizer.lr", "", false, false},
            {"markdown", "", "print docs/config.md", "", false, false}},
           {"fbi-llm config configs/130m.json --set train.micro_batch=16", "fbi-llm config --explain optimizer"},
-          run};
+          run_config};
 }
 
 }  // namespace fbi::cli

@@ -205,7 +205,7 @@ Json to_json(const config::RunConfig& config, const Teacher& teacher, const Esti
   return json;
 }
 
-int run(const Arguments& arguments) {
+int run_estimate(const Arguments& arguments) {
   const std::int64_t gpus = arguments.integer("gpus", 1, 1'000'000);
   config::LoadOptions load;
   load.overrides = arguments.list("set");
@@ -246,7 +246,7 @@ Verb estimate_verb() {
            {"json", "", "print JSON, bytes and operations as numbers", "", false, false}},
           {"fbi-llm estimate --config configs/7b.json --gpus 8 --gpu-memory 80G --teacher configs/7b.json",
            "fbi-llm estimate --config configs/7b.json --gpus 32 --teacher configs/7b.json --mfu 0.4 --peak-tflops 989 --json"},
-          run};
+          run_estimate};
 }
 
 }  // namespace fbi::cli

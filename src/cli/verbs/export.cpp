@@ -46,7 +46,7 @@ void print_report(const exporter::ExportReport& report, const ExportComparison& 
   if (!report.tokenizer_note.empty()) std::cout << "tokenizer.json left out: " << report.tokenizer_note << "\n";
 }
 
-int run(const Arguments& arguments) {
+int run_export(const Arguments& arguments) {
   const std::string format = arguments.text("format");
   if (format != "hf" && format != "native" && format != "packed" && format != "gguf" && format != "gguf-q1_0")
     throw UsageError(concat("--format: expected hf, native, packed, gguf or gguf-q1_0, found '", format, "'"));
@@ -118,7 +118,7 @@ Verb export_verb() {
            "fbi-llm export --checkpoint runs/a/checkpoints/step-00001000 --format native --out export/a-native",
            "fbi-llm export --checkpoint runs/a --format packed --out export/a-packed",
            "fbi-llm export --checkpoint runs/tied --format gguf-q1_0 --out export/tied-gguf"},
-          run};
+          run_export};
 }
 
 }  // namespace fbi::cli

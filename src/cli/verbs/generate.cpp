@@ -7,7 +7,7 @@
 namespace fbi::cli {
 namespace {
 
-int run(const Arguments& arguments) {
+int run_generate(const Arguments& arguments) {
   if (infer::is_packed_folder(arguments.text("model"))) {
     infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
     return generate_text(model, model.config(), *load_packed_tokenizer(arguments, model), arguments);
@@ -27,7 +27,7 @@ Verb generate_verb() {
           "",
           joined(joined(model_options(), packed_options()), generation_options()),
           {"fbi-llm generate --model quickstart/student --prompt \"Once upon a time\" --max-new-tokens 100 --temperature 0.7 --seed 1"},
-          run};
+          run_generate};
 }
 
 }  // namespace fbi::cli

@@ -11,7 +11,7 @@
 namespace fbi::cli {
 namespace {
 
-int run(const Arguments& arguments) {
+int run_import(const Arguments& arguments) {
   const auto folder = nn::open_model_folder(arguments.text("from"));
   if (folder.kind == "checkpoint")
     throw UsageError(concat(folder.path.string(), " is a checkpoint of this program; use: fbi-llm export --format native"));
@@ -41,7 +41,7 @@ Verb import_verb() {
           "",
           {{"from", "DIR", "folder with config.json and tensors", "", true, false}, {"out", "DIR", "folder to make", "", true, false}},
           {"fbi-llm import --from downloads/fbi-llm-1.3b --out models/fbi-1.3b"},
-          run};
+          run_import};
 }
 
 }  // namespace fbi::cli

@@ -78,7 +78,7 @@ int inspect_shard(const fs::path& path, bool json) {
   return 0;
 }
 
-int run(const Arguments& arguments) {
+int run_inspect(const Arguments& arguments) {
   const fs::path path = arguments.text("path");
   const bool json = arguments.has("json");
   if (path.extension() == ".tokens") return inspect_shard(path, json);
@@ -114,7 +114,7 @@ Verb inspect_verb() {
           "path",
           {{"path", "PATH", "what to look at", "", true, false}, {"json", "", "print JSON", "", false, false}},
           {"fbi-llm inspect runs/a", "fbi-llm inspect --json export/a-hf", "fbi-llm inspect data/stories/train-00000.tokens"},
-          run};
+          run_inspect};
 }
 
 }  // namespace fbi::cli

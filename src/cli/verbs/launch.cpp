@@ -9,7 +9,7 @@ namespace {
 
 constexpr std::int64_t kMostProcesses = 1024;
 
-int run(const Arguments& arguments) {
+int run_launch(const Arguments& arguments) {
   LaunchOptions options;
   const std::int64_t processes = arguments.integer("nproc");
   if (processes < 1 || processes > kMostProcesses)
@@ -60,7 +60,7 @@ Verb launch_verb() {
           {"fbi-llm launch --nproc 4 -- train --config configs/130m.json --run-dir runs/130m "
            "--resume auto",
            "fbi-llm launch --nproc 2 --output all -- config configs/130m.json --world-size 2"},
-          run};
+          run_launch};
 }
 
 }  // namespace fbi::cli

@@ -9,7 +9,7 @@
 namespace fbi::cli {
 namespace {
 
-int run(const Arguments& arguments) {
+int run_plot(const Arguments& arguments) {
   std::vector<std::filesystem::path> runs;
   for (const auto& run : arguments.list("run")) runs.emplace_back(run);
   write_file(arguments.text("out"), render_svg(arguments.text("title"), run_panels(runs)));
@@ -29,7 +29,7 @@ Verb plot_verb() {
            {"out", "FILE", "SVG file to write", "curves.svg", false, false},
            {"title", "TEXT", "heading of the picture", "fbi-llm", false, false}},
           {"fbi-llm plot runs/a runs/b --out compare.svg"},
-          run};
+          run_plot};
 }
 
 }  // namespace fbi::cli

@@ -24,7 +24,7 @@ void print_part(const char* name, const data::PreparedPart& part) {
             << part.dropped_ids << " ids at the end dropped\n";
 }
 
-int run(const Arguments& arguments) {
+int run_prepare(const Arguments& arguments) {
   data::PrepareOptions options;
   for (const auto& input : arguments.list("input")) options.inputs.emplace_back(input);
   options.format = input_format(arguments.text("format"));
@@ -72,7 +72,7 @@ Verb prepare_verb() {
            {"threads", "N", "0: all processors", "0", false, false}},
           {"fbi-llm prepare --input stories.txt --tokenizer tokenizer.model --seq-len 256 --valid-fraction 0.02 --out data/stories",
            "fbi-llm prepare --input c4.jsonl --field text --tokenizer llama2/tokenizer.model --out data/c4"},
-          run};
+          run_prepare};
 }
 
 }  // namespace fbi::cli

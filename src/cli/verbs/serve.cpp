@@ -41,7 +41,7 @@ void introduce(const infer::PackedModel& model, const infer::EngineOptions& opti
   log::info("listening on http://", http.host, ":", port);
 }
 
-int run(const Arguments& arguments) {
+int run_serve(const Arguments& arguments) {
   install_stop_handlers();
   const infer::EngineOptions engine_options = {.max_batch = bounded(arguments, "max-batch", 1, kMaxBatch),
                                                .queue = bounded(arguments, "queue", 0, kMaxQueue)};
@@ -93,7 +93,7 @@ Verb serve_verb() {
                   {"stop-seconds", "S", "time that texts have to end after SIGTERM", "10", false, false}}),
           {"fbi-llm serve --model export/a-packed --port 8080",
            "fbi-llm serve --model export/a-packed --activations int8 --head int8 --max-batch 32 --queue 200"},
-          run};
+          run_serve};
 }
 
 }  // namespace fbi::cli

@@ -87,7 +87,7 @@ void check_batch(const Arguments& arguments, SlurmJob& job) {
              config::micro_steps_per_step(train, options.world_size), " micro-steps");
 }
 
-int run(const Arguments& arguments) {
+int run_slurm(const Arguments& arguments) {
   SlurmJob job;
   set_shape(arguments, job);
   set_names(arguments, job);
@@ -154,7 +154,7 @@ Verb slurm_verb() {
       {"fbi-llm slurm --preset 7b --sbatch partition=gpu --out 7b.sbatch",
        "fbi-llm slurm --config configs/130m.json --nodes 2 --gpus-per-node 8 --set "
        "train.micro_batch=16 --run-dir runs/a --out a.sbatch"},
-      run};
+      run_slurm};
 }
 
 }  // namespace fbi::cli

@@ -8,7 +8,7 @@
 namespace fbi::cli {
 namespace {
 
-int run(const Arguments& arguments) {
+int run_tokenizer(const Arguments& arguments) {
   text::SentencePieceTraining options;
   for (const auto& input : arguments.list("input")) options.inputs.emplace_back(input);
   options.output = arguments.text("out");
@@ -34,7 +34,7 @@ Verb tokenizer_train_verb() {
            {"character-coverage", "X", "share of characters that get a piece of their own", "0.9995", false, false},
            {"out", "FILE", "the .model file to write", "", true, false}},
           {"fbi-llm tokenizer train --input stories.txt --vocab-size 2048 --out tokenizer.model"},
-          run};
+          run_tokenizer};
 }
 
 }  // namespace fbi::cli

@@ -40,7 +40,7 @@ train::Processor planned_processor(const Arguments& arguments, const config::Run
   return ops::choose_device(config.train.device, local_rank).is_cuda() ? train::Processor::kGpu : train::Processor::kCpu;
 }
 
-int run(const Arguments& arguments) {
+int run_train(const Arguments& arguments) {
   const auto rendezvous = discover_rank(arguments);
   quieten_other_ranks(rendezvous);
   const std::filesystem::path directory = arguments.text("run-dir");
@@ -85,7 +85,7 @@ Verb train_verb() {
            {"gpus", "N", "with --dry-run: plan for N GPUs, one rank each, that this machine need not have", "", false, false}},
           {"fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --run-dir runs/a --resume auto",
            "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run --gpus 32"},
-          run};
+          run_train};
   for (auto& option : rank_options()) verb.options.push_back(std::move(option));
   return verb;
 }
