@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -6,6 +7,7 @@
 #include <vector>
 
 #include "fbi/core/parallel.h"
+#include "fbi/core/spin.h"
 #include "fbi/core/system.h"
 
 namespace fbi {
@@ -28,8 +30,9 @@ struct ThreadPool::Impl {
   std::mutex mutex;
   std::condition_variable start, done;
   Job job;
-  std::uint64_t generation = 0;
-  int busy_workers = 0;
+  // Changed under the mutex; who spins reads them without it.
+  std::atomic<std::uint64_t> generation = 0;
+  std::atomic<int> busy_workers = 0;
   bool stop = false;
   std::vector<std::exception_ptr> failures;  // one place per chunk
   std::vector<std::thread> workers;
@@ -48,8 +51,9 @@ struct ThreadPool::Impl {
 
   void work(int chunk) {
     std::uint64_t seen = 0;
-    std::unique_lock lock(mutex);
     for (;;) {
+      spin_until([&] { return generation != seen; });  // the next job often follows at once
+      std::unique_lock lock(mutex);
       start.wait(lock, [&] { return stop || generation != seen; });
       if (stop) return;
       seen = generation;
@@ -113,6 +117,7 @@ void ThreadPool::run(std::int64_t begin, std::int64_t end, std::int64_t grain, c
   }
   impl.start.notify_all();
   impl.execute(job, 0);
+  spin_until([&] { return impl.busy_workers == 0; });
   std::unique_lock lock(impl.mutex);
   impl.done.wait(lock, [&] { return impl.busy_workers == 0; });
   // The lowest chunk's failure, so that the message does not depend on timing.

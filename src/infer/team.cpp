@@ -1,19 +1,8 @@
 #include "infer/team.h"
 
+#include "fbi/core/spin.h"
+
 namespace fbi::infer {
-namespace {
-
-constexpr int kSpins = 2000;
-
-void pause_briefly() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-}  // namespace
 
 void StepBarrier::wait() {
   const unsigned phase = phase_.load(std::memory_order_relaxed);
@@ -23,10 +12,7 @@ void StepBarrier::wait() {
     phase_.notify_all();
     return;
   }
-  for (int k = 0; k < kSpins; ++k) {
-    if (phase_.load(std::memory_order_acquire) != phase) return;
-    pause_briefly();
-  }
+  if (spin_until([&] { return phase_.load(std::memory_order_acquire) != phase; })) return;
   phase_.wait(phase, std::memory_order_acquire);
 }
 
