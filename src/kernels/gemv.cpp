@@ -16,6 +16,11 @@ namespace {
 /// A table begins with the term that beta adds to every row; the units follow at the next line.
 constexpr std::size_t kTableHeader = 64;
 
+/// A group of blocks: their words of a chunk stay in the second-level cache while tokens pass, each
+/// token with its table of the chunk in the first.
+constexpr std::int64_t kBlocksAtOnce = 8;
+constexpr std::int64_t kTokensAtOnce = 16;
+
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
@@ -101,9 +106,12 @@ std::int64_t BinaryLinear::chunk_words(std::int64_t chunk) const {
 }
 
 const std::byte* BinaryLinear::chunk_place(std::int64_t chunk, std::int64_t block) const {
+  const std::int64_t first = block / kBlocksAtOnce * kBlocksAtOnce;  // of its group
+  const std::int64_t group_bytes = first * (static_cast<std::int64_t>(word_bytes_) / row_blocks_);
+  const std::int64_t blocks = std::min(kBlocksAtOnce, row_blocks_ - first);
   // All chunks before are full.
-  const std::int64_t before = chunk * chunk_words(0) * row_blocks_;
-  return words_ + (before + block * chunk_words(chunk)) * product_->word_bytes;
+  const std::int64_t words = chunk * chunk_words(0) * blocks + (block - first) * chunk_words(chunk);
+  return words_ + group_bytes + words * product_->word_bytes;
 }
 
 void BinaryLinear::repack(const std::uint8_t* bits, std::int64_t block, std::byte* words) const {
@@ -136,25 +144,20 @@ void BinaryLinear::prepare(const float* x, std::int64_t begin, std::int64_t end,
                    table + kTableHeader + begin * product_->unit_table_bytes);
 }
 
-/// Blocks whose words of a chunk stay in the second-level cache while tokens pass, each token with
-/// its table of the chunk in the first.
-constexpr std::int64_t kBlocksAtOnce = 8;
-constexpr std::int64_t kTokensAtOnce = 16;
-
 /// sums [tokens][kBlocksAtOnce][kMaxBlockRows]
 void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_t blocks,
                              const std::byte* tables, std::int64_t tokens, float* sums) const {
   const std::int64_t count = std::min(chunk_inputs_, shape_.columns - chunk * chunk_inputs_);
-  const std::int64_t place = static_cast<std::int64_t>(kTableHeader) +
-                             chunk * chunk_units_ * product_->unit_table_bytes;
+  const std::int64_t place =
+      static_cast<std::int64_t>(kTableHeader) + chunk * chunk_units_ * product_->unit_table_bytes;
   const auto table_stride = static_cast<std::int64_t>(table_bytes_);
   constexpr std::int64_t sums_stride = kBlocksAtOnce * kMaxBlockRows;
   std::int64_t t = 0;
   for (; product_->add_chunk_of_group && t + kTokenGroup <= tokens; t += kTokenGroup) {
     for (std::int64_t k = 0; k < blocks; ++k) {
       product_->add_chunk_of_group(chunk_place(chunk, first + k), tables + t * table_stride + place,
-                                   table_stride, count,
-                                   sums + t * sums_stride + k * kMaxBlockRows, sums_stride);
+                                   table_stride, count, sums + t * sums_stride + k * kMaxBlockRows,
+                                   sums_stride);
     }
   }
   for (; t < tokens; ++t) {
@@ -168,8 +171,8 @@ void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_
 void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byte* tables,
                             std::int64_t tokens, float* y, std::int64_t stride) const {
   alignas(64) float sums[kTokensAtOnce][kBlocksAtOnce][kMaxBlockRows];
-  for (std::int64_t first = begin; first < end; first += kBlocksAtOnce) {
-    const std::int64_t blocks = std::min(kBlocksAtOnce, end - first);
+  for (std::int64_t first = begin, blocks; first < end; first += blocks) {
+    blocks = std::min(kBlocksAtOnce - first % kBlocksAtOnce, end - first);
     for (std::int64_t token = 0; token < tokens; token += kTokensAtOnce) {
       const std::int64_t count = std::min(kTokensAtOnce, tokens - token);
       const std::byte* table = tables + static_cast<std::size_t>(token) * table_bytes_;
@@ -206,7 +209,8 @@ void multiply(const BinaryLinear& w, const float* x, std::int64_t tokens, float*
               ParallelFor& parallel) {
   const auto [rows, columns] = w.shape();
   parallel.run(0, tokens, kTokensAtOnce, [&, rows, columns](std::int64_t begin, std::int64_t end) {
-    AlignedMemory tables(w.table_bytes() * static_cast<std::size_t>(std::min(kTokensAtOnce, end - begin)));
+    AlignedMemory tables(w.table_bytes() *
+                         static_cast<std::size_t>(std::min(kTokensAtOnce, end - begin)));
     for (std::int64_t first = begin; first < end; first += kTokensAtOnce) {
       const std::int64_t count = std::min(kTokensAtOnce, end - first);
       for (std::int64_t t = 0; t < count; ++t) {

@@ -22,15 +22,15 @@ inline constexpr std::int64_t kPadding = 16;
 
 /// A product with signs. A matrix is cut into blocks of rows and chunks of units of inputs; a
 /// chunk's tables fit the first-level cache, and a sum over a chunk is formed apart before it is
-/// added: some hundred terms round less than thousands. Words lie in the order
-/// [chunk][block][word].
+/// added: some hundred terms round less than thousands. Words lie in the order in which a token's
+/// product reads them: [group of blocks][chunk][block][word].
 struct SignProduct {
   std::int64_t block_rows;
   std::int64_t unit_inputs;  ///< a multiple of word_inputs, or one less
   std::int64_t word_inputs;
   std::int64_t word_bytes;        ///< of one block
   std::int64_t unit_table_bytes;  ///< a multiple of 64
-  std::int64_t chunk_units;  ///< at most
+  std::int64_t chunk_units;       ///< at most
   /// Words of one block and unit from `rows` rows of packed bits that are row_stride bytes apart;
   /// takes inputs [first, first + count). What is beyond rows or count is left 0.
   void (*repack)(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,

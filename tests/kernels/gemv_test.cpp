@@ -147,6 +147,34 @@ TEST_P(Gemv, ARowDoesNotDependOnTokensThreadsOrRanges) {
   }
 }
 
+/// Groups of 8 blocks of rows and several chunks of inputs, the last ones not full.
+TEST_P(Gemv, LargeProductsDoNotDependOnTheirRanges) {
+  for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
+    Problem problem({1300, 2100}, ScaleStrides::per_column(), 2);
+    std::fill(problem.beta.begin(), problem.beta.end(), 0.0f);  // its dot product rounds
+    const BinaryLinear w = problem.linear(activations);
+    SerialFor serial;
+    const auto all = problem.product(w, serial);
+    if (activations == Activations::kExact) {
+      EXPECT_LE(worst_error(problem, all), kExactTolerance);
+    } else {
+      EXPECT_EQ(bits_of(all), bits_of(reference([&] { return problem.product(activations); })));
+    }
+    AlignedMemory tables(2 * w.table_bytes());
+    for (std::int64_t t = 0; t < 2; ++t) {
+      w.prepare(problem.x.data() + t * 2100, 0, w.table_parts(),
+                tables.data() + static_cast<std::size_t>(t) * w.table_bytes());
+    }
+    Guarded<float> y(2 * 1300);
+    std::int64_t begin = 0;
+    for (const std::int64_t end : {std::int64_t{3}, std::int64_t{9}, w.row_blocks()}) {
+      w.multiply(begin, end, tables.data(), 2, y.data(), 1300);
+      begin = end;
+    }
+    EXPECT_EQ(bits_of(y.values()), bits_of(all));
+  }
+}
+
 TEST_P(Gemv, InputsThatAreNotFiniteShow) {
   for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
     for (const float bad : {NAN, INFINITY}) {

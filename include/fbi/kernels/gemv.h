@@ -29,9 +29,9 @@ struct DenseProduct;  // same
 
 /// W~ = alpha·s + beta, [rows, columns] = [O, I], as sign bits in memory.
 ///
-/// Per group of some inputs (5 with AVX-512, 4 with AVX2) a table holds the sums of ±alpha·x for all sign
-/// combinations; a product is then one look-up and one addition per group and row. Beta enters as
-/// one dot product for all rows.
+/// Per group of some inputs (5 with AVX-512, 4 with AVX2) a table holds the sums of ±alpha·x for
+/// all sign combinations; a product is then one look-up and one addition per group and row. Beta
+/// enters as one dot product for all rows.
 class BinaryLinear {
  public:
   BinaryLinear() = default;
@@ -71,7 +71,7 @@ class BinaryLinear {
   ScaleStrides strides_;
   std::vector<float> alpha_, beta_;
   AlignedMemory own_;
-  const std::byte* words_ = nullptr;  // [chunk][row block][word]
+  const std::byte* words_ = nullptr;  // [group of row blocks][chunk][row block][word]
   std::size_t word_bytes_ = 0;
   std::int64_t row_blocks_ = 0, units_ = 0, chunk_units_ = 0, chunk_inputs_ = 0;
   std::size_t table_bytes_ = 0;
