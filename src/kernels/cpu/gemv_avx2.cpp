@@ -12,10 +12,17 @@ inline Floats load_half(const std::byte* x) {
 inline __m256 half_sum(Floats x) {
   return _mm256_add_ps(x.low, x.high);
 }
+/// 2^24 times the values: a byte that moves to the top of its lane brings its sign along, while
+/// sign extensions cross the halves of a register and are slower.
+constexpr float kInt8Loaded = 0x1p-24f;
 inline Floats load_int8(const std::byte* x) {
-  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
-          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+  const __m256i bytes =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
+  const __m256i top = _mm256_setr_epi8(-1, -1, -1, 0, -1, -1, -1, 1, -1, -1, -1, 2, -1, -1, -1, 3,
+                                       -1, -1, -1, 4, -1, -1, -1, 5, -1, -1, -1, 6, -1, -1, -1, 7);
+  const __m256i next = _mm256_add_epi8(top, _mm256_set1_epi32(8 << 24));
+  return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, top)),
+          _mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, next))};
 }
 
 }  // namespace
@@ -165,8 +172,9 @@ void exact_tables(const float* x, const float* scale, bool per_column, std::int6
   }
 }
 
-/// bytes += the planes of the sums of 4 inputs that the lower nibbles choose.
-template <int planes>
+/// Adds the planes of the sums of 4 inputs that the lower nibbles choose to `bytes`, or begins with
+/// them.
+template <int planes, bool begin>
 inline void look_up(const __m256i (&nibbles)[kVectors], const std::byte* group,
                     __m256i (&bytes)[kVectors][planes]) {
 #pragma GCC unroll 5
@@ -175,12 +183,37 @@ inline void look_up(const __m256i (&nibbles)[kVectors], const std::byte* group,
         _mm_loadu_si128(reinterpret_cast<const __m128i*>(group + p * kPlane)));
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      bytes[v][p] = _mm256_add_epi8(bytes[v][p], _mm256_shuffle_epi8(table, nibbles[v]));
-      asm(""
-          : "+x"(
-              bytes[v][p]));  // GCC would do all look-ups first and keep their results on the stack
+      const __m256i sums = _mm256_shuffle_epi8(table, nibbles[v]);
+      if (begin) {
+        bytes[v][p] = sums;
+      } else {
+        // Written out: GCC would do all look-ups first and keep their results on the stack.
+        asm("vpaddb %1, %0, %0" : "+x"(bytes[v][p]) : "x"(sums));
+      }
     }
   }
+}
+
+/// The look-ups of kStep inputs.
+template <int planes, bool begin>
+inline void take_step(const std::byte*& words, const std::byte*& group,
+                      __m256i (&bytes)[kVectors][planes]) {
+  const __m256i low_nibble = _mm256_set1_epi8(15);
+  ask_ahead(words);
+  __m256i nibbles[kVectors];
+  const auto load_signs = [&](int v) {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(words + 32 * v));
+  };
+  for (int v = 0; v < kVectors; ++v) nibbles[v] = _mm256_and_si256(load_signs(v), low_nibble);
+  look_up<planes, begin>(nibbles, group, bytes);
+  // GCC would keep the upper nibbles while it needs their registers for sums.
+  asm("" : "+r"(words));
+  for (int v = 0; v < kVectors; ++v) {
+    nibbles[v] = _mm256_and_si256(_mm256_srli_epi16(load_signs(v), 4), low_nibble);
+  }
+  look_up<planes, false>(nibbles, group + planes * kPlane, bytes);
+  group += 2 * planes * kPlane;
+  words += kInt8BlockRows;
 }
 
 /// Sums of two planes each, in 16 bits: rows 0-7 and 16-23, then rows 8-15 and 24-31 of a vector.
@@ -191,6 +224,7 @@ using PairSums = __m256i[kVectors][(planes + 1) / 2][2];
 template <int planes>
 inline void add_pairs(const __m256i (&bytes)[kVectors][planes], PairSums<planes>& pairs) {
   const __m256i weights = _mm256_set1_epi16(32 << 8 | 1);
+#pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 3
     for (int k = 0; k < (planes + 1) / 2; ++k) {
@@ -223,35 +257,25 @@ inline __m256 whole_sums(const __m256i (&pairs)[(planes + 1) / 2][2], int part,
 template <int planes>
 inline void add_unit(const std::byte* words, const std::byte* table, std::int64_t inputs,
                      std::int32_t offset, float* sums) {
-  const __m256i low_nibble = _mm256_set1_epi8(15);
   const std::int64_t steps = (inputs + kStep - 1) / kStep;
   const std::byte* group = table + kUnitHeader;
-  PairSums<planes> pairs = {};
-  for (std::int64_t step = 0; step < steps; step += kSteps) {
-    __m256i bytes[kVectors][planes] = {};
-    const std::int64_t end = step + kSteps < steps ? step + kSteps : steps;
-    for (std::int64_t k = step; k < end; ++k) {
-      ask_ahead(words);
+  PairSums<planes> pairs;
 #pragma GCC unroll 2
-      for (int nibble = 0; nibble < 2; ++nibble) {
-        asm(""
-            : "+r"(words));  // GCC would keep the upper nibbles while it needs their registers for
-                             // sums
-        __m256i nibbles[kVectors];
-        for (int v = 0; v < kVectors; ++v) {
-          const __m256i signs = _mm256_load_si256(reinterpret_cast<const __m256i*>(words + 32 * v));
-          nibbles[v] = _mm256_and_si256(nibble ? _mm256_srli_epi16(signs, 4) : signs, low_nibble);
-        }
-        look_up<planes>(nibbles, group, bytes);
-        group += planes * kPlane;
-      }
-      words += kInt8BlockRows;
-    }
+  for (auto& vector : pairs) {
+#pragma GCC unroll 3
+    for (auto& pair : vector) pair[0] = pair[1] = _mm256_setzero_si256();
+  }
+  for (std::int64_t left = steps; left > 0; left -= kSteps) {
+    __m256i bytes[kVectors][planes];
+    take_step<planes, true>(words, group, bytes);
+    for (int k = 1; k < kSteps && k < left; ++k) take_step<planes, false>(words, group, bytes);
     add_pairs<planes>(bytes, pairs);
   }
   float factor;
   std::memcpy(&factor, table, sizeof factor);
+#pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
+#pragma GCC unroll 4
     for (int part = 0; part < 4; ++part) {
       float* rows = sums + 32 * v + 8 * part;
       const __m256 whole =

@@ -11,6 +11,7 @@ inline Floats load_half(const std::byte* x) {
 inline __m256 half_sum(Floats x) {
   return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
 }
+constexpr float kInt8Loaded = 1;
 inline Floats load_int8(const std::byte* x) {
   return _mm512_cvtepi32_ps(
       _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
@@ -40,10 +41,12 @@ inline __mmask16 minus_lanes(int b) {
 
 /// Lane c is +1 where bit b of c is 1, else -1.
 inline __m512 sign_lanes(int b) {
-  return _mm512_mask_sub_ps(_mm512_set1_ps(1), minus_lanes(b), _mm512_setzero_ps(), _mm512_set1_ps(1));
+  return _mm512_mask_sub_ps(_mm512_set1_ps(1), minus_lanes(b), _mm512_setzero_ps(),
+                            _mm512_set1_ps(1));
 }
 
-/// Both halves of the table of five inputs: the fifth decides between them. Products with ±1 are exact.
+/// Both halves of the table of five inputs: the fifth decides between them. Products with ±1 are
+/// exact.
 inline void exact_group(const float* x, const __m512 (&sign)[4], float* table) {
   __m512 sum = _mm512_mul_ps(sign[0], _mm512_set1_ps(x[0]));
   for (int b = 1; b < 4; ++b) sum = _mm512_fmadd_ps(sign[b], _mm512_set1_ps(x[b]), sum);
@@ -77,8 +80,8 @@ void exact_tables(const float* x, const float* scale, bool per_column, std::int6
 
 constexpr int kExactVectors = kBlockRows / 16;
 
-/// partial += the sums of one unit, for tokens whose tables are `stride` bytes apart. Several tokens share the
-/// shifts, which compete with the look-ups for the same ports.
+/// partial += the sums of one unit, for tokens whose tables are `stride` bytes apart. Several
+/// tokens share the shifts, which compete with the look-ups for the same ports.
 template <int tokens>
 inline void add_unit(const std::byte* words, const std::byte* table, std::int64_t stride,
                      __m512 (&partial)[tokens][kExactVectors]) {

@@ -5,8 +5,9 @@
 #include "kernels/cpu/vec16_lanes.h"
 #include "kernels/gemv_kernels.h"
 
-/// What products with signs share, and the dense half of GemvKernels on sixteen lanes; load_half, load_int8 and half_sum come from the
-/// file that includes this one.
+/// What products with signs share, and the dense half of GemvKernels on sixteen lanes. The file
+/// that includes this one has load_half, load_int8 and half_sum, and in kInt8Loaded a power of two:
+/// what one of load_int8's values stands for.
 namespace fbi::kernels {
 namespace {
 
@@ -33,14 +34,17 @@ inline float sum_of_one(Floats a) {
 
 struct LoadFp32 {
   static constexpr std::int64_t bytes = 4;
+  static constexpr float unit = 1;
   Floats operator()(const std::byte* w) const { return load(reinterpret_cast<const float*>(w)); }
 };
 struct LoadFp16 {
   static constexpr std::int64_t bytes = 2;
+  static constexpr float unit = 1;
   Floats operator()(const std::byte* w) const { return load_half(w); }
 };
 struct LoadInt8 {
   static constexpr std::int64_t bytes = 1;
+  static constexpr float unit = kInt8Loaded;
   Floats operator()(const std::byte* w) const { return load_int8(w); }
 };
 
@@ -68,12 +72,13 @@ inline void short_rows(const std::byte* w, std::int64_t row_stride, std::int64_t
   for (; r + 4 <= rows; r += 4) {
     Floats sums[4];
     add_short_rows<4, Load>(w + r * row_stride, row_stride, columns, x, sums);
-    _mm_storeu_ps(y + r, sum_of_four(sums[0], sums[1], sums[2], sums[3]));
+    const __m128 four = sum_of_four(sums[0], sums[1], sums[2], sums[3]);
+    _mm_storeu_ps(y + r, _mm_mul_ps(four, _mm_set1_ps(Load::unit)));
   }
   for (; r < rows; ++r) {
     Floats sums[1];
     add_short_rows<1, Load>(w + r * row_stride, row_stride, columns, x, sums);
-    y[r] = sum_of_one(sums[0]);
+    y[r] = sum_of_one(sums[0]) * Load::unit;
   }
 }
 
@@ -93,7 +98,7 @@ inline float long_row(const std::byte* w, std::int64_t columns, const float* x) 
     sums[0] = fma(load_weights(w), load(x + i), sums[0]);
     w += kLanes * Load::bytes;
   }
-  return sum_of_one(add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+  return sum_of_one(add(add(sums[0], sums[1]), add(sums[2], sums[3]))) * Load::unit;
 }
 
 template <class Load>
