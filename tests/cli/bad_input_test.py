@@ -1,0 +1,174 @@
+"""What fbi-llm says about bad input and broken checkpoints.  Usage: bad_input_test.py PATH-OF-FBI-LLM [unittest arguments]"""
+import json
+import struct
+import unittest
+
+import program
+from program import (DISTILL, SEQ_LEN, VOCAB, WORK, copy, files_below, inspect, resume, run, setUpModule, tearDownModule, train,  # noqa: F401
+                     write_lines)
+
+
+class BrokenCheckpoint(unittest.TestCase):
+    def check_falls_back(self, name, damage, *parts):
+        folder = copy("student", name) / "checkpoints" / "step-00000020"
+        damage(folder)
+        output = resume(name, DISTILL)
+        for part in ("step-00000020", "continuing from " + name + "/checkpoints/step-00000015, step 15", *parts):
+            self.assertIn(part, output)
+        self.assertEqual(inspect(name), inspect("student"))
+
+    def test_altered(self):
+        def damage(folder):
+            shard = next(folder.glob("*.safetensors"))
+            data = bytearray(shard.read_bytes())
+            data[-1] ^= 1
+            shard.write_bytes(data)
+        self.check_falls_back("altered", damage, ".safetensors")
+
+    def test_truncated(self):
+        def damage(folder):
+            shard = next(folder.glob("*.safetensors"))
+            shard.write_bytes(shard.read_bytes()[:-100])
+        self.check_falls_back("truncated", damage, ".safetensors")
+
+    def test_manifest_altered(self):
+        def damage(folder):
+            manifest = folder / "manifest.json"
+            manifest.write_text(manifest.read_text().replace('"step"', '"stop"', 1))
+        self.check_falls_back("manifest", damage, "manifest.json")
+
+    def test_none_left(self):
+        folder = copy("student", "none-left")
+        for manifest in folder.glob("checkpoints/*/manifest.json"):
+            manifest.write_text("{}")
+        before = files_below(folder / "checkpoints")
+        self.assertIn("none-left/checkpoints", train("none-left", "--resume", "auto", code=4, changes=DISTILL))
+        self.assertEqual(files_below(folder / "checkpoints"), before)
+
+
+class BadInput(unittest.TestCase):
+    def refused(self, code, parts, changes=None, words=()):
+        output = train("refused", *words, code=code, changes=changes)
+        for part in parts:
+            self.assertIn(part, output)
+        # A start that failed leaves a folder in which the corrected command works as it stands.
+        self.assertEqual([path.name for path in (WORK / "refused").glob("*") if path.name != ".lock"], [])
+        return output
+
+    def test_unknown_keys_all_at_once(self):
+        self.refused(2, ["2 problems", "optimizer.lrr", "did you mean optimizer.lr?", "train.step ", "did you mean train.steps?"],
+                     {"optimizer.lrr": 1, "train.step": 3})
+
+    def test_wrong_type_and_range(self):
+        self.refused(2, ['train.steps = "many": expected an integer', "optimizer.beta1 = 1.5: expected a number >= 0 and < 1"],
+                     {"train.steps": "many", "optimizer.beta1": 1.5})
+
+    def test_batch_that_does_not_divide(self):
+        self.refused(2, ["train.global_batch = 8", "multiple of 3"], {"train.micro_batch": 3})
+
+    def test_configuration_missing_or_no_json(self):
+        self.assertIn("nowhere.json", run("train", "--config", "nowhere.json", "--run-dir", "refused", code=2))
+        (WORK / "no.json").write_text('{"train": {"steps": 3,}')
+        self.assertIn("no.json", run("train", "--config", "no.json", "--run-dir", "refused", code=2))
+
+    def test_data_missing_or_unreadable(self):
+        self.refused(3, ["data.paths: nowhere: no such file or folder"], {"data.paths": "nowhere"})
+        (WORK / "folder.tokens").mkdir()
+        self.refused(3, ["folder.tokens"], {"data.paths": "folder.tokens"})
+
+    def test_shard_truncated(self):
+        (WORK / "cut.tokens").write_bytes((WORK / "data/train-00000.tokens").read_bytes()[:1000])
+        self.refused(3, ["cut.tokens: expected", "872 bytes"], {"data.paths": "cut.tokens"})
+        (WORK / "header.tokens").write_bytes(b"FBITOKEN")
+        self.refused(3, ["header.tokens"], {"data.paths": "header.tokens"})
+
+    def test_shard_altered(self):
+        data = bytearray((WORK / "data/train-00000.tokens").read_bytes())
+        data[-5] ^= 1
+        (WORK / "altered.tokens").write_bytes(data)
+        output = train("altered-data", code=3, changes={"data.paths": "altered.tokens"})
+        self.assertIn("altered.tokens: the samples have been altered: expected XXH3", output)
+
+    def test_shard_of_other_length(self):
+        self.refused(3, ["data/train-00000.tokens", "17"], {"train.seq_len": 8})
+
+    def test_line_broken(self):
+        good = [1] + [5] * SEQ_LEN
+        for name, line, parts in (("json", '{"token_ids": [1, 2', ["broken JSON"]),
+                                  ("count", [1, 2, 3], ["expected 17 ids", "found 3"]),
+                                  ("id", [1] * SEQ_LEN + [VOCAB], ["expected 0 to 319", "found 320"]),
+                                  ("negative", [1] * SEQ_LEN + [-1], ["-1"])):
+            with self.subTest(name):
+                write_lines(f"bad-{name}.jsonl", [good] * 6 + [line] + [good] * 33)
+                output = train(f"bad-{name}", code=3, changes={"data.format": "amber", "data.paths": f"bad-{name}.jsonl"})
+                for part in (f"bad-{name}.jsonl, line 7", *parts):
+                    self.assertIn(part, output)
+
+    def test_teacher_that_does_not_fit(self):
+        self.refused(2, ["teacher.path teacher: its vocabulary has 320", "400"], {**DISTILL, "model.vocab_size": 400})
+        run("prepare", "stories.txt", "--tokenizer", "tokenizer.model", "--seq-len", 96, "--out", "data-96")
+        self.refused(2, ["train.seq_len 96 exceeds its max_position_embeddings 64"],
+                     {**DISTILL, "train.seq_len": 96, "model.max_position_embeddings": 128, "data.paths": "data-96"})
+        self.refused(3, ["nowhere"], {**DISTILL, "teacher.path": "nowhere"})
+
+    def test_teacher_with_keys_that_are_not_implemented(self):
+        config = copy("hf", "biased") / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "attention_bias": True, "hidden_act": "gelu"}))
+        self.refused(3, ["biased/config.json: 2 problems", "attention_bias = true: not implemented", 'hidden_act = "gelu"'],
+                     {**DISTILL, "teacher.path": "biased"})
+
+    def test_safetensors_with_offsets_out_of_bounds(self):
+        original = (WORK / "hf/model.safetensors").read_bytes()
+        length, = struct.unpack_from("<Q", original)
+        header = json.loads(original[8:8 + length])
+
+        def damaged(name, **entry):
+            copied = {**header, "model.norm.weight": {**header["model.norm.weight"], **entry}}
+            text = json.dumps(copied).encode()
+            return struct.pack("<Q", len(text)) + text + original[8 + length:]
+        copy("hf", "offsets")
+        for name, data in (("outside", damaged("outside", data_offsets=[10 ** 9, 10 ** 9 + 64])),
+                           ("overflow", damaged("overflow", data_offsets=[2 ** 64 - 64, 2 ** 64])),
+                           ("shape", damaged("shape", shape=[2 ** 62, 2 ** 62])),
+                           ("backwards", damaged("backwards", data_offsets=[64, 0])),
+                           ("header", struct.pack("<Q", 2 ** 63) + original[8:]),
+                           ("truncated", original[:-2]),
+                           ("empty", b"")):
+            with self.subTest(name):
+                (WORK / "offsets/model.safetensors").write_bytes(data)
+                output = run("eval", "perplexity", "--model", "offsets", "--tokens", "data/valid-00000.tokens", code=3)
+                self.assertIn("offsets/model.safetensors", output)
+
+    def test_run_directory_in_use_or_impossible(self):
+        before = files_below(WORK / "teacher")
+        self.assertIn("teacher is not empty: continue it by --resume auto", train("teacher", code=2))
+        self.assertEqual(files_below(WORK / "teacher"), before)
+        self.assertIn("config.json/run", train("config.json/run", code=7))  # a path below a regular file
+        self.assertIn("run directory hf holds no run to continue", train("hf", "--resume", "auto", code=2))
+
+    def test_another_configuration_is_no_continuation(self):
+        copy("teacher", "changed")
+        output = train("changed", "--resume", "auto", code=2, changes={"optimizer.lr": 0.5, "data.seed": 9})
+        for part in ("optimizer.lr", "data.seed", "--allow-change"):
+            self.assertIn(part, output)
+
+    def test_command_line(self):
+        for words, parts in ((["trian"], ["unknown verb 'trian'; did you mean 'train'?"]),
+                             (["eval", "perplxity"], ["unknown verb 'eval perplxity'; did you mean 'eval perplexity'?"]),
+                             (["train", "--confg", "x"], ["unknown option --confg", "did you mean --config?"]),
+                             (["train"], ["fbi-llm train needs:", "--config FILE", "--run-dir DIR"]),
+                             (["eval"], ["fbi-llm eval perplexity", "fbi-llm eval logits"]),
+                             (["generate", "--model", "hf", "--seed", "x"], ["--seed: expected an integer, found 'x'"]),
+                             (["generate", "--model", "hf", "--prompt", "x", "--temperature", "-1"], ["temperature must be", "found -1"]),
+                             (["generate", "--model", "hf", "--threads", "-1"], ["--threads: expected 0 (all processors) to 4096, found -1"]),
+                             (["prepare", "stories.txt", "--out", "x", "--threads", "9999"], ["--threads", "found 9999"]),
+                             (["eval", "perplexity", "--model", "hf"], ["--tokens FILE or --text FILE"]),
+                             (["export", "--checkpoint", "hf", "--format", "gguff", "--out", "x"], ["hf, native, packed, gguf or gguf-q1_0", "gguff"])):
+            with self.subTest(" ".join(words)):
+                output = run(*words, code=2)
+                for part in parts:
+                    self.assertIn(part, output)
+
+
+if __name__ == "__main__":
+    program.main()
