@@ -44,7 +44,7 @@ config::ModelConfig check_teacher(const config::TeacherConfig& teacher, const co
 
 Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights, distributed::Communicator& communicator)
     : model_(std::move(model)), communicator_(&communicator) {
-  nn::check_weight_names(*model_, weights);
+  nn::check_weights(*model_, weights);
   const auto values = at::TensorOptions().dtype(model_->options().value_dtype).device(communicator.device());
   nn::LoadReport report;
   const auto load = [&](ops::ParameterSlot& slot) { nn::load_slot(slot, weights, report); };

@@ -47,10 +47,13 @@ class StoredWeights final : public WeightSource {
   std::string description() const override { return source_->description(); }
   std::vector<std::string> names() const override { return source_->names(); }
   bool contains(const std::string& name) const override { return source_->shape(name).has_value(); }
-  at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
+  void check_shape(const std::string& name, const std::vector<std::int64_t>& shape) const override {
     const auto found = source_->shape(name);
     if (found && *found != shape)
       throw DataError(concat(name, ": expected ", at::IntArrayRef(shape), ", found ", at::IntArrayRef(*found), " in ", description()));
+  }
+  at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
+    check_shape(name, shape);
     at::Tensor out = at::empty(shape, at::kFloat);
     source_->read(name, {out.data_ptr<float>(), static_cast<std::size_t>(out.numel())});
     return out;
@@ -84,31 +87,7 @@ at::Tensor load_packed(ops::ParameterSlot& slot, const WeightSource& source, Loa
   return latent;
 }
 
-}  // namespace
-
-std::unique_ptr<WeightSource> random_weights(const config::ModelConfig& model, std::uint64_t seed) {
-  return std::make_unique<RandomWeights>(model, seed);
-}
-std::unique_ptr<WeightSource> stored_weights(std::unique_ptr<formats::ModelSource> source) {
-  return std::make_unique<StoredWeights>(std::move(source));
-}
-
-at::Tensor load_slot(ops::ParameterSlot& slot, const WeightSource& source, LoadReport& report) {
-  if (slot.kind == ops::SlotKind::kPacked) return load_packed(slot, source, report);
-  slot.value.copy_(source.tensor(slot.name, slot.shape));
-  return slot.value;
-}
-
-LoadReport load_weights(LlamaForCausalLM& model, const WeightSource& source) {
-  check_weight_names(model, source);
-  LoadReport report;
-  for (auto* slot : model.slots()) load_slot(*slot, source, report);
-  return report;
-}
-
-void check_weight_names(LlamaForCausalLM& model, const WeightSource& source) {
-  const auto names = source.names();
-  if (names.empty()) return;  // random weights have every name
+void check_names(const LlamaForCausalLM& model, const std::vector<std::string>& names, const WeightSource& source) {
   std::set<std::string> expected;
   bool scaled = false;
   for (const auto& name : names) scaled |= name.ends_with(".wscale");
@@ -129,6 +108,39 @@ void check_weight_names(LlamaForCausalLM& model, const WeightSource& source) {
   if (!problems.empty())
     throw DataError(concat("tensors of ", source.description(), " do not fit the model:", problems,
                            "\nCheck the folder's config.json (num_hidden_layers, tie_word_embeddings, binarize, shift)."));
+}
+
+}  // namespace
+
+std::unique_ptr<WeightSource> random_weights(const config::ModelConfig& model, std::uint64_t seed) {
+  return std::make_unique<RandomWeights>(model, seed);
+}
+std::unique_ptr<WeightSource> stored_weights(std::unique_ptr<formats::ModelSource> source) {
+  return std::make_unique<StoredWeights>(std::move(source));
+}
+
+at::Tensor load_slot(ops::ParameterSlot& slot, const WeightSource& source, LoadReport& report) {
+  if (slot.kind == ops::SlotKind::kPacked) return load_packed(slot, source, report);
+  slot.value.copy_(source.tensor(slot.name, slot.shape));
+  return slot.value;
+}
+
+LoadReport load_weights(LlamaForCausalLM& model, const WeightSource& source) {
+  check_weights(model, source);
+  LoadReport report;
+  for (auto* slot : model.slots()) load_slot(*slot, source, report);
+  return report;
+}
+
+void check_weights(const LlamaForCausalLM& model, const WeightSource& source) {
+  const auto names = source.names();
+  if (names.empty()) return;  // random weights have every name, and every shape
+  check_names(model, names, source);
+  for (const auto* slot : model.slots()) {
+    source.check_shape(slot->name, slot->shape);
+    if (slot->kind != ops::SlotKind::kPacked) continue;
+    for (const char* scale : {"wscale", "wbias"}) source.check_shape(ops::sibling_name(slot->name, scale), ops::scale_shape(*slot));
+  }
 }
 
 }  // namespace fbi::nn

@@ -21,7 +21,7 @@ std::string data_text(const config::RunConfig& config) {
 /// A run that has a checkpoint goes on from it.
 void check_start(const config::RunConfig& config, const std::filesystem::path& directory) {
   const bool begins = formats::list_checkpoints(directory / "checkpoints").empty();
-  if (begins && !config.train.init_from.empty()) open_initial_model(config.train.init_from);
+  if (begins) open_initial_weights(config);
 }
 
 std::string disk_text(const config::RunConfig& config, const Estimate& estimate, const std::filesystem::path& directory) {

@@ -121,10 +121,9 @@ class TrainingRun {
     const auto& paths = folder_.paths();
     if (folder_.is_writer() && folder_.is_continued()) log_file_.emplace(paths.log());
     checkpoint_ = folder_.take_checkpoint();
-    if (checkpoint_)
-      check_identity(checkpoint_config(*checkpoint_), config_, options_.allow_change);
-    else if (const auto saved = saved_run_config(paths.root))
-      check_identity(*saved, config_, options_.allow_change);
+    if (checkpoint_) return check_identity(checkpoint_config(*checkpoint_), config_, options_.allow_change);
+    if (const auto saved = saved_run_config(paths.root)) check_identity(*saved, config_, options_.allow_change);
+    initial_weights_ = open_initial_weights(config_);
   }
 
   /// Once data, teacher and model are there; cuts the metrics back to the checkpoint.
@@ -146,7 +145,7 @@ class TrainingRun {
       log::info("continuing from ", checkpoint_->path().string(), ", step ", state().step);
       checkpoint_.reset();
     } else {
-      session_.start();
+      session_.start(std::move(initial_weights_));
       log::info("starting at step 0");
     }
     log_teacher_drift();
@@ -266,6 +265,7 @@ class TrainingRun {
   MemoryUse memory_;  // before all that it measures
   std::optional<log::FileSink> log_file_;      // rank 0
   std::unique_ptr<formats::CheckpointReader> checkpoint_;  // set by open_saved_state(), until begin() has read it
+  std::unique_ptr<nn::WeightSource> initial_weights_;      // set by open_saved_state(), until begin() has loaded it
   RunEvaluation evaluation_;
   Session session_;
   PaceMeter pace_;

@@ -95,20 +95,19 @@ SampleReader Session::sample_reader() {
   return [this](std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) { batcher_->read({first, count}, ids); };
 }
 
-nn::ModelFolder open_initial_model(const std::string& init_from) {
+std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config) {
+  if (config.train.init_from.empty()) return nullptr;
   try {
-    return nn::open_model_folder(init_from);
+    auto weights = nn::open_model_folder(config.train.init_from).weights;
+    nn::check_weights(nn::LlamaForCausalLM(config.model, nn::LlamaOptions{at::kMeta}), *weights);
+    return weights;
   } catch (const DataError& error) {
-    throw DataError(
-        concat("train.init_from: ", error.what(), "; leave it empty for random weights"));
+    throw DataError(concat("train.init_from: ", error.what(), "; name a model with the sizes of model.*, or leave it empty for random weights"));
   }
 }
 
-void Session::start() {
-  nn::ModelFolder folder;
-  if (!config_.train.init_from.empty()) folder = open_initial_model(config_.train.init_from);
-  const auto source = folder.weights ? std::move(folder.weights) : nn::random_weights(config_.model, config_.train.seed);
-  nn::check_weight_names(*student_, *source);
+void Session::start(std::unique_ptr<nn::WeightSource> weights) {
+  const auto source = weights ? std::move(weights) : nn::random_weights(config_.model, config_.train.seed);
   nn::LoadReport report;
   for (auto* slot : student_->slots()) optimizer_->adopt_latent(*slot, nn::load_slot(*slot, *source, report));
   if (report.zero_signs)

@@ -24,8 +24,8 @@ class Session {
  public:
   Session(const config::RunConfig& config, distributed::Communicator& communicator);
 
-  /// Step 0: random weights, or those of train.init_from.
-  void start();
+  /// Step 0, from what open_initial_weights gave, or from random weights.
+  void start(std::unique_ptr<nn::WeightSource> weights);
   /// Continues from a checkpoint, bit for bit.
   void restore(const formats::CheckpointReader& checkpoint);
   /// Commits a checkpoint and returns its folder. Throws DiskError.
@@ -55,8 +55,9 @@ class Session {
   std::unique_ptr<Trainer> trainer_;
 };
 
-/// The model that train.init_from names; DataError or CheckpointError where there is none.
-nn::ModelFolder open_initial_model(const std::string& init_from);
+/// The weights that train.init_from names, null when it is empty. DataError or CheckpointError when they do not fit model.*; no value is
+/// read for that.
+std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config);
 
 /// The configuration inside a checkpoint.
 config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint);

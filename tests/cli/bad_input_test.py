@@ -111,6 +111,11 @@ class BadInput(unittest.TestCase):
                      {**DISTILL, "train.seq_len": 96, "model.max_position_embeddings": 128, "data.paths": "data-96"})
         self.refused(3, ["nowhere"], {**DISTILL, "teacher.path": "nowhere"})
 
+    def test_first_weights_that_do_not_fit(self):
+        for words in ((), ("--dry-run",)):
+            self.refused(3, ["train.init_from: model.layers.0.mlp.gate_proj.weight: expected [64, 32], found [48, 32] in teacher/checkpoints/",
+                             "name a model with the sizes of model.*"], {"train.init_from": "teacher", "model.intermediate_size": 64}, words)
+
     def test_teacher_with_keys_that_are_not_implemented(self):
         config = copy("hf", "biased") / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "attention_bias": True, "hidden_act": "gelu"}))

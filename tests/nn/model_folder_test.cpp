@@ -191,6 +191,18 @@ TEST_F(Folder, WithATensorOfAnotherShapeIsRefused) {
                                 "expected [8, 16], found [16, 16] in " + path().string());
 }
 
+TEST_F(Folder, IsHeldAgainstAModelThatTakesNoMemory) {
+  write(packed_, random_model(packed_, 1));
+  const auto check = [&](const config::ModelConfig& config) {
+    check_weights(LlamaForCausalLM(config, {.device = at::kMeta}), *open_model_folder(path()).weights);
+  };
+  check(packed_);
+  test::expect_error<DataError>([&] { check(tiny_model(config::Binarize::kRow)); },
+                                "model.layers.0.self_attn.q_proj.wscale", "expected [16, 1]", "found [1, 16]");
+  packed_.vocab_size = 24;
+  test::expect_error<DataError>([&] { check(packed_); }, "model.embed_tokens.weight", "expected [24, 16]", "found [23, 16]");
+}
+
 TEST_F(Folder, WithSizesThatItsTensorsDoNotHaveTakesNoMemory) {
   const auto tensors = random_model(dense_, 1);
   dense_.vocab_size = 16'000'000;

@@ -161,7 +161,7 @@ ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
     teacher = std::make_unique<distill::Teacher>(std::move(model));
   }
   const RecordedWeights weights(trace.student_init);
-  nn::check_weight_names(student, weights);
+  nn::check_weights(student, weights);
   optim::AdamW optimizer(student.slots(), optimizer_config(trace), communicator);
 
   ReplayResult result;

@@ -104,7 +104,7 @@ TEST(RunOnRanks, ANonFiniteGradientOnOneRankSkipsTheStepOnAll) {
     c.train.steps = kStage;
     config::resolve(c, 2);
     Session session(c, communicator);
-    session.start();
+    session.start(nullptr);
     auto* slot = session.student().stage_slots(0).front();  // a norm that this rank alone has wrong
     if (communicator.rank() == 1) slot->value.data_ptr<float>()[0] = std::numeric_limits<float>::quiet_NaN();
     const StepMetrics metrics = session.trainer().step();

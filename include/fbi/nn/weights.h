@@ -22,6 +22,8 @@ class WeightSource {
   virtual std::string description() const = 0;
   virtual std::vector<std::string> names() const = 0;
   virtual bool contains(const std::string& name) const = 0;
+  /// What tensor() says of a tensor that has another shape, without reading it.
+  virtual void check_shape(const std::string&, const std::vector<std::int64_t>&) const {}
   /// fp32 on the CPU, contiguous, owned by the caller. DataError (file, tensor, expected and found) when absent, of another
   /// shape or not floating.
   virtual at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const = 0;
@@ -45,7 +47,8 @@ at::Tensor load_slot(ops::ParameterSlot& slot, const WeightSource& source, LoadR
 LoadReport load_weights(LlamaForCausalLM& model, const WeightSource& source);
 
 /// Throws DataError when names of `source` and of the model's parameters do not match one to one (`rotary_emb.inv_freq` is ignored,
-/// scales may be absent as a whole, a tied head may be repeated).
-void check_weight_names(LlamaForCausalLM& model, const WeightSource& source);
+/// scales may be absent as a whole, a tied head may be repeated), or a shape is another one. Reads no values; the model needs none either
+/// (at::kMeta).
+void check_weights(const LlamaForCausalLM& model, const WeightSource& source);
 
 }  // namespace fbi::nn
