@@ -79,14 +79,16 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
-/// The mean of each value and its neighbours, a fiftieth of the curve: does not lag behind.
+/// The mean of each value and its neighbours, a fiftieth of the curve, or half of that where the
+/// curve begins and ends: does not lag behind.
 std::vector<double> smoothed(const std::vector<double>& values) {
   std::vector<double> sums{0};
   for (const double value : values) sums.push_back(sums.back() + value);
+  const std::size_t reach = values.size() / 100;
   std::vector<double> out;
   for (std::size_t i = 0; i < values.size(); ++i) {
-    const std::size_t reach = std::min({values.size() / 100, i, values.size() - 1 - i});
-    out.push_back((sums[i + reach + 1] - sums[i - reach]) / static_cast<double>(2 * reach + 1));
+    const std::size_t begin = i - std::min(i, reach), end = std::min(i + reach + 1, values.size());
+    out.push_back((sums[end] - sums[begin]) / static_cast<double>(end - begin));
   }
   return out;
 }
@@ -141,9 +143,9 @@ class PanelDrawing {
                  double opacity) {
     out_ += concat("<polyline fill='none' stroke='", colour, "' stroke-opacity='", opacity,
                    "' stroke-width='1.6' points='");
-    // More points than pixels only make the file larger.
+    // More points than pixels only make the file larger. The last one is always there.
     const std::size_t stride = std::max<std::size_t>(1, x.size() / 600);
-    for (std::size_t i = 0; i < x.size(); i += stride) {
+    for (std::size_t i = (x.size() - 1) % stride; i < x.size(); i += stride) {
       if (!is_shown(y[i])) continue;
       char point[48];
       std::snprintf(point, sizeof point, "%.1f,%.1f ", to_x(x[i]), to_y(y[i]));

@@ -16,7 +16,8 @@ struct Series {
 struct Panel {
   std::string title;
   std::string x_label;
-  bool smooth = false;  ///< draw raw values faintly and their moving average over them
+  bool smooth = false;  ///< draw raw values faintly and over them their moving average, whose end
+                        ///< the legend shows
   bool log = false;     ///< logarithmic; leaves out what is not positive
   std::vector<Series> series;
 };
