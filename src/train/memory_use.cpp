@@ -58,7 +58,7 @@ std::vector<std::pair<std::string_view, std::int64_t>> MemoryUse::parts() const 
   std::int64_t rest = peak();
   const auto take = [&](std::string_view name, std::int64_t bytes) {
     if (bytes > 0) out.emplace_back(name, bytes);
-    rest = std::max<std::int64_t>(rest - bytes, 0);  // what no step has written to is not resident
+    rest = std::max<std::int64_t>(rest - bytes, 0);
   };
   for (std::size_t kind = 0; kind < kMemoryKinds; ++kind) take(to_string(static_cast<MemoryKind>(kind)), held[kind]);
   if (peak_device_bytes == 0) take("program", std::min(program_bytes, rest));  // tensors may lie in memory that it had freed

@@ -224,8 +224,14 @@ TEST(MemoryUse, PartsMakeUpThePeakOfTheDevice) {
   EXPECT_EQ(use.text(), "memory at most 9.0 KB: bits 100 B, teacher 1.9 KB, program 3.0 KB, rest 4.0 KB");
   use.peak_device_bytes = 2'500;
   EXPECT_EQ(use.text(), "memory at most 2.5 KB: bits 100 B, teacher 1.9 KB, rest 500 B");
-  use.peak_device_bytes = 1'500;
-  EXPECT_EQ(use.parts().back().second, 0);
+}
+
+TEST(MemoryUse, WhatIsHeldButNotResidentLeavesNoRest) {
+  MemoryUse use;
+  use.peak_bytes = 1'500;
+  use.program_bytes = 1'000;
+  use.held[static_cast<std::size_t>(MemoryKind::kMoments)] = 2'000;
+  EXPECT_EQ(use.text(), "memory at most 1.5 KB: moments 2.0 KB, rest 0 B");
 }
 
 TEST(Meters, LongRunsMeasureWhatTheirProductsCouldDo) {

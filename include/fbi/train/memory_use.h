@@ -27,7 +27,8 @@ struct MemoryUse {
   std::int64_t peak() const { return peak_device_bytes > 0 ? peak_device_bytes : peak_bytes; }
   /// The peak, the device's where there is one, by name: what is held, on a CPU "program", and
   /// "rest", what they leave: activations, the loss's chunk, workspace, and whatever only loading
-  /// needed. Kinds without memory are left out.
+  /// needed. Kinds without memory are left out. Memory that no step has written to yet is held but
+  /// not resident: then rest is 0, and the parts are more than the peak.
   std::vector<std::pair<std::string_view, std::int64_t>> parts() const;
   /// "memory at most 1.2 GB: latent 0.4 GB, ..., rest 0.1 GB"
   std::string text() const;
