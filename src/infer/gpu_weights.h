@@ -61,8 +61,10 @@ class Weights {
   std::uint64_t head_bytes() const { return head_bytes_; }
 
  private:
+  /// Without a head the embedding is one.
   void place(Places& places, const config::ModelConfig& model,
-             const kernels::DenseLinear& embedding, const kernels::DenseLinear& head);
+             const kernels::DenseLinear& embedding,
+             const std::optional<kernels::DenseLinear>& head);
   void load_layer(const ModelParts& parts, std::int64_t index, std::byte* staging,
                   const kernels::cuda::Queue& queue);
 

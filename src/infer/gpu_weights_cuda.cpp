@@ -48,9 +48,12 @@ std::int64_t largest_bit_bytes(const config::ModelConfig& model) {
 Weights::Weights(const ModelParts& parts, const std::optional<kernels::Storage>& head,
                  ParallelFor& parallel, const cuda::Queue& queue) {
   const config::ModelConfig& model = parts.config();
-  const kernels::DenseLinear table = dense_weights(parts, kEmbedding, std::nullopt, parallel),
-                             dense = dense_weights(parts, head_name(model), head, parallel);
-  head_bytes_ = dense.weight_bytes();
+  const kernels::DenseLinear table = dense_weights(parts, kEmbedding, std::nullopt, parallel);
+  std::optional<kernels::DenseLinear> dense;  // none: tied, and kept as the embedding is
+  if (!model.tie_word_embeddings || head.value_or(table.storage()) != table.storage()) {
+    dense = dense_weights(parts, head_name(model), head, parallel);
+  }
+  head_bytes_ = (dense ? *dense : table).weight_bytes();
   memory_ = placed("the model", [&](Places& places) { place(places, model, table, dense); });
   const cuda::DeviceMemory staging(static_cast<std::size_t>(largest_bit_bytes(model)),
                                    "loading the model");
@@ -59,11 +62,12 @@ Weights::Weights(const ModelParts& parts, const std::optional<kernels::Storage>&
   }
   upload(final_norm_, parts.norm(kFinalNorm));
   upload(embedding_, table);
-  upload(head_, dense);
+  if (dense) upload(head_, *dense);
 }
 
 void Weights::place(Places& places, const config::ModelConfig& model,
-                    const kernels::DenseLinear& embedding, const kernels::DenseLinear& head) {
+                    const kernels::DenseLinear& embedding,
+                    const std::optional<kernels::DenseLinear>& head) {
   const auto linears = config::decoder_linears(model);
   layers_.assign(static_cast<std::size_t>(model.num_hidden_layers), {});
   sign_bytes_ = 0;
@@ -81,7 +85,7 @@ void Weights::place(Places& places, const config::ModelConfig& model,
   }
   final_norm_ = places.take<float>(model.hidden_size);
   embedding_ = place_dense(places, embedding);
-  head_ = place_dense(places, head);
+  head_ = head ? place_dense(places, *head) : embedding_;
 }
 
 void Weights::load_layer(const ModelParts& parts, std::int64_t index, std::byte* staging,

@@ -1,5 +1,9 @@
 #include <cuda_runtime.h>
 
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
 #include "fbi/core/error.h"
 #include "infer/test_models.h"
 #include "support/expect_error.h"
@@ -20,6 +24,22 @@ TEST_F(CudaMemoryLimit, AModelThatDoesNotFit) {
   expect_error<UsageError>(
       [] { PackedModel(test_model(), {.threads = 1, .device = Device::kCuda}); },
       "the model needs ", "of the GPU's memory", "are free", "--device cpu");
+}
+
+std::size_t used_bytes(const config::ModelConfig& config, std::optional<kernels::Storage> head) {
+  const PackedModel model(config, {.head = head, .threads = 1, .device = Device::kCuda});
+  std::size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  return total - free;
+}
+
+TEST_F(CudaMemoryLimit, AnEmbeddingThatIsTheHeadTooIsThereOnce) {
+  config::ModelConfig tied = test_model();
+  tied.tie_word_embeddings = true;
+  const auto once = used_bytes(tied, std::nullopt);
+  const std::size_t table = 97 * 72 * sizeof(std::uint16_t);  // of fp16
+  EXPECT_GE(used_bytes(test_model(), std::nullopt), once + table);
+  EXPECT_GE(used_bytes(tied, kernels::Storage::kInt8), once + table / 2);
 }
 
 TEST_F(CudaMemoryLimit, ATextThatDoesNotFit) {
