@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "fbi/kernels/cuda.h"
+
 namespace fbi::infer {
 
 Batch::Batch(Forward& forward, std::int64_t vocab_size, ParallelFor& parallel)
@@ -45,6 +47,8 @@ void Batch::flush() {
 void Batch::run(std::span<const Part> parts) {
   try {
     feed(parts);
+  } catch (const kernels::cuda::CudaError&) {
+    throw;
   } catch (...) {
     if (parts.size() == 1) {
       parts[0].sequence->error = std::current_exception();

@@ -44,7 +44,8 @@ class Batch {
 
   /// Gives every sequence that is behind its prompt one more token, and prompts, first come first
   /// served, Forward::kMaxRows rows: so a long prompt does not hold the others up. What goes wrong
-  /// with a sequence ends it alone.
+  /// with a sequence ends it alone; an error of the GPU (CudaError) is no sequence's, and is
+  /// thrown.
   void step(std::span<Sequence* const> sequences);
 
  private:

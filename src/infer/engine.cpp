@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "fbi/kernels/cuda.h"
 #include "infer/batch.h"
 #include "infer/packed_model_impl.h"
 
@@ -110,7 +111,7 @@ class Engine::Impl {
 
   Load load() const {
     const std::lock_guard lock(mutex_);
-    return {std::ssize(running_), std::ssize(waiting_), stopping_};
+    return {std::ssize(running_), std::ssize(waiting_), stopping_, failure_};
   }
 
   void stop(std::chrono::milliseconds limit) {
@@ -153,6 +154,7 @@ class Engine::Impl {
   std::condition_variable changed_, idle_;
   bool stopping_ = false;  // takes no more requests
   bool quitting_ = false;  // ends those that it has
+  std::string failure_;    // of the GPU
   std::deque<Job> waiting_;
   std::vector<Job> running_;  // changed by thread_ alone, with the mutex held
 
@@ -184,6 +186,7 @@ std::shared_ptr<Generation> Engine::Impl::submit(const std::vector<EngineRequest
     }
   }
   const std::lock_guard lock(mutex_);
+  if (!failure_.empty()) throw kernels::cuda::CudaError(failure_);
   if (stopping_) throw BusyError("no more requests are taken: the engine is being stopped");
   if (std::ssize(waiting_) + std::ssize(running_) + count > room) {
     throw BusyError(concat("busy: ", running_.size(), " texts are being written and ",
@@ -224,6 +227,10 @@ void Engine::Impl::step() {
   for (const Job& job : running_) sequences.push_back(job.sequence.get());
   try {
     batch_.step(sequences);
+  } catch (const kernels::cuda::CudaError& error) {
+    const std::lock_guard lock(mutex_);
+    failure_ = concat("the GPU has failed: ", error.what());
+    stopping_ = quitting_ = true;
   } catch (...) {
     for (Sequence* sequence : sequences) sequence->error = std::current_exception();
   }
@@ -237,9 +244,11 @@ void Engine::Impl::take_out() {
   const auto look_at = [this](Job& job) {
     const bool cancelled = job.generation->impl_->cancelled;
     if ((cancelled || quitting_) && !job.sequence->ended()) {
-      job.sequence->error = std::make_exception_ptr(
-          CancelledError(cancelled ? "the text was given up"
-                                   : "the text was cut off: the engine is being stopped"));
+      job.sequence->error =
+          cancelled           ? std::make_exception_ptr(CancelledError("the text was given up"))
+          : !failure_.empty() ? std::make_exception_ptr(kernels::cuda::CudaError(failure_))
+                              : std::make_exception_ptr(CancelledError(
+                                    "the text was cut off: the engine is being stopped"));
     }
     if (job.sequence->ended()) finish(job);
   };

@@ -1,14 +1,18 @@
 #include <cuda_runtime.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 
 #include "fbi/core/error.h"
+#include "fbi/infer/engine.h"
+#include "fbi/kernels/cuda.h"
 #include "infer/test_models.h"
+#include "infer/word_tokenizer.h"
 #include "support/expect_error.h"
 
-// A device without enough memory, which only the emulator can be.
+// A device without enough memory, or that fails, which only the emulator can be.
 namespace fbi::infer {
 namespace {
 
@@ -52,6 +56,25 @@ TEST_F(CudaMemoryLimit, ATextThatDoesNotFit) {
   emulated_memory_bytes = std::size_t{1} << 30;
   session->feed(some_ids(3), logits);  // and then it does
   EXPECT_EQ(session->position(), 3);
+}
+
+TEST(CudaFailure, EndsTheEngine) {
+  PackedModel model(test_model(), {.threads = 1, .device = Device::kCuda});
+  const WordTokenizer words({"a", "b"});
+  Engine engine(model, words, {.max_batch = 1, .queue = 1});
+  const EngineRequest request = {prompt_ids(model, words, "ab", true), {.max_new_tokens = 2}};
+  emulated_outcome = cudaErrorIllegalAddress;
+  const auto both = engine.submit({request, request});
+  while (!both->ended()) both->wait(std::chrono::seconds(1));
+  emulated_outcome = cudaSuccess;
+  using kernels::cuda::CudaError;
+  for (const std::size_t running_or_waiting : {0, 1}) {
+    expect_error<CudaError>([&] { both->result(running_or_waiting); },
+                            "the GPU has failed: ", "illegal memory access");
+  }
+  expect_error<CudaError>([&] { engine.submit({request}); }, "the GPU has failed: ");
+  EXPECT_TRUE(engine.load().stopping);
+  EXPECT_NE(engine.load().failure, "");
 }
 
 }  // namespace

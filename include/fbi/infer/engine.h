@@ -59,7 +59,7 @@ class Generation {
   /// Whether wait() has told the end of all texts.
   bool ended() const;
   /// After its end. Times are from submit() to the first token, and from there. Throws what ended
-  /// it before its time: DataError, CancelledError.
+  /// it before its time: DataError, CancelledError, CudaError.
   GenerateResult result(std::size_t index) const;
   /// Ends what has not ended; its memory is free after at most one step.
   void cancel();
@@ -82,12 +82,15 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   /// Takes all requests or none. First come, first served. Throws UsageError (prompt, options),
-  /// BusyError.
+  /// BusyError, and CudaError once the GPU has failed.
   std::shared_ptr<Generation> submit(const std::vector<EngineRequest>& requests);
 
   struct Load {
     std::int64_t running = 0, waiting = 0;
     bool stopping = false;
+    /// What the GPU failed with, "" if it has not. An error of CUDA seldom passes: it has ended all
+    /// texts, and no more are taken.
+    std::string failure = {};
   };
   Load load() const;
 

@@ -238,9 +238,13 @@ class HttpServer::Impl {
     });
     server_.Get("/health", [this](const httplib::Request&, httplib::Response& out) {
       const auto load = engine_.load();
-      const nlohmann::ordered_json json = {{"status", load.stopping ? "stopping" : "ok"},
-                                           {"running", load.running},
-                                           {"waiting", load.waiting}};
+      const bool failed = !load.failure.empty();
+      nlohmann::ordered_json json = {{"status", failed          ? "failed"
+                                                : load.stopping ? "stopping"
+                                                                : "ok"},
+                                     {"running", load.running},
+                                     {"waiting", load.waiting}};
+      if (failed) json["error"] = load.failure;
       if (load.stopping) out.status = 503;
       out.set_content(json.dump(), kJson);
     });

@@ -60,16 +60,20 @@ int run_serve(const Arguments& arguments) {
   HttpServer server(engine, api, http);
   introduce(model, engine_options, http, server.bind());
   std::thread listener([&] { server.run(); });
-  while (!stop_requested()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  while (!stop_requested() && engine.load().failure.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
 
   const auto load = engine.load();
-  log::info("stopping: ", load.running, " texts are being written and ", load.waiting, " are waiting, at most ", stop_limit.count(),
-            " s for them");
+  if (load.failure.empty()) {
+    log::info("stopping: ", load.running, " texts are being written and ", load.waiting, " are waiting, at most ", stop_limit.count(),
+              " s for them");
+  } else {
+    log::error(load.failure, "; the server ends, start it again");
+  }
   engine.stop(stop_limit);
   server.stop();
   listener.join();
   log::info("stopped");
-  return 0;
+  return engine.load().failure.empty() ? 0 : 1;
 }
 
 }  // namespace
@@ -82,7 +86,7 @@ Verb serve_verb() {
           "Requests are continued together, joining and leaving between tokens; each gets the text that `generate` gives for its prompt, "
           "options and seed. A field that would change the result and is not supported is refused with status 400, what does not fit into "
           "the queue with 503 and Retry-After. A client that goes away has its text cancelled. SIGINT or SIGTERM ends the server once its "
-          "texts are done. Try: curl http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 50, \"stream\": true}'",
+          "texts are done, an error of the GPU at once, with exit code 1. Try: curl http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 50, \"stream\": true}'",
           "",
           joined(packed_model_options(),
                  {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere, without any key asked for", "127.0.0.1", false, false},

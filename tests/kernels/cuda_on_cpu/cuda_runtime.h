@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -162,6 +163,9 @@ cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaDeviceSynchronize();
+
+/// What a wait for the device's work gives, from any thread.
+extern std::atomic<cudaError_t> emulated_outcome;
 
 /// What the device has; cudaMalloc refuses more.
 extern std::size_t emulated_memory_bytes;

@@ -14,6 +14,7 @@
 // Memory, streams and graphs.
 
 std::size_t emulated_memory_bytes = std::size_t{1} << 30;
+std::atomic<cudaError_t> emulated_outcome = cudaSuccess;
 
 struct EmulatedStream {};
 struct EmulatedGraph {
@@ -199,7 +200,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return refused_by_capture();
+  return captured() ? refused_by_capture() : emulated_outcome.load();
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (captured()) return refused_by_capture();
