@@ -78,4 +78,16 @@ void run_together(Communicator& communicator, const std::function<void()>& work)
   }
 }
 
+void run_or_give_up(Communicator& communicator, const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const PeerError&) {
+    throw;
+  } catch (const std::exception& error) {
+    const std::string_view reason = error.what();
+    communicator.give_up(std::string(reason.substr(0, reason.find('\n'))));
+    throw;
+  }
+}
+
 }  // namespace fbi::distributed

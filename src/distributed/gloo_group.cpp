@@ -103,6 +103,7 @@ class GlooRank final : public Communicator {
   void barrier() override {
     start("barrier", [&] { return group_->barrier(); })->wait();
   }
+  void give_up(const std::string& reason) override { met_.pulse->leave(reason); }
 
  private:
   template <class Start>

@@ -141,6 +141,7 @@ class NcclRank final : public Communicator {
     at::Tensor token = at::zeros({1}, at::TensorOptions().dtype(at::kInt).device(device_));
     start_all_reduce(token, Reduce::kSum)->wait();
   }
+  void give_up(const std::string& reason) override { group_->pulse->leave(reason); }
 
  private:
   std::unique_ptr<Work> start_all_reduce(at::Tensor& tensor, Reduce op) override {

@@ -22,14 +22,11 @@ struct Sign {
   std::string host;
 };
 
-/// Who is missing, and how many.
+/// Why collectives fail.
 struct Finding {
-  int missing = 0;
+  int missing = 0;  ///< ranks that will not hear of it
   std::string text;
-  void add(const std::string& who) {
-    ++missing;
-    text += (text.empty() ? "" : ", ") + who;
-  }
+  void add(const std::string& who) { text += (text.empty() ? "" : ", ") + who; }
 };
 
 struct Peer {
@@ -49,7 +46,7 @@ constexpr int kSilentLooks = 20;    ///< four beats: a rank that lives has given
 constexpr int kLongLooks = 200;
 constexpr milliseconds kStoreTime{3000};  ///< for the store of rank 0
 constexpr const char* kFinding = "fbi/missing";
-constexpr const char* kHeard = "fbi/heard";
+constexpr const char* kHeard = "fbi/heard";  ///< ranks that know the finding, or have left
 
 std::string sign_key(int rank) {
   return concat("fbi/sign/", rank);
@@ -76,6 +73,7 @@ struct Pulse::State {
         self{1, 0, hello.pid, hello.host} {
     for (int peer = 0; peer < size; ++peer) keys.push_back(sign_key(peer));
     peers.resize(static_cast<std::size_t>(size));
+    peers[static_cast<std::size_t>(rank)].sign = self;
   }
 
   const StorePointer store;
@@ -119,6 +117,21 @@ struct Pulse::State {
     }
     if (look) note(signs);
     changed.notify_all();
+  }
+
+  /// Keeps `mine` where there is no finding, and waits until the others know: all of them on rank
+  /// 0, which then may take the store away.
+  void tell(std::unique_lock<std::mutex>& lock, Finding mine) {
+    if (!finding) finding = std::move(mine);
+    changed.notify_all();
+    changed.wait_for(lock, kStoreTime, [&] { return ended || (rank == 0 ? all_know : told); });
+  }
+
+  /// The thread's last word; the mutex is not held.
+  void say_farewell(bool knew) {
+    if (!knew) store->add(kHeard, 1);
+    self.beat = -1;
+    give_sign();
   }
 
   /// The first finding holds: what is in the store, else `mine`, which is put there.
@@ -174,10 +187,10 @@ struct Pulse::State {
     for (int peer = 0; peer < size; ++peer) {
       if (peer == rank) continue;
       const Peer& other = peers[static_cast<std::size_t>(peer)];
-      if (other.left())
-        result.add(name(peer) + " has ended");
-      else if (other.silent_looks >= silent_looks)
-        result.add(name(peer) + " was lost or stands still");
+      if (other.left()) result.add(name(peer) + " has ended");
+      if (other.left() || other.silent_looks < silent_looks) continue;
+      result.add(name(peer) + " was lost or stands still");
+      ++result.missing;
     }
     return result;
   }
@@ -192,7 +205,6 @@ struct Pulse::State {
         result.add(concat(name(peer), " lives but stands still, ", behind,
                           behind == 1 ? " collective behind" : " collectives behind"));
     }
-    result.missing = 0;  // it will hear of this
     return result;
   }
 };
@@ -202,9 +214,12 @@ Pulse::Pulse(const StorePointer& store, const Hello& self)
   state_->give_sign();
 }
 
-void Pulse::leave() {
+void Pulse::leave(const std::string& reason) {
   if (!std::exchange(started_, false)) return;
   std::unique_lock lock(state_->mutex);
+  if (!reason.empty() && !state_->silent_store) {
+    state_->tell(lock, {0, concat(state_->name(state_->rank), " has ended: ", reason)});
+  }
   state_->stop = true;
   state_->changed.notify_all();
   if (state_->silent_store) return;  // what is said now nobody hears
@@ -226,9 +241,9 @@ void Pulse::run(const std::shared_ptr<State>& state) {
         return state->stop || state->looking != looking || state->finding.has_value() != knew;
       });
     }
+    const bool knew = state->told;
     lock.unlock();
-    state->self.beat = -1;
-    state->give_sign();
+    state->say_farewell(knew);
   } catch (const std::exception&) {  // the process of rank 0 has ended
   }
   if (!lock.owns_lock()) lock.lock();
@@ -255,15 +270,13 @@ std::string Pulse::find_missing() {
     s.silent_store = true;
     return s.without_rank_0().text;
   }
+  Finding mine;
   if (!s.finding) {
-    Finding finding = s.conclude(kSilentLooks);
-    if (finding.text.empty()) finding = s.who_is_behind();
-    if (finding.text.empty()) return {};
-    s.finding = finding;
-    s.changed.notify_all();
+    mine = s.conclude(kSilentLooks);
+    if (mine.text.empty()) mine = s.who_is_behind();
+    if (mine.text.empty()) return {};
   }
-  s.changed.wait_for(lock, kStoreTime,
-                     [&] { return s.ended || (s.rank == 0 ? s.all_know : s.told); });
+  s.tell(lock, std::move(mine));
   return s.finding->text;
 }
 

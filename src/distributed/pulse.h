@@ -35,8 +35,9 @@ class Pulse {
   std::string long_missing();
   /// The wait is over.
   void stop_looking();
-  /// Says that this rank ends, before its connections do.
-  void leave();
+  /// Says that this rank ends, before its connections do. With a reason, one line, it waits until
+  /// the others have heard it, three seconds at most: the store of rank 0 ends with its process.
+  void leave(const std::string& reason = {});
 
  private:
   struct State;

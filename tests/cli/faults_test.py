@@ -121,6 +121,16 @@ class Lost(Faults):
         for number in (1, 2):
             self.assert_lost(number, ranks[number], 0)
 
+    def test_an_error_of_one_rank_is_told_to_the_other(self):
+        lines = (WORK / "samples.jsonl").read_text().splitlines()[:64]
+        lines[7] = json.dumps({"token_ids": [1] + [small_job.VOCAB] * small_job.SEQ_LEN})
+        (WORK / "with-a-wrong-id.jsonl").write_text("\n".join(lines) + "\n")
+        ends = [rank.end() for rank in self.start(2, "wrong-id", "data.paths=with-a-wrong-id.jsonl")]
+        reader, other = (0, 1) if ends[0][0] == 3 else (1, 0)
+        self.assertEqual((ends[reader][0], ends[other][0]), (3, 5), ends)
+        self.assertIn("with-a-wrong-id.jsonl, line 8", ends[reader][1])
+        self.assertRegex(ends[other][1], rf"rank {reader} \(process \d+ on \S+\) has ended: .*with-a-wrong-id\.jsonl, line 8")
+
     def test_the_run_then_continues_where_its_last_checkpoint_is(self):
         ranks = self.start(2, "whole")
         self.assertEqual([rank.end()[0] for rank in ranks], [0, 0])

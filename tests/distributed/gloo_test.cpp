@@ -19,6 +19,7 @@
 #include "distributed/ranks.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/distributed/agreement.h"
 #include "fbi/distributed/process_group.h"
 #include "support/child_process.h"
 #include "support/temp_dir.h"
@@ -239,6 +240,26 @@ TEST(Gloo, ARankThatLeavesIsNamed) {
   });
   for (const int rank : {0, 1}) EXPECT_THAT(texts[rank], testing::MatchesRegex("5 barrier on rank .: rank 2 \\(.+\\) has ended: .+"));
   EXPECT_EQ(texts[2], "3 cannot go on");
+}
+
+TEST(Gloo, AnErrorOfOneRankIsToldToAll) {
+  if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
+  for (const int failing : {2, 0}) {  // rank 0 takes the meeting place with it
+    const auto texts = run_group(3, quick(), [&](Communicator& ranks) {
+      ranks.barrier();
+      run_or_give_up(ranks, [&] {
+        if (ranks.rank() == failing) throw DataError("cannot go on\nfor long");
+        ranks.barrier();
+      });
+      return std::string("no error");
+    });
+    for (const int rank : {0, 1, 2}) {
+      if (rank == failing) continue;
+      EXPECT_THAT(texts[rank], testing::MatchesRegex(concat("5 barrier on rank ", rank, ": rank ", failing,
+                                                            " \\(process [0-9]+ on .+\\) has ended: cannot go on: .+")));
+    }
+    EXPECT_EQ(texts[failing], "3 cannot go on\nfor long");
+  }
 }
 
 /// Starts processes with places and facts of their own, and returns what each of them says.

@@ -18,4 +18,8 @@ std::vector<std::string> all_gather_text(Communicator& communicator, std::string
 /// Collective, so `work` must hold no collective that others might not reach.
 void run_together(Communicator& communicator, const std::function<void()>& work);
 
+/// Runs `work`, an error of which is the end of this rank; the others hear of it, unless it is
+/// theirs (PeerError).
+void run_or_give_up(Communicator& communicator, const std::function<void()>& work);
+
 }  // namespace fbi::distributed

@@ -38,6 +38,8 @@ class Communicator {
   std::unique_ptr<Work> all_gather(at::Tensor& output, const at::Tensor& input, Payload payload = Payload::kControl);
   std::unique_ptr<Work> broadcast(at::Tensor& tensor, int root, Payload payload = Payload::kControl);
   virtual void barrier() = 0;
+  /// This rank ends for a reason of its own, one line, which the others then give for what they miss.
+  virtual void give_up(const std::string&) {}
 
   /// Since the communicator was made.
   const Traffic& traffic() const { return traffic_; }

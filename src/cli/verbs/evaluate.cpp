@@ -1,3 +1,4 @@
+#include <functional>
 #include <iostream>
 
 #include "cli/model_arguments.h"
@@ -8,6 +9,7 @@
 #include "cli/verbs.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/distributed/agreement.h"
 #include "fbi/eval/choice.h"
 #include "fbi/eval/windows.h"
 #include "fbi/formats/safetensors.h"
@@ -27,6 +29,11 @@ struct RanksOfVerb {
     communicator = join_ranks(rendezvous, arguments);
   }
   bool prints() const { return rendezvous.rank == 0; }
+  int run(const std::function<int()>& work) const {
+    int code = 0;
+    distributed::run_or_give_up(*communicator, [&] { code = work(); });
+    return code;
+  }
   distributed::Rendezvous rendezvous;
   std::unique_ptr<distributed::Communicator> communicator;
 };
@@ -38,12 +45,14 @@ int run_perplexity(const Arguments& arguments) {
     return print_packed_perplexity(arguments);
   }
   const RanksOfVerb ranks(arguments);
-  const auto loaded = load_model(arguments, ranks.rendezvous.local_rank);
-  const auto windows = windows_for(arguments, loaded);
-  const auto measure = [&](const eval::PerplexityOptions& options) {
-    return train::perplexity(*ranks.communicator, *loaded.model, windows, options);
-  };
-  return print_perplexity(measure, arguments, ranks.prints());
+  return ranks.run([&] {
+    const auto loaded = load_model(arguments, ranks.rendezvous.local_rank);
+    const auto windows = windows_for(arguments, loaded);
+    const auto measure = [&](const eval::PerplexityOptions& options) {
+      return train::perplexity(*ranks.communicator, *loaded.model, windows, options);
+    };
+    return print_perplexity(measure, arguments, ranks.prints());
+  });
 }
 
 void refuse_packed(const Arguments& arguments) {
@@ -95,8 +104,7 @@ void print_choices(const Arguments& arguments, const std::vector<eval::ChoiceRes
   if (arguments.has("json")) std::cout << eval::to_json(results) << "\n";
 }
 
-int run_choice(const Arguments& arguments) {
-  const RanksOfVerb ranks(arguments);
+int answer_choices(const Arguments& arguments, const RanksOfVerb& ranks) {
   std::vector<eval::ChoiceTask> tasks;  // read first: a bad file is found before a model is loaded
   for (const auto& word : arguments.list("tasks")) tasks.push_back(train::open_choice_task(word));
   refuse_packed(arguments);
@@ -117,6 +125,11 @@ int run_choice(const Arguments& arguments) {
   }
   if (ranks.prints()) print_choices(arguments, results);
   return 0;
+}
+
+int run_choice(const Arguments& arguments) {
+  const RanksOfVerb ranks(arguments);
+  return ranks.run([&] { return answer_choices(arguments, ranks); });
 }
 
 }  // namespace

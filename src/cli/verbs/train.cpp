@@ -7,6 +7,7 @@
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
+#include "fbi/distributed/agreement.h"
 #include "fbi/distributed/communicator.h"
 #include "fbi/ops/device.h"
 #include "fbi/train/dry_run.h"
@@ -58,9 +59,10 @@ int run_train(const Arguments& arguments) {
   }
   const auto communicator = join_ranks(rendezvous, config);
   RunDisplay display(communicator->size());
-  const auto outcome = train::run_training(
-      config, {directory, arguments.text("resume"), arguments.list("allow-change"), command_line(arguments), profile_steps(arguments)},
-      *communicator, display);
+  const train::RunOptions options{directory, arguments.text("resume"), arguments.list("allow-change"), command_line(arguments),
+                                  profile_steps(arguments)};
+  train::RunOutcome outcome{};
+  distributed::run_or_give_up(*communicator, [&] { outcome = train::run_training(config, options, *communicator, display); });
   return static_cast<int>(outcome == train::RunOutcome::kStopped ? ExitCode::kStopped : ExitCode::kOk);
 }
 
