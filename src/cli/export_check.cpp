@@ -42,7 +42,7 @@ ExportComparison compare(eval::LanguageModel& out, nn::LlamaForCausalLM& trained
   const auto windows = random_windows(out);
   const auto to_trained = eval::compare_logits(trained, out, windows);
   const auto to_rounded = rounded ? eval::compare_logits(*rounded, out, windows) : to_trained;
-  return {to_rounded.max_abs_difference, to_rounded.mean_kl, to_trained.max_abs_difference, to_trained.mean_kl};
+  return {to_rounded.max_abs_difference, to_rounded.mean_kl, to_trained.max_abs_difference, to_trained.mean_kl, std::nullopt};
 }
 
 }  // namespace
