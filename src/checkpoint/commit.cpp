@@ -62,8 +62,8 @@ formats::TensorView describe(const TensorPart& part) {
                             part.row_begin, " on do not lie in its ", part.total_rows, " rows"));
   }
   if (rows != part.total_rows) {
-    view.name = formats::to_string(formats::PartName{part.name, part.row_begin,
-                                                     part.row_begin + rows, part.total_rows});
+    view.name = formats::to_string(
+        formats::PartName{part.name, part.row_begin, part.row_begin + rows, part.total_rows});
   }
   return view;
 }

@@ -43,18 +43,22 @@ struct ArgumentParser {
     }();
     for (const auto& item : parsed.arguments()) result.values_[item.key()].push_back(item.value());
     for (const auto& word : parsed.unmatched()) {
-      if (verb.positional.empty()) throw UsageError(concat("unexpected argument '", word, "'; see ", program().name, " ", verb.name, " --help"));
+      if (verb.positional.empty())
+        throw UsageError(concat("unexpected argument '", word, "'; see ", program().name, " ",
+                                verb.name, " --help"));
       result.values_[verb.positional].push_back(word);
     }
     apply_defaults();
   }
 
-  /// Before cxxopts, whose message knows no nearest name. A word that is an option's value may begin with dashes.
+  /// Before cxxopts, whose message knows no nearest name. A word that is an option's value may
+  /// begin with dashes.
   void check_known(const std::vector<std::string>& words) const {
     for (std::size_t i = 0; i < words.size() && words[i] != "--"; ++i) {
       if (!words[i].starts_with("--")) continue;
       const std::size_t equals = words[i].find('=');
-      const std::string name = words[i].substr(2, equals == std::string::npos ? equals : equals - 2);
+      const std::string name =
+          words[i].substr(2, equals == std::string::npos ? equals : equals - 2);
       const Option* option = find(name);
       if (!option) throw_unknown(name);
       if (!option->value.empty() && equals == std::string::npos) ++i;
@@ -66,8 +70,8 @@ struct ArgumentParser {
     for (const auto& option : verb.options) names.push_back(option.name);
     const std::string close = nearest(name, names);
     throw UsageError(concat("unknown option --", name, " of ", program().name, " ", verb.name,
-                            close.empty() ? std::string() : concat("; did you mean --", close, "?"), " See ", program().name, " ", verb.name,
-                            " --help"));
+                            close.empty() ? std::string() : concat("; did you mean --", close, "?"),
+                            " See ", program().name, " ", verb.name, " --help"));
   }
 
   void apply_defaults() {
@@ -75,13 +79,16 @@ struct ArgumentParser {
     for (const auto& option : verb.options) {
       auto& values = result.values_;
       if (!values.contains(option.name)) {
-        if (option.required) missing += concat("\n  --", option.name, " ", option.value, "  ", option.help);
+        if (option.required)
+          missing += concat("\n  --", option.name, " ", option.value, "  ", option.help);
         if (!option.default_value.empty()) values[option.name] = {option.default_value};
       } else if (!option.repeated && values[option.name].size() > 1) {
-        throw UsageError(concat("--", option.name, " is given ", values[option.name].size(), " times; once is enough"));
+        throw UsageError(concat("--", option.name, " is given ", values[option.name].size(),
+                                " times; once is enough"));
       }
     }
-    if (!missing.empty()) throw UsageError(concat(program().name, " ", verb.name, " needs:", missing));
+    if (!missing.empty())
+      throw UsageError(concat(program().name, " ", verb.name, " needs:", missing));
   }
 };
 
@@ -113,19 +120,24 @@ std::int64_t Arguments::integer(const std::string& name) const {
   return parse_number<std::int64_t>(name, text(name), "an integer");
 }
 
-std::int64_t Arguments::integer(const std::string& name, std::int64_t least, std::int64_t most) const {
+std::int64_t Arguments::integer(const std::string& name, std::int64_t least,
+                                std::int64_t most) const {
   const std::int64_t value = integer(name);
-  if (value < least || value > most) throw UsageError(concat("--", name, ": expected ", least, " to ", most, ", found ", value));
+  if (value < least || value > most)
+    throw UsageError(concat("--", name, ": expected ", least, " to ", most, ", found ", value));
   return value;
 }
 
 int Arguments::threads() const {
   const std::int64_t count = integer("threads");
-  if (count < 0 || count > 4096) throw UsageError(concat("--threads: expected 0 (all processors) to 4096, found ", count));
+  if (count < 0 || count > 4096)
+    throw UsageError(concat("--threads: expected 0 (all processors) to 4096, found ", count));
   return static_cast<int>(count);
 }
 
-double Arguments::number(const std::string& name) const { return parse_number<double>(name, text(name), "a number"); }
+double Arguments::number(const std::string& name) const {
+  return parse_number<double>(name, text(name), "a number");
+}
 
 std::string Arguments::all_but(const std::vector<std::string>& except) const {
   std::string out;

@@ -23,13 +23,15 @@ infer::GenerateOptions options_of(const Arguments& arguments, const config::Mode
   options.sampling.seed = static_cast<std::uint64_t>(arguments.integer("seed"));
   options.add_bos = !arguments.has("no-bos");
   options.stop = arguments.list("stop");
-  for (const auto id : config.eos_token_id) options.eos_ids.push_back(static_cast<std::int32_t>(id));
+  for (const auto id : config.eos_token_id)
+    options.eos_ids.push_back(static_cast<std::int32_t>(id));
   return options;
 }
 
 std::string prompt_of(const Arguments& arguments) {
   if (!arguments.has("prompt-file")) return arguments.text("prompt");
-  if (arguments.has("prompt")) throw UsageError("give the prompt with either --prompt TEXT or --prompt-file FILE");
+  if (arguments.has("prompt"))
+    throw UsageError("give the prompt with either --prompt TEXT or --prompt-file FILE");
   const std::string file = arguments.text("prompt-file");
   if (file != "-") return read_file(file);
   return {std::istreambuf_iterator<char>(std::cin), {}};
@@ -42,27 +44,31 @@ std::string rate(std::int64_t tokens, double seconds) {
 }  // namespace
 
 std::vector<Option> generation_options() {
-  return {{"prompt", "TEXT", "text to continue", "", false, false},
-          {"prompt-file", "FILE", "file that holds it; - is standard input", "", false, false},
-          {"max-new-tokens", "N", "stop after so many tokens", "128", false, false},
-          {"temperature", "T", "0: always the most likely token", "1.0", false, false},
-          {"top-k", "K", "draw from the K most likely tokens; 0: all", "0", false, false},
-          {"top-p", "P", "draw from the most likely tokens that hold probability P", "1.0", false, false},
-          {"min-p", "P", "drop tokens less than P times as likely as the best", "0.0", false, false},
-          {"repetition-penalty", "X", "above 1: tokens seen before become less likely", "1.0", false, false},
-          {"seed", "K", "the same seed gives the same text", "0", false, false},
-          {"stop", "TEXT", "end before this text", "", false, true},
-          {"no-bos", "", "do not put BOS in front of the prompt", "", false, false},
-          {"json", "", "print one JSON object instead of streaming", "", false, false}};
+  return {
+      {"prompt", "TEXT", "text to continue", "", false, false},
+      {"prompt-file", "FILE", "file that holds it; - is standard input", "", false, false},
+      {"max-new-tokens", "N", "stop after so many tokens", "128", false, false},
+      {"temperature", "T", "0: always the most likely token", "1.0", false, false},
+      {"top-k", "K", "draw from the K most likely tokens; 0: all", "0", false, false},
+      {"top-p", "P", "draw from the most likely tokens that hold probability P", "1.0", false,
+       false},
+      {"min-p", "P", "drop tokens less than P times as likely as the best", "0.0", false, false},
+      {"repetition-penalty", "X", "above 1: tokens seen before become less likely", "1.0", false,
+       false},
+      {"seed", "K", "the same seed gives the same text", "0", false, false},
+      {"stop", "TEXT", "end before this text", "", false, true},
+      {"no-bos", "", "do not put BOS in front of the prompt", "", false, false},
+      {"json", "", "print one JSON object instead of streaming", "", false, false}};
 }
 
-int generate_text(eval::LanguageModel& model, const config::ModelConfig& config, const text::Tokenizer& tokenizer,
-                  const Arguments& arguments) {
+int generate_text(eval::LanguageModel& model, const config::ModelConfig& config,
+                  const text::Tokenizer& tokenizer, const Arguments& arguments) {
   const auto options = options_of(arguments, config);
   const bool json = arguments.has("json");
   const std::string prompt = prompt_of(arguments);
   bool begun = json;
-  const auto show = [&](std::string_view text) {  // the prompt with the first piece: options that are refused print nothing
+  const auto show = [&](std::string_view text) {  // the prompt with the first piece: options that
+                                                  // are refused print nothing
     if (!begun) std::cout << prompt;
     begun = true;
     if (!json) std::cout << text << std::flush;
@@ -73,8 +79,9 @@ int generate_text(eval::LanguageModel& model, const config::ModelConfig& config,
     return 0;
   }
   show("\n");
-  log::info("prompt ", result.prompt_tokens, " tokens, ", rate(result.prompt_tokens, result.prompt_seconds), "; ",
-            result.new_tokens, " new tokens, ", rate(result.new_tokens, result.generate_seconds), ", ended by ",
+  log::info("prompt ", result.prompt_tokens, " tokens, ",
+            rate(result.prompt_tokens, result.prompt_seconds), "; ", result.new_tokens,
+            " new tokens, ", rate(result.new_tokens, result.generate_seconds), ", ended by ",
             infer::to_string(result.finish_reason));
   return 0;
 }

@@ -11,7 +11,7 @@ namespace fbi::cli {
 std::vector<Option> generation_options();
 
 /// Streams the continuation to standard output, or prints it as JSON.
-int generate_text(eval::LanguageModel& model, const config::ModelConfig& config, const text::Tokenizer& tokenizer,
-                  const Arguments& arguments);
+int generate_text(eval::LanguageModel& model, const config::ModelConfig& config,
+                  const text::Tokenizer& tokenizer, const Arguments& arguments);
 
 }  // namespace fbi::cli

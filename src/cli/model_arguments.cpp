@@ -7,11 +7,14 @@
 namespace fbi::cli {
 
 std::vector<Option> model_options() {
-  return {{"model", "DIR", "run directory, checkpoint, export or Hugging Face folder", "", true, false},
-          {"tokenizer", "FILE", "tokenizer.model or tokenizer.json; default: the one in the model's folder", "", false, false},
-          {"dtype", "TYPE", "fp32, bf16 or fp16: what weights are rounded to", "fp32", false, false},
-          {"device", "NAME", "auto, cpu or cuda", "auto", false, false},
-          {"threads", "N", "0: all processors", "0", false, false}};
+  return {
+      {"model", "DIR", "run directory, checkpoint, export or Hugging Face folder", "", true, false},
+      {"tokenizer", "FILE",
+       "tokenizer.model or tokenizer.json; default: the one in the model's folder", "", false,
+       false},
+      {"dtype", "TYPE", "fp32, bf16 or fp16: what weights are rounded to", "fp32", false, false},
+      {"device", "NAME", "auto, cpu or cuda", "auto", false, false},
+      {"threads", "N", "0: all processors", "0", false, false}};
 }
 
 LoadedModel load_model(const Arguments& arguments, int local_rank) {
@@ -23,7 +26,8 @@ LoadedModel load_model(const Arguments& arguments, int local_rank) {
   return loaded;
 }
 
-std::unique_ptr<text::Tokenizer> load_model_tokenizer(const Arguments& arguments, const nn::ModelFolder& folder) {
+std::unique_ptr<text::Tokenizer> load_model_tokenizer(const Arguments& arguments,
+                                                      const nn::ModelFolder& folder) {
   return load_fitting_tokenizer(arguments, folder.path, folder.tokenizer, folder.config.vocab_size);
 }
 

@@ -18,7 +18,9 @@ struct LoadedModel {
 std::vector<Option> model_options();
 /// `local_rank` picks the GPU.
 LoadedModel load_model(const Arguments& arguments, int local_rank = 0);
-/// --tokenizer, else the one that lies with the model. DataError when there is none, or its vocabulary is larger than the model's.
-std::unique_ptr<text::Tokenizer> load_model_tokenizer(const Arguments& arguments, const nn::ModelFolder& folder);
+/// --tokenizer, else the one that lies with the model. DataError when there is none, or its
+/// vocabulary is larger than the model's.
+std::unique_ptr<text::Tokenizer> load_model_tokenizer(const Arguments& arguments,
+                                                      const nn::ModelFolder& folder);
 
 }  // namespace fbi::cli

@@ -9,7 +9,8 @@ namespace {
 
 /// The value that an option's text names; UsageError listing the choices.
 template <class Value>
-Value choice(const Arguments& arguments, const std::string& name, const std::map<std::string, Value>& choices) {
+Value choice(const Arguments& arguments, const std::string& name,
+             const std::map<std::string, Value>& choices) {
   const std::string text = arguments.text(name);
   const auto found = choices.find(text);
   if (found != choices.end()) return found->second;
@@ -26,8 +27,10 @@ std::vector<Option> joined(std::vector<Option> options, const std::vector<Option
 }
 
 std::vector<Option> packed_options() {
-  return {{"activations", "KIND", "exact: fp32; int8: rounded per 255 inputs, faster", "exact", false, false},
-          {"head", "TYPE", "stored, fp32, fp16 or int8 (one scale per row, faster)", "stored", false, false},
+  return {{"activations", "KIND", "exact: fp32; int8: rounded per 255 inputs, faster", "exact",
+           false, false},
+          {"head", "TYPE", "stored, fp32, fp16 or int8 (one scale per row, faster)", "stored",
+           false, false},
           {"cache", "TYPE", "keys and values in fp32 or fp16", "fp32", false, false}};
 }
 
@@ -36,8 +39,11 @@ Option device_option() {
 }
 
 std::vector<Option> packed_model_options() {
-  return joined({{"model", "DIR", "packed export (fbi-llm export --format packed), or a native one", "", true, false},
-                 {"tokenizer", "FILE", "tokenizer.model or tokenizer.json; default: the one in the model's folder", "", false, false},
+  return joined({{"model", "DIR", "packed export (fbi-llm export --format packed), or a native one",
+                  "", true, false},
+                 {"tokenizer", "FILE",
+                  "tokenizer.model or tokenizer.json; default: the one in the model's folder", "",
+                  false, false},
                  {"threads", "N", "0: all processors", "0", false, false},
                  device_option()},
                 packed_options());
@@ -47,33 +53,45 @@ infer::PackedOptions packed_options_of(const Arguments& arguments) {
   infer::PackedOptions options;
   options.threads = arguments.threads();
   options.activations = choice<kernels::Activations>(
-      arguments, "activations", {{"exact", kernels::Activations::kExact}, {"int8", kernels::Activations::kInt8}});
+      arguments, "activations",
+      {{"exact", kernels::Activations::kExact}, {"int8", kernels::Activations::kInt8}});
   options.head = choice<std::optional<kernels::Storage>>(arguments, "head",
                                                          {{"stored", std::nullopt},
                                                           {"fp32", kernels::Storage::kFp32},
                                                           {"fp16", kernels::Storage::kFp16},
                                                           {"int8", kernels::Storage::kInt8}});
-  options.cache = choice<kernels::CacheType>(arguments, "cache",
-                                             {{"fp32", kernels::CacheType::kFp32}, {"fp16", kernels::CacheType::kFp16}});
-  options.device = choice<infer::Device>(
-      arguments, "device", {{"auto", infer::Device::kAuto}, {"cpu", infer::Device::kCpu}, {"cuda", infer::Device::kCuda}});
+  options.cache = choice<kernels::CacheType>(
+      arguments, "cache",
+      {{"fp32", kernels::CacheType::kFp32}, {"fp16", kernels::CacheType::kFp16}});
+  options.device = choice<infer::Device>(arguments, "device",
+                                         {{"auto", infer::Device::kAuto},
+                                          {"cpu", infer::Device::kCpu},
+                                          {"cuda", infer::Device::kCuda}});
   return options;
 }
 
-std::unique_ptr<text::Tokenizer> load_fitting_tokenizer(const Arguments& arguments, const std::filesystem::path& model,
-                                                        const std::filesystem::path& own, std::int64_t vocab_size) {
-  const std::filesystem::path path = arguments.has("tokenizer") ? std::filesystem::path(arguments.text("tokenizer")) : own;
-  if (path.empty()) throw DataError(concat(model.string(), " has no tokenizer.model beside it; name one with --tokenizer"));
+std::unique_ptr<text::Tokenizer> load_fitting_tokenizer(const Arguments& arguments,
+                                                        const std::filesystem::path& model,
+                                                        const std::filesystem::path& own,
+                                                        std::int64_t vocab_size) {
+  const std::filesystem::path path =
+      arguments.has("tokenizer") ? std::filesystem::path(arguments.text("tokenizer")) : own;
+  if (path.empty())
+    throw DataError(
+        concat(model.string(), " has no tokenizer.model beside it; name one with --tokenizer"));
   auto tokenizer = text::load_tokenizer(path);
   if (tokenizer->vocab_size() > vocab_size)
-    throw DataError(concat(path.string(), " has ", tokenizer->vocab_size(), " pieces, the model of ", model.string(), " only ",
-                           vocab_size, "; this is another model's tokenizer"));
+    throw DataError(concat(path.string(), " has ", tokenizer->vocab_size(),
+                           " pieces, the model of ", model.string(), " only ", vocab_size,
+                           "; this is another model's tokenizer"));
   return tokenizer;
 }
 
-std::unique_ptr<text::Tokenizer> load_packed_tokenizer(const Arguments& arguments, const infer::PackedModel& model) {
+std::unique_ptr<text::Tokenizer> load_packed_tokenizer(const Arguments& arguments,
+                                                       const infer::PackedModel& model) {
   const std::filesystem::path folder = arguments.text("model");
-  return load_fitting_tokenizer(arguments, folder, text::find_tokenizer(folder), model.vocab_size());
+  return load_fitting_tokenizer(arguments, folder, text::find_tokenizer(folder),
+                                model.vocab_size());
 }
 
 }  // namespace fbi::cli

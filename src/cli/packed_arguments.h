@@ -21,10 +21,14 @@ infer::PackedOptions packed_options_of(const Arguments& arguments);
 
 std::vector<Option> joined(std::vector<Option> options, const std::vector<Option>& more);
 
-/// --tokenizer, else `own` (may be empty). DataError when there is none, or its vocabulary is larger than the model's.
-std::unique_ptr<text::Tokenizer> load_fitting_tokenizer(const Arguments& arguments, const std::filesystem::path& model,
-                                                        const std::filesystem::path& own, std::int64_t vocab_size);
+/// --tokenizer, else `own` (may be empty). DataError when there is none, or its vocabulary is
+/// larger than the model's.
+std::unique_ptr<text::Tokenizer> load_fitting_tokenizer(const Arguments& arguments,
+                                                        const std::filesystem::path& model,
+                                                        const std::filesystem::path& own,
+                                                        std::int64_t vocab_size);
 /// The same with the tokenizer.model in the model's folder.
-std::unique_ptr<text::Tokenizer> load_packed_tokenizer(const Arguments& arguments, const infer::PackedModel& model);
+std::unique_ptr<text::Tokenizer> load_packed_tokenizer(const Arguments& arguments,
+                                                       const infer::PackedModel& model);
 
 }  // namespace fbi::cli

@@ -11,20 +11,25 @@
 namespace fbi::cli {
 
 std::vector<Option> window_options() {
-  return {{"tokens", "FILE", "windows of ids: a prepared *.tokens shard, or JSON lines (an array or {\"token_ids\": […]} each)", "", false,
-           false},
-          {"text", "FILE", "a text file: one document with one BOS in front, cut into windows", "", false, false},
+  return {{"tokens", "FILE",
+           "windows of ids: a prepared *.tokens shard, or JSON lines (an array or {\"token_ids\": "
+           "[…]} each)",
+           "", false, false},
+          {"text", "FILE", "a text file: one document with one BOS in front, cut into windows", "",
+           false, false},
           {"seq-len", "N", "tokens of a window of --text", "2048", false, false},
           {"max-tokens", "N", "--text: only the first N tokens; 0: all", "0", false, false}};
 }
 
-eval::WindowSource open_windows(const Arguments& arguments, std::int64_t vocab_size,
-                                const std::function<std::unique_ptr<text::Tokenizer>()>& tokenizer) {
+eval::WindowSource open_windows(
+    const Arguments& arguments, std::int64_t vocab_size,
+    const std::function<std::unique_ptr<text::Tokenizer>()>& tokenizer) {
   if (arguments.has("tokens") == arguments.has("text"))
     throw UsageError("give the data with either --tokens FILE or --text FILE");
-  if (arguments.has("tokens")) return eval::sample_windows(data::open_token_windows(arguments.text("tokens"), vocab_size));
-  return eval::stream_windows(eval::text_tokens(*tokenizer(), read_file(arguments.text("text"))), arguments.integer("seq-len"),
-                              arguments.integer("max-tokens"));
+  if (arguments.has("tokens"))
+    return eval::sample_windows(data::open_token_windows(arguments.text("tokens"), vocab_size));
+  return eval::stream_windows(eval::text_tokens(*tokenizer(), read_file(arguments.text("text"))),
+                              arguments.integer("seq-len"), arguments.integer("max-tokens"));
 }
 
 std::vector<Option> perplexity_options() {
@@ -41,7 +46,8 @@ int print_perplexity(const Measure& measure, const Arguments& arguments, bool pr
   options.on_progress = [&](const eval::PerplexityProgress& progress) {
     if (!prints) return;
     bar.show(progress.windows_done, progress.windows_total,
-             concat("window ", progress.windows_done, " of ", progress.windows_total, ", mean nll ", progress.mean_nll));
+             concat("window ", progress.windows_done, " of ", progress.windows_total, ", mean nll ",
+                    progress.mean_nll));
   };
   const auto result = measure(options);
   bar.clear();
@@ -50,15 +56,18 @@ int print_perplexity(const Measure& measure, const Arguments& arguments, bool pr
   if (arguments.has("json"))
     std::cout << eval::to_json(*result) << "\n";
   else
-    std::cout << "perplexity " << result->perplexity << "  (mean nll " << result->mean_nll << ", " << result->windows << " windows, "
-              << result->tokens << " tokens, " << result->dtype << ")\n";
+    std::cout << "perplexity " << result->perplexity << "  (mean nll " << result->mean_nll << ", "
+              << result->windows << " windows, " << result->tokens << " tokens, " << result->dtype
+              << ")\n";
   return 0;
 }
 
 int print_packed_perplexity(const Arguments& arguments) {
   infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
-  const auto windows = open_windows(arguments, model.vocab_size(), [&] { return load_packed_tokenizer(arguments, model); });
-  return print_perplexity([&](const auto& options) { return eval::perplexity(model, windows, options); }, arguments);
+  const auto windows = open_windows(arguments, model.vocab_size(),
+                                    [&] { return load_packed_tokenizer(arguments, model); });
+  return print_perplexity(
+      [&](const auto& options) { return eval::perplexity(model, windows, options); }, arguments);
 }
 
 }  // namespace fbi::cli

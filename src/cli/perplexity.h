@@ -20,7 +20,8 @@ eval::WindowSource open_windows(const Arguments& arguments, std::int64_t vocab_s
 /// window_options() and --batch, --max-windows, --json.
 std::vector<Option> perplexity_options();
 /// nullopt when a stop was asked for meanwhile.
-using Measure = std::function<std::optional<eval::PerplexityResult>(const eval::PerplexityOptions&)>;
+using Measure =
+    std::function<std::optional<eval::PerplexityResult>(const eval::PerplexityOptions&)>;
 /// Measures; with a progress bar and a line of results if this process `prints`.
 int print_perplexity(const Measure& measure, const Arguments& arguments, bool prints = true);
 /// Of the packed model that --model names.

@@ -28,9 +28,10 @@ const Verb& find_verb(std::vector<std::string>& words) {
   if (close.empty()) given = one, close = nearest(one, names);
   if (!parts.empty() && close.empty())
     throw UsageError(concat(program().name, " ", one, " needs one more word:", parts));
-  throw UsageError(concat("unknown verb '", given, "'",
-                          close.empty() ? std::string(".") : concat("; did you mean '", close, "'?"),
-                          " Run ", program().name, " --help for the list."));
+  throw UsageError(
+      concat("unknown verb '", given, "'",
+             close.empty() ? std::string(".") : concat("; did you mean '", close, "'?"), " Run ",
+             program().name, " --help for the list."));
 }
 
 bool asks_for_help(const std::vector<std::string>& words) {
@@ -43,7 +44,8 @@ bool asks_for_help(const std::vector<std::string>& words) {
 
 int run_words(std::vector<std::string> words) {
   if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
-    std::cout << (words.size() > 1 && words[1] == "--markdown" ? markdown_reference() : overview_text());
+    std::cout << (words.size() > 1 && words[1] == "--markdown" ? markdown_reference()
+                                                               : overview_text());
     return words.empty() ? static_cast<int>(ExitCode::kUsage) : 0;
   }
   if (words[0] == "--version") {

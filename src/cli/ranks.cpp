@@ -23,34 +23,48 @@ std::optional<std::string> text(const Arguments& arguments, const std::string& n
   return arguments.text(name);
 }
 
-std::unique_ptr<distributed::Communicator> join(const distributed::Rendezvous& rendezvous, const std::string& device_name,
-                                                const config::ParallelConfig& parallel, const std::string& must_agree) {
+std::unique_ptr<distributed::Communicator> join(const distributed::Rendezvous& rendezvous,
+                                                const std::string& device_name,
+                                                const config::ParallelConfig& parallel,
+                                                const std::string& must_agree) {
   const at::Device device = ops::choose_device(device_name, rendezvous.local_rank);
   if (rendezvous.world_size == 1) return distributed::make_single_rank(device);
   std::string backend = parallel.backend;
   if (backend == "auto") backend = device.is_cuda() ? "nccl" : "gloo";
   if (backend == "gloo" && device.is_cuda())
-    throw UsageError("parallel.backend gloo is for ranks on CPUs: set train.device=cpu, or parallel.backend=nccl");
+    throw UsageError(
+        "parallel.backend gloo is for ranks on CPUs: set train.device=cpu, or "
+        "parallel.backend=nccl");
   if (backend == "nccl" && !device.is_cuda())
-    throw UsageError("parallel.backend nccl is for ranks on GPUs: set train.device=cuda, or parallel.backend=gloo");
+    throw UsageError(
+        "parallel.backend nccl is for ranks on GPUs: set train.device=cuda, or "
+        "parallel.backend=gloo");
   distributed::ProcessGroupOptions options;
-  options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(parallel.timeout_seconds * 1000));
-  options.must_agree = {{"configuration", hash128_hex(std::as_bytes(std::span(must_agree)))}, {"program version", version()}};
+  options.timeout =
+      std::chrono::milliseconds(static_cast<std::int64_t>(parallel.timeout_seconds * 1000));
+  options.must_agree = {{"configuration", hash128_hex(std::as_bytes(std::span(must_agree)))},
+                        {"program version", version()}};
   auto communicator = backend == "nccl" ? distributed::make_nccl_group(rendezvous, device, options)
                                         : distributed::make_gloo_group(rendezvous, options);
-  log::info(communicator->description(), ", by ", rendezvous.source, ", meeting at ", rendezvous.master_addr, ":",
-            rendezvous.master_port);
+  log::info(communicator->description(), ", by ", rendezvous.source, ", meeting at ",
+            rendezvous.master_addr, ":", rendezvous.master_port);
   return communicator;
 }
 
 }  // namespace
 
 std::vector<Option> rank_options() {
-  return {{"rank", "R", "number of this process; by default from RANK, Slurm or Open MPI", "", false, false},
-          {"world-size", "N", "number of processes; by default from WORLD_SIZE, Slurm or Open MPI", "", false, false},
-          {"local-rank", "R", "number of this process on its machine: picks the GPU", "", false, false},
-          {"master-addr", "HOST", "machine of rank 0; by default MASTER_ADDR, Slurm's first node or this machine", "", false, false},
-          {"master-port", "PORT", "port on which rank 0 listens; by default MASTER_PORT", "", false, false}};
+  return {
+      {"rank", "R", "number of this process; by default from RANK, Slurm or Open MPI", "", false,
+       false},
+      {"world-size", "N", "number of processes; by default from WORLD_SIZE, Slurm or Open MPI", "",
+       false, false},
+      {"local-rank", "R", "number of this process on its machine: picks the GPU", "", false, false},
+      {"master-addr", "HOST",
+       "machine of rank 0; by default MASTER_ADDR, Slurm's first node or this machine", "", false,
+       false},
+      {"master-port", "PORT", "port on which rank 0 listens; by default MASTER_PORT", "", false,
+       false}};
 }
 
 distributed::Rendezvous discover_rank(const Arguments& arguments) {
@@ -68,7 +82,8 @@ std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezv
   return join(rendezvous, config.train.device, config.parallel, config::to_json(config));
 }
 
-std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous, const Arguments& arguments) {
+std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous,
+                                                      const Arguments& arguments) {
   std::vector<std::string> own;
   for (const Option& option : rank_options()) own.push_back(option.name);
   return join(rendezvous, arguments.text("device"), {}, arguments.all_but(own));

@@ -10,16 +10,21 @@
 
 namespace fbi::cli {
 
-/// Options of verbs that run as several ranks: --rank, --world-size, --local-rank, --master-addr, --master-port.
+/// Options of verbs that run as several ranks: --rank, --world-size, --local-rank, --master-addr,
+/// --master-port.
 std::vector<Option> rank_options();
 
 /// Who this process is, from those options and the environment (distributed::discover_rank).
 distributed::Rendezvous discover_rank(const Arguments& arguments);
 
-/// Joins the other ranks; they must have the same configuration and program. Throws UsageError where that fails.
-std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous, const config::RunConfig& config);
-/// Joins the other ranks of a verb without a configuration: by --device, with otherwise the same options.
-std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous, const Arguments& arguments);
+/// Joins the other ranks; they must have the same configuration and program. Throws UsageError
+/// where that fails.
+std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous,
+                                                      const config::RunConfig& config);
+/// Joins the other ranks of a verb without a configuration: by --device, with otherwise the same
+/// options.
+std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous,
+                                                      const Arguments& arguments);
 
 /// What all ranks would say alike, rank 0 says.
 void quieten_other_ranks(const distributed::Rendezvous& rendezvous);

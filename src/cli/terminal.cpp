@@ -16,7 +16,9 @@ std::size_t terminal_width() {
 
 }  // namespace
 
-bool stderr_is_terminal() { return ::isatty(STDERR_FILENO) == 1; }
+bool stderr_is_terminal() {
+  return ::isatty(STDERR_FILENO) == 1;
+}
 
 void ProgressBar::show(std::int64_t done, std::int64_t total, const std::string& text) {
   if (!stderr_is_terminal() || total <= 0) return;
@@ -24,7 +26,8 @@ void ProgressBar::show(std::int64_t done, std::int64_t total, const std::string&
   if (visible_ && done < total && now - last_ < std::chrono::milliseconds(100)) return;
   last_ = now;
   constexpr std::size_t kCells = 24;
-  const auto filled = std::min<std::size_t>(kCells, static_cast<std::size_t>(done) * kCells / static_cast<std::size_t>(total));
+  const auto filled = std::min<std::size_t>(
+      kCells, static_cast<std::size_t>(done) * kCells / static_cast<std::size_t>(total));
   std::string line = "[" + std::string(filled, '#') + std::string(kCells - filled, '.') + "] " +
                      std::to_string(done * 100 / total) + "% " + text;
   if (line.size() >= terminal_width()) line.resize(terminal_width() - 1);

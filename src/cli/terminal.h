@@ -8,8 +8,8 @@ namespace fbi::cli {
 
 bool stderr_is_terminal();
 
-/// One line on standard error that is overwritten in place: a bar with percentage, text and ETA. Does nothing when standard error
-/// is no terminal. Redraws at most ten times a second.
+/// One line on standard error that is overwritten in place: a bar with percentage, text and ETA.
+/// Does nothing when standard error is no terminal. Redraws at most ten times a second.
 class ProgressBar {
  public:
   ~ProgressBar() { clear(); }

@@ -8,18 +8,19 @@
 
 namespace fbi::cli {
 
-/// One command-line option. The lists of options are the one source of --help, of parsing and of docs/cli.md.
+/// One command-line option. The lists of options are the one source of --help, of parsing and of
+/// docs/cli.md.
 struct Option {
-  std::string name;           ///< without dashes
-  std::string value;          ///< placeholder of its value ("DIR"); empty: a flag
+  std::string name;   ///< without dashes
+  std::string value;  ///< placeholder of its value ("DIR"); empty: a flag
   std::string help;
   std::string default_value;  ///< empty: none
   bool required = false;
-  bool repeated = false;      ///< may be given several times
+  bool repeated = false;  ///< may be given several times
 };
 
-/// Parsed options of one call. Accessors throw UsageError naming option and value when a value is no number
-/// or out of range.
+/// Parsed options of one call. Accessors throw UsageError naming option and value when a value is
+/// no number or out of range.
 class Arguments {
  public:
   bool has(const std::string& name) const { return values_.contains(name); }
@@ -48,11 +49,12 @@ struct Verb {
   int (*run)(const Arguments& arguments);
 };
 
-/// What a program is called and does. fbi-llm and fbi-run share everything in this header, and each defines program() and verbs().
+/// What a program is called and does. fbi-llm and fbi-run share everything in this header, and each
+/// defines program() and verbs().
 struct Program {
   std::string name;
-  std::string summary;  ///< first line of --help
-  std::string hint;     ///< its last line
+  std::string summary;      ///< first line of --help
+  std::string hint;         ///< its last line
   std::string memory_hint;  ///< what to do when memory runs out
 };
 const Program& program();
@@ -60,7 +62,8 @@ const Program& program();
 /// All verbs, in the order of a project: data, training, evaluation, export, looking.
 const std::vector<Verb>& verbs();
 
-/// Parses `words` (without the verb). UsageError for unknown options (with the nearest one) and missing required ones.
+/// Parses `words` (without the verb). UsageError for unknown options (with the nearest one) and
+/// missing required ones.
 Arguments parse_arguments(const Verb& verb, const std::vector<std::string>& words);
 
 std::string help_text(const Verb& verb);

@@ -129,8 +129,10 @@ void list(FieldList& f, TeacherConfig& c) {
         "when "
         "objective.distill > 0.");
   f.add("dtype", &c.dtype, kAny,
-        "Arithmetic of the teacher; empty: as its weights are stored; fp8: matrices of its decoder and their "
-        "inputs in 8 bits, all else in bf16, on GPUs from compute capability 8.9 on (a CPU does it slowly, to try it). The run's log "
+        "Arithmetic of the teacher; empty: as its weights are stored; fp8: matrices of its decoder "
+        "and their "
+        "inputs in 8 bits, all else in bf16, on GPUs from compute capability 8.9 on (a CPU does it "
+        "slowly, to try it). The run's log "
         "says how far that moves its distributions.")
       .choices = {"", "fp32", "bf16", "fp16", "fp8"};
 }
@@ -219,16 +221,20 @@ void list(FieldList& f, TrainConfig& c) {
   f.add("max_skipped_in_row", &c.max_skipped_in_row, {1, kInfinity},
         "Steps in a row with a non-finite loss or gradient before the run stops with exit code 6.")
       .role = Role::kFree;
-  Field& device =
-      f.add("device", &c.device, kAny, "Where to compute; cuda: in builds with FBI_CUDA; auto: a GPU where there is one and such a build.");
+  Field& device = f.add("device", &c.device, kAny,
+                        "Where to compute; cuda: in builds with FBI_CUDA; auto: a GPU where there "
+                        "is one and such a build.");
   device.role = Role::kFree;
   device.choices = {"auto", "cpu", "cuda"};
   f.add("threads", &c.threads, {0, kMaxThreads}, "Threads on the CPU; 0: all usable processors.")
       .role = Role::kFree;
   f.add("sign_products", &c.sign_products, kAny,
-        "Products with binarized weights on the CPU: dense matrices of scaled signs; tables, sums of "
-        "inputs looked up by signs (fp32); int8, the same with inputs rounded to 8 bits; auto: tables "
-        "with AVX-512 and fp32, else dense, as when the run began. Part of the arithmetic: dense and tables round apart.")
+        "Products with binarized weights on the CPU: dense matrices of scaled signs; tables, sums "
+        "of "
+        "inputs looked up by signs (fp32); int8, the same with inputs rounded to 8 bits; auto: "
+        "tables "
+        "with AVX-512 and fp32, else dense, as when the run began. Part of the arithmetic: dense "
+        "and tables round apart.")
       .choices = {"auto", "dense", "tables", "int8"};
 }
 
@@ -261,9 +267,11 @@ void list(FieldList& f, CheckpointConfig& c) {
 void list(FieldList& f, EvaluationConfig& c) {
   f.begin("evaluation.", Role::kFree);
   f.add("every_steps", &c.every_steps, kStepsOrNever,
-        "Steps between evaluations, the last step included; 0: never. Results go into metrics.jsonl.");
+        "Steps between evaluations, the last step included; 0: never. Results go into "
+        "metrics.jsonl.");
   f.add("tokens", &c.tokens, kAny,
-        "Held-out files whose perplexity is measured: *.tokens of fbi-llm prepare, or JSON lines of ids.");
+        "Held-out files whose perplexity is measured: *.tokens of fbi-llm prepare, or JSON lines "
+        "of ids.");
   f.add("tasks", &c.tasks, kAny,
         "Multiple-choice tasks, FILE or FORM=FILE as fbi-llm eval choice takes them.");
   f.add("batch", &c.batch, {1, kMaxBatch}, "Windows or choices per forward.");

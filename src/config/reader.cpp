@@ -103,12 +103,14 @@ Json& place_of(Json& root, std::string_view key) {
   return *place;
 }
 
-// What an assignment to `key` adds to `root`: the first of its parents that is not there, else itself.
+// What an assignment to `key` adds to `root`: the first of its parents that is not there, else
+// itself.
 std::string topmost_absent(const Json& root, const std::string& key) {
   const Json* place = &root;
   for (std::size_t begin = 0; begin < key.size();) {
     const std::size_t end = std::min(key.find('.', begin), key.size());
-    const auto child = place->is_object() ? place->find(key.substr(begin, end - begin)) : place->end();
+    const auto child =
+        place->is_object() ? place->find(key.substr(begin, end - begin)) : place->end();
     if (child == place->end()) return key.substr(0, end);
     place = &*child;
     begin = end + 1;

@@ -47,7 +47,8 @@ class Rules {
           concat("expected a model folder, because objective.distill is ", objective.distill));
     }
     if (config_.teacher.dtype == "fp8" && config_.parallel.shard_teacher) {
-      problems_.add("parallel.shard_teacher", "true", "expected false, because teacher.dtype is fp8: such a teacher stays whole");
+      problems_.add("parallel.shard_teacher", "true",
+                    "expected false, because teacher.dtype is fp8: such a teacher stays whole");
     }
   }
 

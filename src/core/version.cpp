@@ -2,6 +2,8 @@
 
 namespace fbi {
 
-const char* version() { return FBI_VERSION; }
+const char* version() {
+  return FBI_VERSION;
+}
 
 }  // namespace fbi

@@ -27,14 +27,17 @@ std::vector<ops::ParameterSlot*> decoder_matrices(nn::LlamaForCausalLM& model) {
 
 void check_matrix(const ops::ParameterSlot& slot, bool on_gpu) {
   if (slot.kind == ops::SlotKind::kPacked)
-    throw UsageError("teacher.dtype=fp8: the teacher is binarized already; leave teacher.dtype empty");
+    throw UsageError(
+        "teacher.dtype=fp8: the teacher is binarized already; leave teacher.dtype empty");
   if (on_gpu && (slot.rows() % kGpuMultiple != 0 || slot.columns() % kGpuMultiple != 0))
-    throw UsageError(concat("teacher.dtype=fp8: on a GPU widths must be multiples of ", kGpuMultiple, ", but ", slot.name, " is [",
-                            slot.rows(), ", ", slot.columns(), "]; use bf16"));
+    throw UsageError(concat("teacher.dtype=fp8: on a GPU widths must be multiples of ",
+                            kGpuMultiple, ", but ", slot.name, " is [", slot.rows(), ", ",
+                            slot.columns(), "]; use bf16"));
 }
 
 /// Both hidden states [T, D]; natural logarithm.
-Fp8Drift drift_between(nn::LlamaForCausalLM& model, const at::Tensor& before, const at::Tensor& after) {
+Fp8Drift drift_between(nn::LlamaForCausalLM& model, const at::Tensor& before,
+                       const at::Tensor& after) {
   at::Tensor sums = at::zeros({2}, before.options().dtype(at::kDouble));
   for (std::int64_t begin = 0; begin < before.size(0); begin += kChunkTokens) {
     const std::int64_t end = std::min(begin + kChunkTokens, before.size(0));
@@ -53,7 +56,9 @@ Fp8Drift store_as_fp8(nn::LlamaForCausalLM& teacher, const at::Tensor& ids) {
   const at::NoGradGuard no_grad;
   const auto matrices = decoder_matrices(teacher);
   for (const auto* slot : matrices) check_matrix(*slot, ids.is_cuda());
-  const auto hidden = [&] { return teacher.hidden_states(ids).view({ids.numel(), teacher.config().hidden_size}); };
+  const auto hidden = [&] {
+    return teacher.hidden_states(ids).view({ids.numel(), teacher.config().hidden_size});
+  };
   const at::Tensor before = hidden();
   for (auto* slot : matrices) ops::store_as_fp8(*slot);
   return drift_between(teacher, before, hidden());

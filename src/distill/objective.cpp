@@ -12,7 +12,9 @@
 namespace fbi::distill {
 namespace {
 
-at::Tensor as_rows(const at::Tensor& hidden) { return hidden.reshape({-1, hidden.size(-1)}); }
+at::Tensor as_rows(const at::Tensor& hidden) {
+  return hidden.reshape({-1, hidden.size(-1)});
+}
 
 /// [t, V]; products in the dtype of `weight`.
 at::Tensor chunk_logits(const at::Tensor& hidden, const at::Tensor& weight, at::ScalarType dtype) {
@@ -22,7 +24,8 @@ at::Tensor chunk_logits(const at::Tensor& hidden, const at::Tensor& weight, at::
 }  // namespace
 
 Objective::Objective(const config::ObjectiveConfig& objective, std::int64_t chunk_tokens)
-    : weights_{objective.next_token, objective.distill, objective.temperature}, chunk_tokens_(chunk_tokens) {}
+    : weights_{objective.next_token, objective.distill, objective.temperature},
+      chunk_tokens_(chunk_tokens) {}
 
 Objective::Result Objective::run(nn::LlamaForCausalLM& student, const at::Tensor& student_hidden,
                                  nn::LlamaForCausalLM* teacher, const at::Tensor& teacher_hidden,
@@ -31,18 +34,23 @@ Objective::Result Objective::run(nn::LlamaForCausalLM& student, const at::Tensor
   ops::ParameterSlot& head = student.head();
   const at::Tensor weight = ops::working_weight(head, student.options().compute_dtype);
   const at::Tensor teacher_weight =
-      needs_teacher() ? ops::working_weight(teacher->head(), teacher->options().compute_dtype) : at::Tensor();
+      needs_teacher() ? ops::working_weight(teacher->head(), teacher->options().compute_dtype)
+                      : at::Tensor();
   const at::Tensor hidden = as_rows(student_hidden);
   const at::Tensor reference = needs_teacher() ? as_rows(teacher_hidden) : at::Tensor();
-  const auto dtype = ops::logits_dtype(weight.device(), weight.scalar_type(), (needs_teacher() ? teacher_weight : weight).scalar_type());
+  const auto dtype = ops::logits_dtype(weight.device(), weight.scalar_type(),
+                                       (needs_teacher() ? teacher_weight : weight).scalar_type());
 
   Result result{at::empty_like(hidden), at::zeros({2}, hidden.options().dtype(at::kDouble))};
   for (std::int64_t begin = 0; begin < hidden.size(0); begin += chunk_tokens_) {
     const std::int64_t end = std::min(begin + chunk_tokens_, hidden.size(0));
     const at::Tensor rows = hidden.slice(0, begin, end);
     at::Tensor logits = chunk_logits(rows, weight, dtype);
-    const at::Tensor soft = needs_teacher() ? chunk_logits(reference.slice(0, begin, end), teacher_weight, dtype) : at::Tensor();
-    result.sums.add_(ops::distill_loss(logits, soft, targets.slice(0, begin, end), weights_, grad_scale));
+    const at::Tensor soft =
+        needs_teacher() ? chunk_logits(reference.slice(0, begin, end), teacher_weight, dtype)
+                        : at::Tensor();
+    result.sums.add_(
+        ops::distill_loss(logits, soft, targets.slice(0, begin, end), weights_, grad_scale));
     const at::Tensor dlogits = logits.to(weight.scalar_type());
     result.dhidden.slice(0, begin, end).copy_(ops::matrix_product(dlogits, weight));
     ops::accumulate_outer(head.grad, dlogits, rows.to(weight.scalar_type()));
@@ -54,7 +62,8 @@ Objective::Result Objective::run(nn::LlamaForCausalLM& student, const at::Tensor
 double Objective::loss(const ops::LossSums& sums, std::int64_t tokens) const {
   // A loss with the weight 0 is measured all the same; that it overflows must not count.
   const auto part = [](double weight, double sum) { return weight == 0 ? 0 : weight * sum; };
-  return (part(weights_.next_token, sums.next_token) + part(weights_.distill, sums.distill)) / static_cast<double>(tokens);
+  return (part(weights_.next_token, sums.next_token) + part(weights_.distill, sums.distill)) /
+         static_cast<double>(tokens);
 }
 
 }  // namespace fbi::distill

@@ -23,29 +23,34 @@ at::ScalarType own_or_chosen(const std::string& chosen, at::ScalarType own, at::
   return own;
 }
 
-void check_fit(const config::ModelConfig& teacher, const config::ModelConfig& student, const config::TrainConfig& train,
-               const std::string& path) {
+void check_fit(const config::ModelConfig& teacher, const config::ModelConfig& student,
+               const config::TrainConfig& train, const std::string& path) {
   if (teacher.vocab_size != student.vocab_size)
     throw UsageError(concat("teacher.path ", path, ": its vocabulary has ", teacher.vocab_size,
-                            " tokens, model.vocab_size is ", student.vocab_size, "; both must use one tokenizer"));
+                            " tokens, model.vocab_size is ", student.vocab_size,
+                            "; both must use one tokenizer"));
   if (train.seq_len > teacher.max_position_embeddings)
     throw UsageError(concat("teacher.path ", path, ": train.seq_len ", train.seq_len,
-                            " exceeds its max_position_embeddings ", teacher.max_position_embeddings));
+                            " exceeds its max_position_embeddings ",
+                            teacher.max_position_embeddings));
 }
 
 }  // namespace
 
-config::ModelConfig check_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
+config::ModelConfig check_teacher(const config::TeacherConfig& teacher,
+                                  const config::ModelConfig& student,
                                   const config::TrainConfig& train) {
   const auto folder = nn::open_model_folder(teacher.path);
   check_fit(folder.config, student, train, teacher.path);
   return folder.config;
 }
 
-Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights, distributed::Communicator& communicator)
+Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights,
+                 distributed::Communicator& communicator)
     : model_(std::move(model)), communicator_(&communicator) {
   nn::check_weights(*model_, weights);
-  const auto values = at::TensorOptions().dtype(model_->options().value_dtype).device(communicator.device());
+  const auto values =
+      at::TensorOptions().dtype(model_->options().value_dtype).device(communicator.device());
   nn::LoadReport report;
   const auto load = [&](ops::ParameterSlot& slot) { nn::load_slot(slot, weights, report); };
   load(model_->embedding());
@@ -59,19 +64,20 @@ Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSo
       }
       const at::Tensor value = weights.tensor(slot->name, slot->shape);
       const auto rows = distributed::range(slot->rows(), communicator.rank(), communicator.size());
-      own.push_back(value.narrow(0, rows.begin, rows.rows()).to(values, /*non_blocking=*/false, /*copy=*/true));
+      own.push_back(value.narrow(0, rows.begin, rows.rows())
+                        .to(values, /*non_blocking=*/false, /*copy=*/true));
     }
     if (!own.empty()) own_rows_.push_back(std::move(own));
   }
   for (auto& buffer : whole_)
     for (auto* slot : model_->stage_slots(0))
-      if (slot->kind != ops::SlotKind::kVector)
-        buffer.push_back(at::empty(slot->shape, values));
+      if (slot->kind != ops::SlotKind::kVector) buffer.push_back(at::empty(slot->shape, values));
 }
 
 distributed::RowGather Teacher::start_gathering(std::size_t layer, int buffer) {
   std::vector<distributed::RowExchangePart> parts;
-  for (std::size_t i = 0; i < own_rows_[layer].size(); ++i) parts.push_back({whole_[buffer][i], own_rows_[layer][i]});
+  for (std::size_t i = 0; i < own_rows_[layer].size(); ++i)
+    parts.push_back({whole_[buffer][i], own_rows_[layer][i]});
   return {*communicator_, std::move(parts), distributed::Payload::kTeacher};
 }
 
@@ -90,7 +96,8 @@ at::Tensor Teacher::hidden_states(const at::Tensor& ids) {
   for (std::size_t layer = 0; layer < own_rows_.size(); ++layer) {
     const int buffer = static_cast<int>(layer % 2);
     next->finish();
-    if (layer + 1 < own_rows_.size()) next = start_gathering(layer + 1, 1 - buffer);  // under way while this one computes
+    if (layer + 1 < own_rows_.size())
+      next = start_gathering(layer + 1, 1 - buffer);  // under way while this one computes
     point_slots(layer, buffer);
     x = model_->forward_stage(static_cast<std::int64_t>(layer), x, table);
   }
@@ -100,15 +107,18 @@ at::Tensor Teacher::hidden_states(const at::Tensor& ids) {
 std::vector<at::Tensor> Teacher::tensors() const {
   std::vector<at::Tensor> out;
   for (const auto* slot : model_->slots())
-    for (const auto& tensor : {slot->value, slot->value_scales, slot->bits, slot->alpha, slot->beta})
+    for (const auto& tensor :
+         {slot->value, slot->value_scales, slot->bits, slot->alpha, slot->beta})
       if (tensor.defined()) out.push_back(tensor);
   for (const auto& layer : own_rows_) out.insert(out.end(), layer.begin(), layer.end());
   for (const auto& buffer : whole_) out.insert(out.end(), buffer.begin(), buffer.end());
   return out;
 }
 
-std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
-                                      const config::TrainConfig& train, distributed::Communicator& communicator, bool shard) {
+std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
+                                      const config::ModelConfig& student,
+                                      const config::TrainConfig& train,
+                                      distributed::Communicator& communicator, bool shard) {
   const auto folder = nn::open_model_folder(teacher.path);
   check_fit(folder.config, student, train, teacher.path);
   const at::Device device = communicator.device();
@@ -117,8 +127,10 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher, cons
   const at::ScalarType compute = stored == at::kHalf && device.is_cpu() ? at::kFloat : stored;
   shard = shard && communicator.size() > 1;
   if (shard && folder.config.binarize != config::Binarize::kNone)
-    throw UsageError(concat("parallel.shard_teacher: the teacher ", teacher.path, " is binarized already; set it to false"));
-  auto model = std::make_unique<nn::LlamaForCausalLM>(folder.config, nn::LlamaOptions{device, compute, stored, /*allocate_layers=*/!shard});
+    throw UsageError(concat("parallel.shard_teacher: the teacher ", teacher.path,
+                            " is binarized already; set it to false"));
+  auto model = std::make_unique<nn::LlamaForCausalLM>(
+      folder.config, nn::LlamaOptions{device, compute, stored, /*allocate_layers=*/!shard});
   std::unique_ptr<Teacher> result;
   if (shard) {
     result = std::make_unique<Teacher>(std::move(model), *folder.weights, communicator);
@@ -126,8 +138,9 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher, cons
     nn::load_weights(*model, *folder.weights);
     result = std::make_unique<Teacher>(std::move(model));
   }
-  log::info("teacher: ", folder.kind, " ", folder.path.string(), ", weights ", c10::toString(stored), ", arithmetic ",
-            c10::toString(compute), shard ? ", spread over ranks" : "");
+  log::info("teacher: ", folder.kind, " ", folder.path.string(), ", weights ",
+            c10::toString(stored), ", arithmetic ", c10::toString(compute),
+            shard ? ", spread over ranks" : "");
   return result;
 }
 

@@ -19,8 +19,12 @@ using c10d::ProcessGroupGloo;
 /// A collective in the background; `finish` turns what arrived into the result.
 class GlooWork final : public Work {
  public:
-  GlooWork(std::string operation, std::shared_ptr<Pulse> pulse, c10::intrusive_ptr<c10d::Work> work, std::function<void()> finish)
-      : operation_(std::move(operation)), pulse_(std::move(pulse)), work_(std::move(work)), finish_(std::move(finish)) {}
+  GlooWork(std::string operation, std::shared_ptr<Pulse> pulse, c10::intrusive_ptr<c10d::Work> work,
+           std::function<void()> finish)
+      : operation_(std::move(operation)),
+        pulse_(std::move(pulse)),
+        work_(std::move(work)),
+        finish_(std::move(finish)) {}
   void wait() override {
     guarded(*pulse_, operation_, [&] { return work_->wait(); });
     if (finish_) std::exchange(finish_, {})();
@@ -111,7 +115,8 @@ class GlooRank final : public Communicator {
                               std::function<void()> finish = {}) {
     const std::string name = concat(operation, " on rank ", rank());
     met_.pulse->count_collective();
-    return std::make_unique<GlooWork>(name, met_.pulse, guarded(*met_.pulse, name, call), std::move(finish));
+    return std::make_unique<GlooWork>(name, met_.pulse, guarded(*met_.pulse, name, call),
+                                      std::move(finish));
   }
 
   std::unique_ptr<Work> sum_in_rank_order(at::Tensor& tensor) {
@@ -154,9 +159,9 @@ c10::intrusive_ptr<ProcessGroupGloo> connect(const Met& met, const Rendezvous& r
           ? ProcessGroupGloo::createDeviceForHostname(local_address_towards(rendezvous.master_addr))
           : ProcessGroupGloo::createDeviceForInterface(options.network_interface));
   return guarded(*met.pulse, concat("connecting rank ", rendezvous.rank), [&] {
-    auto group =
-        c10::make_intrusive<ProcessGroupGloo>(c10::make_intrusive<c10d::PrefixStore>("gloo", met.store),
-                                              rendezvous.rank, rendezvous.world_size, settings);
+    auto group = c10::make_intrusive<ProcessGroupGloo>(
+        c10::make_intrusive<c10d::PrefixStore>("gloo", met.store), rendezvous.rank,
+        rendezvous.world_size, settings);
     group->setTimeout(options.timeout);
     return group;
   });

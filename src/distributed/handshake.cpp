@@ -31,7 +31,8 @@ std::string to_text(const std::vector<std::uint8_t>& bytes) {
 }
 
 std::vector<std::uint8_t> encode(const Hello& hello) {
-  const json value = {hello.rank, hello.world_size, hello.host, hello.pid, hello.must_agree, hello.gpu};
+  const json value = {hello.rank, hello.world_size, hello.host,
+                      hello.pid,  hello.must_agree, hello.gpu};
   return to_bytes(value.dump(-1, ' ', true, json::error_handler_t::replace));
 }
 

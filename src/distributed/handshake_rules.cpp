@@ -57,8 +57,10 @@ std::string find_shared_gpu(const std::vector<Hello>& by_rank) {
     if (hello.gpu.empty()) continue;
     const auto [first, is_new] = users.try_emplace({hello.host, hello.gpu}, &hello);
     if (!is_new)
-      return concat(name_of(*first->second), " and ", name_of(hello), " both compute on GPU ", hello.gpu,
-                    ": start one rank for each GPU, and let every rank see all GPUs of its machine or its own alone (CUDA_VISIBLE_DEVICES, "
+      return concat(name_of(*first->second), " and ", name_of(hello), " both compute on GPU ",
+                    hello.gpu,
+                    ": start one rank for each GPU, and let every rank see all GPUs of its machine "
+                    "or its own alone (CUDA_VISIBLE_DEVICES, "
                     "or Slurm's --gpu-bind)");
   }
   return {};

@@ -7,7 +7,8 @@ bool has_nccl() {
   return false;
 }
 
-std::unique_ptr<Communicator> make_nccl_group(const Rendezvous&, at::Device, const ProcessGroupOptions&) {
+std::unique_ptr<Communicator> make_nccl_group(const Rendezvous&, at::Device,
+                                              const ProcessGroupOptions&) {
   throw UsageError("this build has no NCCL: build with scripts/build.sh --cuda");
 }
 

@@ -19,9 +19,11 @@ namespace {
 using c10d::ProcessGroupNCCL;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds kPatience{2};  ///< after which a wait asks whether the others still live
+constexpr std::chrono::seconds kPatience{
+    2};  ///< after which a wait asks whether the others still live
 
-/// LibTorch's watchdog would end the process when a rank is lost, or when a kernel fails. We wait ourselves, and throw.
+/// LibTorch's watchdog would end the process when a rank is lost, or when a kernel fails. We wait
+/// ourselves, and throw.
 void switch_off_watchdog() {
   setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", 1);
   setenv("TORCH_NCCL_ENABLE_MONITORING", "0", 1);
@@ -47,12 +49,16 @@ struct Group {
   }
 };
 
-/// A collective on the GPU. wait() keeps the processor until it has run, so that a lost rank is an error here and not a hang in a
-/// later synchronization.
+/// A collective on the GPU. wait() keeps the processor until it has run, so that a lost rank is an
+/// error here and not a hang in a later synchronization.
 class NcclWork final : public Work {
  public:
-  NcclWork(std::string operation, std::shared_ptr<Group> group, c10::intrusive_ptr<c10d::Work> work, std::function<void()> finish)
-      : operation_(std::move(operation)), group_(std::move(group)), work_(std::move(work)), finish_(std::move(finish)) {
+  NcclWork(std::string operation, std::shared_ptr<Group> group, c10::intrusive_ptr<c10d::Work> work,
+           std::function<void()> finish)
+      : operation_(std::move(operation)),
+        group_(std::move(group)),
+        work_(std::move(work)),
+        finish_(std::move(finish)) {
     ++group_->under_way;
   }
 
@@ -65,19 +71,22 @@ class NcclWork final : public Work {
         give_up(message_of(reason));
       }
     }
-    guarded(*group_->pulse, operation_, [&] { return work_->wait(); });  // orders the current stream behind it
+    guarded(*group_->pulse, operation_,
+            [&] { return work_->wait(); });  // orders the current stream behind it
     --group_->under_way;
     if (finish_) std::exchange(finish_, {})();
   }
 
  private:
-  /// NCCL notices a lost rank only where a network lies between: ranks of one machine would wait for it until the time-out.
+  /// NCCL notices a lost rank only where a network lies between: ranks of one machine would wait
+  /// for it until the time-out.
   void wait_for_gpu() {
     const auto start = Clock::now();
     bool patient = true;
     while (!guarded(*group_->pulse, operation_, [&] { return work_->isCompleted(); })) {
       const auto waited = Clock::now() - start;
-      if (waited > group_->timeout) give_up(concat("no answer for ", group_->timeout.count(), " ms"));
+      if (waited > group_->timeout)
+        give_up(concat("no answer for ", group_->timeout.count(), " ms"));
       patient = waited < kPatience;
       if (!patient && !group_->pulse->long_missing().empty()) give_up("it gives no sign of life");
       std::this_thread::sleep_for(std::chrono::microseconds(patient ? 20 : 10'000));
@@ -102,9 +111,12 @@ class NcclWork final : public Work {
 
 c10d::ReduceOp reduce_op(Reduce op) {
   switch (op) {
-    case Reduce::kMax: return c10d::ReduceOp::MAX;
-    case Reduce::kMin: return c10d::ReduceOp::MIN;
-    case Reduce::kSum: break;
+    case Reduce::kMax:
+      return c10d::ReduceOp::MAX;
+    case Reduce::kMin:
+      return c10d::ReduceOp::MIN;
+    case Reduce::kSum:
+      break;
   }
   return c10d::ReduceOp::SUM;
 }
@@ -114,7 +126,8 @@ class NcclRank final : public Communicator {
   NcclRank(StorePointer store, std::shared_ptr<Group> group, at::Device device)
       : store_(std::move(store)), group_(std::move(group)), device_(device) {}
 
-  /// The end of a run waits for the other ranks, so that none is cut off in its last collective; an end by an error must not.
+  /// The end of a run waits for the other ranks, so that none is cut off in its last collective; an
+  /// end by an error must not.
   ~NcclRank() override {
     if (group_->broken) return;
     if (std::uncaught_exceptions() > exceptions_before_ || group_->under_way > 0) {
@@ -149,18 +162,23 @@ class NcclRank final : public Communicator {
     std::vector<at::Tensor> tensors = {moved};
     c10d::AllreduceOptions options;
     options.reduceOp = reduce_op(op);
-    return start("all_reduce", [&] { return group_->nccl->allreduce(tensors, options); }, tensor, moved);
+    return start(
+        "all_reduce", [&] { return group_->nccl->allreduce(tensors, options); }, tensor, moved);
   }
 
   std::unique_ptr<Work> start_reduce_scatter(at::Tensor& output, const at::Tensor& input) override {
     at::Tensor received = output.to(device_).view({-1}), sent = input.to(device_).view({-1});
-    return start("reduce_scatter", [&] { return group_->nccl->_reduce_scatter_base(received, sent); }, output, received);
+    return start(
+        "reduce_scatter", [&] { return group_->nccl->_reduce_scatter_base(received, sent); },
+        output, received);
   }
 
   /// `input` may be this rank's part of `output`: that is NCCL's form in place.
   std::unique_ptr<Work> start_all_gather(at::Tensor& output, const at::Tensor& input) override {
     at::Tensor received = output.to(device_).view({-1}), sent = input.to(device_).view({-1});
-    return start("all_gather", [&] { return group_->nccl->_allgather_base(received, sent); }, output, received);
+    return start(
+        "all_gather", [&] { return group_->nccl->_allgather_base(received, sent); }, output,
+        received);
   }
 
   std::unique_ptr<Work> start_broadcast(at::Tensor& tensor, int root) override {
@@ -168,18 +186,22 @@ class NcclRank final : public Communicator {
     std::vector<at::Tensor> tensors = {moved};
     c10d::BroadcastOptions options;
     options.rootRank = root;
-    return start("broadcast", [&] { return group_->nccl->broadcast(tensors, options); }, tensor, moved);
+    return start(
+        "broadcast", [&] { return group_->nccl->broadcast(tensors, options); }, tensor, moved);
   }
 
   /// `moved` is `result` itself or, for a tensor on the CPU, its copy on the GPU.
   template <class Call>
-  std::unique_ptr<Work> start(const char* operation, Call&& call, const at::Tensor& result, const at::Tensor& moved) {
+  std::unique_ptr<Work> start(const char* operation, Call&& call, const at::Tensor& result,
+                              const at::Tensor& moved) {
     if (result.numel() == 0) return std::make_unique<Finished>();
     const std::string name = concat(operation, " on rank ", rank());
     std::function<void()> finish;
-    if (result.device() != device_) finish = [result, moved]() mutable { result.copy_(moved.view(result.sizes())); };
+    if (result.device() != device_)
+      finish = [result, moved]() mutable { result.copy_(moved.view(result.sizes())); };
     group_->pulse->count_collective();
-    return std::make_unique<NcclWork>(name, group_, guarded(*group_->pulse, name, call), std::move(finish));
+    return std::make_unique<NcclWork>(name, group_, guarded(*group_->pulse, name, call),
+                                      std::move(finish));
   }
 
   QuietLibTorch quiet_;
@@ -189,7 +211,8 @@ class NcclRank final : public Communicator {
   int exceptions_before_ = std::uncaught_exceptions();
 };
 
-/// By which ranks on one machine know that they were given the same GPU, whatever number each has for it.
+/// By which ranks on one machine know that they were given the same GPU, whatever number each has
+/// for it.
 std::string bus_address(at::Device device) {
   char text[32] = {};
   return cudaDeviceGetPCIBusId(text, sizeof(text), device.index()) == cudaSuccess ? text : "";
@@ -201,7 +224,8 @@ bool has_nccl() {
   return true;
 }
 
-std::unique_ptr<Communicator> make_nccl_group(const Rendezvous& rendezvous, at::Device device, const ProcessGroupOptions& options) {
+std::unique_ptr<Communicator> make_nccl_group(const Rendezvous& rendezvous, at::Device device,
+                                              const ProcessGroupOptions& options) {
   const QuietLibTorch quiet;
   switch_off_watchdog();
   c10::cuda::set_device(device.index());
@@ -209,8 +233,9 @@ std::unique_ptr<Communicator> make_nccl_group(const Rendezvous& rendezvous, at::
   auto nccl = guarded(*met.pulse, concat("connecting rank ", rendezvous.rank), [&] {
     auto settings = ProcessGroupNCCL::Options::create();
     settings->timeout = options.timeout;
-    return c10::make_intrusive<ProcessGroupNCCL>(c10::make_intrusive<c10d::PrefixStore>("nccl", met.store), rendezvous.rank,
-                                                 rendezvous.world_size, settings);
+    return c10::make_intrusive<ProcessGroupNCCL>(
+        c10::make_intrusive<c10d::PrefixStore>("nccl", met.store), rendezvous.rank,
+        rendezvous.world_size, settings);
   });
   auto group = std::make_shared<Group>(Group{std::move(nccl), met.pulse, options.timeout});
   auto result = std::make_unique<NcclRank>(met.store, std::move(group), device);

@@ -83,20 +83,24 @@ std::string message_of(const std::exception& error) {
 
 void throw_lost(Pulse& pulse, const std::string& operation, const std::string& reason) {
   const std::string missing = pulse.find_missing();
-  throw PeerError(concat(operation, ": ", missing.empty() ? "a rank was lost or stands still" : missing, ": ", reason));
+  throw PeerError(concat(operation, ": ",
+                         missing.empty() ? "a rank was lost or stands still" : missing, ": ",
+                         reason));
 }
 
 Met meet(const Rendezvous& rendezvous, const ProcessGroupOptions& options, const std::string& gpu) {
   ignore_broken_pipes();
   const StorePointer store = open_store(rendezvous, options);
-  const Hello hello{rendezvous.rank, rendezvous.world_size, host_name(), process_id(), options.must_agree, gpu};
+  const Hello hello{rendezvous.rank, rendezvous.world_size, host_name(),
+                    process_id(),    options.must_agree,    gpu};
   try {
     auto pulse = std::make_shared<Pulse>(store, hello);
     shake_hands(*store, hello, options.start_timeout);
     pulse->start();
     return {store, std::move(pulse)};
   } catch (const c10::Error& error) {
-    throw PeerError(concat("rank ", rendezvous.rank, " lost rank 0 before all ranks had met: ", message_of(error)));
+    throw PeerError(concat("rank ", rendezvous.rank,
+                           " lost rank 0 before all ranks had met: ", message_of(error)));
   }
 }
 

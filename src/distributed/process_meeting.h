@@ -15,7 +15,8 @@
 /// What the process groups on LibTorch's c10d have in common.
 namespace fbi::distributed {
 
-/// While one of them lives LibTorch prints nothing below a fatal error: what goes wrong is in the exception.
+/// While one of them lives LibTorch prints nothing below a fatal error: what goes wrong is in the
+/// exception.
 class QuietLibTorch {
  public:
   QuietLibTorch();
@@ -30,9 +31,11 @@ struct Met {
   std::shared_ptr<Pulse> pulse;
 };
 
-/// The processes of `rendezvous` meet at a store that rank 0 serves, and shake hands. `gpu` names the one that this rank computes on among
-/// those of its machine; "": none. Throws as make_gloo_group.
-Met meet(const Rendezvous& rendezvous, const ProcessGroupOptions& options, const std::string& gpu = {});
+/// The processes of `rendezvous` meet at a store that rank 0 serves, and shake hands. `gpu` names
+/// the one that this rank computes on among those of its machine; "": none. Throws as
+/// make_gloo_group.
+Met meet(const Rendezvous& rendezvous, const ProcessGroupOptions& options,
+         const std::string& gpu = {});
 
 /// Without LibTorch's backtrace.
 std::string message_of(const std::exception& error);
@@ -40,7 +43,8 @@ std::string message_of(const std::exception& error);
 /// Names the ranks that are missing.
 [[noreturn]] void throw_lost(Pulse& pulse, const std::string& operation, const std::string& reason);
 
-/// Calls into c10d; what it throws about other ranks becomes a PeerError. What this rank's own GPU or memory does is its own error.
+/// Calls into c10d; what it throws about other ranks becomes a PeerError. What this rank's own GPU
+/// or memory does is its own error.
 template <class Call>
 auto guarded(Pulse& pulse, const std::string& operation, Call&& call) {
   try {

@@ -19,9 +19,12 @@ std::int64_t total_elements(const std::vector<RowExchangePart>& parts, int size)
 }
 
 /// The rows of `rank` in row `rank` of an exchange buffer [ranks, blocks], from column `offset` on.
-at::Tensor rows_in_buffer(const at::Tensor& buffer, std::int64_t offset, const at::Tensor& matrix, int rank, int size) {
+at::Tensor rows_in_buffer(const at::Tensor& buffer, std::int64_t offset, const at::Tensor& matrix,
+                          int rank, int size) {
   const auto range = ShardPlan(matrix.size(0), size).range(rank);
-  return buffer[rank].narrow(0, offset, range.rows() * matrix.size(1)).view({range.rows(), matrix.size(1)});
+  return buffer[rank]
+      .narrow(0, offset, range.rows() * matrix.size(1))
+      .view({range.rows(), matrix.size(1)});
 }
 
 at::Tensor rows_of(const at::Tensor& matrix, int rank, int size) {
@@ -31,7 +34,8 @@ at::Tensor rows_of(const at::Tensor& matrix, int rank, int size) {
 
 }  // namespace
 
-RowReduction::RowReduction(Communicator& communicator, std::vector<RowExchangePart> parts, at::ScalarType wire)
+RowReduction::RowReduction(Communicator& communicator, std::vector<RowExchangePart> parts,
+                           at::ScalarType wire)
     : parts_(std::move(parts)), size_(communicator.size()) {
   const std::int64_t total = total_elements(parts_, size_);
   const auto options = at::TensorOptions().dtype(wire).device(communicator.device());
@@ -40,7 +44,8 @@ RowReduction::RowReduction(Communicator& communicator, std::vector<RowExchangePa
   std::int64_t offset = 0;
   for (const auto& part : parts_) {
     for (int rank = 0; rank < size_; ++rank)
-      rows_in_buffer(sent_, offset, part.whole, rank, size_).copy_(rows_of(part.whole, rank, size_));
+      rows_in_buffer(sent_, offset, part.whole, rank, size_)
+          .copy_(rows_of(part.whole, rank, size_));
     offset += block_elements(part, size_);
   }
   work_ = communicator.reduce_scatter(received_, sent_, Payload::kGradients);
@@ -56,10 +61,12 @@ void RowReduction::finish() {
   }
 }
 
-RowGather::RowGather(Communicator& communicator, std::vector<RowExchangePart> parts, Payload payload)
+RowGather::RowGather(Communicator& communicator, std::vector<RowExchangePart> parts,
+                     Payload payload)
     : parts_(std::move(parts)), rank_(communicator.rank()), size_(communicator.size()) {
   if (size_ == 1 || parts_.empty()) return;
-  if (parts_.size() == 1 && parts_[0].whole.size(0) % size_ == 0) {  // rows lie in the matrix as in the buffer
+  if (parts_.size() == 1 &&
+      parts_[0].whole.size(0) % size_ == 0) {  // rows lie in the matrix as in the buffer
     work_ = communicator.all_gather(parts_[0].whole, parts_[0].own, payload);
     return;
   }
@@ -83,7 +90,9 @@ void RowGather::finish() {
   for (const auto& part : parts_) {
     for (int rank = 0; rank < size_; ++rank) {
       const bool in_place = rank == rank_ && part.own.is_alias_of(part.whole);
-      if (!in_place) rows_of(part.whole, rank, size_).copy_(rows_in_buffer(received_, offset, part.whole, rank, size_));
+      if (!in_place)
+        rows_of(part.whole, rank, size_)
+            .copy_(rows_in_buffer(received_, offset, part.whole, rank, size_));
     }
     offset += block_elements(part, size_);
   }

@@ -62,10 +62,10 @@ std::string samples_jsonl(const ChoiceResult& result) {
   for (std::size_t i = 0; i < result.items.size(); ++i) {
     const ChoiceItemResult& item = result.items[i];
     OrderedJson line = {{"doc_id", result.first_item + static_cast<std::int64_t>(i)},
-                 {"task", result.task},
-                 {"target", item.gold},
-                 {"filtered_resps", item.log_likelihoods},
-                 {"acc", item.chosen == item.gold ? 1.0 : 0.0}};
+                        {"task", result.task},
+                        {"target", item.gold},
+                        {"filtered_resps", item.log_likelihoods},
+                        {"acc", item.chosen == item.gold ? 1.0 : 0.0}};
     if (result.has_acc_norm) line["acc_norm"] = item.chosen_norm == item.gold ? 1.0 : 0.0;
     lines += line.dump() + "\n";
   }

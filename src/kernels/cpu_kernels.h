@@ -116,17 +116,20 @@ struct CpuKernels {
   void (*exp)(const float* x, std::int64_t count, float* out);
 
   /// out[i] = x[i] · factor · weight[i]
-  void (*scaled_product)(const float* x, float factor, const float* weight, std::int64_t count, float* out);
+  void (*scaled_product)(const float* x, float factor, const float* weight, std::int64_t count,
+                         float* out);
   /// sums[i] += x[i] · y[i] · factor
-  void (*add_scaled_products)(const float* x, const float* y, float factor, std::int64_t count, double* sums);
+  void (*add_scaled_products)(const float* x, const float* y, float factor, std::int64_t count,
+                              double* sums);
   /// Of one token, fbi/kernels/layer.h has the formula; dx may take the place of x or dout.
-  void (*rms_norm_backward_row)(const float* x, const float* weight, const float* dout, float inverse_rms, std::int64_t count,
-                                float* dx);
+  void (*rms_norm_backward_row)(const float* x, const float* weight, const float* dout,
+                                float inverse_rms, std::int64_t count, float* dx);
   void (*silu_product)(const float* gate, const float* up, std::int64_t count, float* out);
-  void (*silu_product_backward)(const float* dout, const float* gate, const float* up, std::int64_t count, float* dgate,
-                                float* dup);
+  void (*silu_product_backward)(const float* dout, const float* gate, const float* up,
+                                std::int64_t count, float* dgate, float* dup);
   /// Of one head, `half` angles.
-  void (*rotate)(const float* x, const float* cos, const float* sin, bool inverse, std::int64_t half, float* out);
+  void (*rotate)(const float* x, const float* cos, const float* sin, bool inverse,
+                 std::int64_t half, float* out);
 };
 
 /// Plain loops; every other level is tested against it and it is never removed.

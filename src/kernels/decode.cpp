@@ -22,7 +22,8 @@ double sum_of(const float* x, std::int64_t count) {
 
 void rms_norm(const float* x, const float* weight, std::int64_t count, double eps, float* out) {
   const double mean = cpu_kernels().sum_of_squares(x, count) / static_cast<double>(count);
-  cpu_kernels().scaled_product(x, static_cast<float>(1 / std::sqrt(mean + eps)), weight, count, out);
+  cpu_kernels().scaled_product(x, static_cast<float>(1 / std::sqrt(mean + eps)), weight, count,
+                               out);
 }
 
 void silu_product(float* gate, const float* up, std::int64_t count) {

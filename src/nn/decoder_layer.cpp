@@ -19,21 +19,25 @@ namespace {
 /// [B, K, S, E] -> [B, K·groups, S, E]: key and value heads shared by `groups` query heads.
 at::Tensor repeat_heads(const at::Tensor& x, std::int64_t groups) {
   if (groups == 1) return x;
-  return x.unsqueeze(2).expand({-1, -1, groups, -1, -1}).reshape({x.size(0), x.size(1) * groups, x.size(2), x.size(3)});
+  return x.unsqueeze(2)
+      .expand({-1, -1, groups, -1, -1})
+      .reshape({x.size(0), x.size(1) * groups, x.size(2), x.size(3)});
 }
 
-/// Causal attention [B, H, S, E]; `mask` replaces the causal one. On the CPU in fp32 inside (bf16 inputs and output): the CPU's bf16
-/// attention would round the probabilities too, and is slower.
-at::Tensor attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values, const std::optional<at::Tensor>& mask) {
+/// Causal attention [B, H, S, E]; `mask` replaces the causal one. On the CPU in fp32 inside (bf16
+/// inputs and output): the CPU's bf16 attention would round the probabilities too, and is slower.
+at::Tensor attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
+                  const std::optional<at::Tensor>& mask) {
   const auto inside = [&](const at::Tensor& x) { return x.is_cpu() ? x.to(at::kFloat) : x; };
   const std::int64_t groups = queries.size(1) / keys.size(1);
-  return at::scaled_dot_product_attention(inside(queries), repeat_heads(inside(keys), groups), repeat_heads(inside(values), groups),
-                                          mask, 0.0, /*is_causal=*/!mask && queries.size(2) > 1)
+  return at::scaled_dot_product_attention(inside(queries), repeat_heads(inside(keys), groups),
+                                          repeat_heads(inside(values), groups), mask, 0.0,
+                                          /*is_causal=*/!mask && queries.size(2) > 1)
       .to(queries.scalar_type());
 }
 
-/// Gives `part` [1, K, capacity, E], of which `used` positions are filled, room for `needed`; doubled, so that a
-/// position is copied twice on average however many follow.
+/// Gives `part` [1, K, capacity, E], of which `used` positions are filled, room for `needed`;
+/// doubled, so that a position is copied twice on average however many follow.
 void reserve(at::Tensor& part, std::int64_t used, std::int64_t needed) {
   if (needed <= part.size(2)) return;
   auto shape = part.sizes().vec();
@@ -55,7 +59,8 @@ void extend(KeyValueCache& cache, at::Tensor& keys, at::Tensor& values) {
   values = cache.values.slice(2, 0, end);
 }
 
-/// x in blocks of its last dimension: d = max |x| / 127, the multiples of fp16(d) that are nearest to x in steps of d. 0: x itself.
+/// x in blocks of its last dimension: d = max |x| / 127, the multiples of fp16(d) that are nearest
+/// to x in steps of d. 0: x itself.
 at::Tensor rounded_to_int8(const at::Tensor& x, std::int64_t block) {
   if (block == 0) return x;
   const at::Tensor blocks = x.to(at::kFloat).reshape({-1, block});
@@ -66,7 +71,8 @@ at::Tensor rounded_to_int8(const at::Tensor& x, std::int64_t block) {
 
 }  // namespace
 
-DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index, const at::TensorOptions& values)
+DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index,
+                           const at::TensorOptions& values)
     : heads_(model.num_attention_heads),
       key_value_heads_(model.num_key_value_heads),
       head_dim_(model.head_dim),
@@ -82,7 +88,8 @@ DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index,
   k_ = linear("self_attn.k_proj", keys, hidden);
   v_ = linear("self_attn.v_proj", keys, hidden);
   o_ = linear("self_attn.o_proj", hidden, queries);
-  post_attention_norm_ = make_norm_slot(prefix + "post_attention_layernorm.weight", hidden, values.device());
+  post_attention_norm_ =
+      make_norm_slot(prefix + "post_attention_layernorm.weight", hidden, values.device());
   gate_ = linear("mlp.gate_proj", inner, hidden);
   up_ = linear("mlp.up_proj", inner, hidden);
   down_ = linear("mlp.down_proj", hidden, inner);
@@ -104,24 +111,28 @@ std::vector<ops::ParameterSlot*> DecoderLayer::slots() {
   return {&input_norm_, &q_, &k_, &v_, &o_, &post_attention_norm_, &gate_, &up_, &down_};
 }
 
-at::Tensor DecoderLayer::attention(const at::Tensor& normed, const RotaryTable& rotary, at::ScalarType dtype,
-                                   KeyValueCache* cache) {
+at::Tensor DecoderLayer::attention(const at::Tensor& normed, const RotaryTable& rotary,
+                                   at::ScalarType dtype, KeyValueCache* cache) {
   const at::Tensor x = rounded_to_int8(normed, activation_block_);
   const std::int64_t batch = x.size(0), seq = x.size(1);
   auto products = ops::linears(x, {&q_, &k_, &v_}, dtype);
   const auto by_heads = [&](at::Tensor product, std::int64_t heads) {
     return product.view({batch, seq, heads, head_dim_}).transpose(1, 2);
   };
-  const at::Tensor queries = ops::rotary(by_heads(std::move(products[0]), heads_), rotary.cos, rotary.sin);
-  at::Tensor keys = ops::rotary(by_heads(std::move(products[1]), key_value_heads_), rotary.cos, rotary.sin);
+  const at::Tensor queries =
+      ops::rotary(by_heads(std::move(products[0]), heads_), rotary.cos, rotary.sin);
+  at::Tensor keys =
+      ops::rotary(by_heads(std::move(products[1]), key_value_heads_), rotary.cos, rotary.sin);
   at::Tensor values = by_heads(std::move(products[2]), key_value_heads_);
   if (cache) extend(*cache, keys, values);
 
   std::optional<at::Tensor> mask;
   const std::int64_t past = keys.size(2) - seq;
-  if (past > 0 && seq > 1) {  // several new tokens behind a filled cache: token s sees positions 0 … past + s
+  if (past > 0 &&
+      seq > 1) {  // several new tokens behind a filled cache: token s sees positions 0 … past + s
     const auto options = x.options().dtype(at::kLong);
-    mask = at::arange(past + seq, options).unsqueeze(0) <= at::arange(past, past + seq, options).unsqueeze(1);
+    mask = at::arange(past + seq, options).unsqueeze(0) <=
+           at::arange(past, past + seq, options).unsqueeze(1);
   }
   const at::Tensor mixed = attend(queries, keys, values, mask);
   const at::Tensor rows = mixed.transpose(1, 2).reshape({batch, seq, heads_ * head_dim_});
@@ -136,7 +147,8 @@ at::Tensor DecoderLayer::mlp(const at::Tensor& normed, at::ScalarType dtype) {
   return ops::linear(rounded_to_int8(product, activation_block_), down_, dtype);
 }
 
-at::Tensor DecoderLayer::forward(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype, KeyValueCache* cache) {
+at::Tensor DecoderLayer::forward(const at::Tensor& x, const RotaryTable& rotary,
+                                 at::ScalarType dtype, KeyValueCache* cache) {
   const at::Tensor h = x + attention(ops::rms_norm(x, input_norm_, eps_), rotary, dtype, cache);
   return h + mlp(ops::rms_norm(h, post_attention_norm_, eps_), dtype);
 }

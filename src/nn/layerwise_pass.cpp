@@ -5,7 +5,8 @@
 
 namespace fbi::nn {
 
-at::Tensor LayerwisePass::forward(const at::Tensor& ids, const std::function<void(std::int64_t)>& stage_done) {
+at::Tensor LayerwisePass::forward(const at::Tensor& ids,
+                                  const std::function<void(std::int64_t)>& stage_done) {
   ids_ = ids;
   rotary_ = model_.rotary(0, ids.size(1));
   inputs_.clear();
@@ -21,7 +22,8 @@ at::Tensor LayerwisePass::forward(const at::Tensor& ids, const std::function<voi
   return x.detach();
 }
 
-void LayerwisePass::backward(const at::Tensor& dhidden, const std::function<void(std::int64_t)>& stage_done) {
+void LayerwisePass::backward(const at::Tensor& dhidden,
+                             const std::function<void(std::int64_t)>& stage_done) {
   at::Tensor gradient = dhidden;
   for (std::int64_t stage = model_.stage_count() - 1; stage >= 0; --stage) {
     at::Tensor input = std::move(inputs_.back());

@@ -30,9 +30,11 @@ ModelFolder open_checkpoint(std::unique_ptr<formats::CheckpointReader> reader) {
   folder.path = reader->path();
   folder.kind = "checkpoint";
   const std::string place = (reader->path() / "manifest.json").string();
-  const auto state = nlohmann::json::parse(reader->manifest().state_json, nullptr, /*allow_exceptions=*/false);
+  const auto state =
+      nlohmann::json::parse(reader->manifest().state_json, nullptr, /*allow_exceptions=*/false);
   if (!state.is_object() || !state.contains("config"))
-    throw CheckpointError(concat(place, ": state.config is missing; this is no checkpoint of a training run"));
+    throw CheckpointError(
+        concat(place, ": state.config is missing; this is no checkpoint of a training run"));
   folder.run_config_json = state["config"].dump();
   folder.config = config::parse_run_config(folder.run_config_json, place, folder.path).model;
   folder.tokenizer = text::find_tokenizer(fs::absolute(folder.path).parent_path().parent_path());
@@ -40,25 +42,30 @@ ModelFolder open_checkpoint(std::unique_ptr<formats::CheckpointReader> reader) {
   return folder;
 }
 
-/// [1, I], [O, 1] or []: the shape of a scale tells the pattern that a native export was trained with.
+/// [1, I], [O, 1] or []: the shape of a scale tells the pattern that a native export was trained
+/// with.
 config::Binarize pattern_of(const formats::TensorView& scale) {
   if (scale.shape.empty()) return config::Binarize::kSingle;
   return scale.shape[0] == 1 ? config::Binarize::kColumn : config::Binarize::kRow;
 }
 
-/// The sizes that memory is needed for, held against the tensors that are there before any of it is taken.
+/// The sizes that memory is needed for, held against the tensors that are there before any of it is
+/// taken.
 void check_sizes(const formats::TensorFolder& tensors, const config::ModelConfig& model) {
   const std::string last = concat("model.layers.", model.num_hidden_layers - 1, ".");
   const std::pair<std::string, std::vector<std::int64_t>> needed[] = {
       {"model.embed_tokens.weight", {model.vocab_size, model.hidden_size}},
-      {last + "self_attn.q_proj.weight", {model.num_attention_heads * model.head_dim, model.hidden_size}},
-      {last + "self_attn.k_proj.weight", {model.num_key_value_heads * model.head_dim, model.hidden_size}},
+      {last + "self_attn.q_proj.weight",
+       {model.num_attention_heads * model.head_dim, model.hidden_size}},
+      {last + "self_attn.k_proj.weight",
+       {model.num_key_value_heads * model.head_dim, model.hidden_size}},
       {last + "mlp.down_proj.weight", {model.hidden_size, model.intermediate_size}}};
   for (const auto& [name, shape] : needed) {
     const auto& found = tensors.at(name).shape;
     if (found != shape)
-      throw DataError(concat(name, ": expected ", formats::shape_text(shape), ", found ", formats::shape_text(found), " in ",
-                             tensors.path().string(), "; check its config.json"));
+      throw DataError(concat(name, ": expected ", formats::shape_text(shape), ", found ",
+                             formats::shape_text(found), " in ", tensors.path().string(),
+                             "; check its config.json"));
   }
 }
 
@@ -73,9 +80,12 @@ ModelFolder open_tensor_folder(const fs::path& path) {
   const auto* scale = tensors.find("model.layers.0.self_attn.q_proj.wscale");
   folder.kind = scale ? "native export" : "Hugging Face folder";
   folder.config.binarize = scale ? pattern_of(*scale) : config::Binarize::kNone;
-  if (folder.config.binarize != config::Binarize::kColumn && (folder.config.tie_scales || !folder.config.shift))
-    throw DataError(concat(config_file.string(), ": tie_scales and shift=false belong to binarize column, but the tensors are of binarize ",
-                           config::to_string(folder.config.binarize)));
+  if (folder.config.binarize != config::Binarize::kColumn &&
+      (folder.config.tie_scales || !folder.config.shift))
+    throw DataError(concat(
+        config_file.string(),
+        ": tie_scales and shift=false belong to binarize column, but the tensors are of binarize ",
+        config::to_string(folder.config.binarize)));
   folder.tokenizer = text::find_tokenizer(path);
   folder.weights = stored_weights(formats::folder_source(path));
   return folder;
@@ -85,31 +95,42 @@ ModelFolder open_tensor_folder(const fs::path& path) {
 
 ModelFolder open_model_folder(const fs::path& path) {
   if (!fs::is_directory(path))
-    throw DataError(concat(path.string(), " is not a folder; expected a Hugging Face model, a checkpoint or a run directory"));
-  if (fs::exists(path / "manifest.json")) return open_checkpoint(std::make_unique<formats::CheckpointReader>(path));
-  if (fs::is_directory(path / "checkpoints") || fs::exists(path / "environment.json")) {  // a run directory
+    throw DataError(
+        concat(path.string(),
+               " is not a folder; expected a Hugging Face model, a checkpoint or a run directory"));
+  if (fs::exists(path / "manifest.json"))
+    return open_checkpoint(std::make_unique<formats::CheckpointReader>(path));
+  if (fs::is_directory(path / "checkpoints") ||
+      fs::exists(path / "environment.json")) {  // a run directory
     auto newest = formats::open_newest_checkpoint(path / "checkpoints");
     if (!newest) throw CheckpointError(concat(path.string(), ": the run has no checkpoint yet"));
     return open_checkpoint(std::move(newest));
   }
   if (!fs::exists(path / "config.json"))
-    throw DataError(concat(path.string(), " holds no model: neither config.json with safetensors, nor manifest.json, nor checkpoints/"));
+    throw DataError(concat(path.string(),
+                           " holds no model: neither config.json with safetensors, nor "
+                           "manifest.json, nor checkpoints/"));
   return open_tensor_folder(path);
 }
 
 EvaluationDtype evaluation_dtype(const std::string& name, at::Device device) {
   if (name == "fp32") return {at::kFloat, at::kFloat, "fp32"};
   if (name == "bf16") return {at::kBFloat16, at::kBFloat16, "bf16"};
-  if (name != "fp16") throw UsageError(concat("dtype '", name, "' is unknown; choose fp32, bf16 or fp16"));
+  if (name != "fp16")
+    throw UsageError(concat("dtype '", name, "' is unknown; choose fp32, bf16 or fp16"));
   if (device.is_cuda()) return {at::kHalf, at::kHalf, "fp16"};
   return {at::kHalf, at::kFloat, "fp16 weights, fp32 arithmetic"};
 }
 
-std::unique_ptr<LlamaForCausalLM> load_for_evaluation(const ModelFolder& folder, const EvaluationDtype& dtype, at::Device device) {
-  auto model = std::make_unique<LlamaForCausalLM>(folder.config, LlamaOptions{device, dtype.compute});
+std::unique_ptr<LlamaForCausalLM> load_for_evaluation(const ModelFolder& folder,
+                                                      const EvaluationDtype& dtype,
+                                                      at::Device device) {
+  auto model =
+      std::make_unique<LlamaForCausalLM>(folder.config, LlamaOptions{device, dtype.compute});
   const auto report = load_weights(*model, *folder.weights);
   if (report.zero_signs)
-    log::warn(folder.path.string(), ": ", report.zero_signs, " latent weights are exactly 0; their sign is taken as +1");
+    log::warn(folder.path.string(), ": ", report.zero_signs,
+              " latent weights are exactly 0; their sign is taken as +1");
   if (dtype.weights != at::kFloat) model->round_weights(dtype.weights);
   model->set_dtype_description(dtype.description);
   return model;

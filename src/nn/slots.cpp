@@ -11,8 +11,8 @@ using ops::ParameterSlot;
 using ops::ScalePattern;
 using ops::SlotKind;
 
-ParameterSlot dense_slot(std::string name, SlotKind kind, ParameterGroup group, std::vector<std::int64_t> shape,
-                         const at::TensorOptions& values) {
+ParameterSlot dense_slot(std::string name, SlotKind kind, ParameterGroup group,
+                         std::vector<std::int64_t> shape, const at::TensorOptions& values) {
   ParameterSlot slot;
   slot.name = std::move(name);
   slot.kind = kind;
@@ -30,10 +30,11 @@ ScalePattern pattern_of(config::Binarize binarize) {
 
 }  // namespace
 
-ParameterSlot make_linear_slot(std::string name, std::int64_t outputs, std::int64_t inputs, const config::ModelConfig& model,
-                               const at::TensorOptions& values) {
+ParameterSlot make_linear_slot(std::string name, std::int64_t outputs, std::int64_t inputs,
+                               const config::ModelConfig& model, const at::TensorOptions& values) {
   if (model.binarize == config::Binarize::kNone)
-    return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kLatent, {outputs, inputs}, values);
+    return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kLatent, {outputs, inputs},
+                      values);
   ParameterSlot slot;
   slot.name = std::move(name);
   slot.kind = SlotKind::kPacked;
@@ -56,11 +57,14 @@ void share_alpha(ParameterSlot& slot, const ParameterSlot& owner, std::int64_t r
 }
 
 ParameterSlot make_norm_slot(std::string name, std::int64_t width, at::Device device) {
-  return dense_slot(std::move(name), SlotKind::kVector, ParameterGroup::kNorm, {width}, at::TensorOptions().dtype(at::kFloat).device(device));
+  return dense_slot(std::move(name), SlotKind::kVector, ParameterGroup::kNorm, {width},
+                    at::TensorOptions().dtype(at::kFloat).device(device));
 }
 
-ParameterSlot make_embedding_slot(std::string name, std::int64_t vocab_size, std::int64_t hidden, const at::TensorOptions& values) {
-  return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kEmbedding, {vocab_size, hidden}, values);
+ParameterSlot make_embedding_slot(std::string name, std::int64_t vocab_size, std::int64_t hidden,
+                                  const at::TensorOptions& values) {
+  return dense_slot(std::move(name), SlotKind::kDense, ParameterGroup::kEmbedding,
+                    {vocab_size, hidden}, values);
 }
 
 }  // namespace fbi::nn

@@ -18,20 +18,24 @@ namespace {
 
 class RandomWeights final : public WeightSource {
  public:
-  RandomWeights(const config::ModelConfig& model, std::uint64_t seed) : model_(model), seed_(seed) {}
+  RandomWeights(const config::ModelConfig& model, std::uint64_t seed)
+      : model_(model), seed_(seed) {}
   std::string description() const override { return concat("random weights, seed ", seed_); }
   std::vector<std::string> names() const override { return {}; }
   bool contains(const std::string& name) const override { return name.ends_with(".weight"); }
-  at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
+  at::Tensor tensor(const std::string& name,
+                    const std::vector<std::int64_t>& shape) const override {
     if (shape.size() == 1) return at::ones(shape, at::kFloat);
     at::Tensor out = at::empty(shape, at::kFloat);
     auto* values = out.data_ptr<float>();
     // A number depends on its index alone, not on who forms it.
-    ops::torch_parallel_for().run(0, out.numel(), 1 << 14, [&](std::int64_t begin, std::int64_t end) {
-      fill_normal({values + begin, static_cast<std::size_t>(end - begin)}, seed_, hash64(name), static_cast<std::uint64_t>(begin), 0.0,
-                  model_.initializer_range);
-    });
-    if (name == "model.embed_tokens.weight" && model_.pad_token_id) out.select(0, *model_.pad_token_id).zero_();
+    ops::torch_parallel_for().run(
+        0, out.numel(), 1 << 14, [&](std::int64_t begin, std::int64_t end) {
+          fill_normal({values + begin, static_cast<std::size_t>(end - begin)}, seed_, hash64(name),
+                      static_cast<std::uint64_t>(begin), 0.0, model_.initializer_range);
+        });
+    if (name == "model.embed_tokens.weight" && model_.pad_token_id)
+      out.select(0, *model_.pad_token_id).zero_();
     return out;
   }
 
@@ -43,16 +47,19 @@ class RandomWeights final : public WeightSource {
 /// Tensors that lie in files.
 class StoredWeights final : public WeightSource {
  public:
-  explicit StoredWeights(std::unique_ptr<formats::ModelSource> source) : source_(std::move(source)) {}
+  explicit StoredWeights(std::unique_ptr<formats::ModelSource> source)
+      : source_(std::move(source)) {}
   std::string description() const override { return source_->description(); }
   std::vector<std::string> names() const override { return source_->names(); }
   bool contains(const std::string& name) const override { return source_->shape(name).has_value(); }
   void check_shape(const std::string& name, const std::vector<std::int64_t>& shape) const override {
     const auto found = source_->shape(name);
     if (found && *found != shape)
-      throw DataError(concat(name, ": expected ", at::IntArrayRef(shape), ", found ", at::IntArrayRef(*found), " in ", description()));
+      throw DataError(concat(name, ": expected ", at::IntArrayRef(shape), ", found ",
+                             at::IntArrayRef(*found), " in ", description()));
   }
-  at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
+  at::Tensor tensor(const std::string& name,
+                    const std::vector<std::int64_t>& shape) const override {
     check_shape(name, shape);
     at::Tensor out = at::empty(shape, at::kFloat);
     source_->read(name, {out.data_ptr<float>(), static_cast<std::size_t>(out.numel())});
@@ -67,7 +74,8 @@ class StoredWeights final : public WeightSource {
 void load_alpha(ops::ParameterSlot& slot, const at::Tensor& alpha, const WeightSource& source) {
   if (!slot.owns_alpha() && !alpha.equal(slot.alpha.cpu()))
     throw DataError(concat(ops::sibling_name(slot.name, "wscale"), " in ", source.description(),
-                           " differs from the scales of the layers before it, but model.tie_scales is true: q, k and v must have the same, "
+                           " differs from the scales of the layers before it, but model.tie_scales "
+                           "is true: q, k and v must have the same, "
                            "and so must gate and up; set model.tie_scales=false"));
   slot.alpha.copy_(alpha);
 }
@@ -80,14 +88,16 @@ at::Tensor load_packed(ops::ParameterSlot& slot, const WeightSource& source, Loa
   if (source.contains(scale)) {
     const auto shape = ops::scale_shape(slot);
     load_alpha(slot, source.tensor(scale, shape).reshape(-1), source);
-    if (slot.learns_shift) slot.beta.copy_(source.tensor(ops::sibling_name(slot.name, "wbias"), shape).reshape(-1));
+    if (slot.learns_shift)
+      slot.beta.copy_(source.tensor(ops::sibling_name(slot.name, "wbias"), shape).reshape(-1));
   } else {
     ops::initial_scales(slot, latent);
   }
   return latent;
 }
 
-void check_names(const LlamaForCausalLM& model, const std::vector<std::string>& names, const WeightSource& source) {
+void check_names(const LlamaForCausalLM& model, const std::vector<std::string>& names,
+                 const WeightSource& source) {
   std::set<std::string> expected;
   bool scaled = false;
   for (const auto& name : names) scaled |= name.ends_with(".wscale");
@@ -107,7 +117,8 @@ void check_names(const LlamaForCausalLM& model, const std::vector<std::string>& 
   }
   if (!problems.empty())
     throw DataError(concat("tensors of ", source.description(), " do not fit the model:", problems,
-                           "\nCheck the folder's config.json (num_hidden_layers, tie_word_embeddings, binarize, shift)."));
+                           "\nCheck the folder's config.json (num_hidden_layers, "
+                           "tie_word_embeddings, binarize, shift)."));
 }
 
 }  // namespace
@@ -139,7 +150,8 @@ void check_weights(const LlamaForCausalLM& model, const WeightSource& source) {
   for (const auto* slot : model.slots()) {
     source.check_shape(slot->name, slot->shape);
     if (slot->kind != ops::SlotKind::kPacked) continue;
-    for (const char* scale : {"wscale", "wbias"}) source.check_shape(ops::sibling_name(slot->name, scale), ops::scale_shape(*slot));
+    for (const char* scale : {"wscale", "wbias"})
+      source.check_shape(ops::sibling_name(slot->name, scale), ops::scale_shape(*slot));
   }
 }
 

@@ -12,7 +12,8 @@ int gpu_of_rank(int local_rank, int gpus) {
   if (gpus == 1) return 0;  // a scheduler that gives each rank one GPU shows it no other
   if (local_rank < gpus) return local_rank;
   throw UsageError(concat("local rank ", local_rank, " has no GPU: this process sees ", gpus,
-                          ", one for each rank of a machine; start as many ranks there (--nproc, --ntasks-per-node), or let it see more "
+                          ", one for each rank of a machine; start as many ranks there (--nproc, "
+                          "--ntasks-per-node), or let it see more "
                           "(CUDA_VISIBLE_DEVICES)"));
 }
 
@@ -21,11 +22,16 @@ at::Device choose_device(const std::string& name, int local_rank) {
     throw UsageError(concat("device '", name, "' is unknown; choose auto, cpu or cuda"));
   const bool available = gpu::built() && at::hasCUDA();
   if (name == "cuda" && !gpu::built())
-    throw UsageError("device cuda is asked for, but this program was built without it: configure with FBI_CUDA=ON, or use cpu or auto");
+    throw UsageError(
+        "device cuda is asked for, but this program was built without it: configure with "
+        "FBI_CUDA=ON, or use cpu or auto");
   if (name == "cuda" && !available)
-    throw UsageError("device cuda is asked for, but no GPU is found (nvidia-smi shows what the driver sees); use cpu or auto");
+    throw UsageError(
+        "device cuda is asked for, but no GPU is found (nvidia-smi shows what the driver sees); "
+        "use cpu or auto");
   if (name == "cpu" || !available) return at::kCPU;
-  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu_of_rank(local_rank, static_cast<int>(at::getNumGPUs()))));
+  const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu_of_rank(
+                                         local_rank, static_cast<int>(at::getNumGPUs()))));
   gpu::use(device);
   return device;
 }
@@ -33,7 +39,8 @@ at::Device choose_device(const std::string& name, int local_rank) {
 std::int64_t peak_device_bytes(at::Device device) {
   if (!device.is_cuda()) return 0;
   const auto stats = c10::getDeviceAllocator(device.type())->getDeviceStats(device.index());
-  return stats.allocated_bytes[static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  return stats.allocated_bytes[static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE)]
+      .peak;
 }
 
 }  // namespace fbi::ops

@@ -9,11 +9,15 @@
 
 namespace fbi::ops {
 
-at::Tensor embedding(const at::Tensor& ids, const ParameterSlot& slot) { return slot.value.index_select(0, ids); }
+at::Tensor embedding(const at::Tensor& ids, const ParameterSlot& slot) {
+  return slot.value.index_select(0, ids);
+}
 
 void accumulate_embedding_gradient(ParameterSlot& slot, const at::Tensor& ids, const at::Tensor& dx,
                                    std::int64_t pad_token_id) {
-  if (dx.is_cuda()) return gpu::accumulate_embedding_gradient(slot.grad, ids.contiguous(), dx.contiguous(), pad_token_id);
+  if (dx.is_cuda())
+    return gpu::accumulate_embedding_gradient(slot.grad, ids.contiguous(), dx.contiguous(),
+                                              pad_token_id);
   const at::Tensor rows = dx.to(at::kFloat).contiguous();
   const std::int64_t width = rows.size(1);
   const auto* id = ids.const_data_ptr<std::int64_t>();

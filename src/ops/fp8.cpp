@@ -20,7 +20,8 @@ Fp8Rows quantize_rows(const at::Tensor& x) {
   const at::NoGradGuard no_grad;
   if (x.is_cuda()) return gpu::quantize_rows(x.contiguous());
   const at::Tensor values = x.to(at::kFloat);
-  const at::Tensor scales = (values.abs().amax(-1, /*keepdim=*/true) / kLargest).clamp_min_(std::numeric_limits<float>::min());
+  const at::Tensor scales = (values.abs().amax(-1, /*keepdim=*/true) / kLargest)
+                                .clamp_min_(std::numeric_limits<float>::min());
   return {(values / scales).to(at::kFloat8_e4m3fn), scales.squeeze(-1)};
 }
 
@@ -33,7 +34,8 @@ at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype)
 
 void store_as_fp8(ParameterSlot& slot) {
   if (slot.kind != SlotKind::kDense || slot.grad.defined())
-    throw UsageError(concat(slot.name, ": only full-precision matrices without gradient can be stored as fp8"));
+    throw UsageError(
+        concat(slot.name, ": only full-precision matrices without gradient can be stored as fp8"));
   const Fp8Rows rows = quantize_rows(slot.value);
   slot.value = rows.values;
   slot.value_scales = rows.scales;
@@ -42,8 +44,9 @@ void store_as_fp8(ParameterSlot& slot) {
 void check_fp8(at::Device device) {
   if (!device.is_cuda()) return;
   if (const int capability = gpu::compute_capability(device); capability < 89)
-    throw UsageError(concat("fp8 products need a GPU of compute capability 8.9 or more (Ada, Hopper), found ", capability / 10, ".",
-                            capability % 10, " on ", device.str(), ": use bf16"));
+    throw UsageError(
+        concat("fp8 products need a GPU of compute capability 8.9 or more (Ada, Hopper), found ",
+               capability / 10, ".", capability % 10, " on ", device.str(), ": use bf16"));
 }
 
 }  // namespace fbi::ops

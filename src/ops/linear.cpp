@@ -24,14 +24,16 @@ at::Tensor unpacked(const ParameterSlot& slot, at::ScalarType dtype) {
   const at::ScalarType rounded = slot.rounding != at::kFloat ? slot.rounding : dtype;
   if (slot.bits.is_cuda()) return gpu::effective_weight(slot, rounded).to(dtype);
   const bool bf16 = rounded == at::kBFloat16;
-  at::Tensor out = at::empty(slot.shape, slot.bits.options().dtype(bf16 ? at::kBFloat16 : at::kFloat));
+  at::Tensor out =
+      at::empty(slot.shape, slot.bits.options().dtype(bf16 ? at::kBFloat16 : at::kFloat));
   const kernels::MatrixShape shape{slot.rows(), slot.columns()};
   const auto* bits = slot.bits.const_data_ptr<std::uint8_t>();
   const auto* alpha = slot.alpha.const_data_ptr<float>();
   const auto* beta = slot.beta.const_data_ptr<float>();
   if (bf16) {
     kernels::effective_weight_bf16(bits, alpha, beta, scale_strides(slot), shape,
-                                   static_cast<std::uint16_t*>(out.data_ptr()), torch_parallel_for());
+                                   static_cast<std::uint16_t*>(out.data_ptr()),
+                                   torch_parallel_for());
   } else {
     kernels::effective_weight(bits, alpha, beta, scale_strides(slot), shape, out.data_ptr<float>(),
                               torch_parallel_for());
@@ -39,9 +41,13 @@ at::Tensor unpacked(const ParameterSlot& slot, at::ScalarType dtype) {
   return out.to(rounded);
 }
 
-bool is_fp8(const ParameterSlot& slot) { return slot.value_scales.defined(); }
+bool is_fp8(const ParameterSlot& slot) {
+  return slot.value_scales.defined();
+}
 
-at::Tensor as_matrix(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
+at::Tensor as_matrix(const at::Tensor& x) {
+  return x.reshape({-1, x.size(-1)});
+}
 
 std::vector<std::int64_t> with_last(const at::Tensor& x, std::int64_t last) {
   std::vector<std::int64_t> shape = x.sizes().vec();
@@ -51,14 +57,18 @@ std::vector<std::int64_t> with_last(const at::Tensor& x, std::int64_t last) {
 
 /// x W~ᵀ
 at::Tensor product(const at::Tensor& x, const ParameterSlot& slot) {
-  if (uses_sign_tables(slot, x.scalar_type(), x.size(0))) return multiply_signs(slot, x.contiguous());
+  if (uses_sign_tables(slot, x.scalar_type(), x.size(0)))
+    return multiply_signs(slot, x.contiguous());
   return matrix_product(x, working_weight(slot, x.scalar_type()).t());
 }
 
 /// dY W~ in `dtype`, rounded to that of dY before, unless a GPU gives fp32 at once.
-at::Tensor product_transposed(const at::Tensor& dy, const ParameterSlot& slot, at::ScalarType dtype) {
-  if (dy.is_cuda() && dy.scalar_type() != dtype) return gpu::product(dy, working_weight(slot, dy.scalar_type()), dtype);
-  if (uses_sign_tables(slot, dy.scalar_type(), dy.size(0))) return multiply_signs_transposed(slot, dy.contiguous()).to(dtype);
+at::Tensor product_transposed(const at::Tensor& dy, const ParameterSlot& slot,
+                              at::ScalarType dtype) {
+  if (dy.is_cuda() && dy.scalar_type() != dtype)
+    return gpu::product(dy, working_weight(slot, dy.scalar_type()), dtype);
+  if (uses_sign_tables(slot, dy.scalar_type(), dy.size(0)))
+    return multiply_signs_transposed(slot, dy.contiguous()).to(dtype);
   return matrix_product(dy, working_weight(slot, dy.scalar_type())).to(dtype);
 }
 
@@ -69,7 +79,8 @@ void add_product_transposed(at::Tensor& sum, const at::Tensor& dy, const Paramet
 }
 
 struct SlotLinears : torch::autograd::Function<SlotLinears> {
-  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const std::vector<ParameterSlot*>& slots, at::ScalarType dtype) {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x,
+                               const std::vector<ParameterSlot*>& slots, at::ScalarType dtype) {
     const at::Tensor input = as_matrix(x).to(dtype);
     ctx->save_for_backward({input});
     ctx->saved_data["dtype"] = x.scalar_type();
@@ -102,12 +113,15 @@ struct SlotLinears : torch::autograd::Function<SlotLinears> {
 };
 
 /// Inputs are quantized once for all slots.
-variable_list fp8_linears(const at::Tensor& x, const std::vector<ParameterSlot*>& slots, at::ScalarType dtype) {
-  if (at::GradMode::is_enabled()) throw UsageError(concat(slots.front()->name, " is stored as fp8: it has no gradient"));
+variable_list fp8_linears(const at::Tensor& x, const std::vector<ParameterSlot*>& slots,
+                          at::ScalarType dtype) {
+  if (at::GradMode::is_enabled())
+    throw UsageError(concat(slots.front()->name, " is stored as fp8: it has no gradient"));
   const Fp8Rows input = quantize_rows(as_matrix(x));
   variable_list out;
   for (const auto* slot : slots)
-    out.push_back(fp8_product(input, {slot->value, slot->value_scales}, dtype).view(with_last(x, slot->rows())));
+    out.push_back(fp8_product(input, {slot->value, slot->value_scales}, dtype)
+                      .view(with_last(x, slot->rows())));
   return out;
 }
 
@@ -118,12 +132,16 @@ at::Tensor working_weight(const ParameterSlot& slot, at::ScalarType dtype) {
   return (slot.kind == SlotKind::kPacked ? unpacked(slot, dtype) : slot.value).to(dtype);
 }
 
-at::Tensor linear(const at::Tensor& x, ParameterSlot& slot, at::ScalarType dtype) { return linears(x, {&slot}, dtype).front(); }
+at::Tensor linear(const at::Tensor& x, ParameterSlot& slot, at::ScalarType dtype) {
+  return linears(x, {&slot}, dtype).front();
+}
 
-std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<ParameterSlot*>& slots, at::ScalarType dtype) {
+std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<ParameterSlot*>& slots,
+                                at::ScalarType dtype) {
   for (const auto* slot : slots) {
     if (x.size(-1) != slot->columns())
-      throw UsageError(concat(slot->name, ": expected inputs of width ", slot->columns(), ", found ", x.size(-1)));
+      throw UsageError(concat(slot->name, ": expected inputs of width ", slot->columns(),
+                              ", found ", x.size(-1)));
   }
   if (is_fp8(*slots.front())) return fp8_linears(x, slots, dtype);
   return SlotLinears::apply(x, slots, dtype);
@@ -131,7 +149,8 @@ std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<Parameter
 
 void accumulate_outer(at::Tensor& target, const at::Tensor& a, const at::Tensor& b) {
   if (target.is_cuda()) return gpu::add_product(target, a.t(), b);
-  // A bf16 product would round the sum of each micro-step to 8 bits; on the CPU fp32 is also the faster product.
+  // A bf16 product would round the sum of each micro-step to 8 bits; on the CPU fp32 is also the
+  // faster product.
   target.addmm_(a.to(at::kFloat).t(), b.to(at::kFloat));
 }
 

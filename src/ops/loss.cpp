@@ -21,10 +21,13 @@ double ordered_sum(const at::Tensor& values) {
 }
 
 void check_logits(const at::Tensor& logits, const at::Tensor& targets) {
-  if (logits.dim() != 2 || (logits.is_cpu() && logits.scalar_type() != at::kFloat) || !logits.is_contiguous())
-    throw UsageError(concat("loss: logits must be contiguous fp32 [tokens, vocab], found ", logits.sizes()));
+  if (logits.dim() != 2 || (logits.is_cpu() && logits.scalar_type() != at::kFloat) ||
+      !logits.is_contiguous())
+    throw UsageError(
+        concat("loss: logits must be contiguous fp32 [tokens, vocab], found ", logits.sizes()));
   if (targets.scalar_type() != at::kInt || targets.numel() != logits.size(0))
-    throw UsageError(concat("loss: expected ", logits.size(0), " int32 targets, found ", targets.sizes()));
+    throw UsageError(
+        concat("loss: expected ", logits.size(0), " int32 targets, found ", targets.sizes()));
 }
 
 }  // namespace
@@ -33,17 +36,23 @@ at::ScalarType logits_dtype(at::Device device, at::ScalarType student, at::Scala
   return device.is_cuda() && student == teacher ? student : at::kFloat;
 }
 
-at::Tensor distill_loss(at::Tensor& logits, const at::Tensor& teacher_logits, const at::Tensor& targets, const LossWeights& weights,
-                        double grad_scale) {
+at::Tensor distill_loss(at::Tensor& logits, const at::Tensor& teacher_logits,
+                        const at::Tensor& targets, const LossWeights& weights, double grad_scale) {
   check_logits(logits, targets);
   const bool distill = weights.distill > 0;
   if (distill && teacher_logits.sizes() != logits.sizes())
-    throw UsageError(concat("loss: student logits ", logits.sizes(), " but teacher logits ", teacher_logits.sizes()));
+    throw UsageError(concat("loss: student logits ", logits.sizes(), " but teacher logits ",
+                            teacher_logits.sizes()));
   if (distill && teacher_logits.scalar_type() != logits.scalar_type())
-    throw UsageError(concat("loss: student logits are ", logits.scalar_type(), " but teacher logits ", teacher_logits.scalar_type()));
-  if (logits.is_cuda()) return gpu::distill_loss(logits, teacher_logits, targets, weights, grad_scale).to(at::kDouble).sum(1);
+    throw UsageError(concat("loss: student logits are ", logits.scalar_type(),
+                            " but teacher logits ", teacher_logits.scalar_type()));
+  if (logits.is_cuda())
+    return gpu::distill_loss(logits, teacher_logits, targets, weights, grad_scale)
+        .to(at::kDouble)
+        .sum(1);
   const auto options = logits.options();
-  at::Tensor next = at::zeros({logits.size(0)}, options), soft = at::zeros({logits.size(0)}, options);
+  at::Tensor next = at::zeros({logits.size(0)}, options),
+             soft = at::zeros({logits.size(0)}, options);
   kernels::DistillLossArgs args;
   args.logits = logits.data_ptr<float>();
   args.teacher_logits = distill ? teacher_logits.const_data_ptr<float>() : nullptr;
@@ -75,8 +84,9 @@ at::Tensor next_token_nll(const at::Tensor& logits, const at::Tensor& targets) {
   check_logits(logits, targets);
   if (logits.is_cuda()) return gpu::next_token_nll(logits, targets);
   at::Tensor out = at::empty({logits.size(0)}, logits.options());
-  kernels::next_token_nll(logits.const_data_ptr<float>(), targets.const_data_ptr<std::int32_t>(), logits.size(0),
-                          logits.size(1), out.data_ptr<float>(), torch_parallel_for());
+  kernels::next_token_nll(logits.const_data_ptr<float>(), targets.const_data_ptr<std::int32_t>(),
+                          logits.size(0), logits.size(1), out.data_ptr<float>(),
+                          torch_parallel_for());
   return out;
 }
 

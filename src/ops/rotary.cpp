@@ -15,19 +15,29 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// x [B, H, S, E] with values of a head side by side; the result lies in memory as [B, S, H, E], as the product before it does.
-at::Tensor rotated_by_kernel(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool inverse) {
+/// x [B, H, S, E] with values of a head side by side; the result lies in memory as [B, S, H, E], as
+/// the product before it does.
+at::Tensor rotated_by_kernel(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
+                             bool inverse) {
   at::Tensor out = at::empty({x.size(0), x.size(2), x.size(1), x.size(3)}, x.options());
-  kernels::rotary({.x = x.const_data_ptr<float>(), .batch_stride = x.stride(0), .position_stride = x.stride(2),
-                   .head_stride = x.stride(1), .batch = x.size(0), .positions = x.size(2), .heads = x.size(1),
-                   .head_dim = x.size(3), .cos = cos.const_data_ptr<float>(), .sin = sin.const_data_ptr<float>()},
+  kernels::rotary({.x = x.const_data_ptr<float>(),
+                   .batch_stride = x.stride(0),
+                   .position_stride = x.stride(2),
+                   .head_stride = x.stride(1),
+                   .batch = x.size(0),
+                   .positions = x.size(2),
+                   .heads = x.size(1),
+                   .head_dim = x.size(3),
+                   .cos = cos.const_data_ptr<float>(),
+                   .sin = sin.const_data_ptr<float>()},
                   inverse, out.data_ptr<float>(), torch_parallel_for());
   return out.transpose(1, 2);
 }
 
 /// By the opposite angle when `inverse`.
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, at::Tensor sin, bool inverse) {
-  if (x.is_cuda() && x.stride(3) == 1) return gpu::rotary(x, cos.contiguous(), sin.contiguous(), inverse);
+  if (x.is_cuda() && x.stride(3) == 1)
+    return gpu::rotary(x, cos.contiguous(), sin.contiguous(), inverse);
   if (x.is_cpu() && x.scalar_type() == at::kFloat && x.stride(3) == 1) {
     return rotated_by_kernel(x, cos.contiguous(), sin.contiguous(), inverse);
   }
@@ -38,7 +48,8 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, at::Tensor sin, bo
 
 /// A rotation is orthogonal: its gradient is the rotation by the opposite angle.
 struct Rotary : torch::autograd::Function<Rotary> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos,
+                            const at::Tensor& sin) {
     ctx->save_for_backward({cos, sin});
     return rotate(x, cos, sin, false);
   }

@@ -4,9 +4,9 @@
 
 #include "fbi/ops/parameter_slot.h"
 
-/// The products of a packed slot from its sign bits: no W~ is formed. A table per token and five inputs holds all sums of
-/// ±alpha·x, each row looks its signs up (kernels/gemv.h); beta is one dot product per token. Rounds differently from the
-/// product with W~, no more.
+/// The products of a packed slot from its sign bits: no W~ is formed. A table per token and five
+/// inputs holds all sums of ±alpha·x, each row looks its signs up (kernels/gemv.h); beta is one dot
+/// product per token. Rounds differently from the product with W~, no more.
 namespace fbi::ops {
 
 /// Whether `linear` forms the products of this slot so, for `tokens` rows in fp32.

@@ -16,7 +16,9 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-bool has_kernel(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat; }
+bool has_kernel(const at::Tensor& x) {
+  return x.is_cpu() && x.scalar_type() == at::kFloat;
+}
 
 /// Keeps gate and up, not silu(gate) besides.
 struct SiluProduct : torch::autograd::Function<SiluProduct> {
@@ -25,8 +27,8 @@ struct SiluProduct : torch::autograd::Function<SiluProduct> {
     if (gate.is_cuda()) return gpu::silu_product(gate, up);
     if (!has_kernel(gate)) return at::silu(gate).mul_(up);
     at::Tensor out = at::empty_like(gate);
-    kernels::silu_product(gate.const_data_ptr<float>(), up.const_data_ptr<float>(), gate.numel(), out.data_ptr<float>(),
-                          torch_parallel_for());
+    kernels::silu_product(gate.const_data_ptr<float>(), up.const_data_ptr<float>(), gate.numel(),
+                          out.data_ptr<float>(), torch_parallel_for());
     return out;
   }
 
@@ -43,8 +45,9 @@ struct SiluProduct : torch::autograd::Function<SiluProduct> {
       return {of_gate, at::silu(gate).mul_(dout)};
     }
     at::Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
-    kernels::silu_product_backward(dout.const_data_ptr<float>(), gate.const_data_ptr<float>(), up.const_data_ptr<float>(),
-                                   gate.numel(), dgate.data_ptr<float>(), dup.data_ptr<float>(), torch_parallel_for());
+    kernels::silu_product_backward(
+        dout.const_data_ptr<float>(), gate.const_data_ptr<float>(), up.const_data_ptr<float>(),
+        gate.numel(), dgate.data_ptr<float>(), dup.data_ptr<float>(), torch_parallel_for());
     return {dgate, dup};
   }
 };

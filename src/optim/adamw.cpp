@@ -15,17 +15,23 @@
 namespace fbi::optim {
 namespace {
 
-constexpr std::size_t kReductionsUnderWay = 2;  // each holds a copy of its gradients: enough to overlap, little memory
+constexpr std::size_t kReductionsUnderWay =
+    2;  // each holds a copy of its gradients: enough to overlap, little memory
 
 using ops::ParameterGroup;
 using ops::ParameterSlot;
 using ops::SlotKind;
 
-Moments zero_moments(const at::Tensor& like) { return {at::zeros_like(like), at::zeros_like(like)}; }
+Moments zero_moments(const at::Tensor& like) {
+  return {at::zeros_like(like), at::zeros_like(like)};
+}
 
-float* data(const at::Tensor& tensor) { return tensor.data_ptr<float>(); }
+float* data(const at::Tensor& tensor) {
+  return tensor.data_ptr<float>();
+}
 
-void update_dense(const at::Tensor& value, const Moments& moments, const at::Tensor& grad, const kernels::AdamWStep& step) {
+void update_dense(const at::Tensor& value, const Moments& moments, const at::Tensor& grad,
+                  const kernels::AdamWStep& step) {
   ops::adamw(value, moments.exp_avg, moments.exp_avg_sq, grad, step);
 }
 
@@ -37,23 +43,31 @@ float* scale_part(const SlotState& state, const at::Tensor& scales) {
 /// The rows of a packed slot that this rank owns.
 ops::SlotRows rows_of(const SlotState& state) {
   const ParameterSlot& slot = *state.slot;
-  return {slot.bits.device(), slot.bits.data_ptr<std::uint8_t>() + state.rows.begin * slot.bits.size(1), scale_part(state, slot.alpha),
-          ops::scale_strides(slot), {state.rows.rows(), slot.columns()}};
+  return {slot.bits.device(),
+          slot.bits.data_ptr<std::uint8_t>() + state.rows.begin * slot.bits.size(1),
+          scale_part(state, slot.alpha),
+          ops::scale_strides(slot),
+          {state.rows.rows(), slot.columns()}};
 }
 
 config::GroupMultipliers multipliers(const config::OptimizerGroups& groups, ParameterGroup group) {
   switch (group) {
-    case ParameterGroup::kScale: return groups.scale;
-    case ParameterGroup::kNorm: return groups.norm;
-    case ParameterGroup::kEmbedding: return groups.embedding;
-    case ParameterGroup::kLatent: break;
+    case ParameterGroup::kScale:
+      return groups.scale;
+    case ParameterGroup::kNorm:
+      return groups.norm;
+    case ParameterGroup::kEmbedding:
+      return groups.embedding;
+    case ParameterGroup::kLatent:
+      break;
   }
   return groups.latent;
 }
 
 /// matrices [slots] and, of every slot, vector or alpha, and beta [slots, 2]; added slot by slot.
 double sum_of(const at::Tensor& matrices, const at::Tensor& replicated) {
-  const auto *matrix = matrices.const_data_ptr<double>(), *own = replicated.const_data_ptr<double>();
+  const auto *matrix = matrices.const_data_ptr<double>(),
+             *own = replicated.const_data_ptr<double>();
   double sum = 0;
   for (std::int64_t i = 0; i < matrices.numel(); ++i) {
     sum += matrix[i];
@@ -69,8 +83,11 @@ SlotState AdamW::make_state(ParameterSlot& slot) const {
   state.slot = &slot;
   const bool sharded = communicator_.size() > 1 && slot.kind != SlotKind::kVector;
   state.rows = {0, slot.rows()};
-  if (sharded) state.rows = distributed::range(slot.rows(), communicator_.rank(), communicator_.size());
-  const auto own_rows = [&](const at::Tensor& whole) { return whole.narrow(0, state.rows.begin, state.rows.rows()); };
+  if (sharded)
+    state.rows = distributed::range(slot.rows(), communicator_.rank(), communicator_.size());
+  const auto own_rows = [&](const at::Tensor& whole) {
+    return whole.narrow(0, state.rows.begin, state.rows.rows());
+  };
   if (slot.kind == SlotKind::kPacked) {
     state.latent = at::zeros_like(own_rows(slot.grad));
     if (slot.owns_alpha()) state.alpha_moments = zero_moments(slot.alpha);
@@ -78,7 +95,8 @@ SlotState AdamW::make_state(ParameterSlot& slot) const {
   } else {
     state.latent = own_rows(slot.value);
   }
-  if (slot.kind != SlotKind::kVector) state.grad = sharded ? at::zeros_like(state.latent) : slot.grad;
+  if (slot.kind != SlotKind::kVector)
+    state.grad = sharded ? at::zeros_like(state.latent) : slot.grad;
   state.moments = zero_moments(state.latent);
   return state;
 }
@@ -100,9 +118,12 @@ AdamW::~AdamW() = default;
 std::size_t AdamW::find_alpha_owner(const ParameterSlot& slot) const {
   if (slot.kind != SlotKind::kPacked || slot.owns_alpha()) return states_.size() - 1;
   const auto owner = std::find_if(states_.begin(), states_.end(), [&](const SlotState& s) {
-    return s.slot->kind == SlotKind::kPacked && s.slot->owns_alpha() && s.slot->alpha.is_same(slot.alpha);
+    return s.slot->kind == SlotKind::kPacked && s.slot->owns_alpha() &&
+           s.slot->alpha.is_same(slot.alpha);
   });
-  if (owner == states_.end()) throw UsageError(concat("optimizer: the slot whose alpha ", slot.name, " uses is not before it"));
+  if (owner == states_.end())
+    throw UsageError(
+        concat("optimizer: the slot whose alpha ", slot.name, " uses is not before it"));
   return static_cast<std::size_t>(owner - states_.begin());
 }
 
@@ -117,7 +138,8 @@ void AdamW::allocate_replicated_gradients() {
   }
   std::int64_t count = 0;
   for (const auto& part : parts) count += part.second;
-  replicated_grad_ = at::zeros({count}, at::TensorOptions().dtype(at::kFloat).device(communicator_.device()));
+  replicated_grad_ =
+      at::zeros({count}, at::TensorOptions().dtype(at::kFloat).device(communicator_.device()));
   count = 0;
   for (auto& [tensor, length] : parts) {
     *tensor = replicated_grad_.narrow(0, count, length);
@@ -126,8 +148,10 @@ void AdamW::allocate_replicated_gradients() {
 }
 
 SlotState& AdamW::state_of(const ParameterSlot& slot) {
-  const auto state = std::find_if(states_.begin(), states_.end(), [&](const SlotState& s) { return s.slot == &slot; });
-  if (state == states_.end()) throw UsageError(concat("optimizer: ", slot.name, " is not one of its slots"));
+  const auto state = std::find_if(states_.begin(), states_.end(),
+                                  [&](const SlotState& s) { return s.slot == &slot; });
+  if (state == states_.end())
+    throw UsageError(concat("optimizer: ", slot.name, " is not one of its slots"));
   return *state;
 }
 
@@ -151,7 +175,8 @@ void AdamW::reduce_gradients(std::span<ParameterSlot* const> slots) {
   }
   if (communicator_.size() == 1 || parts.empty()) return;
   wait_for_reductions(kReductionsUnderWay - 1);
-  reductions_.push_back(std::make_unique<distributed::RowReduction>(communicator_, parts, wire_dtype_));
+  reductions_.push_back(
+      std::make_unique<distributed::RowReduction>(communicator_, parts, wire_dtype_));
   for (auto& part : parts) part.whole.zero_();
 }
 
@@ -166,7 +191,9 @@ void AdamW::wait_for_reductions(std::size_t left) {
 void AdamW::reduce_replicated_gradients() {
   for (auto& state : states_)
     if (state.slot->kind == SlotKind::kVector) state.grad.copy_(state.slot->grad);
-  communicator_.all_reduce(replicated_grad_, distributed::Reduce::kSum, distributed::Payload::kScales)->wait();
+  communicator_
+      .all_reduce(replicated_grad_, distributed::Reduce::kSum, distributed::Payload::kScales)
+      ->wait();
 }
 
 double AdamW::finish_gradients() {
@@ -174,8 +201,8 @@ double AdamW::finish_gradients() {
     if (!state.reduced) reduce_gradients(std::span(&state.slot, 1));
   wait_for_reductions(0);
 
-  // Squares of matrices are sums over this rank's rows, in double; scales and vectors count once. They are read when all are formed: a
-  // GPU is waited for once.
+  // Squares of matrices are sums over this rank's rows, in double; scales and vectors count once.
+  // They are read when all are formed: a GPU is waited for once.
   at::Tensor matrix_squares = zeros_per_slot(1, at::kDouble);
   const at::Tensor replicated_squares = zeros_per_slot(2, at::kDouble);
   replicated_grad_.zero_();
@@ -198,12 +225,14 @@ double AdamW::finish_gradients() {
   return std::sqrt(sum_of(matrix_squares.cpu(), replicated_squares.cpu()));
 }
 
-/// Of this rank's rows. The gradient of a tied alpha is the sum over its slots, which come after its owner.
+/// Of this rank's rows. The gradient of a tied alpha is the sum over its slots, which come after
+/// its owner.
 void AdamW::form_scale_gradients(SlotState& state, double* squares) {
   const ParameterSlot& slot = *state.slot;
   const at::Tensor alpha_grad = slot.owns_alpha() ? state.alpha_grad : at::empty_like(slot.alpha);
   const at::Tensor beta_grad = slot.learns_shift ? state.beta_grad : at::empty_like(slot.beta);
-  ops::scale_gradients(rows_of(state), state.grad, scale_part(state, alpha_grad), scale_part(state, beta_grad), squares);
+  ops::scale_gradients(rows_of(state), state.grad, scale_part(state, alpha_grad),
+                       scale_part(state, beta_grad), squares);
   if (!slot.owns_alpha()) states_[state.alpha_owner].alpha_grad.add_(alpha_grad);
 }
 
@@ -223,8 +252,8 @@ kernels::AdamWStep AdamW::step_for(ParameterGroup group, double lr, double grad_
 }
 
 void AdamW::update_latent(SlotState& state, double lr, double grad_scale, std::int64_t* flips) {
-  ops::adamw_latent(rows_of(state), state.latent, state.moments.exp_avg, state.moments.exp_avg_sq, state.grad,
-                    step_for(state.slot->group, lr, grad_scale), flips);
+  ops::adamw_latent(rows_of(state), state.latent, state.moments.exp_avg, state.moments.exp_avg_sq,
+                    state.grad, step_for(state.slot->group, lr, grad_scale), flips);
 }
 
 void AdamW::update_scales(SlotState& state, double lr, double grad_scale) {
@@ -236,7 +265,8 @@ void AdamW::update_scales(SlotState& state, double lr, double grad_scale) {
 
 void AdamW::update(double lr, double grad_norm) {
   // Published clipping: min(1, clip / (norm + 1e-6)).
-  const double grad_scale = config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (grad_norm + 1e-6)) : 1.0;
+  const double grad_scale =
+      config_.clip_norm > 0 ? std::min(1.0, config_.clip_norm / (grad_norm + 1e-6)) : 1.0;
   ++updates_;
   at::Tensor flips = zeros_per_slot(1, at::kLong);
   for (std::size_t i = 0; i < states_.size(); ++i) {
@@ -244,19 +274,23 @@ void AdamW::update(double lr, double grad_norm) {
     if (state.slot->kind == SlotKind::kPacked)
       update_latent(state, lr, grad_scale, flips.data_ptr<std::int64_t>() + i);
     else
-      update_dense(state.latent, state.moments, state.grad, step_for(state.slot->group, lr, grad_scale));
+      update_dense(state.latent, state.moments, state.grad,
+                   step_for(state.slot->group, lr, grad_scale));
   }
-  // The latent gradient is alpha·G with the alpha of this step's forward, which slots may share: all latent weights go first.
+  // The latent gradient is alpha·G with the alpha of this step's forward, which slots may share:
+  // all latent weights go first.
   for (auto& state : states_)
     if (state.slot->kind == SlotKind::kPacked) update_scales(state, lr, grad_scale);
   communicator_.all_reduce(flips, distributed::Reduce::kSum)->wait();
   gather_working_copies();
   flips = flips.cpu();  // waits for a GPU
-  for (std::size_t i = 0; i < states_.size(); ++i) states_[i].flips = flips.const_data_ptr<std::int64_t>()[i];
+  for (std::size_t i = 0; i < states_.size(); ++i)
+    states_[i].flips = flips.const_data_ptr<std::int64_t>()[i];
 }
 
 at::Tensor AdamW::zeros_per_slot(std::int64_t columns, at::ScalarType dtype) const {
-  return at::zeros({static_cast<std::int64_t>(states_.size()), columns}, at::TensorOptions(dtype).device(communicator_.device()));
+  return at::zeros({static_cast<std::int64_t>(states_.size()), columns},
+                   at::TensorOptions(dtype).device(communicator_.device()));
 }
 
 void AdamW::gather_working_copies() {
@@ -276,10 +310,12 @@ void AdamW::gather_working_copies() {
 
 void AdamW::zero_gradients() {
   for (auto& state : states_) {
-    const bool summed_elsewhere = state.reduced && communicator_.size() > 1;  // then slot->grad is 0 already
+    const bool summed_elsewhere =
+        state.reduced && communicator_.size() > 1;  // then slot->grad is 0 already
     if (!summed_elsewhere || state.slot->kind == SlotKind::kVector) state.slot->grad.zero_();
     if (state.slot->tied_grad.defined()) state.slot->tied_grad.zero_();
-    if (communicator_.size() > 1 && state.slot->kind != SlotKind::kVector) state.grad.zero_();  // on one rank it is slot->grad
+    if (communicator_.size() > 1 && state.slot->kind != SlotKind::kVector)
+      state.grad.zero_();  // on one rank it is slot->grad
     state.reduced = false;
   }
 }
@@ -288,22 +324,30 @@ std::vector<NamedTensor> AdamW::named_tensors() const {
   std::vector<NamedTensor> out;
   const auto add = [&](const NamedTensor& value, const Moments& moments) {
     out.push_back(value);
-    out.push_back({"optimizer.exp_avg." + value.name, moments.exp_avg, value.row_begin, value.total_rows});
-    out.push_back({"optimizer.exp_avg_sq." + value.name, moments.exp_avg_sq, value.row_begin, value.total_rows});
+    out.push_back(
+        {"optimizer.exp_avg." + value.name, moments.exp_avg, value.row_begin, value.total_rows});
+    out.push_back({"optimizer.exp_avg_sq." + value.name, moments.exp_avg_sq, value.row_begin,
+                   value.total_rows});
   };
   for (const auto& state : states_) {
     const ParameterSlot& slot = *state.slot;
     const bool whole = slot.kind == SlotKind::kVector || communicator_.size() == 1;
-    add({slot.name, state.latent, whole ? 0 : state.rows.begin, whole ? -1 : slot.rows()}, state.moments);
+    add({slot.name, state.latent, whole ? 0 : state.rows.begin, whole ? -1 : slot.rows()},
+        state.moments);
     if (slot.kind != SlotKind::kPacked) continue;
     const auto shape = ops::scale_shape(slot);
-    const auto viewed = [&](const Moments& m) { return Moments{m.exp_avg.view(shape), m.exp_avg_sq.view(shape)}; };
-    const NamedTensor alpha{ops::sibling_name(slot.name, "wscale"), slot.alpha.view(shape), 0, -1, !slot.owns_alpha()};
+    const auto viewed = [&](const Moments& m) {
+      return Moments{m.exp_avg.view(shape), m.exp_avg_sq.view(shape)};
+    };
+    const NamedTensor alpha{ops::sibling_name(slot.name, "wscale"), slot.alpha.view(shape), 0, -1,
+                            !slot.owns_alpha()};
     if (slot.owns_alpha())
       add(alpha, viewed(state.alpha_moments));
     else
       out.push_back(alpha);  // under every name, for readers that know no tied scales
-    if (slot.learns_shift) add({ops::sibling_name(slot.name, "wbias"), slot.beta.view(shape)}, viewed(state.beta_moments));
+    if (slot.learns_shift)
+      add({ops::sibling_name(slot.name, "wbias"), slot.beta.view(shape)},
+          viewed(state.beta_moments));
   }
   return out;
 }

@@ -192,8 +192,9 @@ constexpr Range kSpaces[] = {
 
 template <std::size_t count>
 bool contains(const Range (&ranges)[count], char32_t code) {
-  const auto after = std::upper_bound(std::begin(ranges), std::end(ranges), code,
-                                      [](char32_t value, const Range& range) { return value < range.first; });
+  const auto after =
+      std::upper_bound(std::begin(ranges), std::end(ranges), code,
+                       [](char32_t value, const Range& range) { return value < range.first; });
   return after != std::begin(ranges) && code <= std::prev(after)->last;
 }
 

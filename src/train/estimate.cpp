@@ -33,26 +33,33 @@ class Ring {
   std::int64_t ranks_;
 };
 
-TrafficEstimate traffic_of(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher, int world_size,
+TrafficEstimate traffic_of(const config::RunConfig& config,
+                           const std::optional<TeacherPlan>& teacher, int world_size,
                            std::int64_t micro_steps) {
   const Ring ring(world_size);
   const auto student = parameter_shapes(config.model);
   const auto block = [&](const MatrixShape& m) { return m.block_rows(world_size); };
-  const std::int64_t matrices = student.over_matrices([&](const MatrixShape& m) { return block(m) * m.columns; });
-  const std::int64_t packed = student.over_matrices([&](const MatrixShape& m) { return m.packed ? block(m) * m.columns : 0; });
-  const std::int64_t gradient_bytes = config.parallel.gradient_dtype == config::Precision::kBf16 ? kBf16Bytes : kFloatBytes;
+  const std::int64_t matrices =
+      student.over_matrices([&](const MatrixShape& m) { return block(m) * m.columns; });
+  const std::int64_t packed = student.over_matrices(
+      [&](const MatrixShape& m) { return m.packed ? block(m) * m.columns : 0; });
+  const std::int64_t gradient_bytes =
+      config.parallel.gradient_dtype == config::Precision::kBf16 ? kBf16Bytes : kFloatBytes;
 
   TrafficEstimate traffic;
-  traffic.gradients = ring.gather(matrices * gradient_bytes) * (config.parallel.shard_gradients ? micro_steps : 1);
-  traffic.bits = ring.gather(
-      student.over_matrices([&](const MatrixShape& m) { return m.packed ? block(m) * m.row_bits_bytes() : 0; }));
+  traffic.gradients =
+      ring.gather(matrices * gradient_bytes) * (config.parallel.shard_gradients ? micro_steps : 1);
+  traffic.bits = ring.gather(student.over_matrices(
+      [&](const MatrixShape& m) { return m.packed ? block(m) * m.row_bits_bytes() : 0; }));
   traffic.values = ring.gather((matrices - packed) * kFloatBytes);
   traffic.scales = ring.all_reduce((student.norm_elements + student.scale_elements) * kFloatBytes);
   // Flips and squares of every slot, both losses, what signals and clocks ask for.
-  traffic.control = 2 * ring.all_reduce(student.slots * 8) + ring.all_reduce(2 * 8) + ring.all_reduce(2 * 4);
+  traffic.control =
+      2 * ring.all_reduce(student.slots * 8) + ring.all_reduce(2 * 8) + ring.all_reduce(2 * 4);
   if (teacher && config.parallel.shard_teacher) {
     const auto shapes = parameter_shapes(teacher->model);
-    const std::int64_t layer = shapes.over_layer([&](const MatrixShape& m) { return block(m) * m.columns; });
+    const std::int64_t layer =
+        shapes.over_layer([&](const MatrixShape& m) { return block(m) * m.columns; });
     traffic.teacher = micro_steps * shapes.layers * ring.gather(layer * teacher->value_bytes);
   }
   traffic.bf16_gathers_of_linears = 2 * micro_steps * ring.gather(packed * kBf16Bytes);
@@ -74,12 +81,15 @@ double decoder_matrix_flops(const config::ModelConfig& model) {
 
 ForwardFlops forward_flops(const config::ModelConfig& model, std::int64_t seq_len) {
   // Scores and mixing: 2 products of S/2 positions on average, 2 operations each.
-  const double attention = 2.0 * static_cast<double>(seq_len * model.num_attention_heads * model.head_dim);
+  const double attention =
+      2.0 * static_cast<double>(seq_len * model.num_attention_heads * model.head_dim);
   return {decoder_matrix_flops(model) + static_cast<double>(model.num_hidden_layers) * attention,
           2.0 * static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size)};
 }
 
-std::int64_t bytes_of(std::string_view dtype) { return dtype == "fp32" ? kFloatBytes : kBf16Bytes; }
+std::int64_t bytes_of(std::string_view dtype) {
+  return dtype == "fp32" ? kFloatBytes : kBf16Bytes;
+}
 
 /// All divisors of `count`, largest first.
 std::vector<std::int64_t> divisors(std::int64_t count) {
@@ -98,22 +108,29 @@ struct Option {
 
 std::vector<Option> options_for(const config::RunConfig& config, int world_size) {
   const bool parallel = world_size > 1;
-  return {{"train.recompute=true", !config.train.recompute, [](config::RunConfig& c) { c.train.recompute = true; }},
-          {"parallel.gradient_dtype=bf16", parallel && config.parallel.gradient_dtype != config::Precision::kBf16,
+  return {{"train.recompute=true", !config.train.recompute,
+           [](config::RunConfig& c) { c.train.recompute = true; }},
+          {"parallel.gradient_dtype=bf16",
+           parallel && config.parallel.gradient_dtype != config::Precision::kBf16,
            [](config::RunConfig& c) { c.parallel.gradient_dtype = config::Precision::kBf16; }},
           {"parallel.shard_gradients=true", parallel && !config.parallel.shard_gradients,
            [](config::RunConfig& c) { c.parallel.shard_gradients = true; }},
-          {"parallel.shard_teacher=true", parallel && !config.parallel.shard_teacher && config.objective.distill > 0,
+          {"parallel.shard_teacher=true",
+           parallel && !config.parallel.shard_teacher && config.objective.distill > 0,
            [](config::RunConfig& c) { c.parallel.shard_teacher = true; }}};
 }
 
 }  // namespace
 
-std::int64_t total_bytes(const MemoryByKind& bytes) { return std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0}); }
+std::int64_t total_bytes(const MemoryByKind& bytes) {
+  return std::accumulate(bytes.begin(), bytes.end(), std::int64_t{0});
+}
 
 const MemoryPhase& MemoryEstimate::peak() const {
   return *std::max_element(phases.begin(), phases.end(),
-                           [](const MemoryPhase& a, const MemoryPhase& b) { return total_bytes(a.bytes) < total_bytes(b.bytes); });
+                           [](const MemoryPhase& a, const MemoryPhase& b) {
+                             return total_bytes(a.bytes) < total_bytes(b.bytes);
+                           });
 }
 
 TokenFlops token_flops(const config::RunConfig& config, const config::ModelConfig* teacher) {
@@ -129,19 +146,22 @@ TokenFlops token_flops(const config::RunConfig& config, const config::ModelConfi
   return flops;
 }
 
-TeacherPlan plan_teacher(const config::ModelConfig& model, const config::TeacherConfig& teacher, std::string_view stored,
-                         Processor processor) {
+TeacherPlan plan_teacher(const config::ModelConfig& model, const config::TeacherConfig& teacher,
+                         std::string_view stored, Processor processor) {
   const bool fp8 = teacher.dtype == "fp8";
   const std::string_view kept = stored == "fp32" && processor == Processor::kCpu ? "fp32" : "bf16";
-  const std::string_view dtype = fp8 ? kept : teacher.dtype.empty() ? stored : std::string_view(teacher.dtype);
+  const std::string_view dtype = fp8                     ? kept
+                                 : teacher.dtype.empty() ? stored
+                                                         : std::string_view(teacher.dtype);
   const bool widened = dtype == "fp16" && processor == Processor::kCpu;
   return {model, bytes_of(dtype), widened ? kFloatBytes : bytes_of(dtype), fp8};
 }
 
-Estimate estimate(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher, int world_size,
-                  Processor processor) {
+Estimate estimate(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher,
+                  int world_size, Processor processor) {
   const bool distills = config.objective.distill > 0;
-  if (distills && !teacher) throw UsageError("estimate: objective.distill > 0 needs the teacher's architecture");
+  if (distills && !teacher)
+    throw UsageError("estimate: objective.distill > 0 needs the teacher's architecture");
   const std::optional<TeacherPlan> used = distills ? teacher : std::nullopt;
   Estimate result;
   result.world_size = world_size;
@@ -156,11 +176,14 @@ Estimate estimate(const config::RunConfig& config, const std::optional<TeacherPl
   return result;
 }
 
-std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher,
-                                                   int world_size, Processor processor, std::int64_t budget_bytes) {
+std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& config,
+                                                   const std::optional<TeacherPlan>& teacher,
+                                                   int world_size, Processor processor,
+                                                   std::int64_t budget_bytes) {
   const auto options = options_for(config, world_size);
   const auto micro_batches = divisors(config.train.micro_batch);
-  /// The options of a subset with the largest micro-batch that fits, the configured one or smaller ones.
+  /// The options of a subset with the largest micro-batch that fits, the configured one or smaller
+  /// ones.
   const auto try_subset = [&](unsigned subset, bool smaller) -> std::optional<FittingSettings> {
     FittingSettings found;
     config::RunConfig changed = config;

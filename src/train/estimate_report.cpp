@@ -9,13 +9,18 @@ namespace fbi::train {
 namespace {
 
 constexpr std::array<std::string_view, kMemoryKinds> kKinds = {
-    "latent", "moments", "bits", "values", "gradients", "teacher", "activations", "loss_chunk", "workspace"};
+    "latent",  "moments",     "bits",       "values",   "gradients",
+    "teacher", "activations", "loss_chunk", "workspace"};
 constexpr std::array<std::string_view, kMemoryKinds> kDescriptions = {
-    "latent weights", "AdamW moments", "sign bits", "full-precision values", "gradients", "teacher", "activations", "loss chunk",
-    "workspace"};
+    "latent weights", "AdamW moments", "sign bits", "full-precision values", "gradients", "teacher",
+    "activations",    "loss chunk",    "workspace"};
 
-std::string count_text(std::int64_t count) { return format_count(static_cast<std::uint64_t>(count)); }
-std::string bytes_text(std::int64_t bytes) { return format_bytes(static_cast<std::uint64_t>(bytes)); }
+std::string count_text(std::int64_t count) {
+  return format_count(static_cast<std::uint64_t>(count));
+}
+std::string bytes_text(std::int64_t bytes) {
+  return format_bytes(static_cast<std::uint64_t>(bytes));
+}
 
 std::string percent(double part, double whole) {
   char text[32];
@@ -26,7 +31,8 @@ std::string percent(double part, double whole) {
 std::string flop_text(double flops) {
   const bool large = flops >= 5e7;
   char text[32];
-  std::snprintf(text, sizeof text, large ? "%.1f GFLOP" : "%.2f MFLOP", flops / (large ? 1e9 : 1e6));
+  std::snprintf(text, sizeof text, large ? "%.1f GFLOP" : "%.2f MFLOP",
+                flops / (large ? 1e9 : 1e6));
   return text;
 }
 
@@ -40,30 +46,38 @@ std::string row(std::string_view label, std::int64_t bytes) {
 
 }  // namespace
 
-std::string_view to_string(MemoryKind kind) { return kKinds[static_cast<std::size_t>(kind)]; }
+std::string_view to_string(MemoryKind kind) {
+  return kKinds[static_cast<std::size_t>(kind)];
+}
 
 std::string model_report(const config::ModelConfig& model) {
   const auto size = config::parameter_counts(model);
-  return concat("model       ", count_text(size.total()), " parameters: ", count_text(size.binarized), " at one bit, ",
-                count_text(size.scales), " scales and shifts, ", count_text(size.dense), " full precision\n");
+  return concat("model       ", count_text(size.total()),
+                " parameters: ", count_text(size.binarized), " at one bit, ",
+                count_text(size.scales), " scales and shifts, ", count_text(size.dense),
+                " full precision\n");
 }
 
 std::string teacher_report(const std::optional<TeacherPlan>& teacher, const std::string& source) {
   if (!teacher) return "teacher     none (next-token training)\n";
-  return concat("teacher     ", source, ", ", count_text(config::parameter_counts(teacher->model).total()), " parameters of ",
-                teacher->value_bytes, teacher->fp8 ? " bytes, of decoder matrices 1\n" : " bytes\n");
+  return concat("teacher     ", source, ", ",
+                count_text(config::parameter_counts(teacher->model).total()), " parameters of ",
+                teacher->value_bytes,
+                teacher->fp8 ? " bytes, of decoder matrices 1\n" : " bytes\n");
 }
 
 std::string run_report(const config::RunConfig& config, const Estimate& estimate) {
-  return concat("step        ", config.train.global_batch, " samples = ", estimate.world_size, " rank(s) x ", estimate.micro_steps,
-                " micro-steps x ", config.train.micro_batch, "; ", count_text(estimate.tokens_per_step), " tokens\nrun         ",
-                estimate.steps, " steps of a schedule of ", config.optimizer.total_steps, ", ",
+  return concat("step        ", config.train.global_batch, " samples = ", estimate.world_size,
+                " rank(s) x ", estimate.micro_steps, " micro-steps x ", config.train.micro_batch,
+                "; ", count_text(estimate.tokens_per_step), " tokens\nrun         ", estimate.steps,
+                " steps of a schedule of ", config.optimizer.total_steps, ", ",
                 count_text(static_cast<std::int64_t>(estimate.tokens())), " tokens\n");
 }
 
 std::string memory_report(const Estimate& estimate) {
   const MemoryPhase& peak = estimate.memory.peak();
-  std::string out = concat("memory      ", bytes_text(total_bytes(peak.bytes)), " per rank at its peak (", peak.name, ")\n");
+  std::string out = concat("memory      ", bytes_text(total_bytes(peak.bytes)),
+                           " per rank at its peak (", peak.name, ")\n");
   for (std::size_t kind = 0; kind < kMemoryKinds; ++kind)
     if (peak.bytes[kind] > 0) out += row(kDescriptions[kind], peak.bytes[kind]);
   return out;
@@ -72,8 +86,9 @@ std::string memory_report(const Estimate& estimate) {
 std::string traffic_report(const Estimate& estimate) {
   if (estimate.world_size == 1) return "traffic     none: one rank\n";
   const TrafficEstimate& t = estimate.traffic;
-  std::string out = concat("traffic     ", bytes_text(t.total()), " sent per rank and step, as a ring sends it\n",
-                           row("gradients, reduce_scatter", t.gradients));
+  std::string out =
+      concat("traffic     ", bytes_text(t.total()), " sent per rank and step, as a ring sends it\n",
+             row("gradients, reduce_scatter", t.gradients));
   if (t.bits > 0) out += row("sign bits, all_gather", t.bits);
   out += row("embedding and head, all_gather", t.values);
   out += row("norms and scales, all_reduce", t.scales);
@@ -82,7 +97,8 @@ std::string traffic_report(const Estimate& estimate) {
     const auto ratio = [](std::int64_t ours, std::int64_t theirs) {
       return static_cast<std::int64_t>(static_cast<double>(theirs) / static_cast<double>(ours));
     };
-    out += concat("            bf16 weights gathered for forward and backward of ", estimate.micro_steps, " micro-steps would be ",
+    out += concat("            bf16 weights gathered for forward and backward of ",
+                  estimate.micro_steps, " micro-steps would be ",
                   ratio(t.bits, t.bf16_gathers_of_linears), " times the bits,\n            ",
                   ratio(t.bits + t.values, t.bf16_gathers), " times bits, embedding and head\n");
   }
@@ -91,16 +107,19 @@ std::string traffic_report(const Estimate& estimate) {
 
 std::string flops_report(const Estimate& estimate) {
   const TokenFlops& f = estimate.flops;
-  std::string out = concat("arithmetic  ", flop_text(f.total()), " per token: student 6N ", flop_text(f.student));
+  std::string out =
+      concat("arithmetic  ", flop_text(f.total()), " per token: student 6N ", flop_text(f.student));
   if (f.recompute > 0) out += concat(", recompute ", flop_text(f.recompute));
-  if (f.teacher > 0) out += concat(", teacher 2N ", flop_text(f.teacher), " (", percent(f.teacher, f.total()), ")");
+  if (f.teacher > 0)
+    out += concat(", teacher 2N ", flop_text(f.teacher), " (", percent(f.teacher, f.total()), ")");
   if (f.teacher_fp8 > 0) out += concat(", of which ", flop_text(f.teacher_fp8), " in fp8");
   return out + "; causal attention included\n";
 }
 
 std::string disk_report(const config::RunConfig& config, const Estimate& estimate) {
-  return concat("disk        ", bytes_text(estimate.checkpoint_bytes), " per checkpoint, ", bytes_text(estimate.disk_bytes), " for ",
-                config.checkpoint.keep, " and one being written\n");
+  return concat("disk        ", bytes_text(estimate.checkpoint_bytes), " per checkpoint, ",
+                bytes_text(estimate.disk_bytes), " for ", config.checkpoint.keep,
+                " and one being written\n");
 }
 
 }  // namespace fbi::train

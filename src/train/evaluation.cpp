@@ -36,7 +36,8 @@ bool evaluate_together(distributed::Communicator& communicator, const std::funct
   return asked.item<int>() == 0;
 }
 
-/// `whole` holds this rank's values at their places and 0 elsewhere; returns those of all ranks. Sums with 0 are exact.
+/// `whole` holds this rank's values at their places and 0 elsewhere; returns those of all ranks.
+/// Sums with 0 are exact.
 std::vector<double> joined(distributed::Communicator& communicator, std::span<const double> whole) {
   at::Tensor values = at::zeros({static_cast<std::int64_t>(whole.size())}, at::kDouble);
   std::ranges::copy(whole, values.mutable_data_ptr<double>());
@@ -59,11 +60,14 @@ void divide(Options& options, const distributed::Communicator& communicator) {
 
 }  // namespace
 
-std::optional<eval::PerplexityResult> perplexity(distributed::Communicator& communicator, eval::LanguageModel& model,
-                                                 const eval::WindowSource& windows, eval::PerplexityOptions options) {
+std::optional<eval::PerplexityResult> perplexity(distributed::Communicator& communicator,
+                                                 eval::LanguageModel& model,
+                                                 const eval::WindowSource& windows,
+                                                 eval::PerplexityOptions options) {
   divide(options, communicator);
   eval::PerplexityResult part;
-  if (!evaluate_together(communicator, [&] { part = eval::perplexity(model, windows, options); })) return std::nullopt;
+  if (!evaluate_together(communicator, [&] { part = eval::perplexity(model, windows, options); }))
+    return std::nullopt;
   std::vector<double> whole(static_cast<std::size_t>(part.windows_total));
   std::ranges::copy(part.window_nll, whole.begin() + part.first_window);
   part.window_nll = joined(communicator, whole);
@@ -73,15 +77,20 @@ std::optional<eval::PerplexityResult> perplexity(distributed::Communicator& comm
   return eval::merge({&part, 1});
 }
 
-std::optional<eval::ChoiceResult> evaluate_choices(distributed::Communicator& communicator, eval::LanguageModel& model,
-                                                   const text::Tokenizer& tokenizer, const eval::ChoiceTask& task,
+std::optional<eval::ChoiceResult> evaluate_choices(distributed::Communicator& communicator,
+                                                   eval::LanguageModel& model,
+                                                   const text::Tokenizer& tokenizer,
+                                                   const eval::ChoiceTask& task,
                                                    eval::ChoiceOptions options) {
   divide(options, communicator);
   eval::ChoiceResult part;
-  if (!evaluate_together(communicator, [&] { part = eval::evaluate_choices(model, tokenizer, task, options); })) return std::nullopt;
+  if (!evaluate_together(communicator,
+                         [&] { part = eval::evaluate_choices(model, tokenizer, task, options); }))
+    return std::nullopt;
   std::vector<double> whole;
   for (std::size_t i = 0; i < task.items.size(); ++i) {
-    const std::size_t choices = task.items[i].choices.size(), first = static_cast<std::size_t>(part.first_item);
+    const std::size_t choices = task.items[i].choices.size(),
+                      first = static_cast<std::size_t>(part.first_item);
     if (i >= first && i - first < part.items.size()) {
       std::ranges::copy(part.items[i - first].log_likelihoods, std::back_inserter(whole));
     } else {
@@ -106,13 +115,15 @@ eval::ChoiceTask open_choice_task(const std::string& name) {
   return eval::read_choice_task(name.substr(0, equals), name.substr(equals + 1));
 }
 
-RunEvaluation::RunEvaluation(const config::RunConfig& config, distributed::Communicator& communicator)
+RunEvaluation::RunEvaluation(const config::RunConfig& config,
+                             distributed::Communicator& communicator)
     : options_(config.evaluation), last_step_(config.train.steps), communicator_(communicator) {
   if (options_.every_steps == 0) return;
   for (const std::string& file : options_.tokens) {
     const std::string name = std::filesystem::path(file).stem().string();
     check_name(name);
-    held_out_.push_back({name, eval::sample_windows(data::open_token_windows(file, config.model.vocab_size))});
+    held_out_.push_back(
+        {name, eval::sample_windows(data::open_token_windows(file, config.model.vocab_size))});
   }
   for (const std::string& word : options_.tasks) {
     eval::ChoiceTask task = open_choice_task(word);
@@ -122,8 +133,10 @@ RunEvaluation::RunEvaluation(const config::RunConfig& config, distributed::Commu
   if (tasks_.empty()) return;
   const auto tokenizer = data::find_tokenizer(config.data);
   if (!tokenizer) {
-    throw DataError("evaluation.tasks need a tokenizer, and none lies with the data of data.paths: put the tokenizer.model or "
-                    "tokenizer.json that the data were prepared with into that folder");
+    throw DataError(
+        "evaluation.tasks need a tokenizer, and none lies with the data of data.paths: put the "
+        "tokenizer.model or "
+        "tokenizer.json that the data were prepared with into that folder");
   }
   tokenizer_ = text::load_tokenizer(*tokenizer);
 }
@@ -132,7 +145,8 @@ RunEvaluation::RunEvaluation(const config::RunConfig& config, distributed::Commu
 void RunEvaluation::check_name(const std::string& name) const {
   const auto same = [&](const auto& other) { return other.name == name; };
   if (std::ranges::any_of(held_out_, same) || std::ranges::any_of(tasks_, same)) {
-    throw UsageError(concat("evaluation.tokens and evaluation.tasks: two are called ", name, "; rename one of the files"));
+    throw UsageError(concat("evaluation.tokens and evaluation.tasks: two are called ", name,
+                            "; rename one of the files"));
   }
 }
 

@@ -20,7 +20,8 @@ PassShape pass_shape(const config::ModelConfig& model, std::int64_t tokens) {
 }
 
 /// x.to(dtype): the same tensor when it has that type.
-LayerWalk::Buffer LayerWalk::cast(const Buffer& x, std::int64_t width, std::int64_t from, std::int64_t to) {
+LayerWalk::Buffer LayerWalk::cast(const Buffer& x, std::int64_t width, std::int64_t from,
+                                  std::int64_t to) {
   return from == to ? x : activation(shape_.tokens * width * to);
 }
 
@@ -31,13 +32,15 @@ LayerWalk::Buffer LayerWalk::working_weight(const config::LinearShape& linear) {
 
 /// What a product takes x [T, I] as: in the compute dtype, or in fp8 with a scale per token.
 LayerWalk::Buffer LayerWalk::operand(const Buffer& x, std::int64_t width, std::int64_t from) {
-  return shape_.fp8 ? activation(shape_.tokens * (width + 4)) : cast(x, width, from, shape_.element);
+  return shape_.fp8 ? activation(shape_.tokens * (width + 4))
+                    : cast(x, width, from, shape_.element);
 }
 
 LayerWalk::Buffer LayerWalk::linear(const Buffer&, const config::LinearShape& linear) {
   if (shape_.fp8) {
     if (!shape_.mixed_products)  // the reference multiplies in fp32
-      workspace(4 * (shape_.tokens * (linear.inputs + linear.outputs) + linear.inputs * linear.outputs));
+      workspace(
+          4 * (shape_.tokens * (linear.inputs + linear.outputs) + linear.inputs * linear.outputs));
     return activation(shape_.tokens * linear.outputs * shape_.element);
   }
   const Buffer weight = working_weight(linear);
@@ -46,14 +49,16 @@ LayerWalk::Buffer LayerWalk::linear(const Buffer&, const config::LinearShape& li
 
 /// slot.grad += dYᵀ x, then dx = dY W~ in the compute dtype.
 LayerWalk::Buffer LayerWalk::linear_backward(const config::LinearShape& linear) {
-  if (shape_.element != 4 && !shape_.mixed_products) workspace(shape_.tokens * (linear.outputs + linear.inputs) * 4);
+  if (shape_.element != 4 && !shape_.mixed_products)
+    workspace(shape_.tokens * (linear.outputs + linear.inputs) * 4);
   const Buffer weight = working_weight(linear);
   return activation(shape_.tokens * linear.inputs * shape_.element);
 }
 
 /// dx in fp32 of an input that several slots share: of the last of them.
 LayerWalk::Buffer LayerWalk::shared_input_gradient(const config::LinearShape& linear) {
-  if (!shape_.mixed_products) return cast(linear_backward(linear), linear.inputs, shape_.element, 4);
+  if (!shape_.mixed_products)
+    return cast(linear_backward(linear), linear.inputs, shape_.element, 4);
   const Buffer dx = activation(shape_.tokens * linear.inputs * 4);
   add_to(dx, linear);
   return dx;
@@ -72,7 +77,9 @@ LayerWalk::Buffer LayerWalk::norm_forward(Buffer* inverse_rms) {
   return out;
 }
 
-LayerWalk::Buffer LayerWalk::norm_backward() { return stream(); }
+LayerWalk::Buffer LayerWalk::norm_backward() {
+  return stream();
+}
 
 /// Without a kernel six half-width products and sums live until they are joined.
 LayerWalk::Buffer LayerWalk::rotary(const Buffer&, std::int64_t width) {
@@ -170,7 +177,8 @@ LayerWalk::Buffer LayerWalk::mlp_backward(const Buffer&, Graph& graph) {
 LayerWalk::Buffer LayerWalk::attention_backward(const Buffer&, Graph& graph) {
   const PassShape& s = shape_;
   const std::int64_t wide = s.tokens * s.queries * s.attention_element;
-  Buffer dmixed = cast(linear_backward(linears_[kOutput]), s.queries, s.element, s.attention_element);
+  Buffer dmixed =
+      cast(linear_backward(linears_[kOutput]), s.queries, s.element, s.attention_element);
   graph.o_input.reset();
   const bool shared = s.keys != s.queries;  // heads are repeated
   Buffer dq = activation(wide), dk = activation(wide), dv = activation(wide);

@@ -5,22 +5,26 @@
 
 namespace fbi::train {
 
-/// Sizes of one micro-step of a model on one rank. T tokens, D hidden, Q and K widths of all query and key heads, F feed-forward.
+/// Sizes of one micro-step of a model on one rank. T tokens, D hidden, Q and K widths of all query
+/// and key heads, F feed-forward.
 struct PassShape {
   std::int64_t tokens = 0, hidden = 0, queries = 0, keys = 0, wide = 0, heads = 0;
-  bool fp8 = false;                  ///< linear layers and their inputs take one byte; without gradient
-  bool packed = true;                ///< linear layers are unpacked when they are used
-  bool fused_rotary = false;         ///< one kernel, no parts to be joined
-  bool heads_inside = false;         ///< attention returns [B, S, H, E] in memory; else a copy puts it in that order
-  bool mixed_products = false;       ///< operands of two bytes add to fp32 sums; else they are widened first
-  std::int64_t element = 4;          ///< bytes of the compute dtype
+  bool fp8 = false;           ///< linear layers and their inputs take one byte; without gradient
+  bool packed = true;         ///< linear layers are unpacked when they are used
+  bool fused_rotary = false;  ///< one kernel, no parts to be joined
+  bool heads_inside =
+      false;  ///< attention returns [B, S, H, E] in memory; else a copy puts it in that order
+  bool mixed_products =
+      false;  ///< operands of two bytes add to fp32 sums; else they are widened first
+  std::int64_t element = 4;  ///< bytes of the compute dtype
   std::int64_t attention_element = 4;
-  std::int64_t value_element = 4;    ///< of dense weights as they are stored
+  std::int64_t value_element = 4;  ///< of dense weights as they are stored
 };
 
 PassShape pass_shape(const config::ModelConfig& model, std::int64_t tokens);
 
-/// Walks nn::DecoderLayer and the operations of ops through a ledger. What a tensor is called in the comments is its name there.
+/// Walks nn::DecoderLayer and the operations of ops through a ledger. What a tensor is called in
+/// the comments is its name there.
 class LayerWalk {
  public:
   using Buffer = MemoryLedger::Buffer;
@@ -31,7 +35,8 @@ class LayerWalk {
     Buffer h, post_inverse_rms, mlp_input, gate, up, product;
   };
 
-  LayerWalk(MemoryLedger& ledger, const PassShape& shape, const std::array<config::LinearShape, 7>& linears)
+  LayerWalk(MemoryLedger& ledger, const PassShape& shape,
+            const std::array<config::LinearShape, 7>& linears)
       : ledger_(ledger), shape_(shape), linears_(linears) {}
 
   /// The residual stream [T, D] fp32.

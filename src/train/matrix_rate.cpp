@@ -21,9 +21,11 @@ constexpr int kProducts = 5;
 constexpr double kEnoughSeconds = 0.1;
 
 /// A tile of normal numbers, repeated: zeros or constants would let a GPU clock higher.
-at::Tensor random_square(std::int64_t size, std::uint64_t stream, at::ScalarType dtype, at::Device device) {
+at::Tensor random_square(std::int64_t size, std::uint64_t stream, at::ScalarType dtype,
+                         at::Device device) {
   at::Tensor tile = at::empty({kTile, kTile}, at::kFloat);
-  fill_normal({tile.data_ptr<float>(), static_cast<std::size_t>(tile.numel())}, /*seed=*/1, stream, 0, 0.0, 1.0);
+  fill_normal({tile.data_ptr<float>(), static_cast<std::size_t>(tile.numel())}, /*seed=*/1, stream,
+              0, 0.0, 1.0);
   return tile.to(device, dtype).repeat({size / kTile, size / kTile});
 }
 
@@ -33,7 +35,8 @@ double measure_matrix_rate(at::ScalarType dtype, at::Device device) {
   const std::int64_t size = device.is_cpu() ? 1024 : dtype == at::kFloat ? 4096 : 8192;
   const bool fp8 = dtype == at::kFloat8_e4m3fn;
   const at::ScalarType given = fp8 ? at::kBFloat16 : dtype;
-  const at::Tensor a = random_square(size, 1, given, device), b = random_square(size, 2, given, device);
+  const at::Tensor a = random_square(size, 1, given, device),
+                   b = random_square(size, 2, given, device);
   ops::Fp8Rows a8, b8;
   if (fp8) a8 = ops::quantize_rows(a), b8 = ops::quantize_rows(b);
   const auto multiply = [&] {
@@ -45,7 +48,8 @@ double measure_matrix_rate(at::ScalarType dtype, at::Device device) {
   for (int i = 0; i < kProducts && total < kEnoughSeconds; ++i) {
     const auto start = std::chrono::steady_clock::now();
     multiply();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     best = std::min(best, seconds);
     total += seconds;
   }

@@ -7,8 +7,8 @@
 
 namespace fbi::train {
 
-/// Counts bytes while a step is walked through in the order of its code, as an allocator would, and keeps the highest total of each
-/// phase.
+/// Counts bytes while a step is walked through in the order of its code, as an allocator would, and
+/// keeps the highest total of each phase.
 class MemoryLedger {
   struct Block {
     MemoryLedger& ledger;
@@ -31,7 +31,9 @@ class MemoryLedger {
   MemoryLedger(const MemoryLedger&) = delete;  // blocks hold its address
   MemoryLedger& operator=(const MemoryLedger&) = delete;
 
-  Buffer make(MemoryKind kind, std::int64_t bytes) { return std::make_shared<const Block>(*this, kind, bytes); }
+  Buffer make(MemoryKind kind, std::int64_t bytes) {
+    return std::make_shared<const Block>(*this, kind, bytes);
+  }
   /// From here on the maximum counts for this phase.
   void begin(std::string phase) { phases_.push_back({std::move(phase), now_}); }
   const MemoryByKind& now() const { return now_; }
@@ -40,7 +42,8 @@ class MemoryLedger {
  private:
   void add(std::size_t kind, std::int64_t bytes) {
     now_[kind] += bytes;
-    if (bytes > 0 && !phases_.empty() && total_bytes(now_) > total_bytes(phases_.back().bytes)) phases_.back().bytes = now_;
+    if (bytes > 0 && !phases_.empty() && total_bytes(now_) > total_bytes(phases_.back().bytes))
+      phases_.back().bytes = now_;
   }
 
   MemoryByKind now_{};

@@ -60,8 +60,10 @@ std::vector<std::pair<std::string_view, std::int64_t>> MemoryUse::parts() const 
     if (bytes > 0) out.emplace_back(name, bytes);
     rest = std::max<std::int64_t>(rest - bytes, 0);
   };
-  for (std::size_t kind = 0; kind < kMemoryKinds; ++kind) take(to_string(static_cast<MemoryKind>(kind)), held[kind]);
-  if (peak_device_bytes == 0) take("program", std::min(program_bytes, rest));  // tensors may lie in memory that it had freed
+  for (std::size_t kind = 0; kind < kMemoryKinds; ++kind)
+    take(to_string(static_cast<MemoryKind>(kind)), held[kind]);
+  if (peak_device_bytes == 0)
+    take("program", std::min(program_bytes, rest));  // tensors may lie in memory that it had freed
   out.emplace_back("rest", rest);
   return out;
 }

@@ -19,11 +19,14 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 /// JSON has no NaN or infinity.
-Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+Json number(double value) {
+  return std::isfinite(value) ? Json(value) : Json(nullptr);
+}
 
 }  // namespace
 
-std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConfig& objective, const Pace& pace) {
+std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConfig& objective,
+                         const Pace& pace) {
   Json line;
   line["step"] = metrics.step;
   line["tokens"] = metrics.tokens;
@@ -43,10 +46,12 @@ std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConf
   line["layer_flip_rates"] = std::move(layers);
   Json sent = Json::object();
   for (const auto payload : distributed::kAllPayloads)
-    if (const auto bytes = metrics.bytes_sent[static_cast<std::size_t>(payload)]) sent[std::string(to_string(payload))] = bytes;
+    if (const auto bytes = metrics.bytes_sent[static_cast<std::size_t>(payload)])
+      sent[std::string(to_string(payload))] = bytes;
   if (!sent.empty()) line["bytes_sent"] = std::move(sent);
   Json evaluation = Json::object();
-  for (const auto& found : metrics.evaluation) evaluation[found.data][found.metric] = number(found.value);
+  for (const auto& found : metrics.evaluation)
+    evaluation[found.data][found.metric] = number(found.value);
   if (!evaluation.empty()) line["evaluation"] = std::move(evaluation);
   line["step_seconds"] = pace.step_seconds;
   Json phases = Json::object();
@@ -58,7 +63,8 @@ std::string metrics_line(const StepMetrics& metrics, const config::ObjectiveConf
   line["recompute_flops_per_second"] = number(std::round(pace.recompute_flops_per_second));
   line["matrix_share"] = pace.matrix_share > 0 ? Json(pace.matrix_share) : Json(nullptr);
   line["peak_memory_bytes"] = pace.memory.peak_bytes;
-  if (pace.memory.peak_device_bytes > 0) line["peak_device_memory_bytes"] = pace.memory.peak_device_bytes;
+  if (pace.memory.peak_device_bytes > 0)
+    line["peak_device_memory_bytes"] = pace.memory.peak_device_bytes;
   Json memory = Json::object();
   for (const auto& [name, bytes] : pace.memory.parts()) memory[std::string(name)] = bytes;
   line["memory_bytes"] = std::move(memory);
@@ -76,11 +82,15 @@ std::string flops_text(double per_second) {
 }
 
 MetricsFile::MetricsFile(const std::filesystem::path& path)
-    : path_(path), descriptor_(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644)) {
-  if (descriptor_ < 0) throw DiskError(concat("cannot append to ", path.string(), ": ", std::strerror(errno)));
+    : path_(path),
+      descriptor_(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644)) {
+  if (descriptor_ < 0)
+    throw DiskError(concat("cannot append to ", path.string(), ": ", std::strerror(errno)));
 }
 
-MetricsFile::~MetricsFile() { ::close(descriptor_); }
+MetricsFile::~MetricsFile() {
+  ::close(descriptor_);
+}
 
 void MetricsFile::append(const std::string& line) {
   pending_ += line;
@@ -88,7 +98,8 @@ void MetricsFile::append(const std::string& line) {
   const bool was_failing = failing_;
   failing_ = !write_pending();
   if (failing_ && !was_failing)
-    log::error("cannot append to ", path_.string(), ": ", std::strerror(errno), "; lines are kept in memory, free some space");
+    log::error("cannot append to ", path_.string(), ": ", std::strerror(errno),
+               "; lines are kept in memory, free some space");
 }
 
 bool MetricsFile::write_pending() {
@@ -102,7 +113,8 @@ bool MetricsFile::write_pending() {
 
 void MetricsFile::sync() {
   if (!write_pending() || ::fsync(descriptor_) != 0)
-    throw DiskError(concat("cannot write ", path_.string(), ": ", std::strerror(errno), "; free some space"));
+    throw DiskError(
+        concat("cannot write ", path_.string(), ": ", std::strerror(errno), "; free some space"));
 }
 
 }  // namespace fbi::train

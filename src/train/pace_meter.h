@@ -15,14 +15,18 @@ namespace fbi::train {
 /// Turns the seconds of steps into what a run reports about its speed.
 class PaceMeter {
  public:
-  /// Of one of `world_size` ranks; `config` is resolved, `teacher` null without distillation. Measures how fast the student's device
-  /// multiplies matrices when the run's arithmetic takes so much longer that it does not matter.
-  PaceMeter(const config::RunConfig& config, const nn::LlamaForCausalLM& student, const nn::LlamaForCausalLM* teacher, int world_size);
+  /// Of one of `world_size` ranks; `config` is resolved, `teacher` null without distillation.
+  /// Measures how fast the student's device multiplies matrices when the run's arithmetic takes so
+  /// much longer that it does not matter.
+  PaceMeter(const config::RunConfig& config, const nn::LlamaForCausalLM& student,
+            const nn::LlamaForCausalLM* teacher, int world_size);
 
   /// `phases`: what the timeline told of this step.
-  Pace add(double step_seconds, double cpu_seconds, const PhaseSeconds& phases, std::int64_t steps_left);
+  Pace add(double step_seconds, double cpu_seconds, const PhaseSeconds& phases,
+           std::int64_t steps_left);
 
-  /// Measured operations per second by type of the products ("fp32", "fp16", "bf16", "fp8"); empty: not measured.
+  /// Measured operations per second by type of the products ("fp32", "fp16", "bf16", "fp8"); empty:
+  /// not measured.
   const std::map<std::string, double>& matrix_rates() const { return matrix_rates_; }
 
  private:

@@ -12,7 +12,8 @@ std::int64_t MatrixShape::block_rows(int world_size) const {
 ParameterShapes parameter_shapes(const config::ModelConfig& model) {
   const bool packed = model.binarize != config::Binarize::kNone;
   ParameterShapes shapes;
-  for (const auto& linear : config::decoder_linears(model)) shapes.layer.push_back({linear.outputs, linear.inputs, packed});
+  for (const auto& linear : config::decoder_linears(model))
+    shapes.layer.push_back({linear.outputs, linear.inputs, packed});
   shapes.layers = model.num_hidden_layers;
   shapes.embedding = {model.vocab_size, model.hidden_size, false};
   shapes.has_head = !model.tie_word_embeddings;
@@ -20,8 +21,10 @@ ParameterShapes parameter_shapes(const config::ModelConfig& model) {
   shapes.norm_elements = norms * model.hidden_size;
   shapes.scale_elements = shapes.scale_values = config::parameter_counts(model).scales;
   for (const auto& linear : config::decoder_linears(model))
-    if (!model.shift) shapes.scale_values += model.num_hidden_layers * config::scale_count(model.binarize, linear);
-  shapes.slots = model.num_hidden_layers * static_cast<std::int64_t>(shapes.layer.size()) + norms + (shapes.has_head ? 2 : 1);
+    if (!model.shift)
+      shapes.scale_values += model.num_hidden_layers * config::scale_count(model.binarize, linear);
+  shapes.slots = model.num_hidden_layers * static_cast<std::int64_t>(shapes.layer.size()) + norms +
+                 (shapes.has_head ? 2 : 1);
   return shapes;
 }
 

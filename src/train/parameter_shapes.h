@@ -23,10 +23,10 @@ struct ParameterShapes {
   std::vector<MatrixShape> layer;  ///< q, k, v, o, gate, up, down of one decoder layer
   std::int64_t layers = 0;
   MatrixShape embedding;
-  bool has_head = true;            ///< false: the embedding serves, with a second gradient buffer
-  std::int64_t norm_elements = 0;  ///< all norms
-  std::int64_t scale_elements = 0; ///< all alphas and betas that are learned
-  std::int64_t scale_values = 0;   ///< of working copies: betas that stay 0, too
+  bool has_head = true;             ///< false: the embedding serves, with a second gradient buffer
+  std::int64_t norm_elements = 0;   ///< all norms
+  std::int64_t scale_elements = 0;  ///< all alphas and betas that are learned
+  std::int64_t scale_values = 0;    ///< of working copies: betas that stay 0, too
   std::int64_t slots = 0;
 
   /// Sum of f(matrix) over the matrices of one decoder layer, over embedding and head, over all.

@@ -4,12 +4,14 @@
 
 namespace fbi::train {
 
-RunFolder::RunFolder(const RunOptions& options, distributed::Communicator& communicator) : paths_{options.directory} {
+RunFolder::RunFolder(const RunOptions& options, distributed::Communicator& communicator)
+    : paths_{options.directory} {
   const bool is_writer = communicator.rank() == 0;
   std::string found;  // "0" or "1" for is_continued, then the checkpoint's path
   distributed::run_together(communicator, [&] {
     if (!is_writer) return;
-    held_ = checkpoint::RunDirectory::create_or_resume(options.directory, checkpoint::Resume::from_text(options.resume));
+    held_ = checkpoint::RunDirectory::create_or_resume(
+        options.directory, checkpoint::Resume::from_text(options.resume));
     checkpoint_ = held_->open_checkpoint();
     found = (held_->is_continued() ? "1" : "0") + (checkpoint_ ? checkpoint_->path().string() : "");
   });
@@ -18,7 +20,8 @@ RunFolder::RunFolder(const RunOptions& options, distributed::Communicator& commu
   distributed::run_together(communicator, [&] {
     if (is_writer || found.size() == 1) return;
     // Rank 0 has compared every byte with the manifest; once is enough.
-    checkpoint_ = std::make_unique<formats::CheckpointReader>(found.substr(1), /*verify_hash=*/false);
+    checkpoint_ =
+        std::make_unique<formats::CheckpointReader>(found.substr(1), /*verify_hash=*/false);
   });
 }
 

@@ -10,8 +10,8 @@
 
 namespace fbi::train {
 
-/// The run directory as all ranks of a run see it: rank 0 holds the lock, chooses the checkpoint and writes logs and metrics; all
-/// ranks read the checkpoint and write their rows of new ones.
+/// The run directory as all ranks of a run see it: rank 0 holds the lock, chooses the checkpoint
+/// and writes logs and metrics; all ranks read the checkpoint and write their rows of new ones.
 class RunFolder {
  public:
   /// Opens it on rank 0, tells the others. Collective; an error on rank 0 is thrown on all.

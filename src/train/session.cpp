@@ -21,8 +21,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 Json state_to_json(const TrainState& state) {
-  return {{"step", state.step},         {"updates", state.updates}, {"tokens", state.tokens},
-          {"position", state.position}, {"skipped", state.skipped}, {"skipped_in_row", state.skipped_in_row}};
+  return {{"step", state.step},       {"updates", state.updates},
+          {"tokens", state.tokens},   {"position", state.position},
+          {"skipped", state.skipped}, {"skipped_in_row", state.skipped_in_row}};
 }
 
 TrainState state_from_json(const Json& json, const std::string& place) {
@@ -41,9 +42,11 @@ TrainState state_from_json(const Json& json, const std::string& place) {
 }
 
 Json manifest_state(const formats::CheckpointReader& checkpoint) {
-  const auto state = Json::parse(checkpoint.manifest().state_json, nullptr, /*allow_exceptions=*/false);
+  const auto state =
+      Json::parse(checkpoint.manifest().state_json, nullptr, /*allow_exceptions=*/false);
   if (!state.is_object() || !state.contains("train") || !state.contains("config"))
-    throw CheckpointError(concat(checkpoint.path().string(), ": state.train or state.config is missing in manifest.json"));
+    throw CheckpointError(concat(checkpoint.path().string(),
+                                 ": state.train or state.config is missing in manifest.json"));
   return state;
 }
 
@@ -54,7 +57,8 @@ at::ScalarType torch_dtype(config::Precision precision) {
 }  // namespace
 
 config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint) {
-  return config::parse_run_config(manifest_state(checkpoint)["config"].dump(), checkpoint.path().string(), checkpoint.path());
+  return config::parse_run_config(manifest_state(checkpoint)["config"].dump(),
+                                  checkpoint.path().string(), checkpoint.path());
 }
 
 Session::Session(const config::RunConfig& config, distributed::Communicator& communicator)
@@ -63,36 +67,47 @@ Session::Session(const config::RunConfig& config, distributed::Communicator& com
   const at::Device device = communicator.device();
   open_data();
   batcher_ = std::make_unique<data::Batcher>(*data_, communicator.size());
-  if (config.objective.distill > 0)
-    load_teacher();
-  student_ = std::make_unique<nn::LlamaForCausalLM>(config.model,
-                                                    nn::LlamaOptions{device, torch_dtype(config.train.precision)});
+  if (config.objective.distill > 0) load_teacher();
+  student_ = std::make_unique<nn::LlamaForCausalLM>(
+      config.model, nn::LlamaOptions{device, torch_dtype(config.train.precision)});
   const bool shard_gradients = config.parallel.shard_gradients && communicator.size() > 1;
   student_->allocate_gradients(/*one_layer=*/shard_gradients);
   optimizer_ = std::make_unique<optim::AdamW>(student_->slots(), config.optimizer, communicator,
                                               torch_dtype(config.parallel.gradient_dtype));
-  trainer_ = std::make_unique<Trainer>(TrainerParts{*student_, teacher_.get(), *optimizer_, communicator, sample_reader()},
-                                       config.objective, config.train, optim::make_schedule(config.optimizer), shard_gradients);
+  trainer_ = std::make_unique<Trainer>(
+      TrainerParts{*student_, teacher_.get(), *optimizer_, communicator, sample_reader()},
+      config.objective, config.train, optim::make_schedule(config.optimizer), shard_gradients);
 }
 
 void Session::load_teacher() {
-  teacher_ = distill::load_teacher(config_.teacher, config_.model, config_.train, communicator_, config_.parallel.shard_teacher);
+  teacher_ = distill::load_teacher(config_.teacher, config_.model, config_.train, communicator_,
+                                   config_.parallel.shard_teacher);
   if (config_.teacher.dtype != "fp8") return;
   at::Tensor ids = at::empty({config_.train.micro_batch, config_.train.seq_len + 1}, at::kInt);
-  batcher_->read({0, ids.size(0)}, {ids.data_ptr<std::int32_t>(), static_cast<std::size_t>(ids.numel())});
-  const at::Tensor inputs = ids.slice(1, 0, config_.train.seq_len).to(communicator_.device(), at::kLong);
+  batcher_->read({0, ids.size(0)},
+                 {ids.data_ptr<std::int32_t>(), static_cast<std::size_t>(ids.numel())});
+  const at::Tensor inputs =
+      ids.slice(1, 0, config_.train.seq_len).to(communicator_.device(), at::kLong);
   teacher_drift_ = distill::store_as_fp8(teacher_->model(), inputs);
 }
 
 /// Rank 0 first: it builds line indexes that are missing, the others find them.
 void Session::open_data() {
-  const auto open = [&] { data_ = data::open_training_data(config_.data, config_.train, config_.model.vocab_size); };
-  distributed::run_together(communicator_, [&] { if (communicator_.rank() == 0) open(); });
-  distributed::run_together(communicator_, [&] { if (communicator_.rank() != 0) open(); });
+  const auto open = [&] {
+    data_ = data::open_training_data(config_.data, config_.train, config_.model.vocab_size);
+  };
+  distributed::run_together(communicator_, [&] {
+    if (communicator_.rank() == 0) open();
+  });
+  distributed::run_together(communicator_, [&] {
+    if (communicator_.rank() != 0) open();
+  });
 }
 
 SampleReader Session::sample_reader() {
-  return [this](std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) { batcher_->read({first, count}, ids); };
+  return [this](std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) {
+    batcher_->read({first, count}, ids);
+  };
 }
 
 std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config) {
@@ -102,16 +117,21 @@ std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& 
     nn::check_weights(nn::LlamaForCausalLM(config.model, nn::LlamaOptions{at::kMeta}), *weights);
     return weights;
   } catch (const DataError& error) {
-    throw DataError(concat("train.init_from: ", error.what(), "; name a model with the sizes of model.*, or leave it empty for random weights"));
+    throw DataError(
+        concat("train.init_from: ", error.what(),
+               "; name a model with the sizes of model.*, or leave it empty for random weights"));
   }
 }
 
 void Session::start(std::unique_ptr<nn::WeightSource> weights) {
-  const auto source = weights ? std::move(weights) : nn::random_weights(config_.model, config_.train.seed);
+  const auto source =
+      weights ? std::move(weights) : nn::random_weights(config_.model, config_.train.seed);
   nn::LoadReport report;
-  for (auto* slot : student_->slots()) optimizer_->adopt_latent(*slot, nn::load_slot(*slot, *source, report));
+  for (auto* slot : student_->slots())
+    optimizer_->adopt_latent(*slot, nn::load_slot(*slot, *source, report));
   if (report.zero_signs)
-    log::warn(source->description(), ": ", report.zero_signs, " latent weights are exactly 0; their sign is taken as +1");
+    log::warn(source->description(), ": ", report.zero_signs,
+              " latent weights are exactly 0; their sign is taken as +1");
 }
 
 void Session::restore(const formats::CheckpointReader& checkpoint) {
@@ -123,11 +143,13 @@ void Session::restore(const formats::CheckpointReader& checkpoint) {
     else
       tensors.load_rows(name, row_begin, row_begin + tensor.size(0), target);
     if (repeated && !target.equal(tensor))
-      throw CheckpointError(concat(checkpoint.path().string(), ": ", name,
-                                   " differs from the scales of the layers before it, but model.tie_scales is true"));
+      throw CheckpointError(
+          concat(checkpoint.path().string(), ": ", name,
+                 " differs from the scales of the layers before it, but model.tie_scales is true"));
   }
   optimizer_->publish();
-  trainer_->set_state(state_from_json(manifest_state(checkpoint)["train"], checkpoint.path().string()));
+  trainer_->set_state(
+      state_from_json(manifest_state(checkpoint)["train"], checkpoint.path().string()));
 }
 
 std::filesystem::path Session::save(const std::filesystem::path& checkpoints) {
@@ -137,11 +159,13 @@ std::filesystem::path Session::save(const std::filesystem::path& checkpoints) {
   formats::CheckpointManifest manifest;
   manifest.step = trainer_->state().step;
   manifest.config_hash = config::identity_hash(config_);
-  manifest.state_json =
-      Json{{"train", state_to_json(trainer_->state())}, {"config", Json::parse(config::to_json(config_))}}.dump();
+  manifest.state_json = Json{{"train", state_to_json(trainer_->state())},
+                             {"config", Json::parse(config::to_json(config_))}}
+                            .dump();
   checkpoint::CommitOptions options;
   options.keep = config_.checkpoint.keep;
-  return checkpoint::commit_checkpoint(communicator_, checkpoints, std::move(manifest), parts, options);
+  return checkpoint::commit_checkpoint(communicator_, checkpoints, std::move(manifest), parts,
+                                       options);
 }
 
 }  // namespace fbi::train

@@ -19,7 +19,8 @@
 
 namespace fbi::train {
 
-/// Everything of a run that lives in memory: data, student, teacher, optimizer and the trainer over them.
+/// Everything of a run that lives in memory: data, student, teacher, optimizer and the trainer over
+/// them.
 class Session {
  public:
   Session(const config::RunConfig& config, distributed::Communicator& communicator);
@@ -55,8 +56,8 @@ class Session {
   std::unique_ptr<Trainer> trainer_;
 };
 
-/// The weights that train.init_from names, null when it is empty. DataError or CheckpointError when they do not fit model.*; no value is
-/// read for that.
+/// The weights that train.init_from names, null when it is empty. DataError or CheckpointError when
+/// they do not fit model.*; no value is read for that.
 std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config);
 
 /// The configuration inside a checkpoint.

@@ -15,7 +15,9 @@ using Buffer = MemoryLedger::Buffer;
 constexpr std::int64_t kFloatBytes = 4;
 constexpr std::size_t kReductionsUnderWay = 2;  // of optim::AdamW
 
-std::int64_t element_bytes(config::Precision precision) { return precision == config::Precision::kBf16 ? 2 : 4; }
+std::int64_t element_bytes(config::Precision precision) {
+  return precision == config::Precision::kBf16 ? 2 : 4;
+}
 
 std::int64_t largest_matrix(const ParameterShapes& shapes) {
   std::int64_t largest = shapes.embedding.elements();
@@ -25,7 +27,8 @@ std::int64_t largest_matrix(const ParameterShapes& shapes) {
 
 class StepWalk {
  public:
-  StepWalk(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher, int world_size, Processor processor)
+  StepWalk(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher,
+           int world_size, Processor processor)
       : config_(config),
         teacher_(config.objective.distill > 0 ? teacher : std::nullopt),
         world_size_(world_size),
@@ -39,7 +42,8 @@ class StepWalk {
     MemoryEstimate result;
     load_teacher();
     hold_student();
-    make(MemoryKind::kWorkspace, largest_matrix(student_) * kFloatBytes);  // latent weights, one matrix after the other
+    make(MemoryKind::kWorkspace,
+         largest_matrix(student_) * kFloatBytes);  // latent weights, one matrix after the other
     result.constant = ledger_.now();
     micro_step();
     update();
@@ -51,14 +55,17 @@ class StepWalk {
   using Graphs = std::vector<LayerWalk::Graph>;
 
   Buffer make(MemoryKind kind, std::int64_t bytes) { return ledger_.make(kind, bytes); }
-  Buffer stream(std::int64_t width) { return make(MemoryKind::kActivations, tokens_ * width * kFloatBytes); }
+  Buffer stream(std::int64_t width) {
+    return make(MemoryKind::kActivations, tokens_ * width * kFloatBytes);
+  }
 
   PassShape student_shape() const {
     PassShape shape = pass_shape(config_.model, tokens_);
     place(shape, element_);
     const auto dtype = element_ == kFloatBytes ? at::kFloat : at::kBFloat16;
     if (processor_ == Processor::kCpu &&
-        ops::choose_sign_products(config_.train.sign_products, at::kCPU, dtype) != ops::SignProducts::kDense) {
+        ops::choose_sign_products(config_.train.sign_products, at::kCPU, dtype) !=
+            ops::SignProducts::kDense) {
       shape.packed = false;  // their tables are no tensors, and as small as a few tokens
     }
     return shape;
@@ -74,46 +81,68 @@ class StepWalk {
     shape.mixed_products = !cpu;
   }
 
-  /// distill::load_teacher: all slots are made in the teacher's own type and filled one by one, each from a matrix in fp32. Spread over
-  /// ranks: each matrix of a layer is cut to this rank's rows as it is read; at last there are two whole layers to gather into.
+  /// distill::load_teacher: all slots are made in the teacher's own type and filled one by one,
+  /// each from a matrix in fp32. Spread over ranks: each matrix of a layer is cut to this rank's
+  /// rows as it is read; at last there are two whole layers to gather into.
   void load_teacher() {
     ledger_.begin("loading");
     if (!teacher_) return;
     const auto shapes = parameter_shapes(teacher_->model);
     const std::int64_t value = teacher_->value_bytes;
     const auto stored = [](std::int64_t value_bytes) {
-      return [value_bytes](const MatrixShape& m) { return m.packed ? m.bits_bytes() : m.elements() * value_bytes; };
+      return [value_bytes](const MatrixShape& m) {
+        return m.packed ? m.bits_bytes() : m.elements() * value_bytes;
+      };
     };
     const std::int64_t vectors = (shapes.norm_elements + shapes.scale_values) * kFloatBytes;
     std::int64_t layers = shapes.layers * shapes.over_layer(stored(value));
     if (teacher_->fp8)  // whole in its own type, before distill::store_as_fp8
-      make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(value)) + vectors + largest_matrix(shapes) * kFloatBytes);
-    if (teacher_->fp8) layers = shapes.layers * shapes.over_layer([](const MatrixShape& m) { return m.elements() + m.rows * kFloatBytes; });
+      make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(value)) + vectors +
+                                     largest_matrix(shapes) * kFloatBytes);
+    if (teacher_->fp8)
+      layers = shapes.layers * shapes.over_layer([](const MatrixShape& m) {
+        return m.elements() + m.rows * kFloatBytes;
+      });
     if (spreads_teacher())
-      layers = (shapes.layers * shapes.over_layer([&](const MatrixShape& m) { return own_elements(m); }) +
-                2 * shapes.over_layer([](const MatrixShape& m) { return m.elements(); })) * value;
-    constant_.push_back(make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(value)) + vectors));
+      layers = (shapes.layers *
+                    shapes.over_layer([&](const MatrixShape& m) { return own_elements(m); }) +
+                2 * shapes.over_layer([](const MatrixShape& m) { return m.elements(); })) *
+               value;
+    constant_.push_back(
+        make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(value)) + vectors));
     if (!spreads_teacher()) make(MemoryKind::kTeacher, largest_matrix(shapes) * kFloatBytes);
   }
 
   bool spreads_teacher() const { return config_.parallel.shard_teacher && world_size_ > 1; }
-  std::int64_t own_elements(const MatrixShape& matrix) const { return matrix.block_rows(world_size_) * matrix.columns; }
+  std::int64_t own_elements(const MatrixShape& matrix) const {
+    return matrix.block_rows(world_size_) * matrix.columns;
+  }
 
   void hold_student() {
-    const auto hold = [&](MemoryKind kind, std::int64_t bytes) { constant_.push_back(make(kind, bytes)); };
+    const auto hold = [&](MemoryKind kind, std::int64_t bytes) {
+      constant_.push_back(make(kind, bytes));
+    };
     const std::int64_t replicated = student_.norm_elements + student_.scale_elements;
-    const std::int64_t own = student_.over_matrices([&](const MatrixShape& m) { return own_elements(m); });
-    const std::int64_t dense = student_.over_matrices([](const MatrixShape& m) { return m.packed ? 0 : m.elements(); });
-    hold(MemoryKind::kLatent, kFloatBytes * student_.over_matrices([&](const MatrixShape& m) { return m.packed ? own_elements(m) : 0; }));
+    const std::int64_t own =
+        student_.over_matrices([&](const MatrixShape& m) { return own_elements(m); });
+    const std::int64_t dense =
+        student_.over_matrices([](const MatrixShape& m) { return m.packed ? 0 : m.elements(); });
+    hold(MemoryKind::kLatent, kFloatBytes * student_.over_matrices([&](const MatrixShape& m) {
+      return m.packed ? own_elements(m) : 0;
+    }));
     hold(MemoryKind::kMoments, 2 * kFloatBytes * (own + replicated));
-    hold(MemoryKind::kBits, student_.over_matrices([](const MatrixShape& m) { return m.bits_bytes(); }));
-    hold(MemoryKind::kValues, kFloatBytes * (dense + student_.norm_elements + student_.scale_values));
-    hold(MemoryKind::kGradients, kFloatBytes * (gradient_elements() + (world_size_ > 1 ? own : 0) + student_.norm_elements + replicated));
+    hold(MemoryKind::kBits,
+         student_.over_matrices([](const MatrixShape& m) { return m.bits_bytes(); }));
+    hold(MemoryKind::kValues,
+         kFloatBytes * (dense + student_.norm_elements + student_.scale_values));
+    hold(MemoryKind::kGradients, kFloatBytes * (gradient_elements() + (world_size_ > 1 ? own : 0) +
+                                                student_.norm_elements + replicated));
   }
 
   /// Buffers that backward writes matrix gradients to.
   std::int64_t gradient_elements() const {
-    const std::int64_t all = student_.over_matrices([](const MatrixShape& m) { return m.elements(); });
+    const std::int64_t all =
+        student_.over_matrices([](const MatrixShape& m) { return m.elements(); });
     const std::int64_t tied = student_.has_head ? 0 : student_.embedding.elements();
     if (world_size_ == 1 || !config_.parallel.shard_gradients) return all + tied;
     std::int64_t one_layer = 0;
@@ -123,11 +152,13 @@ class StepWalk {
 
   void micro_step() {
     ledger_.begin(teacher_ ? "teacher" : "forward");
-    if (config_.parallel.shard_gradients && config_.train.global_batch > config_.train.micro_batch * world_size_) {
+    if (config_.parallel.shard_gradients &&
+        config_.train.global_batch > config_.train.micro_batch * world_size_) {
       reduce(student_.layer);  // of the micro-step before, still under way
       reduce({student_.embedding});
     }
-    const Buffer ids = make(MemoryKind::kActivations, tokens_ * (4 + 8 + 4));  // as read, inputs, targets
+    const Buffer ids =
+        make(MemoryKind::kActivations, tokens_ * (4 + 8 + 4));  // as read, inputs, targets
     Buffer reference;
     if (teacher_) {
       reference = teacher_forward();
@@ -155,7 +186,8 @@ class StepWalk {
     const auto linears = config::decoder_linears(teacher_->model);
     LayerWalk walk(ledger_, shape, linears);
     Buffer next_layer;  // on its way while a layer computes
-    if (spreads_teacher()) next_layer = exchange(parameter_shapes(teacher_->model).layer, teacher_->value_bytes);
+    if (spreads_teacher())
+      next_layer = exchange(parameter_shapes(teacher_->model).layer, teacher_->value_bytes);
     Buffer x = walk.stream();
     x = walk.forward(x, nullptr);  // all layers are alike
     Buffer inverse_rms;
@@ -182,9 +214,11 @@ class StepWalk {
     Buffer head, teacher_head, reference;
     if (element_ != kFloatBytes) head = hold(student_.embedding.elements() * element_);
     if (teacher_ && teacher_->value_bytes != teacher_->compute_bytes)
-      teacher_head = hold(config_.model.vocab_size * teacher_->model.hidden_size * teacher_->compute_bytes);
+      teacher_head =
+          hold(config_.model.vocab_size * teacher_->model.hidden_size * teacher_->compute_bytes);
     // ops::logits_dtype
-    const bool as_multiplied = processor_ == Processor::kGpu && (!teacher_ || teacher_->compute_bytes == element_);
+    const bool as_multiplied =
+        processor_ == Processor::kGpu && (!teacher_ || teacher_->compute_bytes == element_);
     const std::int64_t logit = as_multiplied ? element_ : kFloatBytes;
     const auto product = [&](std::int64_t element, std::int64_t width) {
       const Buffer rows = element == kFloatBytes ? Buffer() : hold(chunk * width * element);
@@ -197,8 +231,11 @@ class StepWalk {
     const Buffer dlogits = element_ == logit ? Buffer() : hold(logits * element_);
     hold(chunk * config_.model.hidden_size * element_);  // dhidden of the chunk
     if (element_ == kFloatBytes) return;
-    const std::int64_t widened = processor_ == Processor::kCpu ? kFloatBytes * (logits + chunk * config_.model.hidden_size) : 0;
-    hold(widened + chunk * config_.model.hidden_size * element_);  // operands of the head's gradient
+    const std::int64_t widened = processor_ == Processor::kCpu
+                                     ? kFloatBytes * (logits + chunk * config_.model.hidden_size)
+                                     : 0;
+    hold(widened +
+         chunk * config_.model.hidden_size * element_);  // operands of the head's gradient
   }
 
   void backward(const Buffer& dhidden, std::vector<Buffer>& inputs, Graphs& graphs) {
@@ -210,7 +247,8 @@ class StepWalk {
       if (stage < student_.layers) reduce(student_.layer);
       if (!config_.train.recompute) output = input;
     }
-    if (processor_ == Processor::kGpu) walk_.stream();  // rows of the embedding's gradient without padding
+    if (processor_ == Processor::kGpu)
+      walk_.stream();  // rows of the embedding's gradient without padding
   }
 
   Buffer norm_stage() {
@@ -231,7 +269,8 @@ class StepWalk {
     return walk_.backward(gradient, std::move(graph));
   }
 
-  /// The buffers of a distributed::RowReduction or RowGather: the blocks of all ranks on one side, of this rank on the other.
+  /// The buffers of a distributed::RowReduction or RowGather: the blocks of all ranks on one side,
+  /// of this rank on the other.
   Buffer exchange(const std::vector<MatrixShape>& matrices, std::int64_t element) {
     std::int64_t block = 0;
     for (const auto& matrix : matrices) block += own_elements(matrix);
@@ -244,15 +283,16 @@ class StepWalk {
     reductions_.push_back(exchange(matrices, element_bytes(config_.parallel.gradient_dtype)));
   }
 
-  /// All working copies are gathered at once: bits in one exchange, full-precision matrices each in its own, without buffers where its
-  /// rows divide.
+  /// All working copies are gathered at once: bits in one exchange, full-precision matrices each in
+  /// its own, without buffers where its rows divide.
   void update() {
     ledger_.begin("update");
     if (world_size_ == 1) return;
-    const std::int64_t block_bytes = student_.over_matrices([&](const MatrixShape& m) -> std::int64_t {
-      if (m.packed) return m.block_rows(world_size_) * m.row_bits_bytes();
-      return m.rows % world_size_ == 0 ? 0 : own_elements(m) * kFloatBytes;
-    });
+    const std::int64_t block_bytes =
+        student_.over_matrices([&](const MatrixShape& m) -> std::int64_t {
+          if (m.packed) return m.block_rows(world_size_) * m.row_bits_bytes();
+          return m.rows % world_size_ == 0 ? 0 : own_elements(m) * kFloatBytes;
+        });
     make(MemoryKind::kWorkspace, (world_size_ + 1) * block_bytes);
   }
 
@@ -271,8 +311,8 @@ class StepWalk {
 
 }  // namespace
 
-MemoryEstimate walk_step(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher, int world_size,
-                         Processor processor) {
+MemoryEstimate walk_step(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher,
+                         int world_size, Processor processor) {
   return StepWalk(config, teacher, world_size, processor).run();
 }
 

@@ -4,9 +4,9 @@
 
 namespace fbi::train {
 
-/// Memory of one rank over its last micro-step and the update, found by walking through distill::load_teacher, Trainer::micro_step and
-/// optim::AdamW in the order of their code.
-MemoryEstimate walk_step(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher, int world_size,
-                         Processor processor);
+/// Memory of one rank over its last micro-step and the update, found by walking through
+/// distill::load_teacher, Trainer::micro_step and optim::AdamW in the order of their code.
+MemoryEstimate walk_step(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher,
+                         int world_size, Processor processor);
 
 }  // namespace fbi::train

@@ -27,8 +27,9 @@ std::string numbered(std::string_view name, std::int64_t number) {
 }  // namespace
 
 std::string_view to_string(Phase phase) {
-  constexpr std::string_view kNames[kPhases] = {"data",   "teacher", "forward", "loss",       "backward",
-                                                "reduce", "update",  "other",   "evaluation", "checkpoint"};
+  constexpr std::string_view kNames[kPhases] = {"data",       "teacher",   "forward", "loss",
+                                                "backward",   "reduce",    "update",  "other",
+                                                "evaluation", "checkpoint"};
   return kNames[static_cast<std::size_t>(phase)];
 }
 
@@ -39,7 +40,8 @@ class Timeline::DeviceClock {
 
   /// What the device has done since the last edge was for `phase`.
   void edge(std::optional<Phase> phase) {
-    if (used_ == edges_.size()) edges_.push_back({c10::Event(device_.type(), c10::EventFlag::BACKEND_DEFAULT), {}});
+    if (used_ == edges_.size())
+      edges_.push_back({c10::Event(device_.type(), c10::EventFlag::BACKEND_DEFAULT), {}});
     edges_[used_].event.record(gpu_.getStream(device_));
     edges_[used_++].phase = phase;
   }
@@ -48,7 +50,8 @@ class Timeline::DeviceClock {
     edges_[used_ - 1].event.synchronize();
     PhaseSeconds seconds;
     for (std::size_t i = 1; i < used_; ++i)
-      if (const auto phase = edges_[i].phase) seconds[*phase] += 1e-3 * edges_[i - 1].event.elapsedTime(edges_[i].event);
+      if (const auto phase = edges_[i].phase)
+        seconds[*phase] += 1e-3 * edges_[i - 1].event.elapsedTime(edges_[i].event);
     std::swap(edges_[0], edges_[used_ - 1]);  // the last edge begins what follows
     used_ = 1;
     return seconds;
@@ -73,9 +76,11 @@ Timeline::Timeline(c10::Device device, Clock clock) : device_(device), clock_(cl
 
 Timeline::~Timeline() = default;
 
-Timeline::Span::Span(Timeline& timeline) : timeline_(timeline), exceptions_(std::uncaught_exceptions()) {}
+Timeline::Span::Span(Timeline& timeline)
+    : timeline_(timeline), exceptions_(std::uncaught_exceptions()) {}
 
-/// A span that an exception ends has no end on the clock: to wait for a GPU could then take forever.
+/// A span that an exception ends has no end on the clock: to wait for a GPU could then take
+/// forever.
 Timeline::Span::~Span() noexcept(false) {
   if (std::uncaught_exceptions() > exceptions_)
     timeline_.open_.pop_back();
@@ -89,7 +94,8 @@ std::int64_t Timeline::edge() {
     device_clock_->edge(open_.empty() ? std::nullopt : std::optional(open_.back().phase));
     return 0;
   }
-  if (device_.is_cuda()) c10::impl::VirtualGuardImpl(device_.type()).synchronizeDevice(device_.index());
+  if (device_.is_cuda())
+    c10::impl::VirtualGuardImpl(device_.type()).synchronizeDevice(device_.index());
   const std::int64_t now = clock_();
   if (!open_.empty()) nanoseconds_[static_cast<std::size_t>(open_.back().phase)] += now - edge_;
   edge_ = now;
@@ -150,11 +156,15 @@ std::string Timeline::finish_trace(int rank) {
   std::stable_sort(spans.begin(), spans.end(), [](const TraceSpan& a, const TraceSpan& b) {
     return std::make_tuple(a.begin, -a.end) < std::make_tuple(b.begin, -b.end);
   });
-  const auto microseconds = [](std::int64_t nanoseconds) { return static_cast<double>(nanoseconds) / 1000; };
-  const auto named = [&](const char* what, const std::string& name) {
-    return nlohmann::ordered_json{{"ph", "M"}, {"name", what}, {"pid", rank}, {"tid", 0}, {"args", {{"name", name}}}};
+  const auto microseconds = [](std::int64_t nanoseconds) {
+    return static_cast<double>(nanoseconds) / 1000;
   };
-  nlohmann::ordered_json events = {named("process_name", concat("rank ", rank)), named("thread_name", "training")};
+  const auto named = [&](const char* what, const std::string& name) {
+    return nlohmann::ordered_json{
+        {"ph", "M"}, {"name", what}, {"pid", rank}, {"tid", 0}, {"args", {{"name", name}}}};
+  };
+  nlohmann::ordered_json events = {named("process_name", concat("rank ", rank)),
+                                   named("thread_name", "training")};
   for (const auto& span : spans)
     events.push_back({{"ph", "X"},
                       {"name", span.name},
@@ -163,7 +173,9 @@ std::string Timeline::finish_trace(int rank) {
                       {"tid", 0},
                       {"ts", microseconds(span.begin - trace_begin_)},
                       {"dur", microseconds(span.end - span.begin)}});
-  return nlohmann::ordered_json{{"displayTimeUnit", "ms"}, {"traceEvents", std::move(events)}}.dump() + "\n";
+  return nlohmann::ordered_json{{"displayTimeUnit", "ms"}, {"traceEvents", std::move(events)}}
+             .dump() +
+         "\n";
 }
 
 }  // namespace fbi::train

@@ -16,12 +16,12 @@
 #include <string>
 #include <vector>
 
-#include "support/child_process.h"
 #include "distributed/ranks.h"
 #include "fbi/checkpoint/checkpoint_tensors.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/distributed/shard_plan.h"
+#include "support/child_process.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 

@@ -13,10 +13,10 @@
 #include <filesystem>
 #include <vector>
 
-#include "support/child_process.h"
 #include "fbi/checkpoint/checkpoint_tensors.h"
 #include "fbi/checkpoint/commit.h"
 #include "fbi/checkpoint/retention.h"
+#include "support/child_process.h"
 #include "support/temp_dir.h"
 
 namespace {

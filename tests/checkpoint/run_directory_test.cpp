@@ -7,10 +7,10 @@
 #include <filesystem>
 #include <string>
 
-#include "support/child_process.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/system.h"
+#include "support/child_process.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 

@@ -32,9 +32,7 @@ using testing::HasSubstr;
 /// Collects what is logged while it lives.
 class LogCapture {
  public:
-  std::string text() const {
-    return read_file(folder_ / "log");
-  }
+  std::string text() const { return read_file(folder_ / "log"); }
 
  private:
   test::TempDir folder_;

@@ -95,12 +95,27 @@ const std::map<std::string, std::string> kOtherValues = {
     {"log.every_steps", "1"},
 };
 
-const std::set<std::string> kFree = {
-    "data.index_dir",           "train.micro_batch", "train.steps",    "train.recompute",
-    "train.max_skipped_in_row", "train.device",      "train.threads",  "parallel.backend", "parallel.gradient_dtype", "parallel.shard_gradients", "parallel.shard_teacher",
-    "parallel.timeout_seconds", "checkpoint.every_steps",
-    "checkpoint.every_seconds", "checkpoint.keep",   "log.every_steps", "evaluation.every_steps", "evaluation.tokens",
-    "evaluation.tasks", "evaluation.batch", "evaluation.max_windows"};
+const std::set<std::string> kFree = {"data.index_dir",
+                                     "train.micro_batch",
+                                     "train.steps",
+                                     "train.recompute",
+                                     "train.max_skipped_in_row",
+                                     "train.device",
+                                     "train.threads",
+                                     "parallel.backend",
+                                     "parallel.gradient_dtype",
+                                     "parallel.shard_gradients",
+                                     "parallel.shard_teacher",
+                                     "parallel.timeout_seconds",
+                                     "checkpoint.every_steps",
+                                     "checkpoint.every_seconds",
+                                     "checkpoint.keep",
+                                     "log.every_steps",
+                                     "evaluation.every_steps",
+                                     "evaluation.tokens",
+                                     "evaluation.tasks",
+                                     "evaluation.batch",
+                                     "evaluation.max_windows"};
 
 // Derived values fixed, so that one field can change alone.
 RunConfig base(std::vector<std::string> overrides = {}) {

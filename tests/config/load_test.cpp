@@ -171,8 +171,11 @@ TEST(Load, ValuesBuiltInCodeAreCheckedToo) {
 
 TEST(Load, AnFp8TeacherStaysWhole) {
   EXPECT_NO_THROW(minimal({"teacher.dtype=fp8"}));
-  expect_error<UsageError>([] { minimal({"teacher.dtype=fp8", "parallel.shard_teacher=true"}); },
-                           "parallel.shard_teacher = true: expected false", "teacher.dtype is fp8");
+  expect_error<UsageError>(
+      [] {
+        minimal({"teacher.dtype=fp8", "parallel.shard_teacher=true"});
+      },
+      "parallel.shard_teacher = true: expected false", "teacher.dtype is fp8");
 }
 
 struct Boundary {

@@ -106,12 +106,10 @@ TEST_P(ObjectiveTerms, AreThoseOfWholeLogitsForAnyChunk) {
     // about 4.
     EXPECT_NEAR(sums.next_token, expected.next_token, 1e-4) << "chunk " << chunk;
     if (config.distill > 0)
-      EXPECT_NEAR(sums.distill, expected.distill,
-                  1e-4 * config.temperature * config.temperature)
+      EXPECT_NEAR(sums.distill, expected.distill, 1e-4 * config.temperature * config.temperature)
           << "chunk " << chunk;
     EXPECT_EQ(objective.loss(sums, kTokens),
-              (config.next_token * sums.next_token + config.distill * sums.distill) /
-                  kTokens);
+              (config.next_token * sums.next_token + config.distill * sums.distill) / kTokens);
     ASSERT_EQ(found.dhidden.sizes(), hidden.sizes());
     EXPECT_TRUE(found.dhidden.to(at::kDouble).allclose(expected.dhidden, 1e-5, 1e-6))
         << "chunk " << chunk;
@@ -185,8 +183,10 @@ std::int64_t decoder_bytes(nn::LlamaForCausalLM& model) {
 }
 
 TEST_F(Teacher, TakesOneBytePerDecoderWeightInFp8AndTellsItsDrift) {
-  const at::Tensor ids = (random_tensor({2, 7}, "ids").abs() * 10).to(at::kLong).clamp_max_(kVocab - 1);
-  const at::Tensor expected = load_teacher(teacher_, student_, train_, *ranks_, false)->hidden_states(ids);
+  const at::Tensor ids =
+      (random_tensor({2, 7}, "ids").abs() * 10).to(at::kLong).clamp_max_(kVocab - 1);
+  const at::Tensor expected =
+      load_teacher(teacher_, student_, train_, *ranks_, false)->hidden_states(ids);
   teacher_.dtype = "fp8";
   const auto loaded = load_teacher(teacher_, student_, train_, *ranks_, false);
   nn::LlamaForCausalLM& model = loaded->model();
@@ -197,7 +197,8 @@ TEST_F(Teacher, TakesOneBytePerDecoderWeightInFp8AndTellsItsDrift) {
   EXPECT_EQ(model.head().value.scalar_type(), at::kFloat);
 
   const at::Tensor p = model.head_logits(expected.view({14, -1})).to(at::kDouble).log_softmax(-1);
-  const at::Tensor q = model.head_logits(loaded->hidden_states(ids).view({14, -1})).to(at::kDouble).log_softmax(-1);
+  const at::Tensor q =
+      model.head_logits(loaded->hidden_states(ids).view({14, -1})).to(at::kDouble).log_softmax(-1);
   EXPECT_EQ(drift.tokens, 14);
   EXPECT_NEAR(drift.divergence, (p.exp() * (p - q)).sum(-1).mean().item<double>(), 1e-6);
   EXPECT_GT(drift.divergence, 1e-6);
@@ -208,7 +209,11 @@ TEST_F(Teacher, TakesOneBytePerDecoderWeightInFp8AndTellsItsDrift) {
 TEST_F(Teacher, ThatIsBinarizedIsNotStoredAsFp8) {
   nn::LlamaForCausalLM binarized(tiny_model(16, config::Binarize::kColumn), {});
   nn::load_weights(binarized, *nn::random_weights(binarized.config(), 1));
-  test::expect_error<UsageError>([&] { store_as_fp8(binarized, at::zeros({1, 2}, at::kLong)); }, "binarized already");
+  test::expect_error<UsageError>(
+      [&] {
+        store_as_fp8(binarized, at::zeros({1, 2}, at::kLong));
+      },
+      "binarized already");
 }
 
 TEST_F(Teacher, WithAnotherVocabularyIsRefused) {

@@ -187,7 +187,7 @@ TEST(Gloo, WrongTensorsAreRefused) {
 TEST(Gloo, AKilledRankEndsTheOthersAtOnceAndIsNamed) {
   if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
   ProcessGroupOptions options = quick();
-  options.timeout = seconds(100);  // must not matter
+  options.timeout = seconds(100);    // must not matter
   for (const int victim : {1, 0}) {  // rank 0 takes the meeting place with it
     const auto start = std::chrono::steady_clock::now();
     const auto texts = run_group(3, options, [&](Communicator& ranks) {
@@ -201,7 +201,9 @@ TEST(Gloo, AKilledRankEndsTheOthersAtOnceAndIsNamed) {
     EXPECT_LT(std::chrono::steady_clock::now() - start, seconds(50));
     for (const int rank : {0, 1, 2}) {
       if (rank == victim) continue;
-      EXPECT_THAT(texts[rank], testing::MatchesRegex(concat("5 [a-z_]+ on rank ", rank, ": rank ", victim, " \\(process [0-9]+ on .+\\) .+")));
+      EXPECT_THAT(texts[rank],
+                  testing::MatchesRegex(concat("5 [a-z_]+ on rank ", rank, ": rank ", victim,
+                                               " \\(process [0-9]+ on .+\\) .+")));
       EXPECT_THAT(texts[rank], testing::HasSubstr("was lost or stands still"));
     }
     EXPECT_EQ(texts[victim], concat("ended with status ", SIGKILL));
@@ -227,7 +229,10 @@ TEST(Gloo, ARankThatDoesNotComeIsGivenUpAfterTheTimeoutAndNamed) {
     }
     return std::string("no error");
   });
-  EXPECT_THAT(texts[0], testing::MatchesRegex("5 barrier on rank 0: rank 1 \\(.+\\) lives but stands still, 1 collective behind: .+"));
+  EXPECT_THAT(
+      texts[0],
+      testing::MatchesRegex(
+          "5 barrier on rank 0: rank 1 \\(.+\\) lives but stands still, 1 collective behind: .+"));
 }
 
 TEST(Gloo, ARankThatLeavesIsNamed) {
@@ -238,7 +243,9 @@ TEST(Gloo, ARankThatLeavesIsNamed) {
     ranks.barrier();
     return std::string("no error");
   });
-  for (const int rank : {0, 1}) EXPECT_THAT(texts[rank], testing::MatchesRegex("5 barrier on rank .: rank 2 \\(.+\\) has ended: .+"));
+  for (const int rank : {0, 1})
+    EXPECT_THAT(texts[rank],
+                testing::MatchesRegex("5 barrier on rank .: rank 2 \\(.+\\) has ended: .+"));
   EXPECT_EQ(texts[2], "3 cannot go on");
 }
 
@@ -255,8 +262,9 @@ TEST(Gloo, AnErrorOfOneRankIsToldToAll) {
     });
     for (const int rank : {0, 1, 2}) {
       if (rank == failing) continue;
-      EXPECT_THAT(texts[rank], testing::MatchesRegex(concat("5 barrier on rank ", rank, ": rank ", failing,
-                                                            " \\(process [0-9]+ on .+\\) has ended: cannot go on: .+")));
+      EXPECT_THAT(texts[rank], testing::MatchesRegex(concat(
+                                   "5 barrier on rank ", rank, ": rank ", failing,
+                                   " \\(process [0-9]+ on .+\\) has ended: cannot go on: .+")));
     }
     EXPECT_EQ(texts[failing], "3 cannot go on\nfor long");
   }

@@ -12,7 +12,8 @@ using testing::Not;
 
 Hello hello(int rank, int world_size, const std::string& config = "same") {
   return {
-      rank, world_size, "node" + std::to_string(rank / 2), 100 + rank, {{"config hash", config}}, ""};
+      rank, world_size, "node" + std::to_string(rank / 2), 100 + rank, {{"config hash", config}},
+      ""};
 }
 
 TEST(FindDisagreement, NoneWhenAllAreThereInAnyOrder) {
@@ -38,12 +39,15 @@ TEST(FindDisagreement, AnotherWorldSizeAndADoubleRankAreNamedAtOnce) {
 }
 
 TEST(FindDisagreement, TwoRanksOnOneGpuAreNamedAtOnce) {
-  std::vector<Hello> ranks = {hello(0, 4), hello(1, 4), hello(2, 4), hello(3, 4)};  // two on each node
-  for (int rank = 0; rank < 4; ++rank) ranks[static_cast<std::size_t>(rank)].gpu = "0000:0" + std::to_string(rank % 2);
+  std::vector<Hello> ranks = {hello(0, 4), hello(1, 4), hello(2, 4),
+                              hello(3, 4)};  // two on each node
+  for (int rank = 0; rank < 4; ++rank)
+    ranks[static_cast<std::size_t>(rank)].gpu = "0000:0" + std::to_string(rank % 2);
   EXPECT_EQ(find_disagreement(ranks, 4, true), "");
   ranks[3].gpu = "0000:00";
   EXPECT_THAT(find_disagreement(ranks, 4, false),
-              AllOf(HasSubstr("rank 2 (process 102 on node1) and rank 3 (process 103 on node1) both compute on GPU 0000:00"),
+              AllOf(HasSubstr("rank 2 (process 102 on node1) and rank 3 (process 103 on node1) "
+                              "both compute on GPU 0000:00"),
                     HasSubstr("CUDA_VISIBLE_DEVICES")));
 }
 

@@ -1,4 +1,5 @@
-// The NCCL form on one GPU: NCCL refuses two ranks on one device, so that this is what a machine with a single GPU can test.
+// The NCCL form on one GPU: NCCL refuses two ranks on one device, so that this is what a machine
+// with a single GPU can test.
 #include <ATen/Context.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
@@ -18,7 +19,9 @@ class Nccl : public testing::Test {
     ranks_ = make_nccl_group(place, device_);
   }
 
-  at::Tensor numbers(at::Device device) const { return at::arange(12, at::TensorOptions().dtype(at::kFloat)).to(device); }
+  at::Tensor numbers(at::Device device) const {
+    return at::arange(12, at::TensorOptions().dtype(at::kFloat)).to(device);
+  }
 
   at::Device device_ = at::Device(at::kCUDA, 0);
   std::unique_ptr<Communicator> ranks_;

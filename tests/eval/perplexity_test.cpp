@@ -158,7 +158,8 @@ TEST(PerplexityTest, PartsThatDoNotFitAreRefused) {
   const PerplexityResult first = perplexity(model, stream_windows(tokens, 5), options);
   options.part = 1;
   PerplexityResult second = perplexity(model, stream_windows(tokens, 5), options);
-  EXPECT_THAT([&] { merge(std::vector<PerplexityResult>{}); }, ThrowsMessage<UsageError>(HasSubstr("no parts")));
+  EXPECT_THAT([&] { merge(std::vector<PerplexityResult>{}); },
+              ThrowsMessage<UsageError>(HasSubstr("no parts")));
   const std::vector<PerplexityResult> missing = {first};
   EXPECT_THAT([&] { merge(missing); },
               ThrowsMessage<UsageError>(HasSubstr("found 5 of 10 windows")));

@@ -79,8 +79,8 @@ TEST(ExportNativeTest, ExportOfAnExportIsTheSameFile) {
     const TempDir dir;
     const MemorySource source(model);
     export_native(source, model, dir / "first").commit();
-    const auto read = config::model_config_from_hf_json(
-        read_file(dir / "first" / "config.json"), "config.json");
+    const auto read =
+        config::model_config_from_hf_json(read_file(dir / "first" / "config.json"), "config.json");
     EXPECT_EQ(read.tie_scales, model.tie_scales);
     EXPECT_EQ(read.shift, model.shift);
     export_native(*formats::folder_source(dir / "first"), read, dir / "second").commit();
@@ -421,7 +421,8 @@ TEST(CheckpointSourceTest, LeavesTheOptimizerOut) {
   manifest.shards = {{"shard-r00000-00000.safetensors", file.bytes, file.xxh3_128}};
   write_file(folder / "manifest.json", formats::manifest_to_json(manifest));
 
-  const auto checkpoint = formats::checkpoint_source(std::make_unique<formats::CheckpointReader>(folder));
+  const auto checkpoint =
+      formats::checkpoint_source(std::make_unique<formats::CheckpointReader>(folder));
   EXPECT_EQ(checkpoint->names(), source.names());
   EXPECT_EQ(checkpoint->description(), folder.string());
   export_native(*checkpoint, small_model(), dir / "again").commit();

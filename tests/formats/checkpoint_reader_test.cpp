@@ -134,8 +134,10 @@ TEST_F(Checkpoints, AlteredManifest) {
   };
   refused("\"updates\": 7", "\"updates\": 8", "has been altered", "expected XXH3");
   refused("\"config_hash\": \"c0ffee\"", "\"config_hash\": \"c0ffe\"", "has been altered");
-  refused("\"format_version\": 2", "\"format_version\": 3", "expected format version 1 to 2, found 3");
-  refused("\"format_version\": 2", "\"format_version\": 0", "expected format version 1 to 2, found 0");
+  refused("\"format_version\": 2", "\"format_version\": 3",
+          "expected format version 1 to 2, found 3");
+  refused("\"format_version\": 2", "\"format_version\": 0",
+          "expected format version 1 to 2, found 0");
   refused("\"format_version\": 2", "\"format_version\": -1", "format_version", "whole number");
   refused("\"format_version\"", "\"format\"", "field format_version is missing");
   refused("manifest_xxh3_128", "manifest", "field manifest_xxh3_128 is missing");

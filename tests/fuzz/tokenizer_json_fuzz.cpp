@@ -14,8 +14,9 @@ namespace {
 const std::filesystem::path& folder() {
   static const fbi::test::TempDir directory;
   static const std::filesystem::path path = [] {
-    fbi::write_file(directory / "tokenizer_config.json",
-                    R"({"bos_token": "<|begin_of_text|>", "eos_token": {"content": "<|end_of_text|>"}})");
+    fbi::write_file(
+        directory / "tokenizer_config.json",
+        R"({"bos_token": "<|begin_of_text|>", "eos_token": {"content": "<|end_of_text|>"}})");
     return directory / ".";
   }();
   return path;

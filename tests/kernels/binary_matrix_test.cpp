@@ -57,7 +57,8 @@ TEST_P(BinaryMatrix, TransposedSigns) {
       for (std::int64_t i = 0; i < columns; ++i) {
         for (std::int64_t o = 0; o < row_bytes(rows) * 8; ++o) {
           const bool expected = o < rows && sign_at(bits, shape, o, i);
-          ASSERT_EQ(sign_at(values, transposed, i, o), expected) << rows << " x " << columns << ": " << o << ", " << i;
+          ASSERT_EQ(sign_at(values, transposed, i, o), expected)
+              << rows << " x " << columns << ": " << o << ", " << i;
         }
       }
     }

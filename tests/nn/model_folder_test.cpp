@@ -194,13 +194,16 @@ TEST_F(Folder, WithATensorOfAnotherShapeIsRefused) {
 TEST_F(Folder, IsHeldAgainstAModelThatTakesNoMemory) {
   write(packed_, random_model(packed_, 1));
   const auto check = [&](const config::ModelConfig& config) {
-    check_weights(LlamaForCausalLM(config, {.device = at::kMeta}), *open_model_folder(path()).weights);
+    check_weights(LlamaForCausalLM(config, {.device = at::kMeta}),
+                  *open_model_folder(path()).weights);
   };
   check(packed_);
   test::expect_error<DataError>([&] { check(tiny_model(config::Binarize::kRow)); },
-                                "model.layers.0.self_attn.q_proj.wscale", "expected [16, 1]", "found [1, 16]");
+                                "model.layers.0.self_attn.q_proj.wscale", "expected [16, 1]",
+                                "found [1, 16]");
   packed_.vocab_size = 24;
-  test::expect_error<DataError>([&] { check(packed_); }, "model.embed_tokens.weight", "expected [24, 16]", "found [23, 16]");
+  test::expect_error<DataError>([&] { check(packed_); }, "model.embed_tokens.weight",
+                                "expected [24, 16]", "found [23, 16]");
 }
 
 TEST_F(Folder, WithSizesThatItsTensorsDoNotHaveTakesNoMemory) {
@@ -208,9 +211,8 @@ TEST_F(Folder, WithSizesThatItsTensorsDoNotHaveTakesNoMemory) {
   dense_.vocab_size = 16'000'000;
   dense_.hidden_size = 65536;
   write(dense_, tensors);
-  test::expect_error<DataError>(
-      [&] { hidden_of(path()); }, "model.embed_tokens.weight",
-      "expected [16000000, 65536], found [23, 16] in " + path().string());
+  test::expect_error<DataError>([&] { hidden_of(path()); }, "model.embed_tokens.weight",
+                                "expected [16000000, 65536], found [23, 16] in " + path().string());
   dense_ = tiny_model(config::Binarize::kNone);
   dense_.num_hidden_layers = 4096;
   write(dense_, tensors);

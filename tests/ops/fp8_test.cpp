@@ -26,7 +26,9 @@ ParameterSlot dense_slot(std::int64_t outputs, std::int64_t inputs) {
   return slot;
 }
 
-at::Tensor dequantized(const Fp8Rows& rows) { return rows.values.to(at::kDouble) * rows.scales.unsqueeze(1); }
+at::Tensor dequantized(const Fp8Rows& rows) {
+  return rows.values.to(at::kDouble) * rows.scales.unsqueeze(1);
+}
 
 TEST(Fp8, RowsAreWithinHalfAStepOfTheirNumbers) {
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
@@ -42,7 +44,8 @@ TEST(Fp8, RowsAreWithinHalfAStepOfTheirNumbers) {
 }
 
 TEST(Fp8, ExtremeRowsStayFinite) {
-  const float least = std::numeric_limits<float>::denorm_min(), most = std::numeric_limits<float>::max();
+  const float least = std::numeric_limits<float>::denorm_min(),
+              most = std::numeric_limits<float>::max();
   for (const float value : {0.0f, least, 1e-40f, most}) {
     const Fp8Rows rows = quantize_rows(at::full({2, 3}, value));
     EXPECT_TRUE(dequantized(rows).isfinite().all().item<bool>()) << value;
@@ -57,7 +60,8 @@ TEST(Fp8, ProductsAreThoseOfTheRoundedNumbers) {
   EXPECT_TRUE(fp8_product(a, b, at::kBFloat16).to(at::kDouble).allclose(expected, 0x1p-8, 1e-5));
 }
 
-/// Two roundings to 3 bits, each within 2^-4: of sums of 64 products the error is some per cent of their size.
+/// Two roundings to 3 bits, each within 2^-4: of sums of 64 products the error is some per cent of
+/// their size.
 TEST(Fp8, ALinearLayerTakesOneBytePerWeightAndStaysNear) {
   const at::NoGradGuard no_grad;
   ParameterSlot slot = dense_slot(24, 64), other = dense_slot(8, 64);
@@ -68,7 +72,8 @@ TEST(Fp8, ALinearLayerTakesOneBytePerWeightAndStaysNear) {
   EXPECT_EQ(slot.value.nbytes(), 24u * 64u);
   const at::Tensor found = linear(x, slot, at::kFloat);
   EXPECT_LT(((found - exact).norm() / exact.norm()).item<double>(), 0.06);
-  EXPECT_TRUE(working_weight(slot, at::kDouble).allclose(dequantized({slot.value, slot.value_scales}), 1e-6, 0));
+  EXPECT_TRUE(working_weight(slot, at::kDouble)
+                  .allclose(dequantized({slot.value, slot.value_scales}), 1e-6, 0));
 
   const auto both = linears(x, {&slot, &other}, at::kFloat);
   EXPECT_TRUE(both[0].equal(found));
@@ -79,10 +84,15 @@ TEST(Fp8, IsForModelsThatAreOnlyRun) {
   ParameterSlot trained = dense_slot(4, 4), packed = dense_slot(4, 4), run = dense_slot(4, 4);
   trained.grad = at::zeros({4, 4});
   packed.kind = SlotKind::kPacked;
-  test::expect_error<UsageError>([&] { store_as_fp8(trained); }, "layer.weight", "without gradient");
+  test::expect_error<UsageError>([&] { store_as_fp8(trained); }, "layer.weight",
+                                 "without gradient");
   test::expect_error<UsageError>([&] { store_as_fp8(packed); }, "layer.weight", "full-precision");
   store_as_fp8(run);
-  test::expect_error<UsageError>([&] { linear(at::randn({1, 4}), run, at::kFloat); }, "layer.weight", "no gradient");
+  test::expect_error<UsageError>(
+      [&] {
+        linear(at::randn({1, 4}), run, at::kFloat);
+      },
+      "layer.weight", "no gradient");
   EXPECT_NO_THROW(check_fp8(at::kCPU));
 }
 

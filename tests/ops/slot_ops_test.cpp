@@ -108,7 +108,8 @@ struct Products {
   at::Tensor y, dx, grad;
 };
 
-Products products(ParameterSlot& slot, SignProducts form, const at::Tensor& x, const at::Tensor& upstream) {
+Products products(ParameterSlot& slot, SignProducts form, const at::Tensor& x,
+                  const at::Tensor& upstream) {
   slot.products = form;
   slot.grad = at::zeros(slot.shape);
   const at::Tensor input = x.detach().clone().requires_grad_(true);
@@ -142,15 +143,17 @@ TEST(SlotLinear, TablesOfSumsGiveTheProductsOfTheDenseForm) {
 TEST(SlotLinear, FewTokensTakeTheDenseForm) {
   ParameterSlot slot = packed_slot(at::randn({130, 77}), ScalePattern::kColumn);
   const at::Tensor x = at::randn({3, 77}), upstream = at::randn({3, 130});
-  EXPECT_TRUE(products(slot, SignProducts::kInt8, x, upstream).y.equal(products(slot, SignProducts::kDense, x, upstream).y));
+  EXPECT_TRUE(products(slot, SignProducts::kInt8, x, upstream)
+                  .y.equal(products(slot, SignProducts::kDense, x, upstream).y));
 }
 
 TEST(SignProductsOption, RefusesTablesWhereThereAreNone) {
   EXPECT_EQ(choose_sign_products("auto", at::kCPU, at::kBFloat16), SignProducts::kDense);
   EXPECT_EQ(choose_sign_products("tables", at::kCPU, at::kFloat), SignProducts::kTables);
   EXPECT_EQ(choose_sign_products("int8", at::kCPU, at::kFloat), SignProducts::kInt8);
-  test::expect_error<UsageError>([] { choose_sign_products("tables", at::kCPU, at::kBFloat16); },
-                                 "train.sign_products=tables computes in fp32 on the CPU; found cpu and BFloat16");
+  test::expect_error<UsageError>(
+      [] { choose_sign_products("tables", at::kCPU, at::kBFloat16); },
+      "train.sign_products=tables computes in fp32 on the CPU; found cpu and BFloat16");
 }
 
 TEST(MatrixProduct, OfEveryTransposition) {
@@ -158,7 +161,8 @@ TEST(MatrixProduct, OfEveryTransposition) {
   const at::Tensor expected = a.to(at::kDouble).matmul(b.to(at::kDouble)).to(at::kFloat);
   const auto turned = [](const at::Tensor& x) { return x.t().contiguous().t(); };
   for (const at::Tensor& left : {a, turned(a)}) {
-    for (const at::Tensor& right : {b, turned(b)}) EXPECT_LE(distance(matrix_product(left, right), expected), 1e-6);
+    for (const at::Tensor& right : {b, turned(b)})
+      EXPECT_LE(distance(matrix_product(left, right), expected), 1e-6);
   }
   EXPECT_EQ(matrix_product(a.slice(0, 0, 0), b).sizes(), (at::IntArrayRef{0, 23}));
 }

@@ -276,7 +276,8 @@ TEST_F(AdamWSlots, ZeroGradientsClearsTheTiedPartToo) {
 TEST_F(AdamWSlots, PublishRewritesTheSignsFromTheLatentWeights) {
   AdamW optimizer = make();
   std::map<std::string, at::Tensor> tensors;
-  for (auto& [name, tensor, row_begin, total_rows, repeated] : optimizer.named_tensors()) tensors[name] = tensor;
+  for (auto& [name, tensor, row_begin, total_rows, repeated] : optimizer.named_tensors())
+    tensors[name] = tensor;
   tensors.at("row.weight").neg_();
   const at::Tensor before = packed_[1].bits.clone();
   optimizer.publish();
@@ -290,7 +291,8 @@ TEST_F(AdamWSlots, PublishRewritesTheSignsFromTheLatentWeights) {
 TEST_F(AdamWSlots, NamesAndShapesAreThePublishedOnes) {
   AdamW optimizer = make();
   std::map<std::string, std::vector<std::int64_t>> shapes;
-  for (const auto& [name, tensor, row_begin, total_rows, repeated] : optimizer.named_tensors()) shapes[name] = tensor.sizes().vec();
+  for (const auto& [name, tensor, row_begin, total_rows, repeated] : optimizer.named_tensors())
+    shapes[name] = tensor.sizes().vec();
   EXPECT_EQ(shapes.size(), 3u * (3 * 3 + 3));
   using Shape = std::vector<std::int64_t>;
   EXPECT_EQ(shapes.at("column.wscale"), (Shape{1, kColumns}));
@@ -352,10 +354,10 @@ TEST(AdamWTiedScales, HaveTheSumOfTheGradientsAndOneUpdate) {
   for (const auto& tensor : optimizer.named_tensors())
     if (tensor.name.find(".wscale") != std::string::npos || tensor.name.ends_with("wbias"))
       names.push_back(tensor.name);
-  EXPECT_EQ(names, (std::vector<std::string>{
-                       "q.wscale", "optimizer.exp_avg.q.wscale", "optimizer.exp_avg_sq.q.wscale",
-                       "k.wscale", "alone.wscale", "optimizer.exp_avg.alone.wscale",
-                       "optimizer.exp_avg_sq.alone.wscale"}));
+  EXPECT_EQ(names, (std::vector<std::string>{"q.wscale", "optimizer.exp_avg.q.wscale",
+                                             "optimizer.exp_avg_sq.q.wscale", "k.wscale",
+                                             "alone.wscale", "optimizer.exp_avg.alone.wscale",
+                                             "optimizer.exp_avg_sq.alone.wscale"}));
   test::expect_error<UsageError>([&] { AdamW({&slots[1]}, {}, *communicator); }, "k.weight");
 }
 

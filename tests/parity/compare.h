@@ -24,8 +24,9 @@ std::vector<Check> compare(const Trace& trace, const ReplayResult& replay);
 
 /// A bf16 replay against a bf16 recording, which is a statistical reference. The scale of each
 /// quantity is the distance D between the recording and our own fp32 replay of it: bf16 must lie
-/// within 1.5 D of the recording, after training within `after_training` D, and differ from our fp32
-/// replay by 0.3 to 3 D (plain fp32 would satisfy the first alone); its logits must be bf16 values.
+/// within 1.5 D of the recording, after training within `after_training` D, and differ from our
+/// fp32 replay by 0.3 to 3 D (plain fp32 would satisfy the first alone); its logits must be bf16
+/// values.
 std::vector<Check> compare_bf16(const Trace& trace, const ReplayResult& bf16,
                                 const ReplayResult& fp32, double after_training);
 

@@ -20,17 +20,16 @@ std::string trainer_declines(const Trace& trace) {
 
 std::span<const Form> forms() {
   static constexpr std::array<Form, 2> kForms{
-      Form{
-          "trainer",
-          [](const Trace& trace, config::Precision precision, int ranks) {
-            return ranks == 1 ? replay_trainer(trace, precision)
-                              : replay_trainer_on_ranks(trace, precision, ranks);
-          },
-          trainer_declines,
-          // The recording rounds the gradient of a weight to bf16 in every micro-step, this form
-          // sums it in fp32; ten steps amplify the difference. With AVX2 it ends 1.55 D away, and
-          // 0.6 D when it is made to round as the recording did (on two ranks 1.5 D all the same).
-          2},
+      Form{"trainer",
+           [](const Trace& trace, config::Precision precision, int ranks) {
+             return ranks == 1 ? replay_trainer(trace, precision)
+                               : replay_trainer_on_ranks(trace, precision, ranks);
+           },
+           trainer_declines,
+           // The recording rounds the gradient of a weight to bf16 in every micro-step, this form
+           // sums it in fp32; ten steps amplify the difference. With AVX2 it ends 1.55 D away, and
+           // 0.6 D when it is made to round as the recording did (on two ranks 1.5 D all the same).
+           2},
       Form{"latent",
            [](const Trace& trace, config::Precision precision, int) {
              return replay_latent(trace, precision);

@@ -52,7 +52,8 @@ TEST(RecordingOnRanks, IsReproducedByTwo) {
   for (const std::string name : {"t1", "t3", "t5"}) {
     FBI_SHARED_OR_SKIP(directory, "reference-traces/" + name);
     std::ostringstream report;
-    EXPECT_TRUE(replay_and_judge(forms().front(), load_trace(directory), report, /*ranks=*/2)) << report.str();
+    EXPECT_TRUE(replay_and_judge(forms().front(), load_trace(directory), report, /*ranks=*/2))
+        << report.str();
   }
 }
 

@@ -1,8 +1,9 @@
 // replay_trace DIR... [--form trainer|latent] [--ranks N]
 //
 // Replays recordings of the published training loop and compares every recorded quantity. Without
-// --form all forms run, each where it can. With --ranks the trainer's form alone, on N ranks (threads). Exit status: 0 everything holds, 1 something does not, 2
-// wrong usage, 3 unreadable recording.
+// --form all forms run, each where it can. With --ranks the trainer's form alone, on N ranks
+// (threads). Exit status: 0 everything holds, 1 something does not, 2 wrong usage, 3 unreadable
+// recording.
 
 #include <cstdlib>
 #include <exception>
@@ -78,7 +79,8 @@ int main(int count, char** words) {
   try {
     return fbi::parity::replay(fbi::parity::parse({words + 1, words + count})) ? 0 : 1;
   } catch (const fbi::UsageError& error) {
-    std::cerr << error.what() << "\nusage: replay_trace DIR... [--form trainer|latent] [--ranks N]\n";
+    std::cerr << error.what()
+              << "\nusage: replay_trace DIR... [--form trainer|latent] [--ranks N]\n";
     return static_cast<int>(error.exit_code());
   } catch (const fbi::Error& error) {
     std::cerr << error.what() << "\n";

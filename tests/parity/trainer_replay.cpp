@@ -17,7 +17,8 @@
 namespace fbi::parity {
 namespace {
 
-constexpr std::int64_t kLossChunkTokens = 50;  // divides no recording's micro-batch: the last chunk is short
+constexpr std::int64_t kLossChunkTokens =
+    50;  // divides no recording's micro-batch: the last chunk is short
 
 class RecordedWeights final : public nn::WeightSource {
  public:
@@ -29,7 +30,8 @@ class RecordedWeights final : public nn::WeightSource {
     return out;
   }
   bool contains(const std::string& name) const override { return tensors_.contains(name); }
-  at::Tensor tensor(const std::string& name, const std::vector<std::int64_t>& shape) const override {
+  at::Tensor tensor(const std::string& name,
+                    const std::vector<std::int64_t>& shape) const override {
     return tensors_.at(name).view(shape).clone();
   }
 
@@ -81,7 +83,8 @@ at::Tensor micro_batch_logits(nn::LlamaForCausalLM& model, const at::Tensor& ids
 }
 
 /// All rows of a tensor whose rows are spread over ranks.
-at::Tensor whole(distributed::Communicator& communicator, const at::Tensor& rows, std::int64_t total_rows) {
+at::Tensor whole(distributed::Communicator& communicator, const at::Tensor& rows,
+                 std::int64_t total_rows) {
   if (total_rows < 0 || communicator.size() == 1) return rows.clone();
   const distributed::ShardPlan plan(total_rows, communicator.size());
   at::Tensor block = at::zeros({plan.block_rows(), rows.size(1)}, rows.options());
@@ -97,13 +100,16 @@ NamedTensors gradients(const optim::AdamW& optimizer, distributed::Communicator&
   for (const auto& state : optimizer.states()) {
     const auto& slot = *state.slot;
     if (slot.kind != ops::SlotKind::kPacked) {
-      out[slot.name] = whole(communicator, state.grad, slot.kind == ops::SlotKind::kVector ? -1 : slot.rows());
+      out[slot.name] =
+          whole(communicator, state.grad, slot.kind == ops::SlotKind::kVector ? -1 : slot.rows());
       continue;
     }
     const auto shape = ops::scale_shape(slot);
     out[slot.name] = whole(communicator, state.grad, slot.rows()) * slot.alpha.view(shape);
-    if (slot.owns_alpha()) out[ops::sibling_name(slot.name, "wscale")] = state.alpha_grad.view(shape).clone();
-    if (slot.learns_shift) out[ops::sibling_name(slot.name, "wbias")] = state.beta_grad.view(shape).clone();
+    if (slot.owns_alpha())
+      out[ops::sibling_name(slot.name, "wscale")] = state.alpha_grad.view(shape).clone();
+    if (slot.learns_shift)
+      out[ops::sibling_name(slot.name, "wbias")] = state.beta_grad.view(shape).clone();
   }
   return out;
 }
@@ -127,7 +133,8 @@ LossTerms loss_terms(const Trace& trace, const ops::LossSums& sums) {
   LossTerms terms;
   if (trace.next_token_weight > 0) terms.next_token = sums.next_token / tokens;
   if (trace.distill_weight > 0) terms.distill = sums.distill / tokens;
-  terms.loss = trace.next_token_weight * terms.next_token.value_or(0) + trace.distill_weight * terms.distill.value_or(0);
+  terms.loss = trace.next_token_weight * terms.next_token.value_or(0) +
+               trace.distill_weight * terms.distill.value_or(0);
   return terms;
 }
 
@@ -139,7 +146,8 @@ StepValues step_values(const Trace& trace, const train::StepMetrics& metrics) {
       metrics.grad_norm * std::min(1.0, trace.optimizer->clip_norm / (metrics.grad_norm + 1e-6));
   std::map<std::string, std::int64_t> flips;
   for (const auto& layer : metrics.layer_flips) flips[layer.name] = layer.flips;
-  for (const auto& module : trace.binarized_modules) values.flips.push_back(flips.at(module + ".weight"));
+  for (const auto& module : trace.binarized_modules)
+    values.flips.push_back(flips.at(module + ".weight"));
   return values;
 }
 
@@ -150,13 +158,15 @@ ops::LossSums sum_over_ranks(distributed::Communicator& communicator, const ops:
   return {both[0].item<double>(), both[1].item<double>()};
 }
 
-ReplayResult replay(distributed::Communicator& communicator, const Trace& trace, config::Precision precision, bool recompute) {
+ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
+                    config::Precision precision, bool recompute) {
   const auto dtype = precision == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
   nn::LlamaForCausalLM student(trace.student, {at::kCPU, dtype});
   student.allocate_gradients();
   std::unique_ptr<distill::Teacher> teacher;
   if (trace.teacher) {
-    auto model = std::make_unique<nn::LlamaForCausalLM>(*trace.teacher, nn::LlamaOptions{at::kCPU, dtype});
+    auto model =
+        std::make_unique<nn::LlamaForCausalLM>(*trace.teacher, nn::LlamaOptions{at::kCPU, dtype});
     nn::load_weights(*model, RecordedWeights(trace.teacher_init));
     teacher = std::make_unique<distill::Teacher>(std::move(model));
   }
@@ -167,17 +177,20 @@ ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
   ReplayResult result;
   result.initial_scales = initial_scales(student, weights);
   nn::LoadReport report;
-  for (auto* slot : student.slots()) optimizer.adopt_latent(*slot, nn::load_slot(*slot, weights, report));
+  for (auto* slot : student.slots())
+    optimizer.adopt_latent(*slot, nn::load_slot(*slot, weights, report));
 
   const at::Tensor first_ids = trace.tokens.select(0, 0).slice(1, 0, trace.seq);
   result.student_logits = micro_batch_logits(student, first_ids);
   if (teacher) result.teacher_logits = micro_batch_logits(teacher->model(), first_ids);
   for (auto* slot : student.slots())
-    if (trace.effective.contains(slot->name)) result.effective[slot->name] = ops::working_weight(*slot, at::kFloat);
+    if (trace.effective.contains(slot->name))
+      result.effective[slot->name] = ops::working_weight(*slot, at::kFloat);
 
   const config::ObjectiveConfig objective{trace.next_token_weight, trace.distill_weight, 1.0};
-  train::Trainer trainer({student, teacher.get(), optimizer, communicator, sample_reader(trace.tokens)}, objective,
-                         train_config(trace, recompute, communicator.size()), schedule(trace));
+  train::Trainer trainer(
+      {student, teacher.get(), optimizer, communicator, sample_reader(trace.tokens)}, objective,
+      train_config(trace, recompute, communicator.size()), schedule(trace));
   const auto first = sum_over_ranks(communicator, ops::read_sums(trainer.micro_step(0)).front());
   optimizer.finish_gradients();
   result.first_gradients = gradients(optimizer, communicator);
@@ -193,7 +206,8 @@ ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
     result.steps.push_back(step_values(trace, metrics));
   }
   for (const auto& [name, tensor, row_begin, total_rows, repeated] : optimizer.named_tensors())
-    if (!name.starts_with("optimizer.")) result.final_parameters[name] = whole(communicator, tensor, total_rows);
+    if (!name.starts_with("optimizer."))
+      result.final_parameters[name] = whole(communicator, tensor, total_rows);
   return result;
 }
 

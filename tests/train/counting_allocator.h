@@ -10,8 +10,8 @@
 
 namespace fbi::train {
 
-/// While it exists, every tensor on the CPU comes from here: counts the bytes that live, and their maximum. One at a time; it must
-/// outlive the tensors that were made with it.
+/// While it exists, every tensor on the CPU comes from here: counts the bytes that live, and their
+/// maximum. One at a time; it must outlive the tensors that were made with it.
 class CountingAllocator final : public c10::Allocator {
  public:
   CountingAllocator() : before_(c10::GetCPUAllocator()) {

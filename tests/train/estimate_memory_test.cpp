@@ -1,4 +1,5 @@
-// The estimator against what small runs really allocate and send, counted by LibTorch's allocator and by the communicator.
+// The estimator against what small runs really allocate and send, counted by LibTorch's allocator
+// and by the communicator.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -20,7 +21,8 @@
 namespace fbi::train {
 namespace {
 
-/// Rank 0 of a group whose other ranks send zeros. Memory and traffic are those of a real rank; one thread needs no peer.
+/// Rank 0 of a group whose other ranks send zeros. Memory and traffic are those of a real rank; one
+/// thread needs no peer.
 class LonelyRank final : public distributed::Communicator {
  public:
   explicit LonelyRank(int size) : size_(size) {}
@@ -35,7 +37,9 @@ class LonelyRank final : public distributed::Communicator {
   };
   using Handle = std::unique_ptr<distributed::Work>;
 
-  Handle start_all_reduce(at::Tensor&, distributed::Reduce) override { return std::make_unique<Done>(); }
+  Handle start_all_reduce(at::Tensor&, distributed::Reduce) override {
+    return std::make_unique<Done>();
+  }
   Handle start_reduce_scatter(at::Tensor& output, const at::Tensor& input) override {
     output.view({-1}).copy_(input.view({-1}).narrow(0, 0, output.numel()));
     return std::make_unique<Done>();
@@ -68,9 +72,12 @@ struct Case {
   bool fp8_teacher = false;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
 
-/// All parts of its memory are visible in the total, and a step takes milliseconds. 500 rows are not divisible by 3 ranks.
+/// All parts of its memory are visible in the total, and a step takes milliseconds. 500 rows are
+/// not divisible by 3 ranks.
 config::ModelConfig small_model(const Case& c) {
   config::ModelConfig model;
   model.vocab_size = 500;
@@ -101,7 +108,8 @@ config::ModelConfig small_teacher() {
 config::RunConfig small_run(const Case& c) {
   config::RunConfig config;
   config.model = small_model(c);
-  config.objective = c.distill ? config::ObjectiveConfig{0, 1, 1} : config::ObjectiveConfig{1, 0, 1};
+  config.objective =
+      c.distill ? config::ObjectiveConfig{0, 1, 1} : config::ObjectiveConfig{1, 0, 1};
   config.train.seq_len = 128;
   config.train.micro_batch = 3;
   config.train.global_batch = 6 * c.ranks;
@@ -122,7 +130,8 @@ at::ScalarType torch_dtype(config::Precision precision) {
 }
 
 void read_samples(std::int64_t first, std::int64_t, std::span<std::int32_t> ids) {
-  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>((first * 7 + static_cast<std::int64_t>(i) * 29) % 500);
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    ids[i] = static_cast<std::int32_t>((first * 7 + static_cast<std::int64_t>(i) * 29) % 500);
 }
 
 /// Builds what a session builds, reading the allocator after each part.
@@ -132,19 +141,24 @@ class SmallRun {
     ops::set_threads(1);
     if (c.distill) make_teacher();
     took(MemoryKind::kTeacher);
-    student_ = std::make_unique<nn::LlamaForCausalLM>(config_.model, nn::LlamaOptions{at::kCPU, torch_dtype(c.precision)});
+    student_ = std::make_unique<nn::LlamaForCausalLM>(
+        config_.model, nn::LlamaOptions{at::kCPU, torch_dtype(c.precision)});
     took(MemoryKind::kValues);
     student_->allocate_gradients(c.shard_gradients);
     took(MemoryKind::kGradients);
-    optimizer_ = std::make_unique<optim::AdamW>(student_->slots(), config_.optimizer, communicator_, torch_dtype(c.gradients));
+    optimizer_ = std::make_unique<optim::AdamW>(student_->slots(), config_.optimizer, communicator_,
+                                                torch_dtype(c.gradients));
     took(MemoryKind::kMoments);
     sort_by_kind();
     nn::LoadReport report;
     const auto source = nn::random_weights(config_.model, 3);
-    for (auto* slot : student_->slots()) optimizer_->adopt_latent(*slot, nn::load_slot(*slot, *source, report));
+    for (auto* slot : student_->slots())
+      optimizer_->adopt_latent(*slot, nn::load_slot(*slot, *source, report));
     peaks_["loading"] = memory_.peak();
-    trainer_ = std::make_unique<Trainer>(TrainerParts{*student_, teacher_.get(), *optimizer_, communicator_, read_samples},
-                                         config_.objective, config_.train, optim::make_schedule(config_.optimizer), c.shard_gradients);
+    trainer_ = std::make_unique<Trainer>(
+        TrainerParts{*student_, teacher_.get(), *optimizer_, communicator_, read_samples},
+        config_.objective, config_.train, optim::make_schedule(config_.optimizer),
+        c.shard_gradients);
   }
 
   /// Trainer::step as it is.
@@ -155,7 +169,8 @@ class SmallRun {
   /// The parts of Trainer::micro_step, and the update.
   void phases() {
     const auto& t = config_.train;
-    const at::Tensor ids = at::randint(0, config_.model.vocab_size, {t.micro_batch, t.seq_len + 1}, at::kInt);
+    const at::Tensor ids =
+        at::randint(0, config_.model.vocab_size, {t.micro_batch, t.seq_len + 1}, at::kInt);
     const at::Tensor inputs = ids.slice(1, 0, t.seq_len).to(at::kLong);
     const at::Tensor targets = ids.slice(1, 1, t.seq_len + 1).reshape(-1);
     at::Tensor reference, hidden;
@@ -164,7 +179,10 @@ class SmallRun {
     measure("forward", [&] { hidden = pass.forward(inputs); });
     distill::Objective::Result loss;
     const distill::Objective objective(config_.objective, t.loss_chunk_tokens);
-    measure("loss", [&] { loss = objective.run(*student_, hidden, teacher_ ? &teacher_->model() : nullptr, reference, targets, 1e-3); });
+    measure("loss", [&] {
+      loss = objective.run(*student_, hidden, teacher_ ? &teacher_->model() : nullptr, reference,
+                           targets, 1e-3);
+    });
     measure("backward", [&] { pass.backward(loss.dhidden); });
   }
   void update() {
@@ -185,7 +203,8 @@ class SmallRun {
  private:
   void make_teacher() {
     const bool spread = config_.parallel.shard_teacher;
-    auto model = std::make_unique<nn::LlamaForCausalLM>(small_teacher(), nn::LlamaOptions{at::kCPU, at::kBFloat16, at::kBFloat16, !spread});
+    auto model = std::make_unique<nn::LlamaForCausalLM>(
+        small_teacher(), nn::LlamaOptions{at::kCPU, at::kBFloat16, at::kBFloat16, !spread});
     const auto weights = nn::random_weights(small_teacher(), 1);
     if (spread) {
       teacher_ = std::make_unique<distill::Teacher>(std::move(model), *weights, communicator_);
@@ -193,7 +212,8 @@ class SmallRun {
       nn::load_weights(*model, *weights);
       teacher_ = std::make_unique<distill::Teacher>(std::move(model));
     }
-    if (config_.teacher.dtype == "fp8") distill::store_as_fp8(teacher_->model(), at::zeros({1, 2}, at::kLong));
+    if (config_.teacher.dtype == "fp8")
+      distill::store_as_fp8(teacher_->model(), at::zeros({1, 2}, at::kLong));
   }
 
   void took(MemoryKind kind) {
@@ -208,8 +228,10 @@ class SmallRun {
     };
     for (const auto& state : optimizer_->states()) {
       move(MemoryKind::kValues, MemoryKind::kBits, state.slot->bits);
-      if (state.slot->kind == ops::SlotKind::kPacked) move(MemoryKind::kMoments, MemoryKind::kLatent, state.latent);
-      if (!state.grad.is_same(state.slot->grad)) move(MemoryKind::kMoments, MemoryKind::kGradients, state.grad);
+      if (state.slot->kind == ops::SlotKind::kPacked)
+        move(MemoryKind::kMoments, MemoryKind::kLatent, state.latent);
+      if (!state.grad.is_same(state.slot->grad))
+        move(MemoryKind::kMoments, MemoryKind::kGradients, state.grad);
       move(MemoryKind::kMoments, MemoryKind::kGradients, state.alpha_grad);
       move(MemoryKind::kMoments, MemoryKind::kGradients, state.beta_grad);
     }
@@ -237,7 +259,8 @@ class SmallRun {
 class EstimateAgainstARun : public ::testing::TestWithParam<Case> {};
 class PhasesAgainstARun : public ::testing::TestWithParam<Case> {};
 
-/// Exact, but for the rotary frequencies of a model, and for up to one row per matrix that an uneven share rounds up.
+/// Exact, but for the rotary frequencies of a model, and for up to one row per matrix that an
+/// uneven share rounds up.
 TEST_P(EstimateAgainstARun, ConstantMemory) {
   const SmallRun run(GetParam());
   const auto estimated = run.estimated();
@@ -245,7 +268,8 @@ TEST_P(EstimateAgainstARun, ConstantMemory) {
     const auto found = run.constant().find(static_cast<MemoryKind>(kind));
     const std::int64_t measured = found == run.constant().end() ? 0 : found->second;
     const double slack = 64 + (GetParam().ranks == 3 ? 0.005 * static_cast<double>(measured) : 0);
-    EXPECT_NEAR(static_cast<double>(estimated.memory.constant[kind]), static_cast<double>(measured), slack)
+    EXPECT_NEAR(static_cast<double>(estimated.memory.constant[kind]), static_cast<double>(measured),
+                slack)
         << to_string(static_cast<MemoryKind>(kind));
   }
 }
@@ -259,8 +283,12 @@ TEST_P(EstimateAgainstARun, HeldTensorsByKind) {
     const auto kind = static_cast<MemoryKind>(i);
     const auto counted = run.constant().find(kind);
     const auto bytes = static_cast<double>(held[i]);
-    EXPECT_NEAR(bytes, counted == run.constant().end() ? 0.0 : static_cast<double>(counted->second), 64) << to_string(kind);
-    EXPECT_NEAR(bytes, static_cast<double>(estimated[i]), GetParam().ranks == 3 ? 0.005 * bytes : 0.0) << to_string(kind);
+    EXPECT_NEAR(bytes, counted == run.constant().end() ? 0.0 : static_cast<double>(counted->second),
+                64)
+        << to_string(kind);
+    EXPECT_NEAR(bytes, static_cast<double>(estimated[i]),
+                GetParam().ranks == 3 ? 0.005 * bytes : 0.0)
+        << to_string(kind);
   }
 }
 
@@ -270,10 +298,15 @@ TEST_P(EstimateAgainstARun, PeakWithinOnePercentAndTraffic) {
   run.step();
   const auto estimated = run.estimated();
   const auto& peak = estimated.memory.peak();
-  EXPECT_NEAR(static_cast<double>(total_bytes(peak.bytes)) / static_cast<double>(run.peaks().at("step")), 1.0, 0.01) << peak.name;
+  EXPECT_NEAR(
+      static_cast<double>(total_bytes(peak.bytes)) / static_cast<double>(run.peaks().at("step")),
+      1.0, 0.01)
+      << peak.name;
 
   const auto& t = estimated.traffic;
-  const auto counted = [&](distributed::Payload payload) { return run.traffic()[static_cast<std::size_t>(payload)]; };
+  const auto counted = [&](distributed::Payload payload) {
+    return run.traffic()[static_cast<std::size_t>(payload)];
+  };
   EXPECT_EQ(counted(distributed::Payload::kGradients), t.gradients);
   EXPECT_EQ(counted(distributed::Payload::kBits), t.bits);
   EXPECT_EQ(counted(distributed::Payload::kValues), t.values);
@@ -284,17 +317,22 @@ TEST_P(EstimateAgainstARun, PeakWithinOnePercentAndTraffic) {
 
   const auto& loading = estimated.memory.phases.front();
   ASSERT_EQ(loading.name, "loading");
-  EXPECT_NEAR(static_cast<double>(total_bytes(loading.bytes)) / static_cast<double>(run.peaks().at("loading")), 1.0, 0.02);
+  EXPECT_NEAR(static_cast<double>(total_bytes(loading.bytes)) /
+                  static_cast<double>(run.peaks().at("loading")),
+              1.0, 0.02);
   EXPECT_LT(total_bytes(loading.bytes), total_bytes(peak.bytes));
 
   run.update();
   const auto& update = estimated.memory.phases.back();
   ASSERT_EQ(update.name, "update");
-  EXPECT_NEAR(static_cast<double>(total_bytes(update.bytes)) / static_cast<double>(run.peaks().at("update")), 1.0, 0.01);
+  EXPECT_NEAR(static_cast<double>(total_bytes(update.bytes)) /
+                  static_cast<double>(run.peaks().at("update")),
+              1.0, 0.01);
 }
 
-/// Of the memory that comes and goes. Forward passes: 7 %, because in bf16 oneDNN takes scratch that grows with the shape of a product;
-/// all others: 2 %, for the buffers of CPU attention and the vectors of each layer.
+/// Of the memory that comes and goes. Forward passes: 7 %, because in bf16 oneDNN takes scratch
+/// that grows with the shape of a product; all others: 2 %, for the buffers of CPU attention and
+/// the vectors of each layer.
 TEST_P(PhasesAgainstARun, EveryPhase) {
   SmallRun run(GetParam());
   run.phases();
@@ -305,7 +343,8 @@ TEST_P(PhasesAgainstARun, EveryPhase) {
     if (found == run.peaks().end() || phase.name == "loading") continue;
     const double measured = static_cast<double>(found->second - constant);
     const double tolerance = phase.name == "teacher" || phase.name == "forward" ? 0.07 : 0.02;
-    EXPECT_NEAR(static_cast<double>(total_bytes(phase.bytes) - constant) / measured, 1.0, tolerance) << phase.name;
+    EXPECT_NEAR(static_cast<double>(total_bytes(phase.bytes) - constant) / measured, 1.0, tolerance)
+        << phase.name;
   }
 }
 
@@ -321,28 +360,50 @@ std::vector<Case> one_rank() {
           {.name = "kd_bf16_recompute", .recompute = true, .precision = kBf16},
           {.name = "fp8_teacher", .fp8_teacher = true},
           {.name = "dense", .distill = false, .binarize = Binarize::kNone},
-          {.name = "dense_bf16_recompute", .distill = false, .recompute = true, .precision = kBf16, .binarize = Binarize::kNone},
+          {.name = "dense_bf16_recompute",
+           .distill = false,
+           .recompute = true,
+           .precision = kBf16,
+           .binarize = Binarize::kNone},
           {.name = "shared_heads", .binarize = Binarize::kRow, .key_value_heads = 2},
-          {.name = "shared_heads_bf16", .recompute = true, .precision = kBf16, .binarize = Binarize::kRow, .key_value_heads = 2},
+          {.name = "shared_heads_bf16",
+           .recompute = true,
+           .precision = kBf16,
+           .binarize = Binarize::kRow,
+           .key_value_heads = 2},
           {.name = "tied", .distill = false, .tied = true},
           {.name = "tied_scales", .distill = false, .tied_scales = true},
-          {.name = "tied_scales_no_shift", .distill = false, .key_value_heads = 2, .tied_scales = true, .shift = false}};
+          {.name = "tied_scales_no_shift",
+           .distill = false,
+           .key_value_heads = 2,
+           .tied_scales = true,
+           .shift = false}};
 }
 
 std::vector<Case> several_ranks() {
-  return {{.name = "ranks", .ranks = 4},
-          {.name = "ranks_recompute_bf16", .recompute = true, .precision = kBf16, .ranks = 4, .gradients = kBf16},
-          {.name = "ranks_tied_scales_no_shift", .distill = false, .ranks = 4, .tied_scales = true, .shift = false},
-          {.name = "ranks_uneven_dense", .distill = false, .binarize = Binarize::kNone, .ranks = 3},
-          {.name = "ranks_sharded_teacher", .recompute = true, .ranks = 3, .shard_teacher = true},
-          {.name = "ranks_sharded_gradients", .recompute = true, .ranks = 4, .shard_gradients = true},
-          {.name = "ranks_tied_sharded_gradients", .tied = true, .ranks = 2, .shard_gradients = true}};
+  return {
+      {.name = "ranks", .ranks = 4},
+      {.name = "ranks_recompute_bf16",
+       .recompute = true,
+       .precision = kBf16,
+       .ranks = 4,
+       .gradients = kBf16},
+      {.name = "ranks_tied_scales_no_shift",
+       .distill = false,
+       .ranks = 4,
+       .tied_scales = true,
+       .shift = false},
+      {.name = "ranks_uneven_dense", .distill = false, .binarize = Binarize::kNone, .ranks = 3},
+      {.name = "ranks_sharded_teacher", .recompute = true, .ranks = 3, .shard_teacher = true},
+      {.name = "ranks_sharded_gradients", .recompute = true, .ranks = 4, .shard_gradients = true},
+      {.name = "ranks_tied_sharded_gradients", .tied = true, .ranks = 2, .shard_gradients = true}};
 }
 
 const auto name_of = [](const auto& info) { return info.param.name; };
 INSTANTIATE_TEST_SUITE_P(OneRank, EstimateAgainstARun, ::testing::ValuesIn(one_rank()), name_of);
 INSTANTIATE_TEST_SUITE_P(OneRank, PhasesAgainstARun, ::testing::ValuesIn(one_rank()), name_of);
-INSTANTIATE_TEST_SUITE_P(SeveralRanks, EstimateAgainstARun, ::testing::ValuesIn(several_ranks()), name_of);
+INSTANTIATE_TEST_SUITE_P(SeveralRanks, EstimateAgainstARun, ::testing::ValuesIn(several_ranks()),
+                         name_of);
 
 }  // namespace
 }  // namespace fbi::train

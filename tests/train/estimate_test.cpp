@@ -19,7 +19,8 @@ using ::testing::HasSubstr;
 
 constexpr std::int64_t kGpuBytes = 80'000'000'000, kReserve = 3'000'000'000;
 
-config::RunConfig preset(const std::string& name, int world_size, std::vector<std::string> overrides = {}) {
+config::RunConfig preset(const std::string& name, int world_size,
+                         std::vector<std::string> overrides = {}) {
   config::LoadOptions options;
   options.world_size = world_size;
   options.overrides = std::move(overrides);
@@ -37,7 +38,9 @@ Estimate on_gpus(const config::RunConfig& config, int world_size) {
   return estimate(config, llama_7b(), world_size, Processor::kGpu);
 }
 
-std::int64_t peak_bytes(const Estimate& estimate) { return total_bytes(estimate.memory.peak().bytes); }
+std::int64_t peak_bytes(const Estimate& estimate) {
+  return total_bytes(estimate.memory.peak().bytes);
+}
 
 std::int64_t constant(const Estimate& estimate, MemoryKind kind) {
   return estimate.memory.constant[static_cast<std::size_t>(kind)];
@@ -49,7 +52,9 @@ TEST(Estimate, ArithmeticOf7B) {
   EXPECT_NEAR(flops.total() / 1e9, 68.5, 0.05);
   EXPECT_NEAR(flops.teacher / flops.total(), 0.2, 0.01);
   EXPECT_EQ(on_gpus(preset("7b.json", 32, {"train.recompute=false"}), 32).flops.recompute, 0);
-  EXPECT_EQ(on_gpus(preset("7b.json", 32, {"objective.distill=0", "objective.next_token=1"}), 32).flops.teacher, 0);
+  EXPECT_EQ(on_gpus(preset("7b.json", 32, {"objective.distill=0", "objective.next_token=1"}), 32)
+                .flops.teacher,
+            0);
 }
 
 TEST(Estimate, Fp8TeacherHalvesItsDecoder) {
@@ -61,7 +66,10 @@ TEST(Estimate, Fp8TeacherHalvesItsDecoder) {
   config.teacher.dtype = "fp8";
   const auto fp8 = estimate(config, teacher(), 32, Processor::kGpu);
   // 6.48 G weights of 32 layers; the scales are a thousandth.
-  EXPECT_NEAR(static_cast<double>(constant(bf16, MemoryKind::kTeacher) - constant(fp8, MemoryKind::kTeacher)) / 1e9, 6.47, 0.01);
+  EXPECT_NEAR(static_cast<double>(constant(bf16, MemoryKind::kTeacher) -
+                                  constant(fp8, MemoryKind::kTeacher)) /
+                  1e9,
+              6.47, 0.01);
   EXPECT_EQ(fp8.flops.teacher, bf16.flops.teacher);
   EXPECT_EQ(bf16.flops.teacher_fp8, 0);
   EXPECT_NEAR(fp8.flops.teacher_fp8 / 1e9, 12.95, 0.01);
@@ -69,7 +77,8 @@ TEST(Estimate, Fp8TeacherHalvesItsDecoder) {
   EXPECT_NE(teacher_report(teacher(), "x").find("of decoder matrices 1"), std::string::npos);
 }
 
-/// Against sharded training that gathers bf16 weights for forward and for backward of each of 10 micro-steps.
+/// Against sharded training that gathers bf16 weights for forward and for backward of each of 10
+/// micro-steps.
 TEST(Estimate, BitsSaveTwoOrdersOfMagnitudeOfTraffic) {
   const auto result = on_gpus(preset("7b.json", 32), 32);
   ASSERT_EQ(result.micro_steps, 10);
@@ -91,7 +100,11 @@ TEST(Estimate, TrafficOf7B) {
   EXPECT_EQ(t.teacher, 0);
   EXPECT_LT(t.control, 20'000);
 
-  const auto bf16 = on_gpus(preset("7b.json", 32, {"parallel.gradient_dtype=bf16", "parallel.shard_gradients=true"}), 32).traffic;
+  const auto bf16 =
+      on_gpus(
+          preset("7b.json", 32, {"parallel.gradient_dtype=bf16", "parallel.shard_gradients=true"}),
+          32)
+          .traffic;
   EXPECT_EQ(bf16.gradients, t.gradients / 2 * 10);
   EXPECT_EQ(bf16.bits, t.bits);
   EXPECT_EQ(on_gpus(preset("7b.json", 1), 1).traffic.total(), 0);
@@ -103,7 +116,8 @@ TEST(Estimate, ShardsLatentWeightsAndMomentsButNotGradients) {
   EXPECT_EQ(constant(one, MemoryKind::kLatent), size.binarized * 4);
   EXPECT_EQ(constant(one, MemoryKind::kMoments), size.total() * 8);
   EXPECT_EQ(constant(eight, MemoryKind::kLatent), size.binarized * 4 / 8);
-  EXPECT_NEAR(static_cast<double>(constant(eight, MemoryKind::kMoments)), static_cast<double>(size.total()), 1e8);
+  EXPECT_NEAR(static_cast<double>(constant(eight, MemoryKind::kMoments)),
+              static_cast<double>(size.total()), 1e8);
   EXPECT_EQ(constant(eight, MemoryKind::kBits), size.binarized / 8);
   EXPECT_GT(constant(eight, MemoryKind::kGradients), size.total() * 4);
   const auto sharded = on_gpus(preset("7b.json", 8, {"parallel.shard_gradients=true"}), 8);
@@ -113,7 +127,8 @@ TEST(Estimate, ShardsLatentWeightsAndMomentsButNotGradients) {
 /// The launch shapes of the published runs, on GPUs of 80 GB less 3 GB.
 TEST(Estimate, PresetsFit) {
   const auto fits = [](const char* name, int world_size, std::vector<std::string> changes) {
-    return peak_bytes(on_gpus(preset(name, world_size, std::move(changes)), world_size)) <= kGpuBytes - kReserve;
+    return peak_bytes(on_gpus(preset(name, world_size, std::move(changes)), world_size)) <=
+           kGpuBytes - kReserve;
   };
   EXPECT_TRUE(fits("130m.json", 4, {}));
   EXPECT_TRUE(fits("1.3b.json", 16, {}));
@@ -127,7 +142,8 @@ TEST(Estimate, PresetsFit) {
 TEST(Estimate, NamesSettingsThatFit) {
   const auto ways = [](const config::RunConfig& config, int world_size, std::int64_t budget) {
     std::vector<std::string> out;
-    for (const auto& way : find_fitting_settings(config, llama_7b(), world_size, Processor::kGpu, budget)) {
+    for (const auto& way :
+         find_fitting_settings(config, llama_7b(), world_size, Processor::kGpu, budget)) {
       EXPECT_LE(peak_bytes(way.estimate), budget);
       out.push_back(::testing::PrintToString(way.changes));
     }
@@ -141,7 +157,9 @@ TEST(Estimate, NamesSettingsThatFit) {
 }
 
 TEST(Estimate, SmallerSettingsNeedLess) {
-  const auto peak = [](std::vector<std::string> changes) { return peak_bytes(on_gpus(preset("7b.json", 8, std::move(changes)), 8)); };
+  const auto peak = [](std::vector<std::string> changes) {
+    return peak_bytes(on_gpus(preset("7b.json", 8, std::move(changes)), 8));
+  };
   const std::int64_t plain = peak({});
   EXPECT_GT(peak({"train.recompute=false"}), plain);
   EXPECT_LT(peak({"train.micro_batch=3"}), plain);
@@ -160,7 +178,8 @@ TEST(Estimate, RunAndDisk) {
 }
 
 TEST(Estimate, RefusesWhatTrainingWouldRefuse) {
-  test::expect_error<UsageError>([] { estimate(preset("7b.json", 8), std::nullopt, 8, Processor::kGpu); }, "teacher");
+  test::expect_error<UsageError>(
+      [] { estimate(preset("7b.json", 8), std::nullopt, 8, Processor::kGpu); }, "teacher");
   test::expect_error<UsageError>([] { on_gpus(preset("7b.json", 8), 7); }, "1920", "42");
 }
 

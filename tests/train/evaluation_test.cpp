@@ -22,14 +22,16 @@ using Json = nlohmann::json;
 eval::BigramModel bigram_model(std::int64_t vocab_size) {
   eval::BigramModel model(vocab_size, 64);
   for (std::int64_t a = 0; a < vocab_size; ++a) {
-    for (std::int64_t b = 0; b < vocab_size; ++b) model.logit(a, b) = static_cast<float>((a * 7 + b * 3) % 11) * 0.3f;
+    for (std::int64_t b = 0; b < vocab_size; ++b)
+      model.logit(a, b) = static_cast<float>((a * 7 + b * 3) % 11) * 0.3f;
   }
   return model;
 }
 
 eval::WindowSource windows(std::int64_t count) {
   return {count, 5, [](std::int64_t index, std::span<std::int32_t> out) {
-            for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<std::int32_t>((index * 5 + static_cast<std::int64_t>(i)) % 9);
+            for (std::size_t i = 0; i < out.size(); ++i)
+              out[i] = static_cast<std::int32_t>((index * 5 + static_cast<std::int64_t>(i)) % 9);
           }};
 }
 
@@ -141,12 +143,15 @@ TEST_F(EvaluationOfARun, RefusesWhatItCannotOpenBeforeTheFirstStep) {
   config_.evaluation.tokens.push_back(runs_.path("missing.tokens").string());
   test::expect_error<DataError>([&] { runs_.run(config_, "a"); }, "missing.tokens");
   EXPECT_FALSE(std::filesystem::exists(runs_.path("a") / "metrics.jsonl"));
-  config_.evaluation.tokens = {runs_.path("valid.tokens").string(), runs_.path("valid.tokens").string()};
+  config_.evaluation.tokens = {runs_.path("valid.tokens").string(),
+                               runs_.path("valid.tokens").string()};
   test::expect_error<UsageError>([&] { runs_.run(config_, "a"); }, "two are called valid");
   config_.evaluation.tokens.clear();
-  test::write_text(runs_.path("task.jsonl"), R"({"context": "a", "choices": ["b", "c"], "gold": 0})" "\n");
+  test::write_text(runs_.path("task.jsonl"), R"({"context": "a", "choices": ["b", "c"], "gold": 0})"
+                                             "\n");
   config_.evaluation.tasks = {runs_.path("task.jsonl").string()};
-  test::expect_error<DataError>([&] { runs_.run(config_, "a"); }, "evaluation.tasks need a tokenizer");
+  test::expect_error<DataError>([&] { runs_.run(config_, "a"); },
+                                "evaluation.tasks need a tokenizer");
 }
 
 }  // namespace

@@ -22,8 +22,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// fp32 on both sides, sums in another order. A difference of 1e-6 in a gradient is one in the loss of the next step; where Adam
-// divides a gradient that is nearly 0 by itself it is a larger one, of few weights.
+// fp32 on both sides, sums in another order. A difference of 1e-6 in a gradient is one in the loss
+// of the next step; where Adam divides a gradient that is nearly 0 by itself it is a larger one, of
+// few weights.
 constexpr double kLossTolerance = 1e-4, kNormTolerance = 1e-3;
 // Signs of 3,584 weights: a flip is elsewhere only where a weight passes 0 within that difference.
 constexpr std::int64_t kFlipTolerance = 4;
@@ -42,10 +43,12 @@ class Gpu : public testing::Test {
     gpu_ = ops::choose_device("cuda", 0);
   }
 
-  Outcome train(at::Device device, const config::RunConfig& config, const std::string& name, const std::string& resume = "none") {
+  Outcome train(at::Device device, const config::RunConfig& config, const std::string& name,
+                const std::string& resume = "none") {
     Outcome run;
     const auto ranks = distributed::make_single_rank(device);
-    run.outcome = runs_.run_rank(*ranks, config, name, resume, [&](const StepMetrics& step) { run.steps.push_back(step); });
+    run.outcome = runs_.run_rank(*ranks, config, name, resume,
+                                 [&](const StepMetrics& step) { run.steps.push_back(step); });
     return run;
   }
 
@@ -60,10 +63,12 @@ void expect_near(const Outcome& gpu, const Outcome& cpu) {
     SCOPED_TRACE("step " + std::to_string(expected.step));
     EXPECT_EQ(found.sample_first, expected.sample_first);
     EXPECT_NEAR(found.loss, expected.loss, kLossTolerance * expected.loss);
-    EXPECT_NEAR(found.loss_next_token, expected.loss_next_token, kLossTolerance * expected.loss_next_token);
+    EXPECT_NEAR(found.loss_next_token, expected.loss_next_token,
+                kLossTolerance * expected.loss_next_token);
     EXPECT_NEAR(found.loss_distill, expected.loss_distill, kLossTolerance * expected.loss_distill);
     EXPECT_NEAR(found.grad_norm, expected.grad_norm, kNormTolerance * expected.grad_norm);
-    EXPECT_NEAR(static_cast<double>(found.flips), static_cast<double>(expected.flips), kFlipTolerance);
+    EXPECT_NEAR(static_cast<double>(found.flips), static_cast<double>(expected.flips),
+                kFlipTolerance);
   }
 }
 
@@ -95,7 +100,8 @@ TEST_P(GpuKinds, OneRankOverNcclGivesTheBitsOfOneRank) {
   config::RunConfig c = config();
   c.train.steps = 10;
   train(gpu_, c, "alone");
-  const auto ranks = distributed::make_nccl_group({0, 1, 0, "127.0.0.1", test::free_port(), "test"}, gpu_);
+  const auto ranks =
+      distributed::make_nccl_group({0, 1, 0, "127.0.0.1", test::free_port(), "test"}, gpu_);
   runs_.run_rank(*ranks, c, "nccl", "none");
   EXPECT_EQ(metrics_lines(runs_.path("nccl")), metrics_lines(runs_.path("alone")));
   EXPECT_EQ(end_of(runs_.path("nccl")), end_of(runs_.path("alone")));
@@ -144,7 +150,8 @@ TEST_P(GpuKinds, EvaluationAgreesWithTheCpu) {
   const auto folder = nn::open_model_folder(runs_.path("run"));
   constexpr std::int64_t kBatch = 3, kTokens = kSeqLen + 1;
   std::vector<std::int32_t> tokens(kBatch * kTokens);
-  for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(3 + i * 7 % (kVocab - 3));
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = static_cast<std::int32_t>(3 + i * 7 % (kVocab - 3));
   const auto perplexity = [&](const std::string& dtype, at::Device device) {
     const auto model = nn::load_for_evaluation(folder, nn::evaluation_dtype(dtype, device), device);
     std::vector<float> nll(kBatch * kSeqLen);

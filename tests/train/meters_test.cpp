@@ -20,7 +20,9 @@ namespace fbi::train {
 namespace {
 
 std::int64_t now_seconds = 0;
-std::int64_t test_clock() { return now_seconds * 1'000'000'000; }
+std::int64_t test_clock() {
+  return now_seconds * 1'000'000'000;
+}
 
 TEST(Timeline, TimeOfAnInnerSpanCountsForItAlone) {
   Timeline timeline(at::kCPU, test_clock);
@@ -79,7 +81,8 @@ using Events = std::vector<nlohmann::json>;
 /// Takes the spans from `next` on that lie in `outer`, which the file has right behind it.
 void take_inner(const Events& events, std::size_t& next, Node& outer) {
   while (next < events.size()) {
-    Node node{events[next].at("name"), events[next].at("cat"), std::llround(events[next].at("ts").get<double>() * 1000)};
+    Node node{events[next].at("name"), events[next].at("cat"),
+              std::llround(events[next].at("ts").get<double>() * 1000)};
     node.end = node.begin + std::llround(events[next].at("dur").get<double>() * 1000);
     if (node.begin >= outer.end) return;
     ASSERT_GE(node.begin, outer.begin) << node.name;
@@ -120,9 +123,9 @@ void expect_micro_step(const Node& node, bool reduces) {
   EXPECT_EQ(forward.inner_names(), (Names{"stage 0", "stage 1", "stage 2"}));
   EXPECT_EQ(forward.inner.front().begin, forward.begin);
   expect_no_gaps(forward.inner);
-  EXPECT_EQ(node.inner[4].inner_names(),
-            reduces ? (Names{"reduce", "stage 2", "reduce", "stage 1", "reduce", "stage 0", "reduce", "reduce"})
-                    : (Names{"stage 2", "stage 1", "stage 0"}));
+  EXPECT_EQ(node.inner[4].inner_names(), reduces ? (Names{"reduce", "stage 2", "reduce", "stage 1",
+                                                          "reduce", "stage 0", "reduce", "reduce"})
+                                                 : (Names{"stage 2", "stage 1", "stage 0"}));
 }
 
 TEST(Trace, HoldsTheFirstStepsAndChangesNoNumber) {
@@ -141,7 +144,8 @@ TEST(Trace, HoldsTheFirstStepsAndChangesNoNumber) {
   ASSERT_EQ(run.inner_names(), (std::vector<std::string>{"step 1", "step 2", "checkpoint"}));
   for (int i = 0; i < 2; ++i) {
     const Node& step = run.inner[static_cast<std::size_t>(i)];
-    ASSERT_EQ(step.inner_names(), (std::vector<std::string>{"micro-step 0", "micro-step 1", "reduce", "update"}));
+    ASSERT_EQ(step.inner_names(),
+              (std::vector<std::string>{"micro-step 0", "micro-step 1", "reduce", "update"}));
     EXPECT_EQ(step.inner[2].end, step.inner[3].begin);
     expect_micro_step(step.inner[0], false);
     expect_micro_step(step.inner[1], true);
@@ -182,8 +186,10 @@ TEST(Meters, AreInEveryLineOfMetrics) {
     }
     EXPECT_NEAR(sum, step, 1e-8);  // nine values in whole nanoseconds
     // 32 tokens per step; rates are rounded to whole numbers.
-    EXPECT_NEAR(line.at("flops_per_second").get<double>() * step, 32 * flops.without_recompute(), step);
-    EXPECT_NEAR(line.at("recompute_flops_per_second").get<double>() * step, 32 * flops.recompute, step);
+    EXPECT_NEAR(line.at("flops_per_second").get<double>() * step, 32 * flops.without_recompute(),
+                step);
+    EXPECT_NEAR(line.at("recompute_flops_per_second").get<double>() * step, 32 * flops.recompute,
+                step);
     EXPECT_TRUE(line.at("matrix_share").is_null());
   }
   EXPECT_EQ(lines, 3);
@@ -196,7 +202,8 @@ TEST(Meters, PeakMemoryIsSortedByKind) {
   config.optimizer.warmup_steps = 1;
   runs.run(config, "run");
   config::resolve(config, 1);
-  const auto expected = estimate(config, stored_teacher(config, Processor::kCpu), 1, Processor::kCpu).memory.constant;
+  const auto expected =
+      estimate(config, stored_teacher(config, Processor::kCpu), 1, Processor::kCpu).memory.constant;
   std::ifstream metrics(runs.path("run") / "metrics.jsonl");
   for (std::string text; std::getline(metrics, text);) {
     const auto line = nlohmann::json::parse(text);
@@ -205,13 +212,17 @@ TEST(Meters, PeakMemoryIsSortedByKind) {
     for (const auto& part : memory) sum += part.get<std::int64_t>();
     EXPECT_EQ(sum, line.at("peak_memory_bytes").get<std::int64_t>());
     EXPECT_GT(memory.at("program"), 0);
-    for (const MemoryKind kind : {MemoryKind::kLatent, MemoryKind::kMoments, MemoryKind::kBits, MemoryKind::kValues,
-                                  MemoryKind::kGradients, MemoryKind::kTeacher})
-      EXPECT_EQ(memory.at(std::string(to_string(kind))), expected[static_cast<std::size_t>(kind)]) << to_string(kind);
+    for (const MemoryKind kind :
+         {MemoryKind::kLatent, MemoryKind::kMoments, MemoryKind::kBits, MemoryKind::kValues,
+          MemoryKind::kGradients, MemoryKind::kTeacher})
+      EXPECT_EQ(memory.at(std::string(to_string(kind))), expected[static_cast<std::size_t>(kind)])
+          << to_string(kind);
   }
   const std::string log = read_file(runs.path("run") / "train.log");
   std::size_t reports = 0;
-  for (auto at = log.find("memory at most "); at != std::string::npos; at = log.find("memory at most ", at + 1)) ++reports;
+  for (auto at = log.find("memory at most "); at != std::string::npos;
+       at = log.find("memory at most ", at + 1))
+    ++reports;
   EXPECT_EQ(reports, 2u);  // after the first steps, and at the end
 }
 
@@ -221,7 +232,8 @@ TEST(MemoryUse, PartsMakeUpThePeakOfTheDevice) {
   use.program_bytes = 3'000;
   use.held[static_cast<std::size_t>(MemoryKind::kBits)] = 100;
   use.held[static_cast<std::size_t>(MemoryKind::kTeacher)] = 1'900;
-  EXPECT_EQ(use.text(), "memory at most 9.0 KB: bits 100 B, teacher 1.9 KB, program 3.0 KB, rest 4.0 KB");
+  EXPECT_EQ(use.text(),
+            "memory at most 9.0 KB: bits 100 B, teacher 1.9 KB, program 3.0 KB, rest 4.0 KB");
   use.peak_device_bytes = 2'500;
   EXPECT_EQ(use.text(), "memory at most 2.5 KB: bits 100 B, teacher 1.9 KB, rest 500 B");
 }

@@ -1,4 +1,5 @@
-// Runs that change their number of ranks. Ranks are threads of forked processes, as in parallel_test.cpp.
+// Runs that change their number of ranks. Ranks are threads of forked processes, as in
+// parallel_test.cpp.
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
@@ -18,7 +19,8 @@ namespace {
 
 constexpr int kStage = 4;  // steps between changes of world size
 
-/// 12 samples a step divide over 1, 2, 3 and 4 ranks; the schedule is fixed, since micro-steps change.
+/// 12 samples a step divide over 1, 2, 3 and 4 ranks; the schedule is fixed, since micro-steps
+/// change.
 config::RunConfig twelve_samples(const TinyRuns& runs) {
   config::RunConfig c = runs.config();
   c.train.global_batch = 12;
@@ -48,7 +50,8 @@ void train_until(TinyRuns& runs, const std::string& name, int ranks, int steps) 
 
 std::vector<double> losses(const std::filesystem::path& run) {
   std::vector<double> out;
-  for (const auto& line : metrics_lines(run)) out.push_back(nlohmann::json::parse(line + "}").at("loss"));
+  for (const auto& line : metrics_lines(run))
+    out.push_back(nlohmann::json::parse(line + "}").at("loss"));
   return out;
 }
 
@@ -59,7 +62,8 @@ Fingerprint whole_tensors(const std::filesystem::path& folder) {
   Fingerprint out;
   for (const auto& name : tensors.names()) {
     const at::Tensor tensor = tensors.load(name);
-    out[name] = hash128_hex({static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()});
+    out[name] =
+        hash128_hex({static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()});
   }
   return out;
 }
@@ -72,7 +76,8 @@ TEST(RunOnRanks, ContinuesOnAnyNumberOfThem) {
   const auto expected = losses(runs.path("whole")), found = losses(runs.path("changing"));
   ASSERT_EQ(found.size(), 5u * kStage);
   ASSERT_EQ(expected.size(), found.size());
-  for (std::size_t step = 0; step < found.size(); ++step)  // the order of sums differs, nothing else
+  for (std::size_t step = 0; step < found.size();
+       ++step)  // the order of sums differs, nothing else
     EXPECT_NEAR(found[step], expected[step], 1e-6 * expected[step]) << "step " << step + 1;
 }
 
@@ -106,7 +111,8 @@ TEST(RunOnRanks, ANonFiniteGradientOnOneRankSkipsTheStepOnAll) {
     Session session(c, communicator);
     session.start(nullptr);
     auto* slot = session.student().stage_slots(0).front();  // a norm that this rank alone has wrong
-    if (communicator.rank() == 1) slot->value.data_ptr<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+    if (communicator.rank() == 1)
+      slot->value.data_ptr<float>()[0] = std::numeric_limits<float>::quiet_NaN();
     const StepMetrics metrics = session.trainer().step();
     if (!metrics.skipped || session.trainer().state().updates != 0)
       throw DataError(concat("rank ", communicator.rank(), " did not skip"));

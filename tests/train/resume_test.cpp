@@ -55,10 +55,8 @@ TEST(ResumeTiedScales, FromDifferentScalesIsRefused) {
   copy_run_at(runs.path("untied"), runs.path("tied"), 2);
   config.model.tie_scales = true;
   test::expect_error<CheckpointError>(
-      [&] {
-        runs.run(config, "tied", "auto", {}, {"model.tie_scales"});
-      },
-      "k_proj.wscale differs", "model.tie_scales is true");
+      [&] { runs.run(config, "tied", "auto", {}, {"model.tie_scales"}); }, "k_proj.wscale differs",
+      "model.tie_scales is true");
 }
 
 INSTANTIATE_TEST_SUITE_P(

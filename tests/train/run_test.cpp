@@ -234,7 +234,9 @@ TEST(Fp8Teacher, TrainsResumesAndTellsItsDrift) {
   config.checkpoint.every_steps = 20;
   EXPECT_EQ(runs.run(config, "whole"), RunOutcome::kFinished);
   const std::string log = text_of(runs.path("whole") / "train.log");
-  EXPECT_NE(log.find("fp8; against Float on the run's first micro-batch: KL divergence "), std::string::npos) << log;
+  EXPECT_NE(log.find("fp8; against Float on the run's first micro-batch: KL divergence "),
+            std::string::npos)
+      << log;
   EXPECT_NE(log.find(" of 16"), std::string::npos) << log;
   copy_run_at(runs.path("whole"), runs.path("resumed"), 20);
   EXPECT_EQ(runs.run(config, "resumed", "auto"), RunOutcome::kFinished);

@@ -74,7 +74,8 @@ class TinyRuns {
     return c;
   }
 
-  /// kd: distillation alone; mixed: both terms at temperature 2; tied: mixed, with tied scales and no shift; dense: a full-precision model.
+  /// kd: distillation alone; mixed: both terms at temperature 2; tied: mixed, with tied scales and
+  /// no shift; dense: a full-precision model.
   config::RunConfig config(const std::string& kind) {
     config::RunConfig c = config();
     if (kind == "dense") {
@@ -109,12 +110,15 @@ class TinyRuns {
 
   RunOutcome run(config::RunConfig c, const std::string& name, const std::string& resume = "none",
                  const OnStep& on_step = {}, const std::vector<std::string>& allow_change = {}) {
-    return run_rank(*distributed::make_single_rank(), std::move(c), name, resume, on_step, allow_change);
+    return run_rank(*distributed::make_single_rank(), std::move(c), name, resume, on_step,
+                    allow_change);
   }
 
   /// One of several ranks.
-  RunOutcome run_rank(distributed::Communicator& communicator, config::RunConfig c, const std::string& name,
-                      const std::string& resume, const OnStep& on_step = {}, const std::vector<std::string>& allow_change = {}) {
+  RunOutcome run_rank(distributed::Communicator& communicator, config::RunConfig c,
+                      const std::string& name, const std::string& resume,
+                      const OnStep& on_step = {},
+                      const std::vector<std::string>& allow_change = {}) {
     config::resolve(c, communicator.size());
     config::validate(c, communicator.size());
     struct Observer final : RunObserver {
@@ -127,7 +131,8 @@ class TinyRuns {
       void on_end() override {}
       const OnStep& on_step_;
     } observer(on_step);
-    return run_training(c, {path(name), resume, allow_change, "test", profile_steps}, communicator, observer);
+    return run_training(c, {path(name), resume, allow_change, "test", profile_steps}, communicator,
+                        observer);
   }
 
  private:
@@ -160,11 +165,13 @@ inline std::filesystem::path checkpoint_of(const std::filesystem::path& run, std
 }
 
 /// A run directory as it was right after the checkpoint of `step`, metrics as of the end.
-inline void copy_run_at(const std::filesystem::path& from, const std::filesystem::path& to, std::int64_t step) {
+inline void copy_run_at(const std::filesystem::path& from, const std::filesystem::path& to,
+                        std::int64_t step) {
   std::filesystem::create_directories(to / "checkpoints");
   for (const char* file : {"config.json", "environment.json", "metrics.jsonl"})
     std::filesystem::copy_file(from / file, to / file);
-  std::filesystem::copy(checkpoint_of(from, step), checkpoint_of(to, step), std::filesystem::copy_options::recursive);
+  std::filesystem::copy(checkpoint_of(from, step), checkpoint_of(to, step),
+                        std::filesystem::copy_options::recursive);
 }
 
 inline Fingerprint end_of(const std::filesystem::path& run) {

@@ -61,7 +61,8 @@ struct Training {
 
   std::vector<std::pair<std::string, at::Tensor>> copies() const {
     std::vector<std::pair<std::string, at::Tensor>> out;
-    for (const auto& named : optimizer->named_tensors()) out.emplace_back(named.name, named.tensor.clone());
+    for (const auto& named : optimizer->named_tensors())
+      out.emplace_back(named.name, named.tensor.clone());
     for (const auto* slot : student.slots())
       if (slot->bits.defined()) out.emplace_back(slot->name + " bits", slot->bits.clone());
     return out;

@@ -10,8 +10,8 @@
 
 namespace fbi::checkpoint {
 
-/// formats::ShardedTensors of a checkpoint as LibTorch tensors. Nothing is converted: bits come back
-/// as they went in. All errors are CheckpointErrors naming folder and tensor.
+/// formats::ShardedTensors of a checkpoint as LibTorch tensors. Nothing is converted: bits come
+/// back as they went in. All errors are CheckpointErrors naming folder and tensor.
 class CheckpointTensors {
  public:
   /// `reader` must live longer.

@@ -7,7 +7,8 @@
 
 namespace fbi::config {
 
-/// The configuration as JSON text that load_run_config reads back to the same values (floating-point numbers bit for bit).
+/// The configuration as JSON text that load_run_config reads back to the same values
+/// (floating-point numbers bit for bit).
 std::string to_json(const RunConfig& config);
 
 /// One field of the run's identity that two configurations disagree on; values as JSON text.
@@ -20,7 +21,8 @@ struct FieldDifference {
 /// Identity fields in which two resolved configurations differ, in the order of docs/config.md.
 std::vector<FieldDifference> identity_differences(const RunConfig& saved, const RunConfig& current);
 
-/// XXH3-128 of the identity fields of a resolved configuration (canonical JSON: flat, sorted keys), 32 hexadecimal digits.
+/// XXH3-128 of the identity fields of a resolved configuration (canonical JSON: flat, sorted keys),
+/// 32 hexadecimal digits.
 std::string identity_hash(const RunConfig& config);
 
 }  // namespace fbi::config

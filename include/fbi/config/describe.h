@@ -21,7 +21,8 @@ std::vector<FieldInfo> list_fields();
 /// One line per field: key, default, meaning.
 std::string help_text();
 
-/// Help on one field ("optimizer.lr") or on a section ("optimizer"); UsageError with the nearest key for another name.
+/// Help on one field ("optimizer.lr") or on a section ("optimizer"); UsageError with the nearest
+/// key for another name.
 std::string explain(std::string_view key);
 
 /// The text of docs/config.md.

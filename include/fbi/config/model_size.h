@@ -11,8 +11,9 @@ namespace fbi::config {
 /// Parameters by what they cost: one bit, or a number each.
 struct ModelSize {
   std::int64_t binarized = 0;  ///< weights of binarized linear layers
-  std::int64_t scales = 0;     ///< their alpha (a shared one once) and beta, as far as they are learned
-  std::int64_t dense = 0;      ///< embedding, head, norms; all linear layers in dense mode
+  std::int64_t scales =
+      0;                   ///< their alpha (a shared one once) and beta, as far as they are learned
+  std::int64_t dense = 0;  ///< embedding, head, norms; all linear layers in dense mode
   std::int64_t total() const { return binarized + scales + dense; }
 };
 

@@ -6,8 +6,9 @@
 #include <string_view>
 #include <vector>
 
-/// The configuration of a run. Each struct's fields are listed once more, with help, range and whether they are part of the
-/// run's identity, in src/config/fields.cpp; JSON, --set, --help and docs/config.md all derive from that list.
+/// The configuration of a run. Each struct's fields are listed once more, with help, range and
+/// whether they are part of the run's identity, in src/config/fields.cpp; JSON, --set, --help and
+/// docs/config.md all derive from that list.
 namespace fbi::config {
 
 enum class Binarize { kColumn, kRow, kSingle, kNone };
@@ -23,13 +24,14 @@ std::string_view to_string(DataFormat value);
 struct RopeScaling {
   std::string type = "default";  ///< default | linear | llama3
   double factor = 1.0;
-  double low_freq_factor = 1.0;                        ///< llama3
-  double high_freq_factor = 4.0;                       ///< llama3
-  std::int64_t original_max_position_embeddings = 0;   ///< llama3
+  double low_freq_factor = 1.0;                       ///< llama3
+  double high_freq_factor = 4.0;                      ///< llama3
+  std::int64_t original_max_position_embeddings = 0;  ///< llama3
   bool operator==(const RopeScaling&) const = default;
 };
 
-/// Architecture, with the keys of Hugging Face LlamaConfig; `binarize`, `tie_scales` and `shift` are ours.
+/// Architecture, with the keys of Hugging Face LlamaConfig; `binarize`, `tie_scales` and `shift`
+/// are ours.
 struct ModelConfig {
   std::int64_t vocab_size = 32000;
   std::int64_t hidden_size = 768;
@@ -37,7 +39,7 @@ struct ModelConfig {
   std::int64_t num_hidden_layers = 12;
   std::int64_t num_attention_heads = 12;
   std::int64_t num_key_value_heads = 0;  ///< 0: num_attention_heads (resolved on load)
-  std::int64_t head_dim = 0;             ///< 0: hidden_size / num_attention_heads (resolved on load)
+  std::int64_t head_dim = 0;  ///< 0: hidden_size / num_attention_heads (resolved on load)
   std::int64_t max_position_embeddings = 2048;
   double rms_norm_eps = 1e-5;
   double rope_theta = 10000.0;
@@ -54,19 +56,22 @@ struct ModelConfig {
 };
 
 struct TeacherConfig {
-  std::string path;   ///< Hugging Face folder, or a run or checkpoint folder of ours; needed when objective.distill > 0
+  std::string path;   ///< Hugging Face folder, or a run or checkpoint folder of ours; needed when
+                      ///< objective.distill > 0
   std::string dtype;  ///< "" (its own) | fp32 | bf16 | fp16
 };
 
 struct DataConfig {
   DataFormat format = DataFormat::kShards;
-  std::vector<std::string> paths;         ///< files or folders, in this order
-  std::vector<std::int64_t> skip_files;   ///< positions in the file list that are left out (counted from 0)
-  std::uint64_t seed = 0;                 ///< order of samples
-  std::string index_dir;                  ///< where line indexes of amber files go; "" = beside the data
+  std::vector<std::string> paths;  ///< files or folders, in this order
+  std::vector<std::int64_t>
+      skip_files;          ///< positions in the file list that are left out (counted from 0)
+  std::uint64_t seed = 0;  ///< order of samples
+  std::string index_dir;   ///< where line indexes of amber files go; "" = beside the data
 };
 
-/// loss = next_token * cross entropy + distill * temperature² * soft cross entropy against the teacher.
+/// loss = next_token * cross entropy + distill * temperature² * soft cross entropy against the
+/// teacher.
 struct ObjectiveConfig {
   double next_token = 0.0;
   double distill = 1.0;
@@ -92,8 +97,9 @@ struct OptimizerConfig {
   double clip_norm = 1.0;  ///< 0: no clipping
   std::int64_t warmup_steps = 2000;
   std::int64_t total_steps = 0;  ///< length of the cosine; 0: train.steps
-  /// Micro-steps per step, A, in the published rule lr(k) = f((k+1)A - 1). 0: the run's own number when it starts, which
-  /// is then kept, so that a later change of world size does not move the schedule.
+  /// Micro-steps per step, A, in the published rule lr(k) = f((k+1)A - 1). 0: the run's own number
+  /// when it starts, which is then kept, so that a later change of world size does not move the
+  /// schedule.
   std::int64_t schedule_micro_steps = 0;
   OptimizerGroups groups;
 };
@@ -104,14 +110,16 @@ struct TrainConfig {
   std::int64_t micro_batch = 8;      ///< samples per micro-step and rank
   std::int64_t steps = 0;            ///< optimizer steps of the run
   Precision precision = Precision::kFp32;
-  bool recompute = false;            ///< recompute each layer's activations in backward
-  std::uint64_t seed = 0;            ///< initial weights
-  std::string init_from;             ///< start from this model's weights instead of random ones (step 0, fresh moments)
-  std::int64_t loss_chunk_tokens = 1024;   ///< tokens whose logits exist at once; part of the arithmetic
-  std::int64_t max_skipped_in_row = 10;    ///< non-finite steps in a row before exit 6
-  std::string device = "auto";             ///< auto | cpu | cuda
-  std::int64_t threads = 0;                ///< 0: all processors
-  std::string sign_products = "auto";      ///< auto | dense | tables | int8
+  bool recompute = false;  ///< recompute each layer's activations in backward
+  std::uint64_t seed = 0;  ///< initial weights
+  std::string init_from;  ///< start from this model's weights instead of random ones (step 0, fresh
+                          ///< moments)
+  std::int64_t loss_chunk_tokens =
+      1024;  ///< tokens whose logits exist at once; part of the arithmetic
+  std::int64_t max_skipped_in_row = 10;  ///< non-finite steps in a row before exit 6
+  std::string device = "auto";           ///< auto | cpu | cuda
+  std::int64_t threads = 0;              ///< 0: all processors
+  std::string sign_products = "auto";    ///< auto | dense | tables | int8
 };
 
 struct CheckpointConfig {
@@ -130,16 +138,20 @@ struct EvaluationConfig {
 };
 
 struct LogConfig {
-  std::int64_t every_steps = 10;    ///< one line on the terminal and in train.log; metrics.jsonl has every step
+  std::int64_t every_steps =
+      10;  ///< one line on the terminal and in train.log; metrics.jsonl has every step
 };
 
-/// How a run is spread over ranks. Nothing here changes what is computed but for the rounding of sums.
+/// How a run is spread over ranks. Nothing here changes what is computed but for the rounding of
+/// sums.
 struct ParallelConfig {
-  std::string backend = "auto";            ///< auto (nccl on GPUs, gloo on CPUs) | gloo | nccl
+  std::string backend = "auto";                 ///< auto (nccl on GPUs, gloo on CPUs) | gloo | nccl
   Precision gradient_dtype = Precision::kFp32;  ///< of gradients between ranks
-  bool shard_gradients = false;            ///< sum gradients over ranks after every micro-step, keep only this rank's rows
-  bool shard_teacher = false;              ///< each rank holds a part of the teacher; layers are gathered when they are used
-  double timeout_seconds = 600;            ///< how long a collective waits for a rank that stands still
+  bool shard_gradients =
+      false;  ///< sum gradients over ranks after every micro-step, keep only this rank's rows
+  bool shard_teacher =
+      false;  ///< each rank holds a part of the teacher; layers are gathered when they are used
+  double timeout_seconds = 600;  ///< how long a collective waits for a rank that stands still
 };
 
 struct RunConfig {

@@ -18,8 +18,8 @@ enum class ExitCode : int {
   kStopped = 75,    ///< stopped on request, state saved: run again to continue
 };
 
-/// Base of all exceptions that libraries here throw on purpose. The message names the place, the value
-/// and the remedy; libraries never print, exit or abort.
+/// Base of all exceptions that libraries here throw on purpose. The message names the place, the
+/// value and the remedy; libraries never print, exit or abort.
 class Error : public std::runtime_error {
  public:
   Error(ExitCode exit_code, const std::string& message)

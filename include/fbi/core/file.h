@@ -9,8 +9,8 @@
 
 namespace fbi {
 
-/// A file mapped read-only. Throws DataError naming the path when it can't be opened, is a directory, or can't be mapped.
-/// An empty file gives an empty span.
+/// A file mapped read-only. Throws DataError naming the path when it can't be opened, is a
+/// directory, or can't be mapped. An empty file gives an empty span.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path);
@@ -26,9 +26,10 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-/// Sequential writer that ends in a complete file or in none: bytes go to `path` + ".tmp", `commit` fsyncs, renames
-/// and fsyncs the folder. Destroyed without commit, it removes the temporary file. Throws DiskError (path, bytes written,
-/// the system's reason, free space) when the disk is full or not writable.
+/// Sequential writer that ends in a complete file or in none: bytes go to `path` + ".tmp", `commit`
+/// fsyncs, renames and fsyncs the folder. Destroyed without commit, it removes the temporary file.
+/// Throws DiskError (path, bytes written, the system's reason, free space) when the disk is full or
+/// not writable.
 class DurableFile {
  public:
   explicit DurableFile(const std::filesystem::path& path);
@@ -37,7 +38,8 @@ class DurableFile {
   DurableFile& operator=(const DurableFile&) = delete;
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text.data(), text.size()))); }
-  /// Replaces bytes that were written before: headers whose content is known only at the end. UsageError beyond them.
+  /// Replaces bytes that were written before: headers whose content is known only at the end.
+  /// UsageError beyond them.
   void overwrite(std::uint64_t offset, std::span<const std::byte> bytes);
   std::uint64_t bytes_written() const { return bytes_written_; }
   void commit();
@@ -53,7 +55,8 @@ class DurableFile {
 
 /// Writes a whole small file through DurableFile.
 void write_file(const std::filesystem::path& path, std::string_view text);
-/// Reads a whole small file as text; throws DataError naming the path, also when it is larger than max_bytes.
+/// Reads a whole small file as text; throws DataError naming the path, also when it is larger than
+/// max_bytes.
 std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes = 256u << 20);
 /// fsync of a directory, so that a rename in it survives a power cut. Throws DiskError.
 void sync_directory(const std::filesystem::path& directory);

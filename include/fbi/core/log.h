@@ -6,8 +6,8 @@
 
 #include "fbi/core/error.h"
 
-/// Log facade. spdlog stays behind it in one LibTorch-free file. Before any `add_*` call messages are dropped, so a
-/// library user hears nothing unless they ask.
+/// Log facade. spdlog stays behind it in one LibTorch-free file. Before any `add_*` call messages
+/// are dropped, so a library user hears nothing unless they ask.
 namespace fbi::log {
 
 enum class Level { kDebug, kInfo, kWarn, kError };

@@ -7,12 +7,14 @@
 namespace fbi {
 
 /// Philox4x32-10 (Salmon et al., SC 2011): four 32-bit words as a pure function of (key, counter).
-std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_low, std::uint64_t counter_high);
+std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_low,
+                                    std::uint64_t counter_high);
 
-/// out[k] = mean + stddev * (standard normal number `first_index + k` of stream (seed, stream)), by Box-Muller in double,
-/// from one scalar routine: a value depends only on (seed, stream, index), never on how the range is cut.
-void fill_normal(std::span<float> out, std::uint64_t seed, std::uint64_t stream, std::uint64_t first_index, double mean,
-                 double stddev);
+/// out[k] = mean + stddev * (standard normal number `first_index + k` of stream (seed, stream)), by
+/// Box-Muller in double, from one scalar routine: a value depends only on (seed, stream, index),
+/// never on how the range is cut.
+void fill_normal(std::span<float> out, std::uint64_t seed, std::uint64_t stream,
+                 std::uint64_t first_index, double mean, double stddev);
 
 /// A sequential generator over philox with a two-word state that can be saved.
 class RandomStream {

@@ -2,9 +2,10 @@
 
 namespace fbi {
 
-/// SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 from now on only set a flag; a second SIGINT ends the process the default way.
-/// SIGXFSZ and SIGPIPE are ignored: a file-size limit or a closed pipe is an error of `write`, not the end of the process.
-/// Signals that the parent process had blocked arrive from here on. `main` calls it before anything else.
+/// SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 from now on only set a flag; a second SIGINT ends the
+/// process the default way. SIGXFSZ and SIGPIPE are ignored: a file-size limit or a closed pipe is
+/// an error of `write`, not the end of the process. Signals that the parent process had blocked
+/// arrive from here on. `main` calls it before anything else.
 void install_stop_handlers();
 
 /// The first stop signal that arrived, or 0. Async-signal-safe, cheap enough for an inner loop.

@@ -7,23 +7,25 @@
 /// What the machine and this process have.
 namespace fbi {
 
-/// Processors this process may use: its affinity mask, cut to the CPU quota of its cgroup; at least 1.
+/// Processors this process may use: its affinity mask, cut to the CPU quota of its cgroup; at
+/// least 1.
 int usable_processors();
 std::uint64_t resident_bytes();       ///< physical memory of this process now; 0 when unknown
 std::uint64_t peak_resident_bytes();  ///< its maximum so far; 0 when unknown
 double process_cpu_seconds();         ///< processor time of all threads of this process so far
-/// Memory that is freed stays with the process for what is allocated next. Every step of training allocates the same tensors
-/// anew; to hand them back and ask for them again costs a page fault per 4 KB (5 to 8 % of a small model's step). Call first.
+/// Memory that is freed stays with the process for what is allocated next. Every step of training
+/// allocates the same tensors anew; to hand them back and ask for them again costs a page fault per
+/// 4 KB (5 to 8 % of a small model's step). Call first.
 void keep_freed_memory();
-/// Bytes an ordinary user can still write to the file system that holds `path`, or would hold it: the nearest existing
-/// folder above is asked. DiskError when that fails.
+/// Bytes an ordinary user can still write to the file system that holds `path`, or would hold it:
+/// the nearest existing folder above is asked. DiskError when that fails.
 std::uint64_t free_disk_bytes(const std::filesystem::path& path);
 std::string host_name();
 std::int64_t process_id();
 /// Whether a process of this machine exists and runs (a zombie does not).
 bool process_alive(std::int64_t pid);
-/// When a process started, in clock ticks since boot; 0 when there is none. With the pid it names a process for good, because
-/// pids are used again, in containers soon.
+/// When a process started, in clock ticks since boot; 0 when there is none. With the pid it names a
+/// process for good, because pids are used again, in containers soon.
 std::uint64_t process_start_ticks(std::int64_t pid);
 
 }  // namespace fbi

@@ -11,15 +11,18 @@
 
 namespace fbi::distill {
 
-/// The model to learn from, without gradient. It is whole on every rank, or its decoder layers are spread over the ranks by rows and
-/// gathered one by one while they are used (embedding, head and norms stay whole).
+/// The model to learn from, without gradient. It is whole on every rank, or its decoder layers are
+/// spread over the ranks by rows and gathered one by one while they are used (embedding, head and
+/// norms stay whole).
 class Teacher {
  public:
   /// A whole one.
   explicit Teacher(std::unique_ptr<nn::LlamaForCausalLM> model) : model_(std::move(model)) {}
-  /// One spread over the ranks of `communicator`, read matrix by matrix from `weights`. The model's layers have no values yet
-  /// (LlamaOptions::allocate_layers false). Bit for bit the same hidden states as a whole one.
-  Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights, distributed::Communicator& communicator);
+  /// One spread over the ranks of `communicator`, read matrix by matrix from `weights`. The model's
+  /// layers have no values yet (LlamaOptions::allocate_layers false). Bit for bit the same hidden
+  /// states as a whole one.
+  Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights,
+          distributed::Communicator& communicator);
 
   nn::LlamaForCausalLM& model() { return *model_; }
   /// After the final norm, fp32 [B, S, D] for ids int64 [B, S]. Collective when spread.
@@ -34,17 +37,21 @@ class Teacher {
   std::unique_ptr<nn::LlamaForCausalLM> model_;
   distributed::Communicator* communicator_ = nullptr;  ///< null: whole
   std::vector<std::vector<at::Tensor>> own_rows_;      ///< [layer][matrix]
-  std::vector<at::Tensor> whole_[2];                   ///< [matrix] of the layer in use and of the next one
+  std::vector<at::Tensor> whole_[2];  ///< [matrix] of the layer in use and of the next one
 };
 
-/// Reads the teacher and checks that it fits the student: same vocabulary, positions for train.seq_len (UsageError naming both
-/// values). It runs in teacher.dtype, or in the dtype of its own files (fp16 on a CPU is multiplied in fp32); where teacher.dtype is
-/// fp8 it is ready for store_as_fp8 and the device has been checked. `shard` spreads it over the ranks.
-std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
-                                      const config::TrainConfig& train, distributed::Communicator& communicator, bool shard);
+/// Reads the teacher and checks that it fits the student: same vocabulary, positions for
+/// train.seq_len (UsageError naming both values). It runs in teacher.dtype, or in the dtype of its
+/// own files (fp16 on a CPU is multiplied in fp32); where teacher.dtype is fp8 it is ready for
+/// store_as_fp8 and the device has been checked. `shard` spreads it over the ranks.
+std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
+                                      const config::ModelConfig& student,
+                                      const config::TrainConfig& train,
+                                      distributed::Communicator& communicator, bool shard);
 
 /// The checks alone: the teacher's architecture; no weights are read.
-config::ModelConfig check_teacher(const config::TeacherConfig& teacher, const config::ModelConfig& student,
+config::ModelConfig check_teacher(const config::TeacherConfig& teacher,
+                                  const config::ModelConfig& student,
                                   const config::TrainConfig& train);
 
 }  // namespace fbi::distill

@@ -11,7 +11,8 @@
 
 namespace fbi::distributed {
 
-/// Handle of a collective that was started; wait() returns when its output may be used. Throws PeerError.
+/// Handle of a collective that was started; wait() returns when its output may be used. Throws
+/// PeerError.
 class Work {
  public:
   virtual ~Work() = default;
@@ -20,8 +21,9 @@ class Work {
 
 enum class Reduce { kSum, kMax, kMin };
 
-/// Collectives of one group of ranks. Passed in everywhere, never global. All ranks call the same operations in the same
-/// order. Tensors are contiguous; row counts that differ over ranks are padded by the caller (ShardPlan).
+/// Collectives of one group of ranks. Passed in everywhere, never global. All ranks call the same
+/// operations in the same order. Tensors are contiguous; row counts that differ over ranks are
+/// padded by the caller (ShardPlan).
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -31,14 +33,19 @@ class Communicator {
   /// Where tensors of collectives must lie.
   virtual at::Device device() const { return at::kCPU; }
   /// In place on every rank.
-  std::unique_ptr<Work> all_reduce(at::Tensor& tensor, Reduce op, Payload payload = Payload::kControl);
+  std::unique_ptr<Work> all_reduce(at::Tensor& tensor, Reduce op,
+                                   Payload payload = Payload::kControl);
   /// output [n] = sum over ranks of their input [size * n], part `rank`.
-  std::unique_ptr<Work> reduce_scatter(at::Tensor& output, const at::Tensor& input, Payload payload = Payload::kControl);
+  std::unique_ptr<Work> reduce_scatter(at::Tensor& output, const at::Tensor& input,
+                                       Payload payload = Payload::kControl);
   /// output [size * n] = the inputs [n] of all ranks in rank order.
-  std::unique_ptr<Work> all_gather(at::Tensor& output, const at::Tensor& input, Payload payload = Payload::kControl);
-  std::unique_ptr<Work> broadcast(at::Tensor& tensor, int root, Payload payload = Payload::kControl);
+  std::unique_ptr<Work> all_gather(at::Tensor& output, const at::Tensor& input,
+                                   Payload payload = Payload::kControl);
+  std::unique_ptr<Work> broadcast(at::Tensor& tensor, int root,
+                                  Payload payload = Payload::kControl);
   virtual void barrier() = 0;
-  /// This rank ends for a reason of its own, one line, which the others then give for what they miss.
+  /// This rank ends for a reason of its own, one line, which the others then give for what they
+  /// miss.
   virtual void give_up(const std::string&) {}
 
   /// Since the communicator was made.
@@ -46,10 +53,13 @@ class Communicator {
 
  private:
   virtual std::unique_ptr<Work> start_all_reduce(at::Tensor& tensor, Reduce op) = 0;
-  virtual std::unique_ptr<Work> start_reduce_scatter(at::Tensor& output, const at::Tensor& input) = 0;
+  virtual std::unique_ptr<Work> start_reduce_scatter(at::Tensor& output,
+                                                     const at::Tensor& input) = 0;
   virtual std::unique_ptr<Work> start_all_gather(at::Tensor& output, const at::Tensor& input) = 0;
   virtual std::unique_ptr<Work> start_broadcast(at::Tensor& tensor, int root) = 0;
-  void count(Payload payload, std::int64_t bytes) { traffic_[static_cast<std::size_t>(payload)] += bytes; }
+  void count(Payload payload, std::int64_t bytes) {
+    traffic_[static_cast<std::size_t>(payload)] += bytes;
+  }
 
   Traffic traffic_{};
 };
@@ -57,9 +67,10 @@ class Communicator {
 /// The group of one rank, computing on `device`: every collective is the identity.
 std::unique_ptr<Communicator> make_single_rank(at::Device device = at::kCPU);
 
-/// A group of `size` ranks within this process, one per thread (tests). Collectives are finished when they return and
-/// reduce in rank order, so results don't depend on timing. A rank whose communicator is destroyed makes all that wait
-/// for it throw PeerError; ranks that call different operations all throw UsageError.
+/// A group of `size` ranks within this process, one per thread (tests). Collectives are finished
+/// when they return and reduce in rank order, so results don't depend on timing. A rank whose
+/// communicator is destroyed makes all that wait for it throw PeerError; ranks that call different
+/// operations all throw UsageError.
 std::vector<std::unique_ptr<Communicator>> make_thread_group(int size);
 
 }  // namespace fbi::distributed

@@ -41,9 +41,10 @@ std::unique_ptr<Communicator> make_gloo_group(const Rendezvous& rendezvous,
 /// Whether this build has the NCCL form (CUDA builds have).
 bool has_nccl();
 
-/// The same over NCCL, for tensors on `device`, this process's own GPU; the ranks meet as those of Gloo do. Small CPU tensors may be
-/// passed too and go through the GPU. Sums are formed in NCCL's order: equal on all ranks, not the same bits as over Gloo. Throws
-/// UsageError when the build has no NCCL.
+/// The same over NCCL, for tensors on `device`, this process's own GPU; the ranks meet as those of
+/// Gloo do. Small CPU tensors may be passed too and go through the GPU. Sums are formed in NCCL's
+/// order: equal on all ranks, not the same bits as over Gloo. Throws UsageError when the build has
+/// no NCCL.
 std::unique_ptr<Communicator> make_nccl_group(const Rendezvous& rendezvous, at::Device device,
                                               const ProcessGroupOptions& options = {});
 

@@ -14,11 +14,13 @@ inline constexpr std::size_t kPayloads = 6;
 std::string_view to_string(Payload payload);
 
 /// All of them, in order.
-inline constexpr std::array<Payload, kPayloads> kAllPayloads = {Payload::kGradients, Payload::kBits,    Payload::kValues,
-                                                               Payload::kScales,    Payload::kTeacher, Payload::kControl};
+inline constexpr std::array<Payload, kPayloads> kAllPayloads = {
+    Payload::kGradients, Payload::kBits,    Payload::kValues,
+    Payload::kScales,    Payload::kTeacher, Payload::kControl};
 
-/// Bytes that this rank sent, by payload, counted as a ring of N ranks sends them: (N-1)/N of the whole for reduce_scatter and
-/// all_gather, twice that for all_reduce, all of it by the root of a broadcast.
+/// Bytes that this rank sent, by payload, counted as a ring of N ranks sends them: (N-1)/N of the
+/// whole for reduce_scatter and all_gather, twice that for all_reduce, all of it by the root of a
+/// broadcast.
 using Traffic = std::array<std::int64_t, kPayloads>;
 
 }  // namespace fbi::distributed

@@ -10,13 +10,14 @@
 #include "fbi/eval/language_model.h"
 #include "fbi/text/tokenizer.h"
 
-/// Zero-shot multiple choice as lm-evaluation-harness (0.4.9 and later) measures it: the choice whose text has the largest
-/// log-likelihood after its context.
+/// Zero-shot multiple choice as lm-evaluation-harness (0.4.9 and later) measures it: the choice
+/// whose text has the largest log-likelihood after its context.
 namespace fbi::eval {
 
 struct ChoiceItem {
   struct Continuation {
-    std::string context, text;  ///< the likelihood of `text` after `context`; `text` brings its own space in front
+    std::string context,
+        text;  ///< the likelihood of `text` after `context`; `text` brings its own space in front
   };
   std::vector<Continuation> choices;
   std::vector<std::int64_t> characters;  ///< acc_norm divides by the length of the choice itself
@@ -29,12 +30,14 @@ struct ChoiceTask {
   std::vector<ChoiceItem> items;
 };
 
-/// The prompt forms: "boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa".
+/// The prompt forms: "boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge",
+/// "openbookqa".
 const std::vector<std::string>& choice_forms();
 
-/// Reads JSON lines. With form "": `{"context": …, "choices": […], "gold": i}` each, a space being put between context and choice, the
-/// file's name without its ending being the task's; else the fields that the data set has in the Hugging Face hub (arc_* and openbookqa
-/// also as their authors publish them). Throws UsageError (unknown form), DataError (file, line, field).
+/// Reads JSON lines. With form "": `{"context": …, "choices": […], "gold": i}` each, a space being
+/// put between context and choice, the file's name without its ending being the task's; else the
+/// fields that the data set has in the Hugging Face hub (arc_* and openbookqa also as their authors
+/// publish them). Throws UsageError (unknown form), DataError (file, line, field).
 ChoiceTask read_choice_task(const std::string& form, const std::filesystem::path& path);
 
 struct ChoiceProgress {
@@ -42,8 +45,8 @@ struct ChoiceProgress {
 };
 
 struct ChoiceOptions {
-  std::int64_t batch = 8;  ///< choices per forward
-  bool add_bos = false;    ///< BOS before every context; the published evaluation has none
+  std::int64_t batch = 8;   ///< choices per forward
+  bool add_bos = false;     ///< BOS before every context; the published evaluation has none
   int part = 0, parts = 1;  ///< this call evaluates items of part `part` of `parts`
   std::function<void(const ChoiceProgress&)> on_progress;  ///< after each forward
 };
@@ -67,10 +70,11 @@ struct ChoiceResult {
 /// The result of an item from the log-likelihoods of its choices.
 ChoiceItemResult judge(const ChoiceItem& item, std::vector<double> log_likelihoods);
 
-/// Contexts too long for the model lose their beginning, as in the harness. Throws UsageError (options), DataError (an item without
-/// choices, a choice without tokens or longer than the model's context, a log-likelihood that is not finite).
-ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& tokenizer, const ChoiceTask& task,
-                              const ChoiceOptions& options = {});
+/// Contexts too long for the model lose their beginning, as in the harness. Throws UsageError
+/// (options), DataError (an item without choices, a choice without tokens or longer than the
+/// model's context, a log-likelihood that is not finite).
+ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& tokenizer,
+                              const ChoiceTask& task, const ChoiceOptions& options = {});
 
 /// Joins the parts of one task, in any order. UsageError when they overlap, leave a gap or differ.
 ChoiceResult merge(std::span<const ChoiceResult> parts);
@@ -80,9 +84,11 @@ struct ChoiceScores {
 };
 ChoiceScores scores_of(const ChoiceResult& result);
 
-/// The harness's layout: {"results": {task: {"acc,none": …, "acc_stderr,none": …, …}}, "n-samples": …, "config": …}.
+/// The harness's layout: {"results": {task: {"acc,none": …, "acc_stderr,none": …, …}}, "n-samples":
+/// …, "config": …}.
 std::string to_json(std::span<const ChoiceResult> results);
-/// One JSON object per item, the harness's "samples": doc_id, target, filtered_resps, acc, acc_norm.
+/// One JSON object per item, the harness's "samples": doc_id, target, filtered_resps, acc,
+/// acc_norm.
 std::string samples_jsonl(const ChoiceResult& result);
 
 }  // namespace fbi::eval

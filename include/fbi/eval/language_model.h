@@ -16,17 +16,20 @@ class DecodingSession {
   virtual std::int64_t position() const = 0;  ///< tokens fed so far
 };
 
-/// What evaluation and generation need of a model; implemented by the trainer's model (nn) and the 1-bit runtime (infer).
+/// What evaluation and generation need of a model; implemented by the trainer's model (nn) and the
+/// 1-bit runtime (infer).
 class LanguageModel {
  public:
   virtual ~LanguageModel() = default;
   virtual std::int64_t vocab_size() const = 0;
-  virtual std::int64_t max_position() const = 0;    ///< longest supported sequence
-  virtual std::string dtype_description() const = 0;  ///< e.g. "fp32 (weights rounded to fp16)"; printed with every result
+  virtual std::int64_t max_position() const = 0;  ///< longest supported sequence
+  virtual std::string dtype_description()
+      const = 0;  ///< e.g. "fp32 (weights rounded to fp16)"; printed with every result
   /// tokens [batch, seq] row-major; logits [batch, seq, vocab] fp32.
-  virtual void logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq, std::span<float> out) = 0;
-  /// out[b, s] = -log p(tokens[b, s+1] | tokens[b, 0..s]), [batch, seq-1], natural logarithm, never holding all logits. The last
-  /// token of a row is a target only: seq <= max_position() + 1.
+  virtual void logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
+                      std::span<float> out) = 0;
+  /// out[b, s] = -log p(tokens[b, s+1] | tokens[b, 0..s]), [batch, seq-1], natural logarithm, never
+  /// holding all logits. The last token of a row is a target only: seq <= max_position() + 1.
   virtual void token_nll(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
                          std::span<float> out) = 0;
   virtual std::unique_ptr<DecodingSession> start_decoding() = 0;

@@ -21,7 +21,8 @@ struct CheckpointShard {
   std::string xxh3_128;
 };
 
-/// What `manifest.json` of a checkpoint folder says (design §7). `state` is the trainer's part, uninterpreted here.
+/// What `manifest.json` of a checkpoint folder says (design §7). `state` is the trainer's part,
+/// uninterpreted here.
 struct CheckpointManifest {
   int format_version = kCheckpointFormatVersion;
   std::int64_t step = 0;
@@ -30,15 +31,16 @@ struct CheckpointManifest {
   std::string state_json = "{}";  ///< {"updates":…, "tokens":…, "position":…, …}
 };
 
-/// The text of manifest.json. It ends in a hash of its own content, so that any later change is noticed. UsageError when
-/// state_json is not a JSON object.
+/// The text of manifest.json. It ends in a hash of its own content, so that any later change is
+/// noticed. UsageError when state_json is not a JSON object.
 std::string manifest_to_json(const CheckpointManifest& manifest);
 /// Throws CheckpointError naming the file and the field.
 CheckpointManifest manifest_from_file(const std::filesystem::path& path);
 
-/// Read-only view of one committed checkpoint folder (`step-00001234`), its tensors and parts of tensors as they are stored;
-/// ShardedTensors puts parts together. The constructor checks manifest, presence and size of
-/// every shard, and, with `verify_hash`, its XXH3; throws CheckpointError naming the file and what differs.
+/// Read-only view of one committed checkpoint folder (`step-00001234`), its tensors and parts of
+/// tensors as they are stored; ShardedTensors puts parts together. The constructor checks manifest,
+/// presence and size of every shard, and, with `verify_hash`, its XXH3; throws CheckpointError
+/// naming the file and what differs.
 class CheckpointReader {
  public:
   explicit CheckpointReader(const std::filesystem::path& directory, bool verify_hash = true);
@@ -58,11 +60,13 @@ class CheckpointReader {
 /// `step-00001234`: the folder of a committed checkpoint.
 std::string checkpoint_folder_name(std::int64_t step);
 
-/// Committed checkpoint folders below `checkpoints`, newest step first, by name only (nothing is opened).
+/// Committed checkpoint folders below `checkpoints`, newest step first, by name only (nothing is
+/// opened).
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& checkpoints);
 
-/// Opens the newest checkpoint that passes validation; each one that fails is reported through log::warn with its
-/// reason. nullptr when there is none at all; CheckpointError when there are some and none is valid.
+/// Opens the newest checkpoint that passes validation; each one that fails is reported through
+/// log::warn with its reason. nullptr when there is none at all; CheckpointError when there are
+/// some and none is valid.
 std::unique_ptr<CheckpointReader> open_newest_checkpoint(const std::filesystem::path& checkpoints);
 
 }  // namespace fbi::formats

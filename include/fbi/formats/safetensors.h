@@ -14,13 +14,14 @@
 
 namespace fbi::formats {
 
-/// Reads one .safetensors file through a mapping. The header is validated completely before any tensor is handed out:
-/// sizes against the file, no overlap, no holes, no duplicate names, no overflow. Throws DataError naming file and tensor.
+/// Reads one .safetensors file through a mapping. The header is validated completely before any
+/// tensor is handed out: sizes against the file, no overlap, no holes, no duplicate names, no
+/// overflow. Throws DataError naming file and tensor.
 class SafetensorsFile final : public TensorFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
   const std::vector<TensorView>& tensors() const override { return tensors_; }  ///< in file order
-  const TensorView* find(const std::string& name) const;                ///< nullptr when absent
+  const TensorView* find(const std::string& name) const;  ///< nullptr when absent
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::filesystem::path& path() const { return file_.path(); }
 
@@ -34,15 +35,18 @@ class SafetensorsFile final : public TensorFile {
 /// A safetensors file, or, by its ending .bin, .pt or .pth, a TorchFile.
 std::unique_ptr<TensorFile> open_tensor_file(const std::filesystem::path& path);
 
-/// All tensors of a model folder: of `model.safetensors`, else the shards that `model.safetensors.index.json` names, else
-/// `pytorch_model.bin`, else the shards that `pytorch_model.bin.index.json` names. Duplicate or missing tensors, shards outside the folder and index entries that do not match are DataErrors. (A folder
-/// `snapshots/X` of a Hugging Face cache may link into the `blobs` beside `snapshots`.)
+/// All tensors of a model folder: of `model.safetensors`, else the shards that
+/// `model.safetensors.index.json` names, else `pytorch_model.bin`, else the shards that
+/// `pytorch_model.bin.index.json` names. Duplicate or missing tensors, shards outside the folder
+/// and index entries that do not match are DataErrors. (A folder `snapshots/X` of a Hugging Face
+/// cache may link into the `blobs` beside `snapshots`.)
 class TensorFolder {
  public:
   explicit TensorFolder(const std::filesystem::path& directory);
   const TensorView* find(const std::string& name) const;
-  const TensorView& at(const std::string& name) const;  ///< DataError with the nearest existing name when absent
-  std::vector<std::string> names() const;               ///< sorted
+  const TensorView& at(
+      const std::string& name) const;      ///< DataError with the nearest existing name when absent
+  std::vector<std::string> names() const;  ///< sorted
   const std::filesystem::path& path() const { return directory_; }
 
  private:
@@ -59,9 +63,10 @@ struct WrittenFile {
   std::string xxh3_128;  ///< of the whole file
 };
 
-/// Streaming writer for tensors that don't fit into memory together. `layout` gives name, dtype and shape of each tensor in file
-/// order (its bytes are ignored); `write` then takes their bytes one after the other, cut anywhere. `finish` commits the file
-/// durably and throws UsageError unless exactly all bytes came; without it nothing remains. Other rules: write_safetensors.
+/// Streaming writer for tensors that don't fit into memory together. `layout` gives name, dtype and
+/// shape of each tensor in file order (its bytes are ignored); `write` then takes their bytes one
+/// after the other, cut anywhere. `finish` commits the file durably and throws UsageError unless
+/// exactly all bytes came; without it nothing remains. Other rules: write_safetensors.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::span<const TensorView> layout,
@@ -75,14 +80,17 @@ class SafetensorsWriter {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Writes tensors, in the given order, durably (DurableFile). `metadata` gets {"format": "pt"} added. The header is
-/// padded with spaces to a multiple of 8. Throws DiskError; UsageError on duplicate names or bytes that do not fit the shape.
-WrittenFile write_safetensors(const std::filesystem::path& path, std::span<const TensorView> tensors,
+/// Writes tensors, in the given order, durably (DurableFile). `metadata` gets {"format": "pt"}
+/// added. The header is padded with spaces to a multiple of 8. Throws DiskError; UsageError on
+/// duplicate names or bytes that do not fit the shape.
+WrittenFile write_safetensors(const std::filesystem::path& path,
+                              std::span<const TensorView> tensors,
                               std::map<std::string, std::string> metadata = {});
 
-/// Streams a model into `model.safetensors`, or, above max_shard_bytes, into `model-00001-of-0000N.safetensors` with the index
-/// file: one tensor in memory at a time. `layout` gives name, dtype and shape in the order in which `write` then receives the
-/// tensors, each as a whole. UsageError when the folder already holds model files other than those it would replace.
+/// Streams a model into `model.safetensors`, or, above max_shard_bytes, into
+/// `model-00001-of-0000N.safetensors` with the index file: one tensor in memory at a time. `layout`
+/// gives name, dtype and shape in the order in which `write` then receives the tensors, each as a
+/// whole. UsageError when the folder already holds model files other than those it would replace.
 class TensorFolderWriter {
  public:
   TensorFolderWriter(const std::filesystem::path& directory, std::vector<TensorView> layout,
@@ -90,7 +98,8 @@ class TensorFolderWriter {
   ~TensorFolderWriter();
   std::uint64_t tensor_bytes() const;  ///< of the whole layout
   void write(std::span<const std::byte> tensor);
-  void finish();  ///< commits the last file and writes the index; UsageError when tensors are missing
+  void
+  finish();  ///< commits the last file and writes the index; UsageError when tensors are missing
 
  private:
   struct Impl;
@@ -98,7 +107,8 @@ class TensorFolderWriter {
 };
 
 /// TensorFolderWriter for tensors that lie in memory.
-void write_tensor_folder(const std::filesystem::path& directory, std::span<const TensorView> tensors,
+void write_tensor_folder(const std::filesystem::path& directory,
+                         std::span<const TensorView> tensors,
                          std::uint64_t max_shard_bytes = 5'000'000'000);
 
 }  // namespace fbi::formats

@@ -10,9 +10,10 @@
 
 #include "fbi/formats/checkpoint_reader.h"
 
-/// The ranks of a training run write the rows that they own. A checkpoint stores a whole tensor under its plain name and rows
-/// [begin, end) of a tensor that has R rows as `name@begin:end/R`; the parts of a tensor, from whatever files, cover [0, R) once. The
-/// names alone thus tell the whole shape, and any number of ranks can read what any other number wrote.
+/// The ranks of a training run write the rows that they own. A checkpoint stores a whole tensor
+/// under its plain name and rows [begin, end) of a tensor that has R rows as `name@begin:end/R`;
+/// the parts of a tensor, from whatever files, cover [0, R) once. The names alone thus tell the
+/// whole shape, and any number of ranks can read what any other number wrote.
 namespace fbi::formats {
 
 /// Rows [begin, end) of the `total` rows of tensor `name`.
@@ -47,12 +48,13 @@ struct ShardedTensor {
 /// The tensors of a checkpoint under their own names, whatever number of ranks wrote it.
 class ShardedTensors {
  public:
-  /// Checks that the parts of every tensor agree in dtype and shape and cover its rows once; throws CheckpointError naming folder and
-  /// tensor. `reader` must live longer.
+  /// Checks that the parts of every tensor agree in dtype and shape and cover its rows once; throws
+  /// CheckpointError naming folder and tensor. `reader` must live longer.
   explicit ShardedTensors(const CheckpointReader& reader);
   const ShardedTensor* find(const std::string& name) const;  ///< nullptr when absent
-  const ShardedTensor& at(const std::string& name) const;    ///< CheckpointError with the nearest name when absent
-  std::vector<std::string> names() const;                    ///< sorted
+  const ShardedTensor& at(
+      const std::string& name) const;      ///< CheckpointError with the nearest name when absent
+  std::vector<std::string> names() const;  ///< sorted
 
  private:
   void add(const TensorView& view);

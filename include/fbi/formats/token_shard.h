@@ -11,22 +11,24 @@
 
 namespace fbi::formats {
 
-/// Header fields of a prepared token shard (`*.tokens`): fixed little-endian layout, documented in docs/formats.md.
+/// Header fields of a prepared token shard (`*.tokens`): fixed little-endian layout, documented in
+/// docs/formats.md.
 struct TokenShardInfo {
   std::uint32_t vocab_size = 0;
-  std::uint32_t ids_per_sample = 0;   ///< seq_len + 1
+  std::uint32_t ids_per_sample = 0;  ///< seq_len + 1
   std::uint64_t sample_count = 0;
-  std::string tokenizer_hash;         ///< XXH3-128 of the tokenizer file, hexadecimal; empty when unknown
+  std::string tokenizer_hash;  ///< XXH3-128 of the tokenizer file, hexadecimal; empty when unknown
 };
 
 /// Memory-mapped samples of ids_per_sample ids each (u16 when vocab_size <= 65536, else u32).
 class TokenShard {
  public:
-  /// Checks magic, version, sizes against the file and ids < vocab_size lazily (in read); `verify_hash` reads it all.
-  /// Throws DataError naming the file and what is wrong.
+  /// Checks magic, version, sizes against the file and ids < vocab_size lazily (in read);
+  /// `verify_hash` reads it all. Throws DataError naming the file and what is wrong.
   explicit TokenShard(const std::filesystem::path& path, bool verify_hash = false);
   const TokenShardInfo& info() const { return info_; }
-  /// out.size() == ids_per_sample. Throws DataError (file, sample, position, value) on an id outside the vocabulary.
+  /// out.size() == ids_per_sample. Throws DataError (file, sample, position, value) on an id
+  /// outside the vocabulary.
   void read(std::uint64_t sample, std::span<std::int32_t> out) const;
 
  private:

@@ -8,13 +8,16 @@
 
 namespace fbi::formats {
 
-/// Reads a state dict that `torch.save` wrote (a zip archive with a pickle in it, torch 1.6 or later), without LibTorch: nothing in
-/// the file is executed, tensors stay in the mapping. Throws DataError naming file and tensor: anything but a dict from name to
-/// tensor, a constructor that such a dict does not need, a tensor that is no contiguous part of its storage, a broken archive.
+/// Reads a state dict that `torch.save` wrote (a zip archive with a pickle in it, torch 1.6 or
+/// later), without LibTorch: nothing in the file is executed, tensors stay in the mapping. Throws
+/// DataError naming file and tensor: anything but a dict from name to tensor, a constructor that
+/// such a dict does not need, a tensor that is no contiguous part of its storage, a broken archive.
 class TorchFile final : public TensorFile {
  public:
   explicit TorchFile(const std::filesystem::path& path);
-  const std::vector<TensorView>& tensors() const override { return tensors_; }  ///< in the order of the dict
+  const std::vector<TensorView>& tensors() const override {
+    return tensors_;
+  }  ///< in the order of the dict
   const std::filesystem::path& path() const { return file_.path(); }
 
  private:

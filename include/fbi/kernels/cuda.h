@@ -141,8 +141,8 @@ void silu_product(const void* gate, const void* up, Element type, std::int64_t c
 void silu_product_backward(const void* dout, const void* gate, const void* up, Element type,
                            std::int64_t count, void* dgate, void* dup, Stream stream);
 
-/// Rows as 8-bit floats (e4m3) with a scale each: values [rows, width] = x / scale to nearest even, scales [rows] = max |x| / 448, at least
-/// the smallest normal number. Contents are finite.
+/// Rows as 8-bit floats (e4m3) with a scale each: values [rows, width] = x / scale to nearest even,
+/// scales [rows] = max |x| / 448, at least the smallest normal number. Contents are finite.
 void quantize_rows(const void* x, Element type, std::int64_t rows, std::int64_t width,
                    std::uint8_t* values, float* scales, Stream stream);
 

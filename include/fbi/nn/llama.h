@@ -13,28 +13,33 @@
 
 namespace fbi::nn {
 
-/// Keys and values of the tokens fed so far, one layer: [1, K, capacity, E] each; `length` positions are
-/// filled. The capacity grows as tokens are fed.
+/// Keys and values of the tokens fed so far, one layer: [1, K, capacity, E] each; `length`
+/// positions are filled. The capacity grows as tokens are fed.
 struct KeyValueCache {
   at::Tensor keys;
   at::Tensor values;
   std::int64_t length = 0;
 };
 
-/// One pre-norm LLaMA block: x + attention(norm(x)), then x + down(silu(gate(h)) · up(h)) with h = norm(x).
+/// One pre-norm LLaMA block: x + attention(norm(x)), then x + down(silu(gate(h)) · up(h)) with h =
+/// norm(x).
 class DecoderLayer {
  public:
-  DecoderLayer(const config::ModelConfig& model, std::int64_t index, const at::TensorOptions& values);
+  DecoderLayer(const config::ModelConfig& model, std::int64_t index,
+               const at::TensorOptions& values);
   DecoderLayer(const DecoderLayer&) = delete;  // graphs hold the addresses of the slots
   DecoderLayer& operator=(const DecoderLayer&) = delete;
 
-  /// x [B, S, D] fp32 (the residual stream) -> the same shape. Matrix products and attention run in `dtype`.
-  at::Tensor forward(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype, KeyValueCache* cache = nullptr);
+  /// x [B, S, D] fp32 (the residual stream) -> the same shape. Matrix products and attention run in
+  /// `dtype`.
+  at::Tensor forward(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype,
+                     KeyValueCache* cache = nullptr);
   std::vector<ops::ParameterSlot*> slots();
   void round_activations(std::int64_t block) { activation_block_ = block; }
 
  private:
-  at::Tensor attention(const at::Tensor& normed, const RotaryTable& rotary, at::ScalarType dtype, KeyValueCache* cache);
+  at::Tensor attention(const at::Tensor& normed, const RotaryTable& rotary, at::ScalarType dtype,
+                       KeyValueCache* cache);
   at::Tensor mlp(const at::Tensor& normed, at::ScalarType dtype);
   void tie_scales(const config::ModelConfig& model);
 
@@ -46,31 +51,37 @@ class DecoderLayer {
 
 struct LlamaOptions {
   at::Device device = at::kCPU;
-  at::ScalarType compute_dtype = at::kFloat;  ///< of matrix products and attention; norms, residual stream and losses are fp32
-  at::ScalarType value_dtype = at::kFloat;    ///< embedding, head and dense linears are kept in it; others than fp32 for inference only
-  bool allocate_layers = true;  ///< false: matrices of dense decoder layers have no value until the owner of the model gives them one
+  at::ScalarType compute_dtype =
+      at::kFloat;  ///< of matrix products and attention; norms, residual stream and losses are fp32
+  at::ScalarType value_dtype = at::kFloat;  ///< embedding, head and dense linears are kept in it;
+                                            ///< others than fp32 for inference only
+  bool allocate_layers = true;  ///< false: matrices of dense decoder layers have no value until the
+                                ///< owner of the model gives them one
 };
 
-/// The trainer's LLaMA: parameters are ParameterSlots (packed signs or dense), gradients go into the slots. It holds working
-/// copies only; latent weights live in the optimizer.
+/// The trainer's LLaMA: parameters are ParameterSlots (packed signs or dense), gradients go into
+/// the slots. It holds working copies only; latent weights live in the optimizer.
 class LlamaForCausalLM final : public eval::LanguageModel {
  public:
   LlamaForCausalLM(const config::ModelConfig& model, const LlamaOptions& options);
 
   const config::ModelConfig& config() const { return config_; }
   const LlamaOptions& options() const { return options_; }
-  /// Every parameter once, in the published order (a tied head is not listed); addresses stay valid.
+  /// Every parameter once, in the published order (a tied head is not listed); addresses stay
+  /// valid.
   const std::vector<ops::ParameterSlot*>& slots() const { return slots_; }
-  /// Zeroed fp32 buffers for all slots. `one_layer`: the matrices of all decoder layers use the buffers of one, for a trainer that
-  /// takes the gradients of a layer away before the next one forms its own (AdamW::reduce_gradients on several ranks).
+  /// Zeroed fp32 buffers for all slots. `one_layer`: the matrices of all decoder layers use the
+  /// buffers of one, for a trainer that takes the gradients of a layer away before the next one
+  /// forms its own (AdamW::reduce_gradients on several ranks).
   void allocate_gradients(bool one_layer = false);
 
-  /// Evaluation only: rounds every weight to `dtype`. Binarized ones become fp16(fp16(beta) ± fp16(alpha)), as in the published
-  /// evaluation, or bf16(beta ± alpha), as in bf16 training.
+  /// Evaluation only: rounds every weight to `dtype`. Binarized ones become fp16(fp16(beta) ±
+  /// fp16(alpha)), as in the published evaluation, or bf16(beta ± alpha), as in bf16 training.
   void round_weights(at::ScalarType dtype);
 
-  /// Evaluation only: inputs of the decoder's linear layers are rounded to int8, `block` at a time with one fp16 scale each, as llama.cpp
-  /// does for low-bit matrices. The widths are multiples of it.
+  /// Evaluation only: inputs of the decoder's linear layers are rounded to int8, `block` at a time
+  /// with one fp16 scale each, as llama.cpp does for low-bit matrices. The widths are multiples of
+  /// it.
   void round_activations(std::int64_t block);
 
   /// Stages of the forward pass; `stage` 0..L-1 are decoder layers, L is the final norm.
@@ -94,11 +105,14 @@ class LlamaForCausalLM final : public eval::LanguageModel {
   std::int64_t max_position() const override { return config_.max_position_embeddings; }
   std::string dtype_description() const override { return dtype_description_; }
   void set_dtype_description(std::string text) { dtype_description_ = std::move(text); }
-  void logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq, std::span<float> out) override;
-  void token_nll(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq, std::span<float> out) override;
+  void logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
+              std::span<float> out) override;
+  void token_nll(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
+                 std::span<float> out) override;
   std::unique_ptr<eval::DecodingSession> start_decoding() override;
 
-  /// One step of a cached decode, hidden states of the new tokens; `caches` has one entry per layer.
+  /// One step of a cached decode, hidden states of the new tokens; `caches` has one entry per
+  /// layer.
   at::Tensor forward_cached(const at::Tensor& ids, std::vector<KeyValueCache>& caches);
 
  private:

@@ -9,32 +9,36 @@
 
 namespace fbi::nn {
 
-/// A model on disk in any form that this project reads: a Hugging Face LLaMA folder (or a native export), a checkpoint folder, or a run
-/// directory (its newest valid checkpoint).
+/// A model on disk in any form that this project reads: a Hugging Face LLaMA folder (or a native
+/// export), a checkpoint folder, or a run directory (its newest valid checkpoint).
 struct ModelFolder {
   std::filesystem::path path;  ///< the folder that holds the tensors
   std::string kind;            ///< "Hugging Face folder" | "native export" | "checkpoint"
   config::ModelConfig config;  ///< resolved
   std::unique_ptr<WeightSource> weights;
   at::ScalarType stored_dtype = at::kFloat;  ///< of the embedding
-  std::filesystem::path tokenizer;           ///< the tokenizer that belongs to it; empty when there is none
-  std::string run_config_json;               ///< checkpoint only: the configuration of the run that wrote it
+  std::filesystem::path tokenizer;  ///< the tokenizer that belongs to it; empty when there is none
+  std::string run_config_json;      ///< checkpoint only: the configuration of the run that wrote it
 };
 
-/// Throws DataError (no model there, unreadable, architecture not implemented) or CheckpointError (no valid checkpoint).
+/// Throws DataError (no model there, unreadable, architecture not implemented) or CheckpointError
+/// (no valid checkpoint).
 ModelFolder open_model_folder(const std::filesystem::path& path);
 
-/// How a model is evaluated. Weights are rounded to `weights` first (LlamaForCausalLM::round_weights); the arithmetic is that of
-/// `compute`.
+/// How a model is evaluated. Weights are rounded to `weights` first
+/// (LlamaForCausalLM::round_weights); the arithmetic is that of `compute`.
 struct EvaluationDtype {
   at::ScalarType weights = at::kFloat;
   at::ScalarType compute = at::kFloat;
   std::string description;  ///< printed with every result
 };
-/// "fp32", "bf16" or "fp16"; on the CPU fp16 weights are multiplied in fp32. UsageError for other names.
+/// "fp32", "bf16" or "fp16"; on the CPU fp16 weights are multiplied in fp32. UsageError for other
+/// names.
 EvaluationDtype evaluation_dtype(const std::string& name, at::Device device);
 
 /// Opens, allocates and loads a model for evaluation.
-std::unique_ptr<LlamaForCausalLM> load_for_evaluation(const ModelFolder& folder, const EvaluationDtype& dtype, at::Device device);
+std::unique_ptr<LlamaForCausalLM> load_for_evaluation(const ModelFolder& folder,
+                                                      const EvaluationDtype& dtype,
+                                                      at::Device device);
 
 }  // namespace fbi::nn

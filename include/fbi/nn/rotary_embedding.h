@@ -12,11 +12,13 @@ struct RotaryTable {
   at::Tensor sin;
 };
 
-/// Rotary position embedding (Su et al. 2021) with the frequencies of transformers' LLaMA: plain, "linear" or "llama3" scaling.
+/// Rotary position embedding (Su et al. 2021) with the frequencies of transformers' LLaMA: plain,
+/// "linear" or "llama3" scaling.
 class RotaryEmbedding {
  public:
   RotaryEmbedding(const config::ModelConfig& model, at::Device device);
-  /// Positions [first, first + count), rounded to `dtype` (angles are formed in fp32, as published).
+  /// Positions [first, first + count), rounded to `dtype` (angles are formed in fp32, as
+  /// published).
   RotaryTable table(std::int64_t first, std::int64_t count, at::ScalarType dtype) const;
 
  private:

@@ -7,15 +7,17 @@
 
 namespace fbi::ops {
 
-/// Which of the `gpus` that this process sees a rank computes on: its own among those of the machine, or the only one. UsageError when
-/// there is none for it. (Ranks over NCCL that were given the same one find out when they meet.)
+/// Which of the `gpus` that this process sees a rank computes on: its own among those of the
+/// machine, or the only one. UsageError when there is none for it. (Ranks over NCCL that were given
+/// the same one find out when they meet.)
 int gpu_of_rank(int local_rank, int gpus);
 
-/// "auto" (a GPU when there is one), "cpu" or "cuda" (the one of gpu_of_rank). UsageError for other names, and when CUDA is asked for and
-/// missing.
+/// "auto" (a GPU when there is one), "cpu" or "cuda" (the one of gpu_of_rank). UsageError for other
+/// names, and when CUDA is asked for and missing.
 at::Device choose_device(const std::string& name, int local_rank);
 
-/// The most bytes that tensors have held at once on this GPU since the process started; 0 for the CPU.
+/// The most bytes that tensors have held at once on this GPU since the process started; 0 for the
+/// CPU.
 std::int64_t peak_device_bytes(at::Device device);
 
 }  // namespace fbi::ops

@@ -6,25 +6,30 @@
 
 #include "fbi/ops/parameter_slot.h"
 
-/// Differentiable operations whose parameters live in a ParameterSlot. Gradients of parameters go straight into `slot.grad`
-/// (fp32, added), never through autograd; a slot must outlive the graphs that were built with it. When `slot.grad` is
-/// undefined (evaluation, teacher) no parameter gradient is formed.
+/// Differentiable operations whose parameters live in a ParameterSlot. Gradients of parameters go
+/// straight into `slot.grad` (fp32, added), never through autograd; a slot must outlive the graphs
+/// that were built with it. When `slot.grad` is undefined (evaluation, teacher) no parameter
+/// gradient is formed.
 ///
-/// Shapes: T tokens (batch and sequence flattened or not: leading dimensions are free), I inputs, O outputs, D hidden.
+/// Shapes: T tokens (batch and sequence flattened or not: leading dimensions are free), I inputs, O
+/// outputs, D hidden.
 namespace fbi::ops {
 
-/// The matrix that forward and backward multiply with, [O, I] in `dtype`: alpha·s + beta formed in fp32 and rounded once
-/// (packed), or the value (dense).
+/// The matrix that forward and backward multiply with, [O, I] in `dtype`: alpha·s + beta formed in
+/// fp32 and rounded once (packed), or the value (dense).
 at::Tensor working_weight(const ParameterSlot& slot, at::ScalarType dtype);
 
-/// y = x W~ᵀ, [T, I] -> [T, O] in `dtype`. Backward: dx = dY W~ in `dtype`, slot.grad += dYᵀ x accumulated in fp32.
+/// y = x W~ᵀ, [T, I] -> [T, O] in `dtype`. Backward: dx = dY W~ in `dtype`, slot.grad += dYᵀ x
+/// accumulated in fp32.
 at::Tensor linear(const at::Tensor& x, ParameterSlot& slot, at::ScalarType dtype);
 
-/// `linear` of one input with several slots of one width, which is converted and kept once; the gradient of x is summed in its own
-/// dtype, from the last slot to the first.
-std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<ParameterSlot*>& slots, at::ScalarType dtype);
+/// `linear` of one input with several slots of one width, which is converted and kept once; the
+/// gradient of x is summed in its own dtype, from the last slot to the first.
+std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<ParameterSlot*>& slots,
+                                at::ScalarType dtype);
 
-/// target += aᵀ b in fp32 for a [T, O], b [T, I] of any floating dtype; the one place where G is accumulated.
+/// target += aᵀ b in fp32 for a [T, O], b [T, I] of any floating dtype; the one place where G is
+/// accumulated.
 void accumulate_outer(at::Tensor& target, const at::Tensor& a, const at::Tensor& b);
 
 /// RMSNorm (Zhang & Sennrich 2019) in fp32: y = w · x / sqrt(mean(x²) + eps), [T, D] -> [T, D].
@@ -35,11 +40,13 @@ at::Tensor silu_product(const at::Tensor& gate, const at::Tensor& up);
 
 /// Rows of the embedding, ids int64 [T] -> [T, D] in the slot's dtype.
 at::Tensor embedding(const at::Tensor& ids, const ParameterSlot& slot);
-/// slot.grad[ids[t]] += dx[t] in token order (deterministic); tokens equal to `pad_token_id` (-1: none) are left out.
+/// slot.grad[ids[t]] += dx[t] in token order (deterministic); tokens equal to `pad_token_id` (-1:
+/// none) are left out.
 void accumulate_embedding_gradient(ParameterSlot& slot, const at::Tensor& ids, const at::Tensor& dx,
                                    std::int64_t pad_token_id);
 
-/// Rotary embedding in the rotate-half layout: x [B, H, S, E], cos and sin [S, E/2] in the dtype of x.
+/// Rotary embedding in the rotate-half layout: x [B, H, S, E], cos and sin [S, E/2] in the dtype of
+/// x.
 at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
 
 }  // namespace fbi::ops

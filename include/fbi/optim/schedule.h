@@ -6,8 +6,10 @@
 
 namespace fbi::optim {
 
-/// Learning rate of the published method, a pure function of the step. The published code sets it per micro-step m:
-///   f(m) = lr·m/w for m < w;  end_lr for m > T;  otherwise end_lr + ½(1 + cos(π(m-w)/(T-w)))(lr - end_lr)
+/// Learning rate of the published method, a pure function of the step. The published code sets it
+/// per micro-step m:
+///   f(m) = lr·m/w for m < w;  end_lr for m > T;  otherwise end_lr + ½(1 + cos(π(m-w)/(T-w)))(lr -
+///   end_lr)
 /// and an optimizer step k = 0, 1, … of A micro-steps uses that of its last one, f((k+1)·A - 1).
 struct Schedule {
   double lr = 0;

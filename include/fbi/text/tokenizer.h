@@ -68,14 +68,15 @@ class Tokenizer {
   virtual const std::string& file_hash() const = 0;
 };
 
-/// A SentencePiece model, a `tokenizer.json` of byte-level BPE (Llama-3, GPT-2; its BOS and EOS are named by tokenizer_config.json beside
-/// it), or a folder that holds one of them. Throws DataError: missing, broken, without BOS or EOS, or another kind of tokenizer.json.
+/// A SentencePiece model, a `tokenizer.json` of byte-level BPE (Llama-3, GPT-2; its BOS and EOS are
+/// named by tokenizer_config.json beside it), or a folder that holds one of them. Throws DataError:
+/// missing, broken, without BOS or EOS, or another kind of tokenizer.json.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);
 
 /// `tokenizer.model`, else `tokenizer.json` in a folder; empty when it has neither.
 std::filesystem::path find_tokenizer(const std::filesystem::path& folder);
-/// Writes the tokenizer's own files (tokenizer.model, or tokenizer.json and tokenizer_config.json) into an existing folder. Throws
-/// DiskError.
+/// Writes the tokenizer's own files (tokenizer.model, or tokenizer.json and tokenizer_config.json)
+/// into an existing folder. Throws DiskError.
 void save_tokenizer(const Tokenizer& tokenizer, const std::filesystem::path& folder);
 /// The same for a tokenizer's file that need not be read.
 void copy_tokenizer(const std::filesystem::path& file, const std::filesystem::path& folder);

@@ -9,16 +9,17 @@
 
 #include "fbi/config/run_config.h"
 
-/// What a run needs, computed from its configuration alone: memory of a rank, traffic between ranks, arithmetic, disk. No tensor
-/// is made. tests/train/estimate_test.cpp holds the figures to what small runs really allocate and send.
+/// What a run needs, computed from its configuration alone: memory of a rank, traffic between
+/// ranks, arithmetic, disk. No tensor is made. tests/train/estimate_test.cpp holds the figures to
+/// what small runs really allocate and send.
 namespace fbi::train {
 
 /// What a rank's memory is used for.
 enum class MemoryKind {
-  kLatent,       ///< fp32 latent weights of binarized layers: this rank's rows
-  kMoments,      ///< both AdamW moments of this rank's rows, and of everything that is replicated
-  kBits,         ///< packed signs, all rows
-  kValues,       ///< full-precision working copies: embedding, head, norms, scales; dense linear layers
+  kLatent,   ///< fp32 latent weights of binarized layers: this rank's rows
+  kMoments,  ///< both AdamW moments of this rank's rows, and of everything that is replicated
+  kBits,     ///< packed signs, all rows
+  kValues,   ///< full-precision working copies: embedding, head, norms, scales; dense linear layers
   kGradients,    ///< fp32 gradient buffers
   kTeacher,      ///< the teacher's weights
   kActivations,  ///< student and teacher between forward and backward, and their gradients
@@ -42,8 +43,9 @@ struct MemoryEstimate {
   const MemoryPhase& peak() const;
 };
 
-/// Bytes that each rank sends per optimizer step, counted as a ring of N ranks sends them: reduce_scatter and all_gather (N-1)/N of
-/// the whole, all_reduce twice that. Rows are exchanged in equal blocks, so the last ones may be padded.
+/// Bytes that each rank sends per optimizer step, counted as a ring of N ranks sends them:
+/// reduce_scatter and all_gather (N-1)/N of the whole, all_reduce twice that. Rows are exchanged in
+/// equal blocks, so the last ones may be padded.
 struct TrafficEstimate {
   std::int64_t gradients = 0;  ///< reduce_scatter of matrices, in parallel.gradient_dtype
   std::int64_t bits = 0;       ///< all_gather of packed signs
@@ -51,19 +53,21 @@ struct TrafficEstimate {
   std::int64_t scales = 0;     ///< all_reduce of the gradients of norms, alpha and beta, fp32
   std::int64_t teacher = 0;    ///< all_gather of a sharded teacher's layers, every micro-step
   std::int64_t control = 0;    ///< losses, norms, flags, counts of flips
-  /// What sharded training without packed signs would gather: bf16 weights for forward and for backward, in every micro-step.
+  /// What sharded training without packed signs would gather: bf16 weights for forward and for
+  /// backward, in every micro-step.
   std::int64_t bf16_gathers_of_linears = 0;  ///< of binarized layers alone
   std::int64_t bf16_gathers = 0;             ///< with embedding and head
   std::int64_t total() const { return gradients + bits + values + scales + teacher + control; }
 };
 
-/// Floating-point operations for one token of training. A multiply-add counts two; N are the weights of matrix products (linear layers
-/// and head, not the embedding, which is a lookup). Student 6N; teacher 2N; recompute 2N without the head; causal attention of S
-/// positions in addition 2·S·(width of all query heads) per layer forward, twice that backward.
+/// Floating-point operations for one token of training. A multiply-add counts two; N are the
+/// weights of matrix products (linear layers and head, not the embedding, which is a lookup).
+/// Student 6N; teacher 2N; recompute 2N without the head; causal attention of S positions in
+/// addition 2·S·(width of all query heads) per layer forward, twice that backward.
 struct TokenFlops {
-  double student = 0;    ///< forward and backward
-  double recompute = 0;  ///< 0 without train.recompute
-  double teacher = 0;    ///< 0 without distillation
+  double student = 0;      ///< forward and backward
+  double recompute = 0;    ///< 0 without train.recompute
+  double teacher = 0;      ///< 0 without distillation
   double teacher_fp8 = 0;  ///< those of `teacher` that teacher.dtype=fp8 does in 8 bits
   double total() const { return student + recompute + teacher; }
   double without_recompute() const { return student + teacher; }  ///< what MFU counts
@@ -81,10 +85,13 @@ struct Estimate {
   TokenFlops flops;
   std::int64_t checkpoint_bytes = 0;  ///< all ranks together
   std::int64_t disk_bytes = 0;        ///< the checkpoints that are kept, and the one being written
-  double tokens() const { return static_cast<double>(tokens_per_step) * static_cast<double>(steps); }
+  double tokens() const {
+    return static_cast<double>(tokens_per_step) * static_cast<double>(steps);
+  }
 };
 
-/// Where a rank computes. On the CPU attention runs in fp32 inside, and fp16 teachers are multiplied in fp32.
+/// Where a rank computes. On the CPU attention runs in fp32 inside, and fp16 teachers are
+/// multiplied in fp32.
 enum class Processor { kCpu, kGpu };
 /// A machine on which a run is planned need have no GPU: device "auto" means one.
 Processor planned_processor(const config::RunConfig& config);
@@ -97,27 +104,31 @@ struct TeacherPlan {
   bool fp8 = false;                ///< decoder matrices and their inputs take one byte
 };
 /// `stored` is the type of its files ("fp32", "bf16", "fp16"), which teacher.dtype overrides.
-TeacherPlan plan_teacher(const config::ModelConfig& model, const config::TeacherConfig& teacher, std::string_view stored,
-                         Processor processor);
+TeacherPlan plan_teacher(const config::ModelConfig& model, const config::TeacherConfig& teacher,
+                         std::string_view stored, Processor processor);
 
-/// `config` is resolved; `teacher` is needed when objective.distill > 0. UsageError when the batch does not divide or the teacher is
-/// missing.
-Estimate estimate(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher, int world_size,
-                  Processor processor);
+/// `config` is resolved; `teacher` is needed when objective.distill > 0. UsageError when the batch
+/// does not divide or the teacher is missing.
+Estimate estimate(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher,
+                  int world_size, Processor processor);
 
-/// A configuration with other settings that change memory but not the result, and how they are written on the command line.
+/// A configuration with other settings that change memory but not the result, and how they are
+/// written on the command line.
 struct FittingSettings {
   std::vector<std::string> changes;  ///< "train.recompute=true", …
   Estimate estimate;
 };
-/// Every way to need at most `budget_bytes` per rank with the fewest changes among train.recompute, train.micro_batch,
-/// parallel.gradient_dtype, parallel.shard_gradients and parallel.shard_teacher, each with the largest micro-batch that fits; no change
-/// when the configuration fits as it is; empty when nothing helps enough.
-std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher,
-                                                   int world_size, Processor processor, std::int64_t budget_bytes);
+/// Every way to need at most `budget_bytes` per rank with the fewest changes among train.recompute,
+/// train.micro_batch, parallel.gradient_dtype, parallel.shard_gradients and parallel.shard_teacher,
+/// each with the largest micro-batch that fits; no change when the configuration fits as it is;
+/// empty when nothing helps enough.
+std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& config,
+                                                   const std::optional<TeacherPlan>& teacher,
+                                                   int world_size, Processor processor,
+                                                   std::int64_t budget_bytes);
 
-/// The teacher that objective.distill > 0 needs, from the folder that teacher.path names; nullopt without distillation. Throws what
-/// distill::check_teacher throws; no weights are read.
+/// The teacher that objective.distill > 0 needs, from the folder that teacher.path names; nullopt
+/// without distillation. Throws what distill::check_teacher throws; no weights are read.
 std::optional<TeacherPlan> stored_teacher(const config::RunConfig& config, Processor processor);
 
 /// Sections of a report for people: a name in the first column, lines that end with a newline.

@@ -11,21 +11,27 @@
 #include "fbi/eval/perplexity.h"
 #include "fbi/train/step_metrics.h"
 
-/// Evaluation by all ranks of a run. Each takes its part of windows or items; all return the whole, the bits of one rank alone.
-/// Collective; an error of one rank is an error on all.
+/// Evaluation by all ranks of a run. Each takes its part of windows or items; all return the whole,
+/// the bits of one rank alone. Collective; an error of one rank is an error on all.
 namespace fbi::train {
 
 /// nullopt when a stop was asked of some rank meanwhile.
-std::optional<eval::PerplexityResult> perplexity(distributed::Communicator& communicator, eval::LanguageModel& model,
-                                                 const eval::WindowSource& windows, eval::PerplexityOptions options);
-std::optional<eval::ChoiceResult> evaluate_choices(distributed::Communicator& communicator, eval::LanguageModel& model,
-                                                   const text::Tokenizer& tokenizer, const eval::ChoiceTask& task,
+std::optional<eval::PerplexityResult> perplexity(distributed::Communicator& communicator,
+                                                 eval::LanguageModel& model,
+                                                 const eval::WindowSource& windows,
+                                                 eval::PerplexityOptions options);
+std::optional<eval::ChoiceResult> evaluate_choices(distributed::Communicator& communicator,
+                                                   eval::LanguageModel& model,
+                                                   const text::Tokenizer& tokenizer,
+                                                   const eval::ChoiceTask& task,
                                                    eval::ChoiceOptions options);
 
-/// A task as the command line and `evaluation.tasks` name it: FILE, or FORM=FILE (eval::read_choice_task).
+/// A task as the command line and `evaluation.tasks` name it: FILE, or FORM=FILE
+/// (eval::read_choice_task).
 eval::ChoiceTask open_choice_task(const std::string& name);
 
-/// What `evaluation.*` of a configuration asks for, opened before training starts. Throws UsageError, DataError.
+/// What `evaluation.*` of a configuration asks for, opened before training starts. Throws
+/// UsageError, DataError.
 class RunEvaluation {
  public:
   RunEvaluation(const config::RunConfig& config, distributed::Communicator& communicator);

@@ -14,10 +14,11 @@ namespace fbi::train {
 
 struct RunOptions {
   std::filesystem::path directory;
-  std::string resume = "none";            ///< none | auto | a checkpoint folder
-  std::vector<std::string> allow_change;  ///< identity fields that may differ from the run that is continued
-  std::string command_line;               ///< recorded in environment.json
-  std::int64_t profile_steps = 0;         ///< so many steps from the start are traced into trace.json
+  std::string resume = "none";  ///< none | auto | a checkpoint folder
+  std::vector<std::string>
+      allow_change;          ///< identity fields that may differ from the run that is continued
+  std::string command_line;  ///< recorded in environment.json
+  std::int64_t profile_steps = 0;  ///< so many steps from the start are traced into trace.json
 };
 
 /// Shows a run to people; the files of the run directory are written without it.
@@ -36,13 +37,14 @@ enum class RunOutcome {
   kStopped,   ///< a signal asked for it; state saved
 };
 
-/// The configuration that a run directory was started with, for LoadOptions::continued; nullopt when there is none.
+/// The configuration that a run directory was started with, for LoadOptions::continued; nullopt
+/// when there is none.
 std::optional<config::RunConfig> saved_run_config(const std::filesystem::path& directory);
 
-/// Starts or continues a run and trains until train.steps, a signal, or too many non-finite steps in a row (DivergedError
-/// naming the last checkpoint). Files as in design §7. A full disk while saving is logged and training goes on; only the last save of a
-/// run throws DiskError.
-RunOutcome run_training(const config::RunConfig& config, const RunOptions& options, distributed::Communicator& communicator,
-                        RunObserver& observer);
+/// Starts or continues a run and trains until train.steps, a signal, or too many non-finite steps
+/// in a row (DivergedError naming the last checkpoint). Files as in design §7. A full disk while
+/// saving is logged and training goes on; only the last save of a run throws DiskError.
+RunOutcome run_training(const config::RunConfig& config, const RunOptions& options,
+                        distributed::Communicator& communicator, RunObserver& observer);
 
 }  // namespace fbi::train

@@ -11,11 +11,11 @@ namespace fbi::train {
 
 /// Everything about a run's progress that is not a tensor; saved with every checkpoint.
 struct TrainState {
-  std::int64_t step = 0;            ///< optimizer steps done, skipped ones included
-  std::int64_t updates = 0;         ///< Adam's own count, skipped steps excluded
-  std::int64_t tokens = 0;          ///< predicted tokens so far
-  std::int64_t position = 0;        ///< samples consumed: the data cursor
-  std::int64_t skipped = 0;         ///< steps with a non-finite loss or gradient norm
+  std::int64_t step = 0;      ///< optimizer steps done, skipped ones included
+  std::int64_t updates = 0;   ///< Adam's own count, skipped steps excluded
+  std::int64_t tokens = 0;    ///< predicted tokens so far
+  std::int64_t position = 0;  ///< samples consumed: the data cursor
+  std::int64_t skipped = 0;   ///< steps with a non-finite loss or gradient norm
   std::int64_t skipped_in_row = 0;
   bool operator==(const TrainState&) const = default;
 };
@@ -36,15 +36,16 @@ struct Measurement {
 
 /// What one optimizer step reports. Losses are means over the step's tokens on all ranks.
 struct StepMetrics {
-  std::int64_t step = 0;            ///< optimizer steps done with this one: 1 is the first, its lr is schedule(0)
-  std::int64_t tokens = 0;          ///< total after the step
+  std::int64_t step =
+      0;  ///< optimizer steps done with this one: 1 is the first, its lr is schedule(0)
+  std::int64_t tokens = 0;  ///< total after the step
   double loss = 0;
-  double loss_next_token = 0;       ///< measured also when the objective does not use it
+  double loss_next_token = 0;  ///< measured also when the objective does not use it
   double loss_distill = 0;
   double grad_norm = 0;
   double lr = 0;
   std::int64_t flips = 0;
-  double flip_rate = 0;             ///< flips / binarized weights
+  double flip_rate = 0;  ///< flips / binarized weights
   bool skipped = false;
   std::int64_t sample_first = 0;
   std::int64_t sample_count = 0;

@@ -18,9 +18,11 @@
 namespace fbi::train {
 
 /// Fills ids [count, seq_len + 1] with the samples [first, first + count) of the run's order.
-using SampleReader = std::function<void(std::int64_t first, std::int64_t count, std::span<std::int32_t> ids)>;
+using SampleReader =
+    std::function<void(std::int64_t first, std::int64_t count, std::span<std::int32_t> ids)>;
 
-/// The parts of a run that the trainer drives; all outlive it. `teacher` is null for next-token training.
+/// The parts of a run that the trainer drives; all outlive it. `teacher` is null for next-token
+/// training.
 struct TrainerParts {
   nn::LlamaForCausalLM& student;
   distill::Teacher* teacher;
@@ -29,16 +31,18 @@ struct TrainerParts {
   SampleReader read_samples;
 };
 
-/// One optimizer step at a time. The order of work in step() is the whole training algorithm; nothing is hooked in elsewhere.
+/// One optimizer step at a time. The order of work in step() is the whole training algorithm;
+/// nothing is hooked in elsewhere.
 class Trainer {
  public:
-  Trainer(TrainerParts parts, const config::ObjectiveConfig& objective, const config::TrainConfig& train,
-          const optim::Schedule& schedule, bool shard_gradients = false);
+  Trainer(TrainerParts parts, const config::ObjectiveConfig& objective,
+          const config::TrainConfig& train, const optim::Schedule& schedule,
+          bool shard_gradients = false);
 
   StepMetrics step();
 
-  /// Forward and backward of micro-step `index` of the current step; adds to the gradients and returns the sums of the losses as
-  /// ops::distill_loss does. Does not wait for a GPU.
+  /// Forward and backward of micro-step `index` of the current step; adds to the gradients and
+  /// returns the sums of the losses as ops::distill_loss does. Does not wait for a GPU.
   at::Tensor micro_step(std::int64_t index);
 
   const TrainState& state() const { return state_; }
@@ -47,7 +51,8 @@ class Trainer {
   Timeline& timeline() { return timeline_; }  ///< where its time goes
 
  private:
-  void report_losses(StepMetrics& metrics, const at::Tensor& sums, const std::vector<at::Tensor>& micro_sums) const;
+  void report_losses(StepMetrics& metrics, const at::Tensor& sums,
+                     const std::vector<at::Tensor>& micro_sums) const;
   void report_flips(StepMetrics& metrics) const;
 
   TrainerParts parts_;
@@ -56,7 +61,8 @@ class Trainer {
   optim::Schedule schedule_;
   nn::LayerwisePass pass_;
   std::int64_t micro_steps_;
-  bool shard_gradients_;  ///< sum gradients over ranks after every micro-step, not only after the last
+  bool shard_gradients_;  ///< sum gradients over ranks after every micro-step, not only after the
+                          ///< last
   TrainState state_;
   Timeline timeline_;
 };

@@ -281,8 +281,8 @@ CompletionRequest CompletionApi::parse(std::string_view body) const {
   return request;
 }
 
-/// As it reads within a text. Bytes, control pieces and parts of characters as the vocabulary spells
-/// them, so that different tokens have different names.
+/// As it reads within a text. Bytes, control pieces and parts of characters as the vocabulary
+/// spells them, so that different tokens have different names.
 std::string CompletionApi::token_text(std::int32_t id) const {
   const auto decoder = tokenizer_.start_decoding();
   for (const std::int32_t before : tokenizer_.encode("a")) decoder->feed(before);

@@ -14,13 +14,17 @@ Verb renamed(Verb verb) {
 }  // namespace
 
 const Program& program() {
-  static const Program self{"fbi-run", "fbi-run runs binarized LLaMA models (FBI-LLM) from their sign bits, without LibTorch.",
-                            "Models come from fbi-llm export --format packed.\n", "try --cache fp16 or a smaller model"};
+  static const Program self{
+      "fbi-run",
+      "fbi-run runs binarized LLaMA models (FBI-LLM) from their sign bits, without LibTorch.",
+      "Models come from fbi-llm export --format packed.\n", "try --cache fp16 or a smaller model"};
   return self;
 }
 
 const std::vector<Verb>& verbs() {
-  static const std::vector<Verb> all{runtime::generate_verb(), renamed(serve_verb()), runtime::perplexity_verb(), renamed(runtime::bench_verb()), renamed(inspect_verb())};
+  static const std::vector<Verb> all{runtime::generate_verb(), renamed(serve_verb()),
+                                     runtime::perplexity_verb(), renamed(runtime::bench_verb()),
+                                     renamed(inspect_verb())};
   return all;
 }
 

@@ -31,28 +31,34 @@ std::int64_t parse_bytes(const std::string& option, const std::string& text) {
   if (!unit.empty()) {
     const auto power = std::string_view("KMGT").find(unit[0]);
     const std::string rest = unit.substr(1);
-    const bool known = power != std::string_view::npos && (rest.empty() || rest == "B" || rest == "iB");
+    const bool known =
+        power != std::string_view::npos && (rest.empty() || rest == "B" || rest == "iB");
     if (known)
       for (std::size_t i = 0; i <= power; ++i) scale *= rest == "iB" ? 1024 : 1000;
     else if (unit != "B")
       scale = 0;
   }
   if (error != std::errc() || !(value * scale > 0 && value * scale < 1e18))
-    throw UsageError(concat("--", option, ": expected a size such as 80G or 80GiB, found '", text, "'"));
+    throw UsageError(
+        concat("--", option, ": expected a size such as 80G or 80GiB, found '", text, "'"));
   return static_cast<std::int64_t>(value * scale);
 }
 
 double positive_number(const Arguments& arguments, const char* option) {
   const double value = arguments.number(option);
-  if (!(value > 0)) throw UsageError(concat("--", option, ": expected a positive number, found ", value));
+  if (!(value > 0))
+    throw UsageError(concat("--", option, ": expected a positive number, found ", value));
   return value;
 }
 
-/// An architecture from a Hugging Face config.json, or the model of a run configuration as a dense one.
+/// An architecture from a Hugging Face config.json, or the model of a run configuration as a dense
+/// one.
 config::ModelConfig architecture(const fs::path& file) {
   const std::string text = read_file(file);
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false, /*ignore_comments=*/true);
-  if (!json.is_object() || !json.contains("model")) return config::model_config_from_hf_json(text, file.string());
+  const Json json =
+      Json::parse(text, nullptr, /*allow_exceptions=*/false, /*ignore_comments=*/true);
+  if (!json.is_object() || !json.contains("model"))
+    return config::model_config_from_hf_json(text, file.string());
   auto model = config::load_run_config(file).model;
   model.binarize = config::Binarize::kNone;
   return model;
@@ -68,11 +74,16 @@ Teacher find_teacher(const Arguments& arguments, const config::RunConfig& config
   if (config.objective.distill == 0) return {};
   if (arguments.has("teacher")) {
     const std::string file = arguments.text("teacher");
-    return {train::plan_teacher(architecture(file), config.teacher, "fp16", train::planned_processor(config)), "shape of " + file};
+    return {train::plan_teacher(architecture(file), config.teacher, "fp16",
+                                train::planned_processor(config)),
+            "shape of " + file};
   }
   if (!fs::exists(config.teacher.path))
-    throw UsageError(concat("teacher.path ", config.teacher.path, " is not on this machine; name a file with its architecture: --teacher FILE "
-                            "(its config.json, or a run configuration of the same shape, e.g. configs/7b.json for Llama-2-7B)"));
+    throw UsageError(
+        concat("teacher.path ", config.teacher.path,
+               " is not on this machine; name a file with its architecture: --teacher FILE "
+               "(its config.json, or a run configuration of the same shape, e.g. configs/7b.json "
+               "for Llama-2-7B)"));
   return {train::stored_teacher(config, train::planned_processor(config)), config.teacher.path};
 }
 
@@ -92,12 +103,14 @@ Rate assumed_rate(const Arguments& arguments, const Estimate& estimate) {
     if (arguments.has("peak-tflops")) throw UsageError("--peak-tflops says nothing without --mfu");
     return {};
   }
-  if (!arguments.has("peak-tflops")) throw UsageError("--mfu needs --peak-tflops: what one GPU does at most, e.g. 989 (H100, bf16)");
+  if (!arguments.has("peak-tflops"))
+    throw UsageError("--mfu needs --peak-tflops: what one GPU does at most, e.g. 989 (H100, bf16)");
   const double mfu = positive_number(arguments, "mfu");
   const double peak = positive_number(arguments, "peak-tflops");
   if (mfu > 1) throw UsageError(concat("--mfu: expected a fraction up to 1, found ", mfu));
   const double rate = mfu * peak * 1e12 * estimate.world_size / estimate.flops.without_recompute();
-  return {rate, concat("assumed ", mfu, " of ", peak, " TFLOP/s per GPU, recompute not counted: ", format_rate(rate, "tokens"))};
+  return {rate, concat("assumed ", mfu, " of ", peak,
+                       " TFLOP/s per GPU, recompute not counted: ", format_rate(rate, "tokens"))};
 }
 
 /// Whether a rank's memory suffices, and what to change when it does not.
@@ -107,27 +120,33 @@ struct Fit {
   std::vector<train::FittingSettings> settings;  ///< when it does not fit
 };
 
-Fit check_fit(const Arguments& arguments, const config::RunConfig& config, const std::optional<train::TeacherPlan>& teacher,
-              const Estimate& estimate) {
+Fit check_fit(const Arguments& arguments, const config::RunConfig& config,
+              const std::optional<train::TeacherPlan>& teacher, const Estimate& estimate) {
   Fit fit;
   fit.memory = parse_bytes("gpu-memory", arguments.text("gpu-memory"));
   fit.reserve = parse_bytes("reserve", arguments.text("reserve"));
   const std::int64_t budget = fit.memory - fit.reserve;
   fit.fits = train::total_bytes(estimate.memory.peak().bytes) <= budget;
   if (!fit.fits)
-    fit.settings = train::find_fitting_settings(config, teacher, estimate.world_size, train::planned_processor(config), budget);
+    fit.settings = train::find_fitting_settings(config, teacher, estimate.world_size,
+                                                train::planned_processor(config), budget);
   return fit;
 }
 
-std::string bytes_text(std::int64_t bytes) { return format_bytes(static_cast<std::uint64_t>(bytes)); }
+std::string bytes_text(std::int64_t bytes) {
+  return format_bytes(static_cast<std::uint64_t>(bytes));
+}
 
 std::string fit_text(const Fit& fit) {
-  const std::string room = concat(bytes_text(fit.memory), " less ", bytes_text(fit.reserve), " for driver, libraries and fragments");
+  const std::string room = concat(bytes_text(fit.memory), " less ", bytes_text(fit.reserve),
+                                  " for driver, libraries and fragments");
   if (fit.fits) return concat("            fits into ", room, "\n");
   std::string out = concat("            DOES NOT FIT into ", room, "; ");
   if (fit.settings.empty())
-    return out + "no setting of recompute, micro_batch, gradient_dtype, shard_gradients and\n            shard_teacher helps enough: "
-                 "take more GPUs or larger ones\n";
+    return out +
+           "no setting of recompute, micro_batch, gradient_dtype, shard_gradients and\n            "
+           "shard_teacher helps enough: "
+           "take more GPUs or larger ones\n";
   out += fit.settings.size() == 1 ? "it would with\n" : "it would with one of\n";
   for (const auto& way : fit.settings) {
     out += "           ";
@@ -140,16 +159,18 @@ std::string fit_text(const Fit& fit) {
 }
 
 std::string time_text(const Rate& rate, const Estimate& estimate) {
-  if (rate.assumption.empty()) return "time        unknown: give --tokens-per-second, or --mfu with --peak-tflops\n";
+  if (rate.assumption.empty())
+    return "time        unknown: give --tokens-per-second, or --mfu with --peak-tflops\n";
   const double seconds = estimate.tokens() / rate.tokens_per_second;
   return concat("time        ", format_duration(seconds), " (", rate.assumption, ")\n");
 }
 
-std::string report(const config::RunConfig& config, const Teacher& teacher, const Estimate& estimate, const Fit& fit, const Rate& rate) {
+std::string report(const config::RunConfig& config, const Teacher& teacher,
+                   const Estimate& estimate, const Fit& fit, const Rate& rate) {
   return train::model_report(config.model) + train::teacher_report(teacher.plan, teacher.source) +
          train::run_report(config, estimate) + train::memory_report(estimate) + fit_text(fit) +
-         train::traffic_report(estimate) + train::flops_report(estimate) + time_text(rate, estimate) +
-         train::disk_report(config, estimate);
+         train::traffic_report(estimate) + train::flops_report(estimate) +
+         time_text(rate, estimate) + train::disk_report(config, estimate);
 }
 
 Json by_kind(const train::MemoryByKind& bytes) {
@@ -161,19 +182,30 @@ Json by_kind(const train::MemoryByKind& bytes) {
 }
 
 Json memory_json(const train::MemoryEstimate& memory) {
-  Json json{{"peak_phase", memory.peak().name}, {"peak", by_kind(memory.peak().bytes)}, {"constant", by_kind(memory.constant)}};
+  Json json{{"peak_phase", memory.peak().name},
+            {"peak", by_kind(memory.peak().bytes)},
+            {"constant", by_kind(memory.constant)}};
   for (const auto& phase : memory.phases) json["phases"][phase.name] = by_kind(phase.bytes);
   return json;
 }
 
 Json traffic_json(const train::TrafficEstimate& t) {
-  return {{"gradients", t.gradients}, {"bits", t.bits}, {"values", t.values}, {"scales", t.scales}, {"teacher", t.teacher},
-          {"control", t.control}, {"total", t.total()}, {"bf16_gathers_of_linears", t.bf16_gathers_of_linears},
+  return {{"gradients", t.gradients},
+          {"bits", t.bits},
+          {"values", t.values},
+          {"scales", t.scales},
+          {"teacher", t.teacher},
+          {"control", t.control},
+          {"total", t.total()},
+          {"bf16_gathers_of_linears", t.bf16_gathers_of_linears},
           {"bf16_gathers", t.bf16_gathers}};
 }
 
 Json fit_json(const Fit& fit) {
-  Json json{{"gpu_memory", fit.memory}, {"reserve", fit.reserve}, {"fits", fit.fits}, {"settings_that_fit", Json::array()}};
+  Json json{{"gpu_memory", fit.memory},
+            {"reserve", fit.reserve},
+            {"fits", fit.fits},
+            {"settings_that_fit", Json::array()}};
   for (const auto& way : fit.settings)
     json["settings_that_fit"].push_back({{"changes", way.changes},
                                          {"memory", by_kind(way.estimate.memory.peak().bytes)},
@@ -182,11 +214,13 @@ Json fit_json(const Fit& fit) {
   return json;
 }
 
-Json to_json(const config::RunConfig& config, const Teacher& teacher, const Estimate& estimate, const Fit& fit, const Rate& rate) {
+Json to_json(const config::RunConfig& config, const Teacher& teacher, const Estimate& estimate,
+             const Fit& fit, const Rate& rate) {
   const auto& f = estimate.flops;
   Json json{{"gpus", estimate.world_size},
             {"parameters", config::parameter_counts(config.model).total()},
-            {"teacher_parameters", teacher.plan ? Json(config::parameter_counts(teacher.plan->model).total()) : Json()},
+            {"teacher_parameters",
+             teacher.plan ? Json(config::parameter_counts(teacher.plan->model).total()) : Json()},
             {"micro_steps", estimate.micro_steps},
             {"tokens_per_step", estimate.tokens_per_step},
             {"steps", estimate.steps},
@@ -194,7 +228,11 @@ Json to_json(const config::RunConfig& config, const Teacher& teacher, const Esti
             {"memory", memory_json(estimate.memory)},
             {"fit", fit_json(fit)},
             {"traffic", traffic_json(estimate.traffic)},
-            {"flops_per_token", {{"student", f.student}, {"recompute", f.recompute}, {"teacher", f.teacher}, {"total", f.total()}}},
+            {"flops_per_token",
+             {{"student", f.student},
+              {"recompute", f.recompute},
+              {"teacher", f.teacher},
+              {"total", f.total()}}},
             {"tokens_per_second", nullptr},
             {"days", nullptr},
             {"checkpoint_bytes", estimate.checkpoint_bytes},
@@ -212,7 +250,8 @@ int run_estimate(const Arguments& arguments) {
   load.world_size = gpus;
   const auto config = config::load_run_config(arguments.text("config"), load);
   const Teacher teacher = find_teacher(arguments, config);
-  const Estimate estimate = train::estimate(config, teacher.plan, static_cast<int>(gpus), train::planned_processor(config));
+  const Estimate estimate = train::estimate(config, teacher.plan, static_cast<int>(gpus),
+                                            train::planned_processor(config));
   const Fit fit = check_fit(arguments, config, teacher.plan, estimate);
   const Rate rate = assumed_rate(arguments, estimate);
   if (arguments.has("json"))
@@ -225,28 +264,40 @@ int run_estimate(const Arguments& arguments) {
 }  // namespace
 
 Verb estimate_verb() {
-  return {"estimate",
-          "memory, traffic, arithmetic, time and disk of a run on N GPUs, before it is started",
-          "Computes from the configuration alone what every GPU must hold (by kind, at the peak of a step), what it sends per step, the "
-          "operations per token with the teacher's share, and the size of checkpoints; says whether it fits and, if not, with which settings it would. "
-          "Exit code 0 either way. Needs no GPU and no data, and of the teacher only its architecture.",
-          "",
-          {{"config", "FILE", "run configuration, e.g. configs/7b.json", "", true, false},
-           {"set", "KEY=VALUE", "change a field of it, e.g. train.micro_batch=4", "", false, true},
-           {"gpus", "N", "GPUs of the run, one rank each", "", true, false},
-           {"gpu-memory", "SIZE", "of one GPU: 80G is 80·10^9 bytes, 80GiB 80·2^30", "80G", false, false},
-           {"reserve", "SIZE", "of that, what driver, libraries, NCCL and fragments take: an assumption", "3G", false, false},
-           {"teacher", "FILE",
-            "architecture of a teacher that is not on this machine: its config.json, or a run configuration whose model has its shape; "
-            "weights count 2 bytes, or as teacher.dtype says",
-            "", false, false},
-           {"tokens-per-second", "RATE", "assumed rate of all GPUs together", "", false, false},
-           {"mfu", "FRACTION", "or: assumed share of --peak-tflops, recompute not counted as work", "", false, false},
-           {"peak-tflops", "NUMBER", "what one GPU does at most, in 10^12 operations per second, e.g. 989 for an H100 in bf16", "", false, false},
-           {"json", "", "print JSON, bytes and operations as numbers", "", false, false}},
-          {"fbi-llm estimate --config configs/7b.json --gpus 8 --gpu-memory 80G --teacher configs/7b.json",
-           "fbi-llm estimate --config configs/7b.json --gpus 32 --teacher configs/7b.json --mfu 0.4 --peak-tflops 989 --json"},
-          run_estimate};
+  return {
+      "estimate",
+      "memory, traffic, arithmetic, time and disk of a run on N GPUs, before it is started",
+      "Computes from the configuration alone what every GPU must hold (by kind, at the peak of a "
+      "step), what it sends per step, the "
+      "operations per token with the teacher's share, and the size of checkpoints; says whether it "
+      "fits and, if not, with which settings it would. "
+      "Exit code 0 either way. Needs no GPU and no data, and of the teacher only its architecture.",
+      "",
+      {{"config", "FILE", "run configuration, e.g. configs/7b.json", "", true, false},
+       {"set", "KEY=VALUE", "change a field of it, e.g. train.micro_batch=4", "", false, true},
+       {"gpus", "N", "GPUs of the run, one rank each", "", true, false},
+       {"gpu-memory", "SIZE", "of one GPU: 80G is 80·10^9 bytes, 80GiB 80·2^30", "80G", false,
+        false},
+       {"reserve", "SIZE",
+        "of that, what driver, libraries, NCCL and fragments take: an assumption", "3G", false,
+        false},
+       {"teacher", "FILE",
+        "architecture of a teacher that is not on this machine: its config.json, or a run "
+        "configuration whose model has its shape; "
+        "weights count 2 bytes, or as teacher.dtype says",
+        "", false, false},
+       {"tokens-per-second", "RATE", "assumed rate of all GPUs together", "", false, false},
+       {"mfu", "FRACTION", "or: assumed share of --peak-tflops, recompute not counted as work", "",
+        false, false},
+       {"peak-tflops", "NUMBER",
+        "what one GPU does at most, in 10^12 operations per second, e.g. 989 for an H100 in bf16",
+        "", false, false},
+       {"json", "", "print JSON, bytes and operations as numbers", "", false, false}},
+      {"fbi-llm estimate --config configs/7b.json --gpus 8 --gpu-memory 80G --teacher "
+       "configs/7b.json",
+       "fbi-llm estimate --config configs/7b.json --gpus 32 --teacher configs/7b.json --mfu 0.4 "
+       "--peak-tflops 989 --json"},
+      run_estimate};
 }
 
 }  // namespace fbi::cli

@@ -19,7 +19,8 @@ namespace fbi::cli {
 namespace {
 
 eval::WindowSource windows_for(const Arguments& arguments, const LoadedModel& loaded) {
-  return open_windows(arguments, loaded.folder.config.vocab_size, [&] { return load_model_tokenizer(arguments, loaded.folder); });
+  return open_windows(arguments, loaded.folder.config.vocab_size,
+                      [&] { return load_model_tokenizer(arguments, loaded.folder); });
 }
 
 /// For verbs that divide their work over ranks: only rank 0 prints.
@@ -41,7 +42,8 @@ struct RanksOfVerb {
 int run_perplexity(const Arguments& arguments) {
   if (infer::is_packed_folder(arguments.text("model"))) {
     if (discover_rank(arguments).world_size > 1)
-      throw UsageError("a packed model is evaluated by one process: --threads uses more processors");
+      throw UsageError(
+          "a packed model is evaluated by one process: --threads uses more processors");
     return print_packed_perplexity(arguments);
   }
   const RanksOfVerb ranks(arguments);
@@ -58,7 +60,9 @@ int run_perplexity(const Arguments& arguments) {
 void refuse_packed(const Arguments& arguments) {
   const std::string model = arguments.text("model");
   if (infer::is_packed_folder(model))
-    throw UsageError(concat(model, " is a packed export, whose perplexity is measured here and which fbi-run serve opens to the harness; for this "
+    throw UsageError(concat(model,
+                            " is a packed export, whose perplexity is measured here and which "
+                            "fbi-run serve opens to the harness; for this "
                             "verb give the run, or an export with --format hf"));
 }
 
@@ -67,8 +71,9 @@ int run_logits(const Arguments& arguments) {
   const auto loaded = load_model(arguments);
   const auto windows = windows_for(arguments, loaded);
   const std::int64_t vocab = loaded.model->vocab_size(), length = windows.length;
-  const std::int64_t count = arguments.integer("max-windows") > 0 ? std::min(windows.count, arguments.integer("max-windows"))
-                                                                   : windows.count;
+  const std::int64_t count = arguments.integer("max-windows") > 0
+                                 ? std::min(windows.count, arguments.integer("max-windows"))
+                                 : windows.count;
   const formats::TensorView layout{"logits", formats::DType::kF32, {count, length, vocab}, {}};
   formats::SafetensorsWriter out(arguments.text("out"), {&layout, 1});
   std::vector<float> logits(static_cast<std::size_t>(length * vocab));
@@ -82,16 +87,18 @@ int run_logits(const Arguments& arguments) {
   }
   bar.clear();
   const auto written = out.finish();
-  std::cout << arguments.text("out") << ": logits [" << count << ", " << length << ", " << vocab << "], " << written.bytes
-            << " bytes, " << loaded.model->dtype_description() << "\n";
+  std::cout << arguments.text("out") << ": logits [" << count << ", " << length << ", " << vocab
+            << "], " << written.bytes << " bytes, " << loaded.model->dtype_description() << "\n";
   return 0;
 }
 
 void print_scores(const eval::ChoiceResult& result) {
   const auto scores = eval::scores_of(result);
   std::cout << result.task << ": acc " << scores.acc << " ± " << scores.acc_stderr;
-  if (result.has_acc_norm) std::cout << ", acc_norm " << scores.acc_norm << " ± " << scores.acc_norm_stderr;
-  std::cout << " (" << result.items.size() << " items, " << result.dtype << (result.add_bos ? ", with BOS" : "") << ")\n";
+  if (result.has_acc_norm)
+    std::cout << ", acc_norm " << scores.acc_norm << " ± " << scores.acc_norm_stderr;
+  std::cout << " (" << result.items.size() << " items, " << result.dtype
+            << (result.add_bos ? ", with BOS" : "") << ")\n";
 }
 
 void print_choices(const Arguments& arguments, const std::vector<eval::ChoiceResult>& results) {
@@ -119,7 +126,8 @@ int answer_choices(const Arguments& arguments, const RanksOfVerb& ranks) {
     options.on_progress = [&](const eval::ChoiceProgress& progress) {
       if (ranks.prints()) bar.show(progress.choices_done, progress.choices_total, task.name);
     };
-    auto result = train::evaluate_choices(*ranks.communicator, *loaded.model, *tokenizer, task, options);
+    auto result =
+        train::evaluate_choices(*ranks.communicator, *loaded.model, *tokenizer, task, options);
     if (!result) return static_cast<int>(ExitCode::kStopped);
     results.push_back(std::move(*result));
   }
@@ -137,25 +145,33 @@ int run_choice(const Arguments& arguments) {
 Verb eval_perplexity_verb() {
   return {"eval perplexity",
           "measure perplexity by the published method",
-          "Cuts the text into independent windows without its tail, takes the mean negative log-likelihood of each window's predictions and of "
-          "these the mean over windows, and prints its exponential. --tokens or --text is needed. --dtype fp16 on a binarized model folds as the "
-          "published evaluation does. A packed export runs from its sign bits; --activations, --head and --cache are for it. Started by fbi-llm "
+          "Cuts the text into independent windows without its tail, takes the mean negative "
+          "log-likelihood of each window's predictions and of "
+          "these the mean over windows, and prints its exponential. --tokens or --text is needed. "
+          "--dtype fp16 on a binarized model folds as the "
+          "published evaluation does. A packed export runs from its sign bits; --activations, "
+          "--head and --cache are for it. Started by fbi-llm "
           "launch or srun, ranks share the windows.",
           "",
-          joined(joined(joined(model_options(), packed_options()), perplexity_options()), rank_options()),
-          {"fbi-llm eval perplexity --model runs/a --text wikitext2-test.txt --seq-len 2048 --dtype fp16",
-           "fbi-llm eval perplexity --model quickstart/student --tokens quickstart/data/valid-00000.tokens --json"},
+          joined(joined(joined(model_options(), packed_options()), perplexity_options()),
+                 rank_options()),
+          {"fbi-llm eval perplexity --model runs/a --text wikitext2-test.txt --seq-len 2048 "
+           "--dtype fp16",
+           "fbi-llm eval perplexity --model quickstart/student --tokens "
+           "quickstart/data/valid-00000.tokens --json"},
           run_perplexity};
 }
 
 Verb eval_logits_verb() {
   return {"eval logits",
           "write a model's logits to a safetensors file",
-          "For comparisons with other programs. The file holds one fp32 tensor `logits` [windows, tokens, vocabulary]. --tokens or --text is "
+          "For comparisons with other programs. The file holds one fp32 tensor `logits` [windows, "
+          "tokens, vocabulary]. --tokens or --text is "
           "needed.",
           "",
-          joined(joined(model_options(), window_options()), {{"max-windows", "N", "0: all", "0", false, false},
-                                                         {"out", "FILE", "safetensors file to write", "", true, false}}),
+          joined(joined(model_options(), window_options()),
+                 {{"max-windows", "N", "0: all", "0", false, false},
+                  {"out", "FILE", "safetensors file to write", "", true, false}}),
           {"fbi-llm eval logits --model export/hf --tokens windows.jsonl --out logits.safetensors"},
           run_logits};
 }
@@ -163,22 +179,30 @@ Verb eval_logits_verb() {
 Verb eval_choice_verb() {
   std::string forms;
   for (const auto& form : eval::choice_forms()) forms += (forms.empty() ? "" : ", ") + form;
-  return {"eval choice",
-          "measure zero-shot multiple choice as lm-evaluation-harness does",
-          "Prints the share of questions that are answered rightly. acc takes the choice with the largest log-likelihood after its context, "
-          "acc_norm the one with the largest per character. A task is a file of "
-          "JSON lines {\"context\": …, \"choices\": […], \"gold\": i}, or FORM=FILE with the fields of a data set and the harness's "
-          "prompt; forms: " +
-              forms + ". The published evaluation adds no BOS. Started by fbi-llm launch or srun, ranks share the items.",
-          "",
-          joined(joined(model_options(), rank_options()), {{"tasks", "[FORM=]FILE", "JSON lines of a task", "", true, true},
-                                 {"batch", "N", "choices per forward", "8", false, false},
-                                 {"add-bos", "", "put BOS before every context", "", false, false},
-                                 {"samples", "FILE", "write the log-likelihoods of every item, a JSON object per line", "", false, false},
-                                 {"json", "", "print one JSON object in the harness's layout", "", false, false}}),
-          {"fbi-llm eval choice --model runs/a --tasks piqa=piqa/valid.jsonl --tasks arc_easy=arc-e.jsonl --dtype fp16",
-           "fbi-llm eval choice --model export/hf --tasks my_task.jsonl --json"},
-          run_choice};
+  return {
+      "eval choice",
+      "measure zero-shot multiple choice as lm-evaluation-harness does",
+      "Prints the share of questions that are answered rightly. acc takes the choice with the "
+      "largest log-likelihood after its context, "
+      "acc_norm the one with the largest per character. A task is a file of "
+      "JSON lines {\"context\": …, \"choices\": […], \"gold\": i}, or FORM=FILE with the fields of "
+      "a data set and the harness's "
+      "prompt; forms: " +
+          forms +
+          ". The published evaluation adds no BOS. Started by fbi-llm launch or srun, ranks share "
+          "the items.",
+      "",
+      joined(joined(model_options(), rank_options()),
+             {{"tasks", "[FORM=]FILE", "JSON lines of a task", "", true, true},
+              {"batch", "N", "choices per forward", "8", false, false},
+              {"add-bos", "", "put BOS before every context", "", false, false},
+              {"samples", "FILE", "write the log-likelihoods of every item, a JSON object per line",
+               "", false, false},
+              {"json", "", "print one JSON object in the harness's layout", "", false, false}}),
+      {"fbi-llm eval choice --model runs/a --tasks piqa=piqa/valid.jsonl --tasks "
+       "arc_easy=arc-e.jsonl --dtype fp16",
+       "fbi-llm eval choice --model export/hf --tasks my_task.jsonl --json"},
+      run_choice};
 }
 
 }  // namespace fbi::cli

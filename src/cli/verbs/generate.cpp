@@ -10,7 +10,8 @@ namespace {
 int run_generate(const Arguments& arguments) {
   if (infer::is_packed_folder(arguments.text("model"))) {
     infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
-    return generate_text(model, model.config(), *load_packed_tokenizer(arguments, model), arguments);
+    return generate_text(model, model.config(), *load_packed_tokenizer(arguments, model),
+                         arguments);
   }
   const auto loaded = load_model(arguments);
   const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
@@ -22,11 +23,14 @@ int run_generate(const Arguments& arguments) {
 Verb generate_verb() {
   return {"generate",
           "continue a prompt",
-          "Loads a run, checkpoint, export or Hugging Face folder and streams a continuation of the prompt, with a key-value cache. "
-          "A packed export runs from its sign bits; --activations, --head and --cache are for it, --dtype is for the others.",
+          "Loads a run, checkpoint, export or Hugging Face folder and streams a continuation of "
+          "the prompt, with a key-value cache. "
+          "A packed export runs from its sign bits; --activations, --head and --cache are for it, "
+          "--dtype is for the others.",
           "",
           joined(joined(model_options(), packed_options()), generation_options()),
-          {"fbi-llm generate --model quickstart/student --prompt \"Once upon a time\" --max-new-tokens 100 --temperature 0.7 --seed 1"},
+          {"fbi-llm generate --model quickstart/student --prompt \"Once upon a time\" "
+           "--max-new-tokens 100 --temperature 0.7 --seed 1"},
           run_generate};
 }
 

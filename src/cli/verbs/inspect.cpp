@@ -72,8 +72,8 @@ int inspect_shard(const fs::path& path, bool json) {
                      .dump()
               << "\n";
   } else {
-    std::cout << path.string() << ": " << info.sample_count << " samples of " << info.ids_per_sample << " ids, vocabulary "
-              << info.vocab_size << ", hash verified\n";
+    std::cout << path.string() << ": " << info.sample_count << " samples of " << info.ids_per_sample
+              << " ids, vocabulary " << info.vocab_size << ", hash verified\n";
   }
   return 0;
 }
@@ -84,16 +84,20 @@ int run_inspect(const Arguments& arguments) {
   if (path.extension() == ".tokens") return inspect_shard(path, json);
   if (!fs::exists(path)) throw DataError(concat(path.string(), " does not exist"));
   const auto checkpoint = open_checkpoint(path);
-  const auto lines = checkpoint ? checkpoint_lines(*checkpoint) : fs::is_regular_file(path) ? file_lines(path) : folder_lines(path);
+  const auto lines = checkpoint                  ? checkpoint_lines(*checkpoint)
+                     : fs::is_regular_file(path) ? file_lines(path)
+                                                 : folder_lines(path);
   Json list = Json::array();
   std::uint64_t bytes = 0;
   for (const Line& line : lines) {
     bytes += line.bytes;
     const std::string dtype = formats::to_string(line.dtype);
     if (json)
-      list.push_back({{"name", line.name}, {"shape", line.shape}, {"dtype", dtype}, {"xxh3", line.hash}});
+      list.push_back(
+          {{"name", line.name}, {"shape", line.shape}, {"dtype", dtype}, {"xxh3", line.hash}});
     else
-      std::cout << line.hash << "  " << dtype << "  " << line.name << " " << formats::shape_text(line.shape) << "\n";
+      std::cout << line.hash << "  " << dtype << "  " << line.name << " "
+                << formats::shape_text(line.shape) << "\n";
   }
   if (json) {
     std::cout << list.dump(1) << "\n";
@@ -109,11 +113,15 @@ int run_inspect(const Arguments& arguments) {
 Verb inspect_verb() {
   return {"inspect",
           "list the tensors of a model, checkpoint or file, with hashes",
-          "Prints name, shape, dtype and XXH3-128 of every tensor of a checkpoint (a run directory: its newest valid one), a model folder or "
-          "one file of safetensors or torch.save; or the header of a *.tokens shard. Equal hashes mean equal bits.",
+          "Prints name, shape, dtype and XXH3-128 of every tensor of a checkpoint (a run "
+          "directory: its newest valid one), a model folder or "
+          "one file of safetensors or torch.save; or the header of a *.tokens shard. Equal hashes "
+          "mean equal bits.",
           "path",
-          {{"path", "PATH", "what to look at", "", true, false}, {"json", "", "print JSON", "", false, false}},
-          {"fbi-llm inspect runs/a", "fbi-llm inspect --json export/a-hf", "fbi-llm inspect data/stories/train-00000.tokens"},
+          {{"path", "PATH", "what to look at", "", true, false},
+           {"json", "", "print JSON", "", false, false}},
+          {"fbi-llm inspect runs/a", "fbi-llm inspect --json export/a-hf",
+           "fbi-llm inspect data/stories/train-00000.tokens"},
           run_inspect};
 }
 

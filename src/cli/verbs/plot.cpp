@@ -22,7 +22,8 @@ int run_plot(const Arguments& arguments) {
 Verb plot_verb() {
   return {"plot",
           "draw the curves of runs into an SVG picture",
-          "Draws loss, gradient norm, sign-flip rate and learning rate over steps, several runs in one picture, which any browser shows. "
+          "Draws loss, gradient norm, sign-flip rate and learning rate over steps, several runs in "
+          "one picture, which any browser shows. "
           "Works while a run is going on, too.",
           "run",
           {{"run", "RUN", "run directory or metrics.jsonl", "", true, true},

@@ -20,8 +20,8 @@ data::InputFormat input_format(const std::string& name) {
 
 void print_part(const char* name, const data::PreparedPart& part) {
   if (part.documents == 0) return;
-  std::cout << "  " << name << ": " << part.documents << " documents, " << part.ids << " ids -> " << part.samples << " samples, "
-            << part.dropped_ids << " ids at the end dropped\n";
+  std::cout << "  " << name << ": " << part.documents << " documents, " << part.ids << " ids -> "
+            << part.samples << " samples, " << part.dropped_ids << " ids at the end dropped\n";
 }
 
 int run_prepare(const Arguments& arguments) {
@@ -38,41 +38,55 @@ int run_prepare(const Arguments& arguments) {
   options.seed = static_cast<std::uint64_t>(arguments.integer("seed"));
   ThreadPool pool(arguments.threads());
   ProgressBar bar;
-  const auto result = data::prepare(options, pool, [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
-    bar.show(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total),
-             concat(what, ", ", format_bytes(done), " of ", format_bytes(total)));
-  });
+  const auto result = data::prepare(
+      options, pool, [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
+        bar.show(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total),
+                 concat(what, ", ", format_bytes(done), " of ", format_bytes(total)));
+      });
   bar.clear();
-  std::cout << options.output.string() << (result.already_done ? " already holds this preparation:\n" : " prepared:\n");
+  std::cout << options.output.string()
+            << (result.already_done ? " already holds this preparation:\n" : " prepared:\n");
   print_part("train", result.train);
   print_part("valid", result.valid);
-  std::cout << "Use it with data.format \"shards\" and data.paths [\"" << options.output.string() << "\"].\n";
+  std::cout << "Use it with data.format \"shards\" and data.paths [\"" << options.output.string()
+            << "\"].\n";
   return 0;
 }
 
 }  // namespace
 
 Verb prepare_verb() {
-  return {"prepare",
-          "turn text or JSON lines into token shards for training",
-          "Cuts documents into samples of seq-len + 1 ids: each document is BOS, its ids, EOS; documents are concatenated and cut "
-          "without overlap. Writes train-*.tokens and valid-*.tokens (memory-mapped while training), dataset.json with all counts, "
-          "and a copy of the tokenizer. Running it again is free when nothing has changed.",
-          "input",
-          {{"input", "FILE", "text or .jsonl file", "", true, true},
-           {"tokenizer", "FILE", "tokenizer.model, tokenizer.json or a folder that holds one; not needed for lines of token_ids", "", false, false},
-           {"out", "DIR", "folder to make", "", true, false},
-           {"seq-len", "N", "tokens that a training sample predicts", "2048", false, false},
-           {"format", "KIND", "auto (by file name), jsonl or text", "auto", false, false},
-           {"field", "KEY", "JSON lines: key of the text; without it lines hold token_ids", "", false, false},
-           {"separator", "TEXT", "text: what stands between documents, \\n and \\t allowed", "\\n\\n", false, false},
-           {"valid-fraction", "X", "share of documents held out in valid-*.tokens", "0", false, false},
-           {"vocab-size", "N", "token_ids without a tokenizer: ids must be below this", "0", false, false},
-           {"seed", "N", "chooses the held-out documents", "0", false, false},
-           {"threads", "N", "0: all processors", "0", false, false}},
-          {"fbi-llm prepare --input stories.txt --tokenizer tokenizer.model --seq-len 256 --valid-fraction 0.02 --out data/stories",
-           "fbi-llm prepare --input c4.jsonl --field text --tokenizer llama2/tokenizer.model --out data/c4"},
-          run_prepare};
+  return {
+      "prepare",
+      "turn text or JSON lines into token shards for training",
+      "Cuts documents into samples of seq-len + 1 ids: each document is BOS, its ids, EOS; "
+      "documents are concatenated and cut "
+      "without overlap. Writes train-*.tokens and valid-*.tokens (memory-mapped while training), "
+      "dataset.json with all counts, "
+      "and a copy of the tokenizer. Running it again is free when nothing has changed.",
+      "input",
+      {{"input", "FILE", "text or .jsonl file", "", true, true},
+       {"tokenizer", "FILE",
+        "tokenizer.model, tokenizer.json or a folder that holds one; not needed for lines of "
+        "token_ids",
+        "", false, false},
+       {"out", "DIR", "folder to make", "", true, false},
+       {"seq-len", "N", "tokens that a training sample predicts", "2048", false, false},
+       {"format", "KIND", "auto (by file name), jsonl or text", "auto", false, false},
+       {"field", "KEY", "JSON lines: key of the text; without it lines hold token_ids", "", false,
+        false},
+       {"separator", "TEXT", "text: what stands between documents, \\n and \\t allowed", "\\n\\n",
+        false, false},
+       {"valid-fraction", "X", "share of documents held out in valid-*.tokens", "0", false, false},
+       {"vocab-size", "N", "token_ids without a tokenizer: ids must be below this", "0", false,
+        false},
+       {"seed", "N", "chooses the held-out documents", "0", false, false},
+       {"threads", "N", "0: all processors", "0", false, false}},
+      {"fbi-llm prepare --input stories.txt --tokenizer tokenizer.model --seq-len 256 "
+       "--valid-fraction 0.02 --out data/stories",
+       "fbi-llm prepare --input c4.jsonl --field text --tokenizer llama2/tokenizer.model --out "
+       "data/c4"},
+      run_prepare};
 }
 
 }  // namespace fbi::cli

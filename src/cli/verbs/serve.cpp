@@ -18,11 +18,15 @@ using runtime::CompletionApi;
 using runtime::HttpServer;
 
 constexpr std::size_t kOtherConnections = 32;  // of those who look, are refused, or still send
-constexpr std::int64_t kMaxBatch = 256, kMaxQueue = 700;  // cpp-httplib waits with select: no descriptor may be above 1,023
+constexpr std::int64_t kMaxBatch = 256,
+                       kMaxQueue =
+                           700;  // cpp-httplib waits with select: no descriptor may be above 1,023
 
-std::int64_t bounded(const Arguments& arguments, const std::string& name, std::int64_t least, std::int64_t most) {
+std::int64_t bounded(const Arguments& arguments, const std::string& name, std::int64_t least,
+                     std::int64_t most) {
   const std::int64_t value = arguments.integer(name);
-  if (value < least || value > most) throw UsageError(concat("--", name, ": expected ", least, " to ", most, ", found ", value));
+  if (value < least || value > most)
+    throw UsageError(concat("--", name, ": expected ", least, " to ", most, ", found ", value));
   return value;
 }
 
@@ -31,25 +35,33 @@ std::string model_name(const Arguments& arguments) {
   return std::filesystem::weakly_canonical(arguments.text("model")).filename().string();
 }
 
-bool is_loopback(const std::string& host) { return host == "localhost" || host == "::1" || host.starts_with("127."); }
+bool is_loopback(const std::string& host) {
+  return host == "localhost" || host == "::1" || host.starts_with("127.");
+}
 
-void introduce(const infer::PackedModel& model, const infer::EngineOptions& options, const runtime::HttpOptions& http, int port) {
-  const auto cache = model.cache_bytes_per_position() * static_cast<std::uint64_t>(model.max_position() * options.max_batch);
-  log::info(model.dtype_description(), ", ", model.threads(), " threads; keys and values of ", options.max_batch, " texts of ",
-            model.max_position(), " tokens take up to ", format_bytes(cache));
-  if (!is_loopback(http.host)) log::warn("everybody who reaches ", http.host, " may use this server: it asks for no key");
+void introduce(const infer::PackedModel& model, const infer::EngineOptions& options,
+               const runtime::HttpOptions& http, int port) {
+  const auto cache = model.cache_bytes_per_position() *
+                     static_cast<std::uint64_t>(model.max_position() * options.max_batch);
+  log::info(model.dtype_description(), ", ", model.threads(), " threads; keys and values of ",
+            options.max_batch, " texts of ", model.max_position(), " tokens take up to ",
+            format_bytes(cache));
+  if (!is_loopback(http.host))
+    log::warn("everybody who reaches ", http.host, " may use this server: it asks for no key");
   log::info("listening on http://", http.host, ":", port);
 }
 
 int run_serve(const Arguments& arguments) {
   install_stop_handlers();
-  const infer::EngineOptions engine_options = {.max_batch = bounded(arguments, "max-batch", 1, kMaxBatch),
-                                               .queue = bounded(arguments, "queue", 0, kMaxQueue)};
+  const infer::EngineOptions engine_options = {
+      .max_batch = bounded(arguments, "max-batch", 1, kMaxBatch),
+      .queue = bounded(arguments, "queue", 0, kMaxQueue)};
   const std::int64_t texts = engine_options.max_batch + engine_options.queue;
   runtime::HttpOptions http;
   http.host = arguments.text("host");
   http.port = static_cast<int>(bounded(arguments, "port", 0, 65535));
-  http.max_body_bytes = static_cast<std::size_t>(bounded(arguments, "max-body-bytes", 1, std::int64_t{1} << 30));
+  http.max_body_bytes =
+      static_cast<std::size_t>(bounded(arguments, "max-body-bytes", 1, std::int64_t{1} << 30));
   http.connections = static_cast<std::size_t>(texts) + kOtherConnections;
   const std::chrono::seconds stop_limit(bounded(arguments, "stop-seconds", 0, 86400));
 
@@ -60,12 +72,13 @@ int run_serve(const Arguments& arguments) {
   HttpServer server(engine, api, http);
   introduce(model, engine_options, http, server.bind());
   std::thread listener([&] { server.run(); });
-  while (!stop_requested() && engine.load().failure.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  while (!stop_requested() && engine.load().failure.empty())
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
 
   const auto load = engine.load();
   if (load.failure.empty()) {
-    log::info("stopping: ", load.running, " texts are being written and ", load.waiting, " are waiting, at most ", stop_limit.count(),
-              " s for them");
+    log::info("stopping: ", load.running, " texts are being written and ", load.waiting,
+              " are waiting, at most ", stop_limit.count(), " s for them");
   } else {
     log::error(load.failure, "; the server ends, start it again");
   }
@@ -79,25 +92,37 @@ int run_serve(const Arguments& arguments) {
 }  // namespace
 
 Verb serve_verb() {
-  return {"serve",
-          "answer completion requests over HTTP",
-          "Loads a packed export and answers POST /v1/completions as OpenAI's interface has it (prompt, max_tokens, temperature, top_p, "
-          "n, seed, stop, echo, logprobs, stream, stream_options; top_k, min_p and repetition_penalty besides), GET /v1/models and GET /health. "
-          "Requests are continued together, joining and leaving between tokens; each gets the text that `generate` gives for its prompt, "
-          "options and seed. A field that would change the result and is not supported is refused with status 400, what does not fit into "
-          "the queue with 503 and Retry-After. A client that goes away has its text cancelled. SIGINT or SIGTERM ends the server once its "
-          "texts are done, an error of the GPU at once, with exit code 1. Try: curl http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 50, \"stream\": true}'",
-          "",
-          joined(packed_model_options(),
-                 {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere, without any key asked for", "127.0.0.1", false, false},
-                  {"port", "N", "0: one that is free", "8080", false, false},
-                  {"max-batch", "N", "texts that are continued at the same time, 1 to 256", "16", false, false},
-                  {"queue", "N", "texts that may wait for that, at most 700", "64", false, false},
-                  {"max-body-bytes", "N", "longest body of a request", "1048576", false, false},
-                  {"stop-seconds", "S", "time that texts have to end after SIGTERM", "10", false, false}}),
-          {"fbi-llm serve --model export/a-packed --port 8080",
-           "fbi-llm serve --model export/a-packed --activations int8 --head int8 --max-batch 32 --queue 200"},
-          run_serve};
+  return {
+      "serve",
+      "answer completion requests over HTTP",
+      "Loads a packed export and answers POST /v1/completions as OpenAI's interface has it "
+      "(prompt, max_tokens, temperature, top_p, "
+      "n, seed, stop, echo, logprobs, stream, stream_options; top_k, min_p and repetition_penalty "
+      "besides), GET /v1/models and GET /health. "
+      "Requests are continued together, joining and leaving between tokens; each gets the text "
+      "that `generate` gives for its prompt, "
+      "options and seed. A field that would change the result and is not supported is refused with "
+      "status 400, what does not fit into "
+      "the queue with 503 and Retry-After. A client that goes away has its text cancelled. SIGINT "
+      "or SIGTERM ends the server once its "
+      "texts are done, an error of the GPU at once, with exit code 1. Try: curl "
+      "http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": "
+      "50, \"stream\": true}'",
+      "",
+      joined(
+          packed_model_options(),
+          {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere, without any key asked for",
+            "127.0.0.1", false, false},
+           {"port", "N", "0: one that is free", "8080", false, false},
+           {"max-batch", "N", "texts that are continued at the same time, 1 to 256", "16", false,
+            false},
+           {"queue", "N", "texts that may wait for that, at most 700", "64", false, false},
+           {"max-body-bytes", "N", "longest body of a request", "1048576", false, false},
+           {"stop-seconds", "S", "time that texts have to end after SIGTERM", "10", false, false}}),
+      {"fbi-llm serve --model export/a-packed --port 8080",
+       "fbi-llm serve --model export/a-packed --activations int8 --head int8 --max-batch 32 "
+       "--queue 200"},
+      run_serve};
 }
 
 }  // namespace fbi::cli

@@ -24,7 +24,9 @@ std::string command_line(const Arguments& arguments) {
 
 std::int64_t profile_steps(const Arguments& arguments) {
   const std::int64_t steps = arguments.integer("profile-steps");
-  if (steps < 0) throw UsageError(concat("--profile-steps ", steps, " is negative; give the number of steps to trace, 0 for none"));
+  if (steps < 0)
+    throw UsageError(concat("--profile-steps ", steps,
+                            " is negative; give the number of steps to trace, 0 for none"));
   return steps;
 }
 
@@ -32,13 +34,17 @@ std::int64_t profile_steps(const Arguments& arguments) {
 std::int64_t planned_ranks(const Arguments& arguments, const distributed::Rendezvous& rendezvous) {
   if (!arguments.has("gpus")) return rendezvous.world_size;
   if (!arguments.has("dry-run"))
-    throw UsageError("--gpus says what --dry-run is to plan for; the ranks of a run are started by fbi-llm launch, srun, mpirun or torchrun");
+    throw UsageError(
+        "--gpus says what --dry-run is to plan for; the ranks of a run are started by fbi-llm "
+        "launch, srun, mpirun or torchrun");
   return arguments.integer("gpus", 1, 1'000'000);
 }
 
-train::Processor planned_processor(const Arguments& arguments, const config::RunConfig& config, int local_rank) {
+train::Processor planned_processor(const Arguments& arguments, const config::RunConfig& config,
+                                   int local_rank) {
   if (arguments.has("gpus")) return train::planned_processor(config);
-  return ops::choose_device(config.train.device, local_rank).is_cuda() ? train::Processor::kGpu : train::Processor::kCpu;
+  return ops::choose_device(config.train.device, local_rank).is_cuda() ? train::Processor::kGpu
+                                                                       : train::Processor::kCpu;
 }
 
 int run_train(const Arguments& arguments) {
@@ -59,35 +65,52 @@ int run_train(const Arguments& arguments) {
   }
   const auto communicator = join_ranks(rendezvous, config);
   RunDisplay display(communicator->size());
-  const train::RunOptions options{directory, arguments.text("resume"), arguments.list("allow-change"), command_line(arguments),
+  const train::RunOptions options{directory, arguments.text("resume"),
+                                  arguments.list("allow-change"), command_line(arguments),
                                   profile_steps(arguments)};
   train::RunOutcome outcome{};
-  distributed::run_or_give_up(*communicator, [&] { outcome = train::run_training(config, options, *communicator, display); });
-  return static_cast<int>(outcome == train::RunOutcome::kStopped ? ExitCode::kStopped : ExitCode::kOk);
+  distributed::run_or_give_up(*communicator, [&] {
+    outcome = train::run_training(config, options, *communicator, display);
+  });
+  return static_cast<int>(outcome == train::RunOutcome::kStopped ? ExitCode::kStopped
+                                                                 : ExitCode::kOk);
 }
 
 }  // namespace
 
 Verb train_verb() {
   Verb verb{"train",
-          "train a model: distil a 1-bit student, or train a dense one",
-          "Trains as the configuration says and writes everything to the run directory: config.json, metrics.jsonl, train.log and "
-          "checkpoints/. Stopping it (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2) saves a checkpoint and exits with 75; --resume auto continues bit for bit, "
-          "also after a crash. model.binarize=none trains a dense model, e.g. a teacher.",
-          "",
-          {{"config", "FILE", "run configuration, e.g. configs/130m.json", "", true, false},
-           {"set", "KEY=VALUE", "change a field of it, e.g. optimizer.lr=2e-4", "", false, true},
-           {"run-dir", "DIR", "where the run is kept", "", true, false},
-           {"resume", "WHAT", "none: the folder must be new; auto: continue from the newest valid checkpoint; or a checkpoint folder",
-            "none", false, false},
-           {"allow-change", "KEY", "let this field differ from the run that is continued", "", false, true},
-           {"profile-steps", "N", "trace the first N steps after the start into trace.json of the run directory, for Perfetto or chrome://tracing; on a GPU these "
-            "steps wait for each part and are slower", "0", false, false},
-           {"dry-run", "", "check configuration, data, teacher, memory and disk; train nothing, write nothing", "", false, false},
-           {"gpus", "N", "with --dry-run: plan for N GPUs, one rank each, that this machine need not have", "", false, false}},
-          {"fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --run-dir runs/a --resume auto",
-           "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run --gpus 32"},
-          run_train};
+            "train a model: distil a 1-bit student, or train a dense one",
+            "Trains as the configuration says and writes everything to the run directory: "
+            "config.json, metrics.jsonl, train.log and "
+            "checkpoints/. Stopping it (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2) saves a checkpoint and "
+            "exits with 75; --resume auto continues bit for bit, "
+            "also after a crash. model.binarize=none trains a dense model, e.g. a teacher.",
+            "",
+            {{"config", "FILE", "run configuration, e.g. configs/130m.json", "", true, false},
+             {"set", "KEY=VALUE", "change a field of it, e.g. optimizer.lr=2e-4", "", false, true},
+             {"run-dir", "DIR", "where the run is kept", "", true, false},
+             {"resume", "WHAT",
+              "none: the folder must be new; auto: continue from the newest valid checkpoint; or a "
+              "checkpoint folder",
+              "none", false, false},
+             {"allow-change", "KEY", "let this field differ from the run that is continued", "",
+              false, true},
+             {"profile-steps", "N",
+              "trace the first N steps after the start into trace.json of the run directory, for "
+              "Perfetto or chrome://tracing; on a GPU these "
+              "steps wait for each part and are slower",
+              "0", false, false},
+             {"dry-run", "",
+              "check configuration, data, teacher, memory and disk; train nothing, write nothing",
+              "", false, false},
+             {"gpus", "N",
+              "with --dry-run: plan for N GPUs, one rank each, that this machine need not have", "",
+              false, false}},
+            {"fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --run-dir runs/a "
+             "--resume auto",
+             "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run --gpus 32"},
+            run_train};
   for (auto& option : rank_options()) verb.options.push_back(std::move(option));
   return verb;
 }

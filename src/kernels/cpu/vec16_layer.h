@@ -2,18 +2,20 @@
 
 #include "kernels/cpu/vec16_loss.h"
 
-/// Between the matrix products of a layer; cpu_kernels.h has the formulas. Element-wise results differ from the reference's
-/// by the exponential alone.
+/// Between the matrix products of a layer; cpu_kernels.h has the formulas. Element-wise results
+/// differ from the reference's by the exponential alone.
 namespace fbi::kernels {
 namespace {
 
-void scaled_product(const float* x, float factor, const float* weight, std::int64_t count, float* out) {
+void scaled_product(const float* x, float factor, const float* weight, std::int64_t count,
+                    float* out) {
   for_lanes(count, [&](std::int64_t i, auto lanes) {
     store(out + i, mul(mul(load(x + i, lanes), splat(factor)), load(weight + i, lanes)), lanes);
   });
 }
 
-void add_scaled_products(const float* x, const float* y, float factor, std::int64_t count, double* sums) {
+void add_scaled_products(const float* x, const float* y, float factor, std::int64_t count,
+                         double* sums) {
   std::int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     Doubles sum = load(sums + i);
@@ -23,8 +25,8 @@ void add_scaled_products(const float* x, const float* y, float factor, std::int6
   for (; i < count; ++i) sums[i] += double{x[i] * (y[i] * factor)};
 }
 
-void rms_norm_backward_row(const float* x, const float* weight, const float* dout, float inverse_rms, std::int64_t count,
-                           float* dx) {
+void rms_norm_backward_row(const float* x, const float* weight, const float* dout,
+                           float inverse_rms, std::int64_t count, float* dx) {
   Doubles sum = zero_doubles();
   for_lanes(count, [&](std::int64_t i, auto lanes) {
     const Floats n = mul(load(x + i, lanes), splat(inverse_rms));
@@ -50,7 +52,8 @@ void silu_product(const float* gate, const float* up, std::int64_t count, float*
   });
 }
 
-void silu_product_backward(const float* dout, const float* gate, const float* up, std::int64_t count, float* dgate, float* dup) {
+void silu_product_backward(const float* dout, const float* gate, const float* up,
+                           std::int64_t count, float* dgate, float* dup) {
   for_lanes(count, [&](std::int64_t i, auto lanes) {
     const Floats g = load(gate + i, lanes), d = load(dout + i, lanes);
     const Floats sigmoid = div(splat(1), one_and_exp_of_minus(g));
@@ -61,7 +64,8 @@ void silu_product_backward(const float* dout, const float* gate, const float* up
   });
 }
 
-void rotate(const float* x, const float* cos, const float* sin, bool inverse, std::int64_t half, float* out) {
+void rotate(const float* x, const float* cos, const float* sin, bool inverse, std::int64_t half,
+            float* out) {
   const Floats direction = splat(inverse ? -1.0f : 1.0f);
   for_lanes(half, [&](std::int64_t i, auto lanes) {
     const Floats a = load(x + i, lanes), b = load(x + half + i, lanes);

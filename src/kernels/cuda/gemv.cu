@@ -13,10 +13,10 @@
 /// from the L2 cache; shared memory takes 32 accesses for the look-ups and 16 for the tables, 85
 /// weights per clock and multiprocessor; and some 190 instructions are issued, 4 per clock. On 132
 /// multiprocessors at 1.7 GHz the 6.5 billion weights of the 7B model then take 0.34 ms, against
-/// 0.17 ms for reading their 0.81 GB at 4.8 TB/s and 0.3 ms for signs and inputs from an L2 cache of
-/// 5.5 TB/s. A select and an addition per weight would take 0.7 to 0.9 ms. The head adds 0.06 ms,
-/// and 162 launches 0.2 to 0.3 ms if each start and end in a graph takes 1 to 2 µs. Nothing of this
-/// is measured.
+/// 0.17 ms for reading their 0.81 GB at 4.8 TB/s and 0.3 ms for signs and inputs from an L2 cache
+/// of 5.5 TB/s. A select and an addition per weight would take 0.7 to 0.9 ms. The head adds 0.06
+/// ms, and 162 launches 0.2 to 0.3 ms if each start and end in a graph takes 1 to 2 µs. Nothing of
+/// this is measured.
 namespace fbi::kernels::cuda {
 namespace {
 

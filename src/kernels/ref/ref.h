@@ -28,13 +28,17 @@ void to_bfloat16(const float* x, std::int64_t count, std::uint16_t* out);
 void from_bfloat16(const std::uint16_t* x, std::int64_t count, float* out);
 void exp(const float* x, std::int64_t count, float* out);
 
-void scaled_product(const float* x, float factor, const float* weight, std::int64_t count, float* out);
-void add_scaled_products(const float* x, const float* y, float factor, std::int64_t count, double* sums);
-void rms_norm_backward_row(const float* x, const float* weight, const float* dout, float inverse_rms, std::int64_t count,
-                           float* dx);
+void scaled_product(const float* x, float factor, const float* weight, std::int64_t count,
+                    float* out);
+void add_scaled_products(const float* x, const float* y, float factor, std::int64_t count,
+                         double* sums);
+void rms_norm_backward_row(const float* x, const float* weight, const float* dout,
+                           float inverse_rms, std::int64_t count, float* dx);
 void silu_product(const float* gate, const float* up, std::int64_t count, float* out);
-void silu_product_backward(const float* dout, const float* gate, const float* up, std::int64_t count, float* dgate, float* dup);
-void rotate(const float* x, const float* cos, const float* sin, bool inverse, std::int64_t half, float* out);
+void silu_product_backward(const float* dout, const float* gate, const float* up,
+                           std::int64_t count, float* dgate, float* dup);
+void rotate(const float* x, const float* cos, const float* sin, bool inverse, std::int64_t half,
+            float* out);
 
 inline bool sign_bit(const std::uint8_t* bits, std::int64_t i) {
   return bits[i / 8] >> (i % 8) & 1;
