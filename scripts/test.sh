@@ -70,21 +70,16 @@ sanitizer_tests() {
     run_ctest asan
 }
 
-cuda_kernels() {
-  CUDACXX=$(cuda_toolkit)/bin/nvcc cmake --preset cuda-kernels >/dev/null &&
-    ninja -C build/cuda-kernels fbi_kernels
-}
-
 use_short_spins
 stage 'dependencies' dependencies
 use_debian_prefix
 if $python; then export FBI_TEST_PYTHON=$deps_dir/python-tests/bin/python; fi
+# The build then compiles the CUDA kernels, too, without using them.
+toolkit=$(cuda_toolkit)
+if cuda_toolkit_is_13 "$toolkit"; then export CUDACXX=$toolkit/bin/nvcc; fi
 stage 'build' scripts/build.sh
 # From here on a failure does not keep the later stages from telling what they find.
 stage 'tests' run_ctest release || true
 if $sanitizers; then
   stage 'tests under sanitizers' sanitizer_tests || true
-fi
-if cuda_toolkit_is_13 "$(cuda_toolkit)" && [[ -n $(find src -name '*.cu' -print -quit) ]]; then
-  stage 'compile the CUDA kernels' cuda_kernels || true
 fi
