@@ -10,6 +10,8 @@ function(fbi_test_options target)
   target_compile_options(${target} PRIVATE -ffp-contract=off)
   if(NOT FBI_SANITIZE)
     target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  elseif(FBI_SANITIZE MATCHES undefined)
+    target_compile_options(${target} PRIVATE -fno-sanitize=alignment)
   endif()
 endfunction()
 

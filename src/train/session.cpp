@@ -110,12 +110,25 @@ SampleReader Session::sample_reader() {
   };
 }
 
+/// Weights have the same names and shapes whatever these are, but were trained with one value.
+void warn_of_other_arithmetic(const config::ModelConfig& trained, const config::RunConfig& config) {
+  config::RunConfig as_trained = config;
+  as_trained.model = trained;
+  for (const auto& [key, then, now] : config::identity_differences(as_trained, config))
+    for (const char* prefix : {"model.num_", "model.head_dim", "model.rope_", "model.rms_norm_eps"})
+      if (key.starts_with(prefix))
+        log::warn("train.init_from: ", config.train.init_from, " was trained with ", key, "=", then,
+                  ", this run has ", now);
+}
+
 std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config) {
   if (config.train.init_from.empty()) return nullptr;
   try {
-    auto weights = nn::open_model_folder(config.train.init_from).weights;
-    nn::check_weights(nn::LlamaForCausalLM(config.model, nn::LlamaOptions{at::kMeta}), *weights);
-    return weights;
+    auto folder = nn::open_model_folder(config.train.init_from);
+    nn::check_weights(nn::LlamaForCausalLM(config.model, nn::LlamaOptions{at::kMeta}),
+                      *folder.weights);
+    warn_of_other_arithmetic(folder.config, config);
+    return std::move(folder.weights);
   } catch (const DataError& error) {
     throw DataError(
         concat("train.init_from: ", error.what(),

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "fbi/core/error.h"
+#include "fbi/core/log.h"
 #include "fbi/core/signals.h"
 #include "support/expect_error.h"
 #include "train/tiny_run.h"
@@ -204,6 +205,24 @@ TEST_F(Run, StartsFromGivenWeights) {
   for (const auto& [name, hash] : end_)
     if (name.starts_with("model.") || name.starts_with("lm_head."))
       EXPECT_EQ(tuned.at(name), hash) << name;
+}
+
+TEST_F(Run, SaysWhenGivenWeightsWereTrainedWithOtherArithmetic) {
+  config_.train.init_from = runs_.path("whole").string();
+  config_.train.steps = 1;
+  const auto warnings = [&](const std::string& name) {
+    testing::internal::CaptureStderr();
+    log::add_terminal(log::Level::kWarn);
+    runs_.run(config_, name);
+    log::reset();
+    return testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(warnings("same"), "");
+  config_.model.rope_theta = 500000;
+  const std::string text = warnings("other");
+  EXPECT_NE(text.find("was trained with model.rope_theta=10000.0, this run has 500000.0"),
+            std::string::npos)
+      << text;
 }
 
 TEST_F(Run, EndsAfterTooManyNonFiniteStepsInARow) {
