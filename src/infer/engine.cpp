@@ -118,7 +118,9 @@ class Engine::Impl {
     {
       std::unique_lock lock(mutex_);
       stopping_ = true;
-      idle_.wait_for(lock, limit, [this] { return waiting_.empty() && running_.empty(); });
+      if (limit.count() > 0) {  // the shortest wait lets go of the mutex, too
+        idle_.wait_for(lock, limit, [this] { return waiting_.empty() && running_.empty(); });
+      }
       quitting_ = true;
       changed_.notify_all();
     }

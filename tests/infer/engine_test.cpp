@@ -333,7 +333,6 @@ TEST_F(EngineTest, StopCutsOffWhatTakesTooLong) {
   words.wait_for_somebody();
   std::thread stopper([&] { engine.stop(0ms); });
   while (!engine.load().stopping) std::this_thread::sleep_for(1ms);
-  std::this_thread::sleep_for(20ms);  // likely beyond the limit; if not, the texts have ended
   words.open();
   stopper.join();
   fetch(*generation, 3);
