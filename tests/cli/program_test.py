@@ -1,8 +1,10 @@
 """fbi-llm as its users meet it: the main job from a text to an exported model, and what happens when it is interrupted.
 Usage: program_test.py PATH-OF-FBI-LLM [unittest arguments]"""
 import array
+import fcntl
 import json
 import math
+import os
 import re
 import resource
 import shlex
@@ -17,7 +19,8 @@ import program
 from program import (CONFIG, DISTILL, REPOSITORY, SEQ_LEN, VOCAB, WORK, files_below, inspect, metrics, resume, run, sets, setUpModule,  # noqa: F401
                      tearDownModule, train, what_was_computed, write_lines)
 
-STEPS = 120  # of runs that are interrupted: long enough to be caught in the middle
+STEPS = 120  # of runs that are interrupted
+F_SETPIPE_SZ = 1031  # of Linux; fcntl has the name since Python 3.10
 
 
 def read_logits(path):
@@ -184,7 +187,7 @@ class MainJob(unittest.TestCase):
 class Interrupted(unittest.TestCase):
     """Whatever stops a run: continued, it ends with the bits of one that nothing stopped."""
 
-    CHANGES = {**DISTILL, "train.steps": STEPS, "optimizer.total_steps": STEPS, "checkpoint.every_steps": 10}
+    CHANGES = {**DISTILL, "train.steps": STEPS, "optimizer.total_steps": STEPS, "checkpoint.every_steps": 10, "log.every_steps": 1}
 
     @classmethod
     def setUpClass(cls):
@@ -192,16 +195,21 @@ class Interrupted(unittest.TestCase):
         cls.tensors, cls.metrics = inspect("whole"), what_was_computed("whole")
 
     def start(self, name, steps_before=13):
-        """A run in the background that has done some steps."""
+        """A run in the background that has done some steps, and where to read what it prints. It prints a line for each step, into a pipe that
+        holds some 70 of them: the run waits there for a reader, and cannot end before it is interrupted."""
         words = program.command(*program.train_words(name, changes=self.CHANGES))
-        process = subprocess.Popen(words, cwd=WORK, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        self.addCleanup(process.stderr.close)
+        read, write = os.pipe()
+        output = open(read)
+        self.addCleanup(output.close)
+        fcntl.fcntl(write, F_SETPIPE_SZ, 8192)
+        process = subprocess.Popen(words, cwd=WORK, stdout=subprocess.DEVNULL, stderr=write)
+        os.close(write)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         path = WORK / name / "metrics.jsonl"
         while process.poll() is None and not (path.exists() and path.read_text().count("\n") >= steps_before):
             time.sleep(0.005)
-        return process
+        return process, output
 
     def finish(self, name):
         output = resume(name, self.CHANGES)
@@ -212,30 +220,26 @@ class Interrupted(unittest.TestCase):
     def test_asked_to_stop_it_saves_and_continues(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             name = f"stopped-by-{int(number)}"
-            process = self.start(name)
+            process, output = self.start(name)
             process.send_signal(number)
-            output = process.communicate(timeout=60)[1]
-            self.assertEqual(process.returncode, 75, output)
-            self.assertIn(f"stopped by signal {int(number)} at step", output)
+            text = output.read()
+            self.assertEqual(process.wait(), 75, text)
+            self.assertIn(f"stopped by signal {int(number)} at step", text)
             self.assertLess(len(metrics(name)), STEPS)
             self.assertIn(f"step {len(metrics(name))}", self.finish(name))
 
     def test_killed_it_continues_from_the_last_checkpoint(self):
-        process = self.start("killed", steps_before=23)
-        process.send_signal(signal.SIGKILL)
+        process, _ = self.start("killed", steps_before=23)
+        process.kill()
         process.wait()
         self.assertRegex(self.finish("killed"), r"continuing from killed/checkpoints/step-0+\d+0, step \d+0")
 
     def test_a_second_run_is_refused_while_the_first_lives(self):
-        process = self.start("live", steps_before=1)
-        process.send_signal(signal.SIGSTOP)  # alive, and sure not to end meanwhile
-        try:
-            output = train("live", "--resume", "auto", code=2, changes=self.CHANGES)
-        finally:
-            process.send_signal(signal.SIGCONT)
-        self.assertIn(f"in use by process {process.pid} ", output)
+        process, output = self.start("live", steps_before=1)
+        self.assertIn(f"in use by process {process.pid} ", train("live", "--resume", "auto", code=2, changes=self.CHANGES))
         process.terminate()
-        self.assertEqual(process.wait(timeout=60), 75)
+        text = output.read()
+        self.assertEqual(process.wait(), 75, text)
 
     def test_full_disk_training_goes_on(self):
         train("full", changes={**self.CHANGES, "train.steps": 10})
