@@ -8,12 +8,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from ports import reserve_port  # noqa: E402
+
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
-HANG = 120  # seconds after which something hangs
+HANG = 300  # seconds after which something hangs
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -27,16 +31,6 @@ def why_not():
 
 def find(name):
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def wait_until(condition, what, seconds=HANG):
@@ -70,7 +64,7 @@ class Cluster:
     def __init__(self, cpus):
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # steps, which the daemons detach, stay our descendants
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="fbi-slurm-"))
-        self.daemons = []
+        self.daemons, self.ports = [], []
         self.environment = {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
         for name in [name for name in self.environment if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name != "SLURM_CONF"]:
             del self.environment[name]
@@ -92,7 +86,7 @@ class Cluster:
 
     def start_slurm(self, cpus):
         host = socket.gethostname().split(".")[0]
-        controller, node = free_ports(2)
+        (controller, _), (node, _) = self.ports = reserve_port(), reserve_port()
         (self.folder / "slurm.conf").write_text(f"""
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -100,6 +94,8 @@ SlurmctldPort={controller}
 SlurmdPort={node}
 SlurmUser=root
 SlurmdUser=root
+# ranks meet at a port that follows from the job's number: another cluster on this machine has other ones
+FirstJobId={controller}
 AuthType=auth/munge
 # a requeued job waits until its credential has expired
 AuthInfo=socket={self.folder}/munge.socket,cred_expire=5
@@ -118,7 +114,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1
 ReturnToService=2
-KillWait=10
+# a cancelled job may save its state first
+KillWait=120
 MpiDefault=none
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
@@ -176,4 +173,6 @@ PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+        for _, reserved in self.ports:
+            reserved.close()
         shutil.rmtree(self.folder, ignore_errors=True)

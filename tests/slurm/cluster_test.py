@@ -129,11 +129,10 @@ class TimeLimit(unittest.TestCase):
         CLUSTER.call("scontrol", "update", f"JobId={job}", "TimeLimit=3")  # the 180 seconds before the limit began with the job
         # Some versions of Slurm let a process that they signal go on by themselves.
         wait_until(lambda: not any(is_stopped(pid) and not awaits(pid, signal.SIGUSR2) for pid in ranks), "the signal before the time limit")
+        CLUSTER.call("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # else Slurm would signal the second start as soon
         for pid in ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-        wait_until(lambda: state(job) == "PENDING", "requeueing")
-        CLUSTER.call("scontrol", "update", f"JobId={job}", "TimeLimit=60")  # else Slurm would signal the second start as soon
         return done
 
     def test_a_job_saves_before_its_limit_is_requeued_and_ends_with_the_bits_of_one_that_nothing_stopped(self):
