@@ -1,9 +1,12 @@
-# fbi_test(<name> LABEL <label> [PREFIX <of the tests' names>] SOURCES <cpp>... LIBRARIES <target>... [TIMEOUT <seconds>])
+# fbi_test(<name> LABEL <label> [PREFIX <of the tests' names>] SOURCES <cpp>... LIBRARIES <target>...)
 #
 # One GoogleTest program.  LABEL is one word (gtest_discover_tests with PRE_TEST keeps only the first
 # of several): unit (no LibTorch), torch, run (starts whole programs).  One OpenMP thread per test: ctest runs several at once,
 # and libgomp's spinning makes more threads than processors many times slower.
 include(GoogleTest)
+
+# No test depends on a clock: this only ends what hangs. It is twenty times what the longest takes on two idle processors.
+set(FBI_HANG_SECONDS 1200)
 
 # Compiling a test takes longer than running it: less optimised than what it tests.
 function(fbi_test_options target)
@@ -16,10 +19,7 @@ function(fbi_test_options target)
 endfunction()
 
 function(fbi_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "LABEL;PREFIX;TIMEOUT" "SOURCES;LIBRARIES")
-  if(NOT arg_TIMEOUT)
-    set(arg_TIMEOUT 120)
-  endif()
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "LABEL;PREFIX" "SOURCES;LIBRARIES")
   add_executable(${name}_test ${arg_SOURCES})
   target_include_directories(${name}_test PRIVATE "${PROJECT_SOURCE_DIR}/tests")
   fbi_test_options(${name}_test)
@@ -29,6 +29,6 @@ function(fbi_test name)
   else()
     fbi_precompile(${name}_test unit_tests)
   endif()
-  gtest_discover_tests(${name}_test TEST_PREFIX "${arg_PREFIX}" DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${arg_TIMEOUT} ENVIRONMENT OMP_NUM_THREADS=1)
+  gtest_discover_tests(${name}_test TEST_PREFIX "${arg_PREFIX}" DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 300
+    PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${FBI_HANG_SECONDS} ENVIRONMENT OMP_NUM_THREADS=1)
 endfunction()

@@ -46,7 +46,7 @@ class InFolder(unittest.TestCase):
 
     @classmethod
     def run_program(cls, *words):
-        done = subprocess.run([PROGRAM, *map(str, words)], cwd=cls.folder, capture_output=True, text=True, timeout=120)
+        done = subprocess.run([PROGRAM, *map(str, words)], cwd=cls.folder, capture_output=True, text=True, timeout=600)
         if done.returncode != 0:
             raise AssertionError(f"fbi-llm {' '.join(map(str, words))}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
