@@ -206,7 +206,8 @@ class Check(unittest.TestCase):
         for section in ("%files", "%post", "%runscript"):
             self.assertIn(f"\n{section}\n", text)
         post = text.split("%post\n")[1].split("\n%")[0]
-        self.assertEqual(subprocess.run(["bash", "-n"], input=post, capture_output=True, text=True).stderr, "")
+        done = subprocess.run(["bash", "-n"], input=post, capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
 
     def test_shellcheck(self):
         if not shutil.which("shellcheck"):
