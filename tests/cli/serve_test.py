@@ -21,7 +21,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FBI_RUN = MAKE_MODEL = None
 WORK = None    # folder with the model
 SHARED = None  # a server that most tests use
-LIMIT = 180    # seconds after which something hangs; a text of 3,000 tokens takes many under sanitizers on busy processors
+LIMIT = 600    # seconds after which something hangs; a text of 3,000 tokens takes many under sanitizers on busy processors
 FOREVER = {"prompt": "One day, ", "temperature": 0, "max_tokens": 59000}  # takes a minute: is to be given up
 
 
