@@ -210,6 +210,7 @@ TEST_F(Run, StartsFromGivenWeights) {
 TEST_F(Run, SaysWhenGivenWeightsWereTrainedWithOtherArithmetic) {
   config_.train.init_from = runs_.path("whole").string();
   config_.train.steps = 1;
+  config_.optimizer.warmup_steps = 0;
   const auto warnings = [&](const std::string& name) {
     testing::internal::CaptureStderr();
     log::add_terminal(log::Level::kWarn);
