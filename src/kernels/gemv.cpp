@@ -16,9 +16,6 @@ namespace {
 /// A table begins with the term that beta adds to every row; the units follow at the next line.
 constexpr std::size_t kTableHeader = 64;
 
-/// A group of blocks: their words of a chunk stay in the second-level cache while tokens pass, each
-/// token with its table of the chunk in the first.
-constexpr std::int64_t kBlocksAtOnce = 8;
 constexpr std::int64_t kTokensAtOnce = 16;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
@@ -60,6 +57,10 @@ const GemvKernels& gemv_kernels() {
 
 std::int64_t BinaryLinear::block_rows() const {
   return product_->block_rows;
+}
+
+std::int64_t BinaryLinear::group_blocks() const {
+  return product_->group_blocks;
 }
 
 BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alpha,
@@ -106,9 +107,9 @@ std::int64_t BinaryLinear::chunk_words(std::int64_t chunk) const {
 }
 
 const std::byte* BinaryLinear::chunk_place(std::int64_t chunk, std::int64_t block) const {
-  const std::int64_t first = block / kBlocksAtOnce * kBlocksAtOnce;  // of its group
+  const std::int64_t first = block / group_blocks() * group_blocks();  // of its group
   const std::int64_t group_bytes = first * (static_cast<std::int64_t>(word_bytes_) / row_blocks_);
-  const std::int64_t blocks = std::min(kBlocksAtOnce, row_blocks_ - first);
+  const std::int64_t blocks = std::min(group_blocks(), row_blocks_ - first);
   // All chunks before are full.
   const std::int64_t words = chunk * chunk_words(0) * blocks + (block - first) * chunk_words(chunk);
   return words_ + group_bytes + words * product_->word_bytes;
@@ -144,14 +145,14 @@ void BinaryLinear::prepare(const float* x, std::int64_t begin, std::int64_t end,
                    table + kTableHeader + begin * product_->unit_table_bytes);
 }
 
-/// sums [tokens][kBlocksAtOnce][kMaxBlockRows]
+/// sums [tokens][kMaxGroupBlocks][kMaxBlockRows]
 void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_t blocks,
                              const std::byte* tables, std::int64_t tokens, float* sums) const {
   const std::int64_t count = std::min(chunk_inputs_, shape_.columns - chunk * chunk_inputs_);
   const std::int64_t place =
       static_cast<std::int64_t>(kTableHeader) + chunk * chunk_units_ * product_->unit_table_bytes;
   const auto table_stride = static_cast<std::int64_t>(table_bytes_);
-  constexpr std::int64_t sums_stride = kBlocksAtOnce * kMaxBlockRows;
+  constexpr std::int64_t sums_stride = kMaxGroupBlocks * kMaxBlockRows;
   std::int64_t t = 0;
   for (; product_->add_chunk_of_group && t + kTokenGroup <= tokens; t += kTokenGroup) {
     for (std::int64_t k = 0; k < blocks; ++k) {
@@ -170,13 +171,13 @@ void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_
 
 void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byte* tables,
                             std::int64_t tokens, float* y, std::int64_t stride) const {
-  alignas(64) float sums[kTokensAtOnce][kBlocksAtOnce][kMaxBlockRows];
+  alignas(64) float sums[kTokensAtOnce][kMaxGroupBlocks][kMaxBlockRows];
   for (std::int64_t first = begin, blocks; first < end; first += blocks) {
-    blocks = std::min(kBlocksAtOnce - first % kBlocksAtOnce, end - first);
+    blocks = std::min(group_blocks() - first % group_blocks(), end - first);
     for (std::int64_t token = 0; token < tokens; token += kTokensAtOnce) {
       const std::int64_t count = std::min(kTokensAtOnce, tokens - token);
       const std::byte* table = tables + static_cast<std::size_t>(token) * table_bytes_;
-      std::fill_n(&sums[0][0][0], count * kBlocksAtOnce * kMaxBlockRows, 0.0f);
+      std::fill_n(&sums[0][0][0], count * kMaxGroupBlocks * kMaxBlockRows, 0.0f);
       for (std::int64_t chunk = 0; chunk * chunk_inputs_ < shape_.columns; ++chunk) {
         add_chunk(chunk, first, blocks, table, count, &sums[0][0][0]);
       }

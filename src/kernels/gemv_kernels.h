@@ -11,6 +11,8 @@ namespace fbi::kernels {
 inline constexpr std::int64_t kBlockRows = 64;
 inline constexpr std::int64_t kInt8BlockRows = 128;
 inline constexpr std::int64_t kMaxBlockRows = 128;
+/// Blocks of one group, at most.
+inline constexpr std::int64_t kMaxGroupBlocks = 8;
 /// Tokens that SignProduct::add_chunk_of_group takes together.
 inline constexpr std::int64_t kTokenGroup = 4;
 /// Inputs whose signs share a 32-bit word; the two upper bits are 0.
@@ -31,6 +33,9 @@ struct SignProduct {
   std::int64_t word_bytes;        ///< of one block
   std::int64_t unit_table_bytes;  ///< a multiple of 64
   std::int64_t chunk_units;       ///< at most
+  /// Blocks whose words of a chunk stay in the second-level cache while tokens pass, each token
+  /// with its table of the chunk in the first.
+  std::int64_t group_blocks;
   /// Words of one block and unit from `rows` rows of packed bits that are row_stride bytes apart;
   /// takes inputs [first, first + count). What is beyond rows or count is left 0.
   void (*repack)(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,

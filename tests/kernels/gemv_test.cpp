@@ -95,6 +95,29 @@ TEST_P(Gemv, ExactProductOfLargeMatrices) {
   EXPECT_LE(worst_error(problem, problem.product()), kExactTolerance);
 }
 
+TEST_P(Gemv, ExactProductOfExtremeInputs) {
+  Problem problem({64, 600}, ScaleStrides::per_column());
+  std::fill(problem.alpha.begin(), problem.alpha.end(), 1.0f);
+  std::fill(problem.beta.begin(), problem.beta.end(), 0.0f);
+  for (const std::uint8_t bits : {0xFF, 0}) {  // every sum is as large as it can be
+    std::fill(problem.bits.begin(), problem.bits.end(), bits);
+    for (const float x : {3.0f, -0.7f, 1e-20f, 3e30f}) {
+      std::fill(problem.x.begin(), problem.x.end(), x);
+      const float sum = bits ? 600 * x : -600 * x;
+      for (const float y : problem.product()) EXPECT_NEAR(y, sum, 2e-6 * std::abs(sum)) << x;
+    }
+  }
+  std::fill(problem.x.begin(), problem.x.end(), 0.0f);
+  for (const float y : problem.product()) EXPECT_EQ(y, 0);
+}
+
+/// Some inputs are hundreds of times larger than the others, as feed-forward layers have them.
+TEST_P(Gemv, ExactProductBesideOutliers) {
+  Problem problem({130, 2048}, ScaleStrides::per_column());
+  for (std::size_t i = 5; i < problem.x.size(); i += 200) problem.x[i] *= 300;
+  EXPECT_LE(worst_error(problem, problem.product()), 2 * kExactTolerance);
+}
+
 /// Integer sums leave no freedom, and the rest is one rounding per 255 inputs in the same order.
 TEST_P(Gemv, Int8ProductHasTheBitsOfTheReference) {
   for (const Pattern& pattern : kPatterns) {
@@ -147,7 +170,7 @@ TEST_P(Gemv, ARowDoesNotDependOnTokensThreadsOrRanges) {
   }
 }
 
-/// Groups of 8 blocks of rows and several chunks of inputs, the last ones not full.
+/// Groups of blocks of rows and several chunks of inputs, the last ones not full.
 TEST_P(Gemv, LargeProductsDoNotDependOnTheirRanges) {
   for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
     Problem problem({1300, 2100}, ScaleStrides::per_column(), 2);

@@ -20,7 +20,7 @@ namespace fbi::kernels {
 
 /// How activations enter the product with signs.
 enum class Activations {
-  kExact,  ///< fp32; with AVX2 whole numbers of 23 bits, relative to the largest of 256
+  kExact,  ///< fp32; with AVX2 whole numbers, sums of four having 24 bits, one scale per 256
   kInt8,   ///< alpha·x rounded to 8 bits with one scale per 255 inputs; integer sums are exact
 };
 
@@ -46,6 +46,8 @@ class BinaryLinear {
   /// Rows that the kernel computes together, the grain of row ranges.
   std::int64_t block_rows() const;
   std::int64_t row_blocks() const { return row_blocks_; }
+  /// Blocks that lie together in memory: ranges that begin and end with groups read it in order.
+  std::int64_t group_blocks() const;
   std::int64_t table_parts() const { return units_; }
   std::size_t table_bytes() const { return table_bytes_; }  ///< of one token's table
   std::size_t weight_bytes() const { return word_bytes_; }

@@ -34,32 +34,34 @@ namespace fbi::kernels {
 namespace {
 
 // Sums of whole numbers by byte look-ups. Per 4 inputs a table holds the 16 sums of ±q plus an
-// offset that makes them positive, cut into planes of 5 bits, one byte each: vpshufb looks 32 rows
-// up in a plane, and 8 results fit a byte. Inputs are rounded once per unit; everything after is
-// exact. vpermps, which looks fp32 sums up, takes 3 inputs and 8 rows at a time and was two
-// thirds as fast.
+// offset that makes them positive, cut into planes of 5 or 6 bits, one byte each: vpshufb looks 32
+// rows up in a plane, and 8 or 4 results fit a byte. Inputs are rounded once per unit; everything
+// after is exact. vpermps, which looks fp32 sums up, takes 3 inputs and 8 rows at a time and was
+// two thirds as fast.
 
 /// Rows of two vectors share the loads of a table.
 constexpr int kVectors = 2;
 constexpr int kRowsAtOnce = 32 * kVectors;
-constexpr int kStep = 8;   // inputs of a byte of signs
-constexpr int kSteps = 4;  // whose results a byte holds: 8 · 31 < 256
+constexpr int kStep = 8;  // inputs of a byte of signs
 constexpr std::int64_t kUnitGroups = 64;
 constexpr std::int64_t kUnitHeader = 64;  // the scale
 
-/// Planes of 5 bits: int8 inputs need 2 (sums of four are below 512), inputs of 23 bits 5.
-constexpr int kInt8Planes = 2, kExactPlanes = 5;
 constexpr std::int64_t kPlane = 16;  // bytes
 constexpr std::int64_t kExactInputs = 4 * kUnitGroups;
-constexpr std::int32_t kInt8Offset = 1 << 9, kExactOffset = 1 << 24;
-/// 2 less than 2^22: rounding may add 1.
-constexpr float kExactLargest = 4194302;
+
+/// What a table's sums are cut into, as a template argument.
+struct Planes {
+  int count, bits;
+  int steps;  // whose results a byte holds: two look-ups each
+  std::int32_t offset;
+  constexpr std::int64_t table_bytes() const { return kUnitHeader + kUnitGroups * count * kPlane; }
+};
+constexpr Planes kInt8{2, 5, 4, 1 << 9};    // sums of four are below 512
+constexpr Planes kExact{4, 6, 2, 1 << 23};  // sums of four are at most as large as the offset
+/// What the largest sum of four becomes, less than the offset by what rounding may add.
+constexpr float kExactLargest = 8388600;
 /// Units of smaller inputs count as 0: their scale's inverse has no fp32 value.
 constexpr float kExactSmallest = 0x1p-100f;
-
-constexpr std::int64_t table_bytes(int planes) {
-  return kUnitHeader + kUnitGroups * planes * kPlane;
-}
 
 /// x·scale of one unit, 0 beyond count; returns the largest magnitude.
 inline float scaled(const float* x, const float* scale, bool per_column, std::int64_t count,
@@ -82,10 +84,11 @@ inline float scaled(const float* x, const float* scale, bool per_column, std::in
   return max_lane(largest);
 }
 
-/// Cuts 16 values below 1024 into two planes.
+/// Cuts 16 values of two planes' bits.
+template <int bits>
 inline void store_planes(__m256i values, std::byte* planes) {
-  const __m256i lower = _mm256_and_si256(values, _mm256_set1_epi16(31)),
-                upper = _mm256_srli_epi16(values, 5);
+  const __m256i lower = _mm256_and_si256(values, _mm256_set1_epi16((1 << bits) - 1)),
+                upper = _mm256_srli_epi16(values, bits);
   const __m256i packed = _mm256_packus_epi16(lower, upper);  // 8 lower, 8 upper, 8 lower, 8 upper
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(planes),
                       _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
@@ -100,7 +103,7 @@ void int8_tables(const float* x, const float* scale, bool per_column, std::int64
                          0x0001000100010001)};  // of the bits of a 16-bit lane's number
   alignas(32) float inputs[kExactInputs];
   alignas(32) std::int16_t q[kExactInputs];
-  for (std::int64_t unit = 0; unit < units; ++unit, table += table_bytes(kInt8Planes)) {
+  for (std::int64_t unit = 0; unit < units; ++unit, table += kInt8.table_bytes()) {
     const std::int64_t first = unit * kInt8Unit,
                        left = count - first < kInt8Unit ? count - first : kInt8Unit;
     const float limit =
@@ -116,48 +119,59 @@ void int8_tables(const float* x, const float* scale, bool per_column, std::int64
     const float factor = limit > 0 ? limit / 127 : 0;
     std::memcpy(table, &factor, sizeof factor);
     for (std::int64_t g = 0; g < kUnitGroups; ++g) {
-      __m256i sum = _mm256_set1_epi16(kInt8Offset);
+      __m256i sum = _mm256_set1_epi16(kInt8.offset);
       for (int b = 0; b < 4; ++b) {
         sum = _mm256_add_epi16(sum, _mm256_sign_epi16(_mm256_set1_epi16(q[4 * g + b]), sign[b]));
       }
-      store_planes(sum, table + kUnitHeader + g * kInt8Planes * kPlane);
+      store_planes<kInt8.bits>(sum, table + kUnitHeader + g * kInt8.count * kPlane);
     }
   }
 }
 
-/// The 16 sums of ±q[0..3], by the bits of their number, as 5 planes.
+/// The 16 sums of ±q[0..3], by the bits of their number, as planes.
 inline void store_exact_group(const std::int32_t* q, std::byte* planes) {
   // Lanes of `base` stand for sums 0-3 and 8-11 without q[2]; so packing in 128-bit halves ends in
   // order.
   const __m256i bit0 = _mm256_setr_epi32(-1, 1, -1, 1, -1, 1, -1, 1),
                 bit1 = _mm256_setr_epi32(-1, -1, 1, 1, -1, -1, 1, 1);
   const __m256i bit3 = _mm256_setr_epi32(-1, -1, -1, -1, 1, 1, 1, 1),
-                ten_bits = _mm256_set1_epi32(1023);
-  __m256i base = _mm256_add_epi32(_mm256_set1_epi32(kExactOffset),
+                two_planes = _mm256_set1_epi32((1 << 2 * kExact.bits) - 1);
+  __m256i base = _mm256_add_epi32(_mm256_set1_epi32(kExact.offset),
                                   _mm256_sign_epi32(_mm256_set1_epi32(q[0]), bit0));
   base = _mm256_add_epi32(base, _mm256_sign_epi32(_mm256_set1_epi32(q[1]), bit1));
   base = _mm256_add_epi32(base, _mm256_sign_epi32(_mm256_set1_epi32(q[3]), bit3));
   const __m256i third = _mm256_set1_epi32(q[2]);
   const __m256i a = _mm256_sub_epi32(base, third), b = _mm256_add_epi32(base, third);
-  store_planes(_mm256_packus_epi32(_mm256_and_si256(a, ten_bits), _mm256_and_si256(b, ten_bits)),
-               planes);
-  store_planes(_mm256_packus_epi32(_mm256_and_si256(_mm256_srli_epi32(a, 10), ten_bits),
-                                   _mm256_and_si256(_mm256_srli_epi32(b, 10), ten_bits)),
-               planes + 2 * kPlane);
-  const __m256i top = _mm256_packus_epi32(_mm256_srli_epi32(a, 20), _mm256_srli_epi32(b, 20));
-  const __m128i last =
-      _mm_packus_epi16(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(planes + 4 * kPlane), last);
+  store_planes<kExact.bits>(
+      _mm256_packus_epi32(_mm256_and_si256(a, two_planes), _mm256_and_si256(b, two_planes)),
+      planes);
+  store_planes<kExact.bits>(_mm256_packus_epi32(_mm256_srli_epi32(a, 2 * kExact.bits),
+                                                _mm256_srli_epi32(b, 2 * kExact.bits)),
+                            planes + 2 * kPlane);
+}
+
+/// The largest sum of the magnitudes of four inputs of a unit.
+inline float largest_group(const float* inputs) {
+  const auto load_magnitudes = [&](std::int64_t i) {
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_load_ps(inputs + i));
+  };
+  __m256 largest = _mm256_setzero_ps();
+  for (std::int64_t i = 0; i < kExactInputs; i += 32) {
+    const __m256 pairs = _mm256_hadd_ps(load_magnitudes(i), load_magnitudes(i + 8)),
+                 others = _mm256_hadd_ps(load_magnitudes(i + 16), load_magnitudes(i + 24));
+    largest = _mm256_max_ps(largest, _mm256_hadd_ps(pairs, others));
+  }
+  return max_lane({largest, largest});
 }
 
 void exact_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
                   std::int64_t units, std::byte* table) {
   alignas(32) float inputs[kExactInputs];
   alignas(32) std::int32_t q[kExactInputs];
-  for (std::int64_t unit = 0; unit < units; ++unit, table += table_bytes(kExactPlanes)) {
+  for (std::int64_t unit = 0; unit < units; ++unit, table += kExact.table_bytes()) {
     const std::int64_t first = unit * kExactInputs;
-    const float limit =
-        scaled(x + first, scale + (per_column ? first : 0), per_column, count - first, inputs);
+    scaled(x + first, scale + (per_column ? first : 0), per_column, count - first, inputs);
+    const float limit = largest_group(inputs);
     const bool any = limit >= kExactSmallest;
     const __m256 inverse = _mm256_set1_ps(any ? kExactLargest / limit : 0);
     for (std::int64_t i = 0; i < kExactInputs; i += 8) {
@@ -167,7 +181,7 @@ void exact_tables(const float* x, const float* scale, bool per_column, std::int6
     const float factor = any ? limit / kExactLargest : 0;
     std::memcpy(table, &factor, sizeof factor);
     for (std::int64_t g = 0; g < kUnitGroups; ++g) {
-      store_exact_group(q + 4 * g, table + kUnitHeader + g * kExactPlanes * kPlane);
+      store_exact_group(q + 4 * g, table + kUnitHeader + g * kExact.count * kPlane);
     }
   }
 }
@@ -216,102 +230,111 @@ inline void take_step(const std::byte*& words, const std::byte*& group,
   words += kInt8BlockRows;
 }
 
-/// Sums of two planes each, in 16 bits: rows 0-7 and 16-23, then rows 8-15 and 24-31 of a vector.
-/// 256 inputs fit.
+/// Sums of bytes by plane: of pairs of rows as one 16-bit word, without what does not fit, and of
+/// the odd rows, which tell what the even ones are. All 64 look-ups of a unit fit 16 bits.
 template <int planes>
-using PairSums = __m256i[kVectors][(planes + 1) / 2][2];
+using WordSums = __m256i[kVectors][planes][2];
 
 template <int planes>
-inline void add_pairs(const __m256i (&bytes)[kVectors][planes], PairSums<planes>& pairs) {
-  const __m256i weights = _mm256_set1_epi16(32 << 8 | 1);
-#pragma GCC unroll 2
-  for (int v = 0; v < kVectors; ++v) {
-#pragma GCC unroll 3
-    for (int k = 0; k < (planes + 1) / 2; ++k) {
-      const bool two = 2 * k + 1 < planes;
-      const __m256i a = bytes[v][2 * k], b = two ? bytes[v][2 * k + 1] : _mm256_setzero_si256();
-      __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
-      if (two) low = _mm256_maddubs_epi16(low, weights), high = _mm256_maddubs_epi16(high, weights);
-      pairs[v][k][0] = _mm256_add_epi16(pairs[v][k][0], low);
-      pairs[v][k][1] = _mm256_add_epi16(pairs[v][k][1], high);
-    }
-  }
-}
-
-/// Eight rows' sums of a unit, of its `part`-th quarter of a vector, without the offsets.
-template <int planes>
-inline __m256 whole_sums(const __m256i (&pairs)[(planes + 1) / 2][2], int part,
-                         std::int32_t offset) {
-  __m256i sum = _mm256_set1_epi32(-offset);
-#pragma GCC unroll 3
-  for (int k = 0; k < (planes + 1) / 2; ++k) {
-    const __m256i both = pairs[k][part % 2];
-    const __m128i rows =
-        part / 2 ? _mm256_extracti128_si256(both, 1) : _mm256_castsi256_si128(both);
-    sum = _mm256_add_epi32(sum, _mm256_slli_epi32(_mm256_cvtepu16_epi32(rows), 10 * k));
-  }
-  return _mm256_cvtepi32_ps(sum);
-}
-
-/// sums += one unit of kRowsAtOnce rows.
-template <int planes>
-inline void add_unit(const std::byte* words, const std::byte* table, std::int64_t inputs,
-                     std::int32_t offset, float* sums) {
-  const std::int64_t steps = (inputs + kStep - 1) / kStep;
-  const std::byte* group = table + kUnitHeader;
-  PairSums<planes> pairs;
-#pragma GCC unroll 2
-  for (auto& vector : pairs) {
-#pragma GCC unroll 3
-    for (auto& pair : vector) pair[0] = pair[1] = _mm256_setzero_si256();
-  }
-  for (std::int64_t left = steps; left > 0; left -= kSteps) {
-    __m256i bytes[kVectors][planes];
-    take_step<planes, true>(words, group, bytes);
-    for (int k = 1; k < kSteps && k < left; ++k) take_step<planes, false>(words, group, bytes);
-    add_pairs<planes>(bytes, pairs);
-  }
-  float factor;
-  std::memcpy(&factor, table, sizeof factor);
+inline void add_words(const __m256i (&bytes)[kVectors][planes], WordSums<planes>& sums) {
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
 #pragma GCC unroll 4
-    for (int part = 0; part < 4; ++part) {
-      float* rows = sums + 32 * v + 8 * part;
-      const __m256 whole =
-          whole_sums<planes>(pairs[v], part, static_cast<std::int32_t>(2 * steps) * offset);
-      _mm256_storeu_ps(rows, _mm256_fmadd_ps(_mm256_set1_ps(factor), whole, _mm256_loadu_ps(rows)));
+    for (int p = 0; p < planes; ++p) {
+      sums[v][p][0] = _mm256_add_epi16(sums[v][p][0], bytes[v][p]);
+      sums[v][p][1] = _mm256_add_epi16(sums[v][p][1], _mm256_srli_epi16(bytes[v][p], 8));
     }
   }
 }
 
-template <int planes>
+/// Whole sums of the even (odd) rows among 0-7 and 16-23 of a vector, or 8-15 and 24-31 (upper).
+template <Planes planes, bool odd, bool upper>
+inline __m256i whole_sums(const __m256i (&sums)[planes.count][2], __m256i start) {
+  const __m256i weights = _mm256_set1_epi32(1 << (16 + planes.bits) | 1);
+  const auto of_plane = [&](int p) {
+    return odd ? sums[p][1] : _mm256_sub_epi16(sums[p][0], _mm256_slli_epi16(sums[p][1], 8));
+  };
+#pragma GCC unroll 2
+  for (int p = 0; p < planes.count; p += 2) {
+    const __m256i a = of_plane(p), b = of_plane(p + 1);
+    const __m256i both = upper ? _mm256_unpackhi_epi16(a, b) : _mm256_unpacklo_epi16(a, b);
+    start = _mm256_add_epi32(start,
+                             _mm256_slli_epi32(_mm256_madd_epi16(both, weights), p * planes.bits));
+  }
+  return start;
+}
+
+/// sums[0..7] and sums[16..23] += factor · whole of even and odd rows.
+inline void add_rows(__m256i even, __m256i odd, __m256 factor, float* sums) {
+  const __m256i low = _mm256_unpacklo_epi32(even, odd), high = _mm256_unpackhi_epi32(even, odd);
+  const auto add_eight = [&](__m256i whole, float* rows) {
+    _mm256_storeu_ps(rows,
+                     _mm256_fmadd_ps(factor, _mm256_cvtepi32_ps(whole), _mm256_loadu_ps(rows)));
+  };
+  add_eight(_mm256_permute2x128_si256(low, high, 0x20), sums);
+  add_eight(_mm256_permute2x128_si256(low, high, 0x31), sums + 16);
+}
+
+/// sums += one unit of kRowsAtOnce rows.
+template <Planes planes>
+inline void add_unit(const std::byte* words, const std::byte* table, std::int64_t inputs,
+                     float* sums) {
+  const std::int64_t steps = (inputs + kStep - 1) / kStep;
+  const std::byte* group = table + kUnitHeader;
+  WordSums<planes.count> whole;
+#pragma GCC unroll 2
+  for (auto& vector : whole) {
+#pragma GCC unroll 4
+    for (auto& plane : vector) plane[0] = plane[1] = _mm256_setzero_si256();
+  }
+  for (std::int64_t left = steps; left > 0; left -= planes.steps) {
+    __m256i bytes[kVectors][planes.count];
+    take_step<planes.count, true>(words, group, bytes);
+    for (int k = 1; k < planes.steps && k < left; ++k) {
+      take_step<planes.count, false>(words, group, bytes);
+    }
+    add_words<planes.count>(bytes, whole);
+  }
+  float scale;
+  std::memcpy(&scale, table, sizeof scale);
+  const __m256 factor = _mm256_set1_ps(scale);
+  const __m256i start = _mm256_set1_epi32(static_cast<std::int32_t>(-2 * steps) * planes.offset);
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+    add_rows(whole_sums<planes, false, false>(whole[v], start),
+             whole_sums<planes, true, false>(whole[v], start), factor, sums + 32 * v);
+    add_rows(whole_sums<planes, false, true>(whole[v], start),
+             whole_sums<planes, true, true>(whole[v], start), factor, sums + 32 * v + 8);
+  }
+}
+
+template <Planes planes>
 inline void add_chunk(const std::byte* words, const std::byte* table, std::int64_t count,
-                      std::int64_t unit_inputs, std::int32_t offset, float* sums) {
+                      std::int64_t unit_inputs, float* sums) {
   for (; count > 0; count -= unit_inputs) {
     const std::int64_t inputs = count < unit_inputs ? count : unit_inputs;
     for (std::int64_t row = 0; row < kInt8BlockRows; row += kRowsAtOnce) {
-      add_unit<planes>(words + row, table, inputs, offset, sums + row);
+      add_unit<planes>(words + row, table, inputs, sums + row);
     }
     words += kExactInputs / kStep * kInt8BlockRows;
-    table += table_bytes(planes);
+    table += planes.table_bytes();
   }
 }
 
 void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
-  add_chunk<kExactPlanes>(words, table, count, kExactInputs, kExactOffset, sums);
+  add_chunk<kExact>(words, table, count, kExactInputs, sums);
 }
 
 void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
-  add_chunk<kInt8Planes>(words, table, count, kInt8Unit, kInt8Offset, sums);
+  add_chunk<kInt8>(words, table, count, kInt8Unit, sums);
 }
 
 }  // namespace
 
 constinit const GemvKernels kAvx2Gemv = {
-    .exact = {kInt8BlockRows, kExactInputs, kStep, kInt8BlockRows, table_bytes(kExactPlanes), 4,
+    .exact = {kInt8BlockRows, kExactInputs, kStep, kInt8BlockRows, kExact.table_bytes(), 4, 2,
               repack_whole_bytes, exact_tables, exact_chunk, nullptr},
-    .int8 = {kInt8BlockRows, kInt8Unit, kStep, kInt8BlockRows, table_bytes(kInt8Planes), 8,
+    .int8 = {kInt8BlockRows, kInt8Unit, kStep, kInt8BlockRows, kInt8.table_bytes(), 8, 2,
              repack_bytes, int8_tables, int8_chunk, nullptr},
     .fp32 = {dense_rows<LoadFp32>},
     .fp16 = {dense_rows<LoadFp16>},

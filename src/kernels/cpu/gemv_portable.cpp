@@ -162,9 +162,9 @@ void mix_fp16(const float* weights, const std::byte* values, std::int64_t positi
 }  // namespace
 
 constinit const GemvKernels kPortableGemv = {
-    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 32, repack_words32,
-              exact_tables, exact_chunk, nullptr},
-    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8,
+    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 32, 8,
+              repack_words32, exact_tables, exact_chunk, nullptr},
+    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8, 8,
              repack_words16, int8_tables, int8_chunk, nullptr},
     .fp32 = {rows_fp32},
     .fp16 = {rows_fp16},

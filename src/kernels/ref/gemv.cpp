@@ -183,9 +183,9 @@ float quantize(const float* x, const float* scale, bool per_column, std::int64_t
 }  // namespace ref
 
 constinit const GemvKernels kRefGemv = {
-    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, sizeof(ExactUnit), 32,
+    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, sizeof(ExactUnit), 32, 8,
               repack_words32, exact_tables, exact_chunk, nullptr},
-    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, sizeof(Int8Unit), 8,
+    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, sizeof(Int8Unit), 8, 8,
              repack_words16, int8_tables, int8_chunk, nullptr},
     .fp32 = {rows_fp32},
     .fp16 = {rows_fp16},
