@@ -10,6 +10,36 @@ namespace {
 
 constexpr int kTablesAtOnce = 3;  // q, k and v share an input, each has its own alpha
 
+/// Members of a team that make norms and tables each for itself, at most. That is work done
+/// several times, but a table that another core has made is slower to fetch than to make.
+constexpr int kOwnMakers = 4;
+
+/// Rows of a product in pieces that members take: groups of blocks, or, where those are too few to
+/// be shared evenly, one piece for each.
+class Pieces {
+ public:
+  Pieces(const kernels::BinaryLinear& linear, int members) : linear_(linear) {
+    const std::int64_t blocks = linear.row_blocks(), group = linear.group_blocks();
+    constexpr int kEach = 4;
+    size_ = blocks >= kEach * members * group ? group : (blocks + members - 1) / members;
+    count = (blocks + size_ - 1) / size_;
+  }
+  Member::Range blocks(std::int64_t piece) const {
+    return {piece * size_, std::min((piece + 1) * size_, linear_.row_blocks())};
+  }
+  Member::Range rows(std::int64_t piece) const {
+    const auto [begin, end] = blocks(piece);
+    return {begin * linear_.block_rows(),
+            std::min(end * linear_.block_rows(), linear_.shape().rows)};
+  }
+
+  std::int64_t count;
+
+ private:
+  const kernels::BinaryLinear& linear_;
+  std::int64_t size_;
+};
+
 KeyValueCache& cache_of(const TokenRow& row) {
   return static_cast<KeyValueCache&>(*row.cache);  // made by new_cache
 }
@@ -24,6 +54,7 @@ CpuForward::CpuForward(std::unique_ptr<ModelParts> parts, const PackedOptions& o
       rotary_(model_),
       head_width_(kernels::padded_head(model_.head_dim)),
       hidden_width_(weights_.head().padded_columns()),
+      makers_(team.size() <= kOwnMakers ? team.size() : 1),
       scores_(static_cast<std::size_t>(team.size())) {
   facts_.head = weights_.head().storage();
   facts_.head_bytes = weights_.head().weight_bytes();
@@ -52,7 +83,7 @@ void CpuForward::place_scratch() {
     std::int64_t row;
   };
   const Part parts[] = {{&residual_, model_.hidden_size},
-                        {&hidden_, hidden_width_},
+                        {&hidden_, makers_ * hidden_width_},
                         {&queries_, queries},
                         {&keys_, keys},
                         {&values_, keys},
@@ -79,7 +110,8 @@ void CpuForward::place_scratch() {
     }
   }
   table_stride_ = static_cast<std::int64_t>(largest) * kMaxRows;
-  tables_ = kernels::AlignedMemory(static_cast<std::size_t>(table_stride_ * kTablesAtOnce));
+  tables_ =
+      kernels::AlignedMemory(static_cast<std::size_t>(makers_ * kTablesAtOnce * table_stride_));
 }
 
 void CpuForward::run(std::span<const TokenRow> rows) {
@@ -97,77 +129,96 @@ void CpuForward::run(std::span<const TokenRow> rows) {
   }
   team_.run([&](const Member& member) {
     for (std::int64_t index = 0; index < model_.num_hidden_layers; ++index) layer(member, index);
-    norm(member, weights_.final_norm());
+    norm(maker(member), weights_.final_norm());
   });
 }
 
 void CpuForward::logits(std::int64_t first, std::int64_t count, float* out) {
   team_.run([&](const Member& member) {
-    const auto [begin, end] = member.share(model_.vocab_size);
-    weights_.head().multiply(begin, end, hidden_ + first * hidden_width_, hidden_width_, count, out,
-                             model_.vocab_size);
+    constexpr std::int64_t kPiece = 256;
+    member.take((model_.vocab_size + kPiece - 1) / kPiece, [&](std::int64_t piece) {
+      const std::int64_t begin = piece * kPiece;
+      weights_.head().multiply(begin, std::min(begin + kPiece, model_.vocab_size),
+                               hidden_ + first * hidden_width_, hidden_width_, count, out,
+                               model_.vocab_size);
+    });
   });
 }
 
-CpuForward::Item CpuForward::item(const kernels::BinaryLinear& linear, float* out, int table) {
-  return {&linear, out, linear.shape().rows, tables_.data() + table * table_stride_};
+CpuForward::Maker CpuForward::maker(const Member& member) {
+  const bool own = makers_ > 1;
+  const std::int64_t place = own ? member.rank : 0;
+  return {own ? Member{} : member, hidden_ + place * Forward::kMaxRows * hidden_width_,
+          tables_.data() + place * kTablesAtOnce * table_stride_};
 }
 
-/// Every phase ends where all members meet: the next one reads what others wrote.
+CpuForward::Item CpuForward::item(const Maker& maker, const kernels::BinaryLinear& linear,
+                                  float* out, int table) const {
+  return {&linear, out, linear.shape().rows, maker.tables + table * table_stride_};
+}
+
+/// Every phase ends where all who take part meet: the next one reads what others wrote.
 void CpuForward::layer(const Member& member, std::int64_t index) {
   const LayerWeights& weights = weights_.layers()[index];
-  norm(member, weights.input_norm);
+  const Maker maker = this->maker(member);
+  norm(maker, weights.input_norm);
   attention(member, index);
 
-  norm(member, weights.post_attention_norm);
-  const Item gate = item(weights.gate, gate_, 0), up = item(weights.up, up_, 1);
-  prepare(member, gate, hidden_, hidden_width_);
-  prepare(member, up, hidden_, hidden_width_);
-  member.meet();
+  norm(maker, weights.post_attention_norm);
+  const Item gate = item(maker, weights.gate, gate_, 0), up = item(maker, weights.up, up_, 1);
+  prepare(maker, gate, maker.hidden, hidden_width_);
+  prepare(maker, up, maker.hidden, hidden_width_);
+  maker.member.meet();
   const auto count = std::ssize(rows_);
-  const auto [begin, end] = member.share(weights.gate.row_blocks());
-  weights.gate.multiply(begin, end, gate.tables, count, gate_, gate.stride);
-  weights.up.multiply(begin, end, up.tables, count, up_, up.stride);
-  const std::int64_t first = begin * weights.gate.block_rows();
-  const std::int64_t last = std::min(end * weights.gate.block_rows(), gate.stride);
-  for (std::int64_t t = 0; t < count && first < last; ++t) {
-    const std::int64_t at = t * gate.stride + first;
-    kernels::silu_product(gate_ + at, up_ + at, last - first);
-  }
+  const Pieces pieces(weights.gate, member.size);
+  member.take(pieces.count, [&](std::int64_t piece) {
+    const auto [begin, end] = pieces.blocks(piece);
+    weights.gate.multiply(begin, end, gate.tables, count, gate_, gate.stride);
+    weights.up.multiply(begin, end, up.tables, count, up_, up.stride);
+    const auto [first, last] = pieces.rows(piece);
+    for (std::int64_t t = 0; t < count; ++t) {
+      const std::int64_t at = t * gate.stride + first;
+      kernels::silu_product(gate_ + at, up_ + at, last - first);
+    }
+  });
   member.meet();
-  const Item down = item(weights.down, product_, 0);
-  prepare(member, down, gate_, model_.intermediate_size);
-  member.meet();
+  const Item down = item(maker, weights.down, product_, 0);
+  prepare(maker, down, gate_, model_.intermediate_size);
+  maker.member.meet();
   add_to_residual(member, down);
 }
 
 void CpuForward::attention(const Member& member, std::int64_t index) {
   const LayerWeights& weights = weights_.layers()[index];
-  const Item items[kTablesAtOnce] = {item(weights.q, queries_, 0), item(weights.k, keys_, 1),
-                                     item(weights.v, values_, 2)};
-  std::int64_t blocks = 0;
+  const Maker maker = this->maker(member);
+  const Item items[kTablesAtOnce] = {item(maker, weights.q, queries_, 0),
+                                     item(maker, weights.k, keys_, 1),
+                                     item(maker, weights.v, values_, 2)};
+  std::int64_t count = 0;
   for (const Item& item : items) {
-    prepare(member, item, hidden_, hidden_width_);
-    blocks += item.linear->row_blocks();
+    prepare(maker, item, maker.hidden, hidden_width_);
+    count += Pieces(*item.linear, member.size).count;
   }
-  member.meet();
-  auto [begin, end] = member.share(blocks);  // of q, k and v in a row
-  for (const Item& item : items) {
-    const std::int64_t own = item.linear->row_blocks();
-    item.linear->multiply(std::clamp<std::int64_t>(begin, 0, own),
-                          std::clamp<std::int64_t>(end, 0, own), item.tables, std::ssize(rows_),
-                          item.out, item.stride);
-    begin -= own;
-    end -= own;
-  }
+  maker.member.meet();
+  member.take(count, [&](std::int64_t piece) {  // of q, k and v in a row
+    for (const Item& item : items) {
+      const Pieces pieces(*item.linear, member.size);
+      if (piece < pieces.count) {
+        const auto [begin, end] = pieces.blocks(piece);
+        item.linear->multiply(begin, end, item.tables, std::ssize(rows_), item.out, item.stride);
+        return;
+      }
+      piece -= pieces.count;
+    }
+  });
   member.meet();
   store_keys_and_values(member, index);
   member.meet();
   attend(member, index);
   member.meet();
-  const Item output = item(weights.o, product_, 0);
-  prepare(member, output, mixed_, weights.o.shape().columns);
-  member.meet();
+  const Item output = item(maker, weights.o, product_, 0);
+  prepare(maker, output, mixed_, weights.o.shape().columns);
+  maker.member.meet();
   add_to_residual(member, output);
 }
 
@@ -207,37 +258,39 @@ void CpuForward::attend(const Member& member, std::int64_t index) {
   }
 }
 
-void CpuForward::norm(const Member& member, const std::vector<float>& weight) {
+void CpuForward::norm(const Maker& maker, const std::vector<float>& weight) {
   const std::int64_t width = model_.hidden_size;
-  const auto [begin, end] = member.share(std::ssize(rows_));
+  const auto [begin, end] = maker.member.share(std::ssize(rows_));
   for (std::int64_t t = begin; t < end; ++t) {
     kernels::rms_norm(residual_ + t * width, weight.data(), width, model_.rms_norm_eps,
-                      hidden_ + t * hidden_width_);
+                      maker.hidden + t * hidden_width_);
   }
-  member.meet();
+  maker.member.meet();
 }
 
-void CpuForward::prepare(const Member& member, const Item& item, const float* x,
+void CpuForward::prepare(const Maker& maker, const Item& item, const float* x,
                          std::int64_t x_stride) {
-  const auto [begin, end] = member.share(item.linear->table_parts());
+  const auto [begin, end] = maker.member.share(item.linear->table_parts());
   for (std::int64_t t = 0; t < std::ssize(rows_); ++t) {
     item.linear->prepare(x + t * x_stride, begin, end,
                          item.tables + t * static_cast<std::int64_t>(item.linear->table_bytes()));
   }
 }
 
-/// residual += the product, whose rows this member alone computes and adds.
+/// residual += the product; whoever computes rows adds them.
 void CpuForward::add_to_residual(const Member& member, const Item& item) {
   const auto count = std::ssize(rows_);
-  const auto [begin, end] = member.share(item.linear->row_blocks());
-  item.linear->multiply(begin, end, item.tables, count, item.out, item.stride);
-  const std::int64_t block = item.linear->block_rows();
-  const std::int64_t last = std::min(end * block, item.stride);
-  for (std::int64_t t = 0; t < count; ++t) {
-    for (std::int64_t o = begin * block; o < last; ++o) {
-      residual_[t * item.stride + o] += item.out[t * item.stride + o];
+  const Pieces pieces(*item.linear, member.size);
+  member.take(pieces.count, [&](std::int64_t piece) {
+    const auto [begin, end] = pieces.blocks(piece);
+    item.linear->multiply(begin, end, item.tables, count, item.out, item.stride);
+    const auto [first, last] = pieces.rows(piece);
+    for (std::int64_t t = 0; t < count; ++t) {
+      for (std::int64_t o = first; o < last; ++o) {
+        residual_[t * item.stride + o] += item.out[t * item.stride + o];
+      }
     }
-  }
+  });
   member.meet();
 }
 

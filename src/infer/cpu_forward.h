@@ -25,6 +25,12 @@ class CpuForward final : public Forward {
   double read_bandwidth(std::uint64_t bytes) override;
 
  private:
+  /// Who makes norms and tables, and where: the team in step, or each member for itself.
+  struct Maker {
+    Member member;
+    float* hidden;
+    std::byte* tables;
+  };
   /// A product on its way: where its table is and its result goes.
   struct Item {
     const kernels::BinaryLinear* linear;
@@ -38,10 +44,11 @@ class CpuForward final : public Forward {
   void attention(const Member& member, std::int64_t index);
   void store_keys_and_values(const Member& member, std::int64_t index);
   void attend(const Member& member, std::int64_t index);
-  void norm(const Member& member, const std::vector<float>& weight);
-  void prepare(const Member& member, const Item& item, const float* x, std::int64_t x_stride);
+  Maker maker(const Member& member);
+  void norm(const Maker& maker, const std::vector<float>& weight);
+  void prepare(const Maker& maker, const Item& item, const float* x, std::int64_t x_stride);
   void add_to_residual(const Member& member, const Item& item);
-  Item item(const kernels::BinaryLinear& linear, float* out, int table);
+  Item item(const Maker& maker, const kernels::BinaryLinear& linear, float* out, int table) const;
 
   PackedWeights weights_;
   const config::ModelConfig& model_;
@@ -52,9 +59,9 @@ class CpuForward final : public Forward {
   std::span<const TokenRow> rows_;
 
   kernels::AlignedMemory memory_, tables_;
-  std::int64_t table_stride_ = 0;
+  std::int64_t makers_, table_stride_ = 0;
   std::vector<kernels::AlignedMemory> scores_;  // one per member
-  // [kMaxRows, …] each
+  // [kMaxRows, …] each; hidden_ [makers_, kMaxRows, …]
   float *residual_, *hidden_, *queries_, *keys_, *values_, *rotated_, *mixed_, *gate_, *up_,
       *product_, *angles_;
 };

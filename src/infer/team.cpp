@@ -19,10 +19,11 @@ void StepBarrier::wait() {
 void Team::run(const std::function<void(const Member&)>& work) {
   const int threads = size();
   StepBarrier barrier(threads);
+  std::vector<Taken> taken(static_cast<std::size_t>(threads));
   pool_.run(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
     // One item each, all at once; or, inside another body, all items in one call.
     if (end - begin == threads) return work({});
-    work({static_cast<int>(begin), threads, &barrier});
+    work({static_cast<int>(begin), threads, &barrier, taken.data()});
   });
 }
 

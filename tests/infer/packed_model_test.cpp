@@ -86,8 +86,10 @@ class PackedFolder : public ::testing::Test {
 TEST_F(PackedFolder, BitsDoNotDependOnThreadsOrOnHowTheSequenceIsCut) {
   const auto ids = some_ids(40);
   PackedModel one(path(), {.threads = 1}), three(path(), {.threads = 3});
+  PackedModel six(path(), {.threads = 6});  // too many to have tables of their own
   const auto expected = all_logits(one, ids);
   EXPECT_EQ(all_logits(three, ids), expected);
+  EXPECT_EQ(all_logits(six, ids), expected);
   std::vector<float> last(97);
   for (const std::size_t piece : {1, 3, 17, 40}) {
     const auto session = three.start_decoding();
@@ -99,6 +101,17 @@ TEST_F(PackedFolder, BitsDoNotDependOnThreadsOrOnHowTheSequenceIsCut) {
     }
     EXPECT_EQ(session->position(), 40);
   }
+}
+
+/// Matrices of enough rows that members take them in groups of blocks.
+TEST(PackedModel, BitsDoNotDependOnWhoTakesWhichRows) {
+  config::ModelConfig config = test_model();
+  config.intermediate_size = 2500;
+  config.vocab_size = 900;
+  const auto ids = some_ids(20);
+  PackedModel one(config, {.threads = 1}), two(config, {.threads = 2});
+  const auto expected = all_logits(one, ids);
+  for (int round = 0; round < 3; ++round) EXPECT_EQ(all_logits(two, ids), expected);
 }
 
 TEST_F(PackedFolder, RunsInsideAnotherPoolsWork) {
