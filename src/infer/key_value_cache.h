@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "fbi/config/run_config.h"
 #include "fbi/kernels/aligned_memory.h"
@@ -11,34 +10,31 @@
 
 namespace fbi::infer {
 
-/// On the processor: [layer][key/value head][position][padded head]; grows as the sequence does.
+/// On the processor: [layer][keys, values][key/value head][position][padded head]; grows as the
+/// sequence does. One piece of memory, so that it lies in huge pages: each token comes by all of
+/// it, in runs of some kilobytes.
 class KeyValueCache final : public SequenceCache {
  public:
   KeyValueCache(const config::ModelConfig& model, kernels::CacheType type);
 
   void reserve(std::int64_t positions) override;
-  std::size_t bytes() const;
+  std::size_t bytes() const { return memory_.size(); }
 
   std::byte* key(std::int64_t layer, std::int64_t head, std::int64_t position) {
-    return layers_[layer].keys.data() + offset(head, position);
+    return memory_.data() + offset(2 * layer, head, position);
   }
   std::byte* value(std::int64_t layer, std::int64_t head, std::int64_t position) {
-    return layers_[layer].values.data() + offset(head, position);
+    return memory_.data() + offset(2 * layer + 1, head, position);
   }
 
  private:
-  struct Layer {
-    kernels::AlignedMemory keys, values;
-  };
-  std::int64_t offset(std::int64_t head, std::int64_t position) const {
-    return (head * capacity_ + position) * position_bytes_;
+  std::int64_t offset(std::int64_t part, std::int64_t head, std::int64_t position) const {
+    return ((part * heads_ + head) * capacity_ + position) * position_bytes_;
   }
-  kernels::AlignedMemory grown(const kernels::AlignedMemory& from, std::int64_t capacity) const;
 
-  kernels::CacheType type_;
-  std::int64_t heads_, limit_, position_bytes_;
+  std::int64_t layers_, heads_, limit_, position_bytes_;
   std::int64_t capacity_ = 0;
-  std::vector<Layer> layers_;
+  kernels::AlignedMemory memory_;
 };
 
 }  // namespace fbi::infer
