@@ -54,6 +54,17 @@ at::ScalarType torch_dtype(config::Precision precision) {
   return precision == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
 }
 
+/// Weights have the same names and shapes whatever these are, but were trained with one value.
+void warn_of_other_arithmetic(const config::ModelConfig& trained, const config::RunConfig& config) {
+  config::RunConfig as_trained = config;
+  as_trained.model = trained;
+  for (const auto& [key, then, now] : config::identity_differences(as_trained, config))
+    for (const char* prefix : {"model.num_", "model.head_dim", "model.rope_", "model.rms_norm_eps"})
+      if (key.starts_with(prefix))
+        log::warn("train.init_from: ", config.train.init_from, " was trained with ", key, "=", then,
+                  ", this run has ", now);
+}
+
 }  // namespace
 
 config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint) {
@@ -108,17 +119,6 @@ SampleReader Session::sample_reader() {
   return [this](std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) {
     batcher_->read({first, count}, ids);
   };
-}
-
-/// Weights have the same names and shapes whatever these are, but were trained with one value.
-void warn_of_other_arithmetic(const config::ModelConfig& trained, const config::RunConfig& config) {
-  config::RunConfig as_trained = config;
-  as_trained.model = trained;
-  for (const auto& [key, then, now] : config::identity_differences(as_trained, config))
-    for (const char* prefix : {"model.num_", "model.head_dim", "model.rope_", "model.rms_norm_eps"})
-      if (key.starts_with(prefix))
-        log::warn("train.init_from: ", config.train.init_from, " was trained with ", key, "=", then,
-                  ", this run has ", now);
 }
 
 std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config) {
