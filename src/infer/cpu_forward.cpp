@@ -10,16 +10,18 @@ namespace {
 
 constexpr int kTablesAtOnce = 3;  // q, k and v share an input, each has its own alpha
 
-/// Members of a team that make norms and tables each for itself, at most. That is work done
-/// several times, but a table that another core has made is slower to fetch than to make.
+/// Members of a team, and tokens of a step, of which each member makes norms and tables for itself,
+/// at most. That is work done several times, but to meet and fetch what another core has made takes
+/// longer when it is little.
 constexpr int kOwnMakers = 4;
+constexpr std::int64_t kOwnRows = 2;
 
-/// Rows of a product in pieces that members take: groups of blocks, or, where those are too few to
-/// be shared evenly, one piece for each.
+/// Rows of a product in pieces that members take: blocks that are multiplied together, or, where
+/// those are too few to be shared evenly, one piece for each.
 class Pieces {
  public:
-  Pieces(const kernels::BinaryLinear& linear, int members) : linear_(linear) {
-    const std::int64_t blocks = linear.row_blocks(), group = linear.group_blocks();
+  Pieces(const kernels::BinaryLinear& linear, int members, std::int64_t tokens) : linear_(linear) {
+    const std::int64_t blocks = linear.row_blocks(), group = linear.blocks_at_once(tokens);
     constexpr int kEach = 4;
     size_ = blocks >= kEach * members * group ? group : (blocks + members - 1) / members;
     count = (blocks + size_ - 1) / size_;
@@ -146,7 +148,7 @@ void CpuForward::logits(std::int64_t first, std::int64_t count, float* out) {
 }
 
 CpuForward::Maker CpuForward::maker(const Member& member) {
-  const bool own = makers_ > 1;
+  const bool own = makers_ > 1 && std::ssize(rows_) <= kOwnRows;
   const std::int64_t place = own ? member.rank : 0;
   return {own ? Member{} : member, hidden_ + place * Forward::kMaxRows * hidden_width_,
           tables_.data() + place * kTablesAtOnce * table_stride_};
@@ -170,7 +172,7 @@ void CpuForward::layer(const Member& member, std::int64_t index) {
   prepare(maker, up, maker.hidden, hidden_width_);
   maker.member.meet();
   const auto count = std::ssize(rows_);
-  const Pieces pieces(weights.gate, member.size);
+  const Pieces pieces(weights.gate, member.size, count);
   member.take(pieces.count, [&](std::int64_t piece) {
     const auto [begin, end] = pieces.blocks(piece);
     weights.gate.multiply(begin, end, gate.tables, count, gate_, gate.stride);
@@ -197,12 +199,12 @@ void CpuForward::attention(const Member& member, std::int64_t index) {
   std::int64_t count = 0;
   for (const Item& item : items) {
     prepare(maker, item, maker.hidden, hidden_width_);
-    count += Pieces(*item.linear, member.size).count;
+    count += Pieces(*item.linear, member.size, std::ssize(rows_)).count;
   }
   maker.member.meet();
   member.take(count, [&](std::int64_t piece) {  // of q, k and v in a row
     for (const Item& item : items) {
-      const Pieces pieces(*item.linear, member.size);
+      const Pieces pieces(*item.linear, member.size, std::ssize(rows_));
       if (piece < pieces.count) {
         const auto [begin, end] = pieces.blocks(piece);
         item.linear->multiply(begin, end, item.tables, std::ssize(rows_), item.out, item.stride);
@@ -270,17 +272,20 @@ void CpuForward::norm(const Maker& maker, const std::vector<float>& weight) {
 
 void CpuForward::prepare(const Maker& maker, const Item& item, const float* x,
                          std::int64_t x_stride) {
-  const auto [begin, end] = maker.member.share(item.linear->table_parts());
-  for (std::int64_t t = 0; t < std::ssize(rows_); ++t) {
-    item.linear->prepare(x + t * x_stride, begin, end,
+  const std::int64_t parts = item.linear->table_parts();
+  const auto [begin, end] = maker.member.share(std::ssize(rows_) * parts);
+  for (std::int64_t n = begin; n < end;) {
+    const std::int64_t t = n / parts, first = n % parts, last = std::min(parts, first + end - n);
+    item.linear->prepare(x + t * x_stride, first, last,
                          item.tables + t * static_cast<std::int64_t>(item.linear->table_bytes()));
+    n += last - first;
   }
 }
 
 /// residual += the product; whoever computes rows adds them.
 void CpuForward::add_to_residual(const Member& member, const Item& item) {
   const auto count = std::ssize(rows_);
-  const Pieces pieces(*item.linear, member.size);
+  const Pieces pieces(*item.linear, member.size, count);
   member.take(pieces.count, [&](std::int64_t piece) {
     const auto [begin, end] = pieces.blocks(piece);
     item.linear->multiply(begin, end, item.tables, count, item.out, item.stride);

@@ -59,8 +59,8 @@ std::int64_t BinaryLinear::block_rows() const {
   return product_->block_rows;
 }
 
-std::int64_t BinaryLinear::group_blocks() const {
-  return product_->group_blocks;
+std::int64_t BinaryLinear::blocks_at_once(std::int64_t tokens) const {
+  return tokens == 1 ? product_->group_blocks : kMaxGroupBlocks;
 }
 
 BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alpha,
@@ -107,9 +107,9 @@ std::int64_t BinaryLinear::chunk_words(std::int64_t chunk) const {
 }
 
 const std::byte* BinaryLinear::chunk_place(std::int64_t chunk, std::int64_t block) const {
-  const std::int64_t first = block / group_blocks() * group_blocks();  // of its group
+  const std::int64_t group = product_->group_blocks, first = block / group * group;
   const std::int64_t group_bytes = first * (static_cast<std::int64_t>(word_bytes_) / row_blocks_);
-  const std::int64_t blocks = std::min(group_blocks(), row_blocks_ - first);
+  const std::int64_t blocks = std::min(group, row_blocks_ - first);
   // All chunks before are full.
   const std::int64_t words = chunk * chunk_words(0) * blocks + (block - first) * chunk_words(chunk);
   return words_ + group_bytes + words * product_->word_bytes;
@@ -172,8 +172,9 @@ void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_
 void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byte* tables,
                             std::int64_t tokens, float* y, std::int64_t stride) const {
   alignas(64) float sums[kTokensAtOnce][kMaxGroupBlocks][kMaxBlockRows];
+  const std::int64_t together = blocks_at_once(tokens);
   for (std::int64_t first = begin, blocks; first < end; first += blocks) {
-    blocks = std::min(group_blocks() - first % group_blocks(), end - first);
+    blocks = std::min(together - first % together, end - first);
     for (std::int64_t token = 0; token < tokens; token += kTokensAtOnce) {
       const std::int64_t count = std::min(kTokensAtOnce, tokens - token);
       const std::byte* table = tables + static_cast<std::size_t>(token) * table_bytes_;

@@ -90,12 +90,11 @@ void repack_words32(const std::uint8_t* bits, std::int64_t row_stride, std::int6
 /// kInt8Unit: [17][kInt8BlockRows] words of 16 bits, 15 inputs each.
 void repack_words16(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                     std::int64_t first, std::int64_t count, std::byte* words);
-/// kInt8Unit: [32][kInt8BlockRows] bytes, 8 inputs each.
-void repack_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+/// [kInt8BlockRows / rows_together][words][steps][rows_together] bytes of 8 inputs each; a word is
+/// `steps` of them.
+template <std::int64_t rows_together, std::int64_t steps>
+void repack_steps(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                   std::int64_t first, std::int64_t count, std::byte* words);
-/// [inputs / 8][kInt8BlockRows] bytes, where all units begin with a byte of the packed rows.
-void repack_whole_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
-                        std::int64_t first, std::int64_t count, std::byte* words);
 
 /// Parts of the reference that the portable level has no faster form of.
 namespace ref {

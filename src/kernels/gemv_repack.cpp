@@ -39,18 +39,23 @@ void repack_words16(const std::uint8_t* bits, std::int64_t row_stride, std::int6
   repack_fields<std::uint16_t, kInt8BlockRows>(bits, row_stride, rows, first, count, 15, words);
 }
 
-void repack_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+template <std::int64_t rows_together, std::int64_t steps>
+void repack_steps(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                   std::int64_t first, std::int64_t count, std::byte* words) {
-  repack_fields<std::uint8_t, kInt8BlockRows>(bits, row_stride, rows, first, count, 8, words);
-}
-
-void repack_whole_bytes(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
-                        std::int64_t first, std::int64_t count, std::byte* words) {
-  for (std::int64_t i = 0; i < count; i += 8) {
-    const std::uint8_t* column = bits + (first + i) / 8;
-    std::byte* out = words + i / 8 * kInt8BlockRows;
-    for (std::int64_t r = 0; r < rows; ++r) out[r] = std::byte{column[r * row_stride]};
+  const std::int64_t row_words = (count + 8 * steps - 1) / (8 * steps);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::uint8_t* row = bits + r * row_stride;
+    std::byte* out =
+        words + r / rows_together * row_words * steps * rows_together + r % rows_together;
+    for (std::int64_t i = 0; i < count; i += 8) {
+      out[i / 8 * rows_together] =
+          static_cast<std::byte>(bit_field(row, first + i, std::min<std::int64_t>(8, count - i)));
+    }
   }
 }
+template void repack_steps<32, 2>(const std::uint8_t*, std::int64_t, std::int64_t, std::int64_t,
+                                  std::int64_t, std::byte*);
+template void repack_steps<64, 4>(const std::uint8_t*, std::int64_t, std::int64_t, std::int64_t,
+                                  std::int64_t, std::byte*);
 
 }  // namespace fbi::kernels

@@ -46,8 +46,9 @@ class BinaryLinear {
   /// Rows that the kernel computes together, the grain of row ranges.
   std::int64_t block_rows() const;
   std::int64_t row_blocks() const { return row_blocks_; }
-  /// Blocks that lie together in memory: ranges that begin and end with groups read it in order.
-  std::int64_t group_blocks() const;
+  /// Blocks that multiply() takes together: those that lie together in memory for one token, more
+  /// where several tokens' tables would have to be fetched again. Ranges best end with them.
+  std::int64_t blocks_at_once(std::int64_t tokens) const;
   std::int64_t table_parts() const { return units_; }
   std::size_t table_bytes() const { return table_bytes_; }  ///< of one token's table
   std::size_t weight_bytes() const { return word_bytes_; }

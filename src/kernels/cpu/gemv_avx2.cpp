@@ -39,36 +39,42 @@ namespace {
 // after is exact. vpermps, which looks fp32 sums up, takes 3 inputs and 8 rows at a time and was
 // two thirds as fast.
 
-/// Rows of two vectors share the loads of a table.
-constexpr int kVectors = 2;
-constexpr int kRowsAtOnce = 32 * kVectors;
 constexpr int kStep = 8;  // inputs of a byte of signs
-constexpr std::int64_t kUnitGroups = 64;
+constexpr int kVectorRows = 32;
 constexpr std::int64_t kUnitHeader = 64;  // the scale
+constexpr std::int64_t kPlane = 16;       // bytes
 
-constexpr std::int64_t kPlane = 16;  // bytes
-constexpr std::int64_t kExactInputs = 4 * kUnitGroups;
-
-/// What a table's sums are cut into, as a template argument.
+/// What a table's sums are cut into, and how they are added up, as a template argument.
 struct Planes {
   int count, bits;
-  int steps;  // whose results a byte holds: two look-ups each
+  int steps;    ///< whose results a byte holds: two look-ups each; of one word of signs
+  int vectors;  ///< that share the loads of a table; more sums would leave the registers
+  int groups;   ///< of four inputs, in a unit
   std::int32_t offset;
-  constexpr std::int64_t table_bytes() const { return kUnitHeader + kUnitGroups * count * kPlane; }
+  constexpr std::int64_t inputs() const { return 4 * groups; }
+  constexpr std::int64_t rows() const { return vectors * kVectorRows; }
+  constexpr std::int64_t word_inputs() const { return steps * kStep; }
+  constexpr std::int64_t word_bytes() const { return steps * kInt8BlockRows; }  // of a block
+  constexpr std::int64_t table_bytes() const { return kUnitHeader + groups * count * kPlane; }
 };
-constexpr Planes kInt8{2, 5, 4, 1 << 9};    // sums of four are below 512
-constexpr Planes kExact{4, 6, 2, 1 << 23};  // sums of four are at most as large as the offset
+/// Sums of four are below 512.
+constexpr Planes kInt8{
+    .count = 2, .bits = 5, .steps = 4, .vectors = 2, .groups = 64, .offset = 1 << 9};
+/// Sums of four are at most as large as the offset.
+constexpr Planes kExact{
+    .count = 4, .bits = 6, .steps = 2, .vectors = 1, .groups = 64, .offset = 1 << 23};
 /// What the largest sum of four becomes, less than the offset by what rounding may add.
 constexpr float kExactLargest = 8388600;
 /// Units of smaller inputs count as 0: their scale's inverse has no fp32 value.
 constexpr float kExactSmallest = 0x1p-100f;
 
 /// x·scale of one unit, 0 beyond count; returns the largest magnitude.
+template <std::int64_t inputs>
 inline float scaled(const float* x, const float* scale, bool per_column, std::int64_t count,
-                    float* out) {
+                    float (&out)[inputs]) {
   Floats largest = splat(0);
   const __m256 sign = _mm256_set1_ps(-0.0f);
-  for (std::int64_t i = 0; i < kExactInputs; i += kLanes) {
+  for (std::int64_t i = 0; i < inputs; i += kLanes) {
     Floats part = splat(0);
     if (i + kLanes <= count) {
       part = mul(load(x + i), per_column ? load(scale + i) : splat(*scale));
@@ -101,15 +107,15 @@ void int8_tables(const float* x, const float* scale, bool per_column, std::int64
       _mm256_setr_epi64x(-1, 0x0001000100010001, -1, 0x0001000100010001),
       _mm256_setr_epi64x(-1, -1, 0x0001000100010001,
                          0x0001000100010001)};  // of the bits of a 16-bit lane's number
-  alignas(32) float inputs[kExactInputs];
-  alignas(32) std::int16_t q[kExactInputs];
+  alignas(32) float inputs[kInt8.inputs()];
+  alignas(32) std::int16_t q[kInt8.inputs()];
   for (std::int64_t unit = 0; unit < units; ++unit, table += kInt8.table_bytes()) {
     const std::int64_t first = unit * kInt8Unit,
                        left = count - first < kInt8Unit ? count - first : kInt8Unit;
     const float limit =
         scaled(x + first, scale + (per_column ? first : 0), per_column, left, inputs);
     const Floats inverse = splat(limit > 0 ? 127 / limit : 0);
-    for (std::int64_t i = 0; i < kExactInputs; i += kLanes) {
+    for (std::int64_t i = 0; i < kInt8.inputs(); i += kLanes) {
       const Floats whole = mul(load(inputs + i), inverse);
       const __m256i packed =
           _mm256_packs_epi32(_mm256_cvtps_epi32(whole.low), _mm256_cvtps_epi32(whole.high));
@@ -118,7 +124,7 @@ void int8_tables(const float* x, const float* scale, bool per_column, std::int64
     }
     const float factor = limit > 0 ? limit / 127 : 0;
     std::memcpy(table, &factor, sizeof factor);
-    for (std::int64_t g = 0; g < kUnitGroups; ++g) {
+    for (std::int64_t g = 0; g < kInt8.groups; ++g) {
       __m256i sum = _mm256_set1_epi16(kInt8.offset);
       for (int b = 0; b < 4; ++b) {
         sum = _mm256_add_epi16(sum, _mm256_sign_epi16(_mm256_set1_epi16(q[4 * g + b]), sign[b]));
@@ -156,7 +162,7 @@ inline float largest_group(const float* inputs) {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_load_ps(inputs + i));
   };
   __m256 largest = _mm256_setzero_ps();
-  for (std::int64_t i = 0; i < kExactInputs; i += 32) {
+  for (std::int64_t i = 0; i < kExact.inputs(); i += 32) {
     const __m256 pairs = _mm256_hadd_ps(load_magnitudes(i), load_magnitudes(i + 8)),
                  others = _mm256_hadd_ps(load_magnitudes(i + 16), load_magnitudes(i + 24));
     largest = _mm256_max_ps(largest, _mm256_hadd_ps(pairs, others));
@@ -166,83 +172,99 @@ inline float largest_group(const float* inputs) {
 
 void exact_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
                   std::int64_t units, std::byte* table) {
-  alignas(32) float inputs[kExactInputs];
-  alignas(32) std::int32_t q[kExactInputs];
+  alignas(32) float inputs[kExact.inputs()];
+  alignas(32) std::int32_t q[kExact.inputs()];
   for (std::int64_t unit = 0; unit < units; ++unit, table += kExact.table_bytes()) {
-    const std::int64_t first = unit * kExactInputs;
+    const std::int64_t first = unit * kExact.inputs();
     scaled(x + first, scale + (per_column ? first : 0), per_column, count - first, inputs);
     const float limit = largest_group(inputs);
     const bool any = limit >= kExactSmallest;
     const __m256 inverse = _mm256_set1_ps(any ? kExactLargest / limit : 0);
-    for (std::int64_t i = 0; i < kExactInputs; i += 8) {
+    for (std::int64_t i = 0; i < kExact.inputs(); i += 8) {
       const __m256 whole = _mm256_mul_ps(_mm256_load_ps(inputs + i), inverse);
       _mm256_store_si256(reinterpret_cast<__m256i*>(q + i), _mm256_cvtps_epi32(whole));
     }
     const float factor = any ? limit / kExactLargest : 0;
     std::memcpy(table, &factor, sizeof factor);
-    for (std::int64_t g = 0; g < kUnitGroups; ++g) {
+    for (std::int64_t g = 0; g < kExact.groups; ++g) {
       store_exact_group(q + 4 * g, table + kUnitHeader + g * kExact.count * kPlane);
     }
   }
 }
 
-/// Adds the planes of the sums of 4 inputs that the lower nibbles choose to `bytes`, or begins with
-/// them.
-template <int planes, bool begin>
-inline void look_up(const __m256i (&nibbles)[kVectors], const std::byte* group,
-                    __m256i (&bytes)[kVectors][planes]) {
-#pragma GCC unroll 5
-  for (int p = 0; p < planes; ++p) {
+// Additions to sums are written out: GCC would look up first and add later, or keep old and new
+// sums, and has too few registers for either.
+inline void add_bytes(__m256i& sum, __m256i x) {
+  asm("vpaddb %1, %0, %0" : "+x"(sum) : "x"(x));
+}
+inline void add_words(__m256i& sum, __m256i x) {
+  asm("vpaddw %1, %0, %0" : "+x"(sum) : "x"(x));
+}
+
+/// Sums of bytes by plane: of pairs of rows as one 16-bit word, without what does not fit, and of
+/// the odd rows, which tell what the even ones are. All look-ups of a unit fit 16 bits.
+template <Planes planes>
+using WordSums = __m256i[planes.vectors][planes.count][2];
+
+/// Adds the planes of the sums of 4 inputs that the nibbles choose to `bytes`, or begins with them.
+template <Planes planes, bool begin>
+inline void look_up(const __m256i (&nibbles)[planes.vectors], const std::byte* group,
+                    __m256i (&bytes)[planes.vectors][planes.count]) {
+#pragma GCC unroll 4
+  for (int p = 0; p < planes.count; ++p) {
     const __m256i table = _mm256_broadcastsi128_si256(
         _mm_loadu_si128(reinterpret_cast<const __m128i*>(group + p * kPlane)));
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < planes.vectors; ++v) {
       const __m256i sums = _mm256_shuffle_epi8(table, nibbles[v]);
       if (begin) {
         bytes[v][p] = sums;
       } else {
-        // Written out: GCC would do all look-ups first and keep their results on the stack.
-        asm("vpaddb %1, %0, %0" : "+x"(bytes[v][p]) : "x"(sums));
+        add_bytes(bytes[v][p], sums);
       }
     }
   }
 }
 
 /// The look-ups of kStep inputs.
-template <int planes, bool begin>
-inline void take_step(const std::byte*& words, const std::byte*& group,
-                      __m256i (&bytes)[kVectors][planes]) {
+template <Planes planes, bool begin>
+inline void take_step(const std::byte* signs, const std::byte* group,
+                      __m256i (&bytes)[planes.vectors][planes.count]) {
   const __m256i low_nibble = _mm256_set1_epi8(15);
-  ask_ahead(words);
-  __m256i nibbles[kVectors];
+  __m256i nibbles[planes.vectors];
   const auto load_signs = [&](int v) {
-    return _mm256_load_si256(reinterpret_cast<const __m256i*>(words + 32 * v));
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(signs + kVectorRows * v));
   };
-  for (int v = 0; v < kVectors; ++v) nibbles[v] = _mm256_and_si256(load_signs(v), low_nibble);
+#pragma GCC unroll 2
+  for (int v = 0; v < planes.vectors; ++v) nibbles[v] = _mm256_and_si256(load_signs(v), low_nibble);
   look_up<planes, begin>(nibbles, group, bytes);
   // GCC would keep the upper nibbles while it needs their registers for sums.
-  asm("" : "+r"(words));
-  for (int v = 0; v < kVectors; ++v) {
+  asm("" : "+r"(signs));
+#pragma GCC unroll 2
+  for (int v = 0; v < planes.vectors; ++v) {
     nibbles[v] = _mm256_and_si256(_mm256_srli_epi16(load_signs(v), 4), low_nibble);
   }
-  look_up<planes, false>(nibbles, group + planes * kPlane, bytes);
-  group += 2 * planes * kPlane;
-  words += kInt8BlockRows;
+  look_up<planes, false>(nibbles, group + planes.count * kPlane, bytes);
 }
 
-/// Sums of bytes by plane: of pairs of rows as one 16-bit word, without what does not fit, and of
-/// the odd rows, which tell what the even ones are. All 64 look-ups of a unit fit 16 bits.
-template <int planes>
-using WordSums = __m256i[kVectors][planes][2];
-
-template <int planes>
-inline void add_words(const __m256i (&bytes)[kVectors][planes], WordSums<planes>& sums) {
-#pragma GCC unroll 2
-  for (int v = 0; v < kVectors; ++v) {
+/// The look-ups of one word of every row.
+template <Planes planes>
+inline void take_word(const std::byte* signs, const std::byte* group, WordSums<planes>& sums) {
+  constexpr std::int64_t step_tables = 2 * planes.count * kPlane;
+  for (std::int64_t line = 0; line < planes.rows() * planes.steps; line += 64)
+    ask_ahead(signs + line);
+  __m256i bytes[planes.vectors][planes.count];
+  take_step<planes, true>(signs, group, bytes);
 #pragma GCC unroll 4
-    for (int p = 0; p < planes; ++p) {
-      sums[v][p][0] = _mm256_add_epi16(sums[v][p][0], bytes[v][p]);
-      sums[v][p][1] = _mm256_add_epi16(sums[v][p][1], _mm256_srli_epi16(bytes[v][p], 8));
+  for (int k = 1; k < planes.steps; ++k) {
+    take_step<planes, false>(signs + k * planes.rows(), group + k * step_tables, bytes);
+  }
+#pragma GCC unroll 2
+  for (int v = 0; v < planes.vectors; ++v) {
+#pragma GCC unroll 4
+    for (int p = 0; p < planes.count; ++p) {
+      add_words(sums[v][p][0], bytes[v][p]);
+      add_words(sums[v][p][1], _mm256_srli_epi16(bytes[v][p], 8));
     }
   }
 }
@@ -275,67 +297,60 @@ inline void add_rows(__m256i even, __m256i odd, __m256 factor, float* sums) {
   add_eight(_mm256_permute2x128_si256(low, high, 0x31), sums + 16);
 }
 
-/// sums += one unit of kRowsAtOnce rows.
+/// sums += one unit of planes.rows() rows.
 template <Planes planes>
-inline void add_unit(const std::byte* words, const std::byte* table, std::int64_t inputs,
+inline void add_unit(const std::byte* signs, const std::byte* table, std::int64_t words,
                      float* sums) {
-  const std::int64_t steps = (inputs + kStep - 1) / kStep;
-  const std::byte* group = table + kUnitHeader;
-  WordSums<planes.count> whole;
+  constexpr std::int64_t word_groups = planes.word_inputs() / 4;
+  WordSums<planes> whole;
 #pragma GCC unroll 2
   for (auto& vector : whole) {
 #pragma GCC unroll 4
     for (auto& plane : vector) plane[0] = plane[1] = _mm256_setzero_si256();
   }
-  for (std::int64_t left = steps; left > 0; left -= planes.steps) {
-    __m256i bytes[kVectors][planes.count];
-    take_step<planes.count, true>(words, group, bytes);
-    for (int k = 1; k < planes.steps && k < left; ++k) {
-      take_step<planes.count, false>(words, group, bytes);
-    }
-    add_words<planes.count>(bytes, whole);
+  const std::byte* group = table + kUnitHeader;
+  for (std::int64_t word = 0; word < words; ++word) {
+    take_word<planes>(signs, group, whole);
+    signs += planes.rows() * planes.steps;
+    group += word_groups * planes.count * kPlane;
   }
   float scale;
   std::memcpy(&scale, table, sizeof scale);
   const __m256 factor = _mm256_set1_ps(scale);
-  const __m256i start = _mm256_set1_epi32(static_cast<std::int32_t>(-2 * steps) * planes.offset);
+  const __m256i start =
+      _mm256_set1_epi32(static_cast<std::int32_t>(-words * word_groups * planes.offset));
 #pragma GCC unroll 2
-  for (int v = 0; v < kVectors; ++v) {
+  for (int v = 0; v < planes.vectors; ++v) {
+    float* rows = sums + kVectorRows * v;
     add_rows(whole_sums<planes, false, false>(whole[v], start),
-             whole_sums<planes, true, false>(whole[v], start), factor, sums + 32 * v);
+             whole_sums<planes, true, false>(whole[v], start), factor, rows);
     add_rows(whole_sums<planes, false, true>(whole[v], start),
-             whole_sums<planes, true, true>(whole[v], start), factor, sums + 32 * v + 8);
+             whole_sums<planes, true, true>(whole[v], start), factor, rows + 8);
   }
 }
 
-template <Planes planes>
-inline void add_chunk(const std::byte* words, const std::byte* table, std::int64_t count,
-                      std::int64_t unit_inputs, float* sums) {
+template <Planes planes, std::int64_t unit_inputs>
+void add_chunk(const std::byte* signs, const std::byte* table, std::int64_t count, float* sums) {
   for (; count > 0; count -= unit_inputs) {
     const std::int64_t inputs = count < unit_inputs ? count : unit_inputs;
-    for (std::int64_t row = 0; row < kInt8BlockRows; row += kRowsAtOnce) {
-      add_unit<planes>(words + row, table, inputs, sums + row);
+    const std::int64_t words = (inputs + planes.word_inputs() - 1) / planes.word_inputs();
+    for (std::int64_t row = 0; row < kInt8BlockRows; row += planes.rows()) {
+      add_unit<planes>(signs, table, words, sums + row);
+      signs += words * planes.steps * planes.rows();
     }
-    words += kExactInputs / kStep * kInt8BlockRows;
     table += planes.table_bytes();
   }
-}
-
-void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
-  add_chunk<kExact>(words, table, count, kExactInputs, sums);
-}
-
-void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
-  add_chunk<kInt8>(words, table, count, kInt8Unit, sums);
 }
 
 }  // namespace
 
 constinit const GemvKernels kAvx2Gemv = {
-    .exact = {kInt8BlockRows, kExactInputs, kStep, kInt8BlockRows, kExact.table_bytes(), 4, 2,
-              repack_whole_bytes, exact_tables, exact_chunk, nullptr},
-    .int8 = {kInt8BlockRows, kInt8Unit, kStep, kInt8BlockRows, kInt8.table_bytes(), 8, 2,
-             repack_bytes, int8_tables, int8_chunk, nullptr},
+    .exact = {kInt8BlockRows, kExact.inputs(), kExact.word_inputs(), kExact.word_bytes(),
+              kExact.table_bytes(), 4, 2, repack_steps<kExact.rows(), kExact.steps>, exact_tables,
+              add_chunk<kExact, kExact.inputs()>, nullptr},
+    .int8 = {kInt8BlockRows, kInt8Unit, kInt8.word_inputs(), kInt8.word_bytes(),
+             kInt8.table_bytes(), 8, 2, repack_steps<kInt8.rows(), kInt8.steps>, int8_tables,
+             add_chunk<kInt8, kInt8Unit>, nullptr},
     .fp32 = {dense_rows<LoadFp32>},
     .fp16 = {dense_rows<LoadFp16>},
     .int8_rows = {dense_rows<LoadInt8>},
