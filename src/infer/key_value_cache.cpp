@@ -14,9 +14,9 @@ KeyValueCache::KeyValueCache(const config::ModelConfig& model, kernels::CacheTyp
 
 void KeyValueCache::reserve(std::int64_t positions) {
   if (positions <= capacity_) return;
-  constexpr std::int64_t kFirst = 128;
-  const std::int64_t doubled = std::max({kFirst, positions, 2 * capacity_});
-  const std::int64_t capacity = std::max(positions, std::min(doubled, limit_));
+  constexpr std::int64_t kRoom = 128;  // else the first token behind a prompt would move it all
+  const std::int64_t wanted = std::max(positions + kRoom, 2 * capacity_);
+  const std::int64_t capacity = std::max(positions, std::min(wanted, limit_));
   const std::int64_t runs = 2 * layers_ * heads_, run_bytes = capacity_ * position_bytes_;
   kernels::AlignedMemory memory(static_cast<std::size_t>(runs * capacity * position_bytes_));
   for (std::int64_t run = 0; run < runs && run_bytes > 0; ++run) {

@@ -1,4 +1,5 @@
 #include <cstddef>
+#include <type_traits>
 
 #include "kernels/cpu/vec16_avx2.h"
 
@@ -226,38 +227,50 @@ inline void look_up(const __m256i (&nibbles)[planes.vectors], const std::byte* g
   }
 }
 
+/// Rows' signs as they lie in memory: a byte per row and step.
+struct Packed {
+  static constexpr std::int64_t step_bytes(Planes planes) { return planes.rows(); }
+  /// Of 32 rows the lower or the upper 4 inputs, as bytes.
+  static __m256i nibbles(const std::byte* signs, Planes, int vector, bool upper) {
+    const __m256i bytes =
+        _mm256_load_si256(reinterpret_cast<const __m256i*>(signs + kVectorRows * vector));
+    return _mm256_and_si256(upper ? _mm256_srli_epi16(bytes, 4) : bytes, _mm256_set1_epi8(15));
+  }
+};
+/// Spread for several tokens: two bytes per row and step, [step][half][row].
+struct Spread {
+  static constexpr std::int64_t step_bytes(Planes planes) { return 2 * planes.rows(); }
+  static __m256i nibbles(const std::byte* signs, Planes planes, int vector, bool upper) {
+    return _mm256_load_si256(
+        reinterpret_cast<const __m256i*>(signs + upper * planes.rows() + kVectorRows * vector));
+  }
+};
+
 /// The look-ups of kStep inputs.
-template <Planes planes, bool begin>
+template <Planes planes, class Signs, bool begin>
 inline void take_step(const std::byte* signs, const std::byte* group,
                       __m256i (&bytes)[planes.vectors][planes.count]) {
-  const __m256i low_nibble = _mm256_set1_epi8(15);
   __m256i nibbles[planes.vectors];
-  const auto load_signs = [&](int v) {
-    return _mm256_load_si256(reinterpret_cast<const __m256i*>(signs + kVectorRows * v));
-  };
 #pragma GCC unroll 2
-  for (int v = 0; v < planes.vectors; ++v) nibbles[v] = _mm256_and_si256(load_signs(v), low_nibble);
+  for (int v = 0; v < planes.vectors; ++v) nibbles[v] = Signs::nibbles(signs, planes, v, false);
   look_up<planes, begin>(nibbles, group, bytes);
   // GCC would keep the upper nibbles while it needs their registers for sums.
   asm("" : "+r"(signs));
 #pragma GCC unroll 2
-  for (int v = 0; v < planes.vectors; ++v) {
-    nibbles[v] = _mm256_and_si256(_mm256_srli_epi16(load_signs(v), 4), low_nibble);
-  }
+  for (int v = 0; v < planes.vectors; ++v) nibbles[v] = Signs::nibbles(signs, planes, v, true);
   look_up<planes, false>(nibbles, group + planes.count * kPlane, bytes);
 }
 
 /// The look-ups of one word of every row.
-template <Planes planes>
+template <Planes planes, class Signs>
 inline void take_word(const std::byte* signs, const std::byte* group, WordSums<planes>& sums) {
   constexpr std::int64_t step_tables = 2 * planes.count * kPlane;
-  for (std::int64_t line = 0; line < planes.rows() * planes.steps; line += 64)
-    ask_ahead(signs + line);
   __m256i bytes[planes.vectors][planes.count];
-  take_step<planes, true>(signs, group, bytes);
+  take_step<planes, Signs, true>(signs, group, bytes);
 #pragma GCC unroll 4
   for (int k = 1; k < planes.steps; ++k) {
-    take_step<planes, false>(signs + k * planes.rows(), group + k * step_tables, bytes);
+    take_step<planes, Signs, false>(signs + k * Signs::step_bytes(planes), group + k * step_tables,
+                                    bytes);
   }
 #pragma GCC unroll 2
   for (int v = 0; v < planes.vectors; ++v) {
@@ -298,7 +311,7 @@ inline void add_rows(__m256i even, __m256i odd, __m256 factor, float* sums) {
 }
 
 /// sums += one unit of planes.rows() rows.
-template <Planes planes>
+template <Planes planes, class Signs>
 inline void add_unit(const std::byte* signs, const std::byte* table, std::int64_t words,
                      float* sums) {
   constexpr std::int64_t word_groups = planes.word_inputs() / 4;
@@ -310,8 +323,13 @@ inline void add_unit(const std::byte* signs, const std::byte* table, std::int64_
   }
   const std::byte* group = table + kUnitHeader;
   for (std::int64_t word = 0; word < words; ++word) {
-    take_word<planes>(signs, group, whole);
-    signs += planes.rows() * planes.steps;
+    if (std::is_same_v<Signs, Packed>) {
+      for (std::int64_t line = 0; line < planes.rows() * planes.steps; line += 64) {
+        ask_ahead(signs + line);
+      }
+    }
+    take_word<planes, Signs>(signs, group, whole);
+    signs += planes.steps * Signs::step_bytes(planes);
     group += word_groups * planes.count * kPlane;
   }
   float scale;
@@ -329,17 +347,53 @@ inline void add_unit(const std::byte* signs, const std::byte* table, std::int64_
   }
 }
 
-template <Planes planes, std::int64_t unit_inputs>
-void add_chunk(const std::byte* signs, const std::byte* table, std::int64_t count, float* sums) {
+/// Calls take(signs, table, words, row) for the units of a chunk and the rows of a block.
+template <Planes planes, std::int64_t unit_inputs, class Take>
+inline void for_each_unit(const std::byte* signs, const std::byte* table, std::int64_t count,
+                          const Take& take) {
   for (; count > 0; count -= unit_inputs) {
     const std::int64_t inputs = count < unit_inputs ? count : unit_inputs;
     const std::int64_t words = (inputs + planes.word_inputs() - 1) / planes.word_inputs();
     for (std::int64_t row = 0; row < kInt8BlockRows; row += planes.rows()) {
-      add_unit<planes>(signs, table, words, sums + row);
+      take(signs, table, words, row);
       signs += words * planes.steps * planes.rows();
     }
     table += planes.table_bytes();
   }
+}
+
+template <Planes planes, std::int64_t unit_inputs>
+void add_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
+  for_each_unit<planes, unit_inputs>(
+      words, table, count,
+      [sums](const std::byte* signs, const std::byte* table, std::int64_t words, std::int64_t row) {
+        add_unit<planes, Packed>(signs, table, words, sums + row);
+      });
+}
+
+template <Planes planes, std::int64_t unit_inputs>
+void add_chunk_of_group(const std::byte* words, const std::byte* tables, std::int64_t table_stride,
+                        std::int64_t count, float* sums, std::int64_t sums_stride) {
+  alignas(64) std::byte spread[planes.inputs() / kStep * Spread::step_bytes(planes)];
+  for_each_unit<planes, unit_inputs>(
+      words, tables, count,
+      [&](const std::byte* signs, const std::byte* table, std::int64_t words, std::int64_t row) {
+        std::byte* out = spread;
+        for (std::int64_t step = 0; step < words * planes.steps; ++step) {
+#pragma GCC unroll 4
+          for (int k = 0; k < 2 * planes.vectors; ++k) {
+            _mm256_store_si256(
+                reinterpret_cast<__m256i*>(out + kVectorRows * k),
+                Packed::nibbles(signs, planes, k % planes.vectors, k >= planes.vectors));
+          }
+          signs += Packed::step_bytes(planes);
+          out += Spread::step_bytes(planes);
+        }
+        for (std::int64_t t = 0; t < kTokenGroup; ++t) {
+          add_unit<planes, Spread>(spread, table + t * table_stride, words,
+                                   sums + t * sums_stride + row);
+        }
+      });
 }
 
 }  // namespace
@@ -347,10 +401,10 @@ void add_chunk(const std::byte* signs, const std::byte* table, std::int64_t coun
 constinit const GemvKernels kAvx2Gemv = {
     .exact = {kInt8BlockRows, kExact.inputs(), kExact.word_inputs(), kExact.word_bytes(),
               kExact.table_bytes(), 4, 2, repack_steps<kExact.rows(), kExact.steps>, exact_tables,
-              add_chunk<kExact, kExact.inputs()>, nullptr},
+              add_chunk<kExact, kExact.inputs()>, add_chunk_of_group<kExact, kExact.inputs()>},
     .int8 = {kInt8BlockRows, kInt8Unit, kInt8.word_inputs(), kInt8.word_bytes(),
              kInt8.table_bytes(), 8, 2, repack_steps<kInt8.rows(), kInt8.steps>, int8_tables,
-             add_chunk<kInt8, kInt8Unit>, nullptr},
+             add_chunk<kInt8, kInt8Unit>, add_chunk_of_group<kInt8, kInt8Unit>},
     .fp32 = {dense_rows<LoadFp32>},
     .fp16 = {dense_rows<LoadFp16>},
     .int8_rows = {dense_rows<LoadInt8>},
