@@ -6,8 +6,9 @@
 #   scripts/gpu_check.sh [--quick] [--cases LIST] [--build DIR] [--report FILE] [--libraries DIR]
 #
 #   --quick          one short training benchmark (130M), the 1-bit runtime at 130M, and short kernel benchmarks instead of all
-#   --cases LIST     training benchmarks, with commas between them: GPU-130M, GPU-1.3B, GPU-1.3B-recompute; all without it. A case
-#                    of 1.3B takes minutes, most of them for writing and reading random weights
+#   --cases LIST     training benchmarks of tests/bench/bench_training.py, with commas between them; without it GPU-130M, GPU-1.3B,
+#                    GPU-1.3B-recompute and GPU-1.3B-next-token. Those with a teacher of 7B are for a run of their own: it is 13 GB
+#                    that are written and read, on disk and in memory
 #   --build DIR      where to build; build/gpu without it
 #   --report FILE    the report; DIR/gpu-report.md without it
 #   --libraries DIR  a folder made by `scripts/deps.sh --prefix DIR` here or on another machine; .deps/debian without it, where there
@@ -143,7 +144,7 @@ configure() {
 build_all() {
   local keep_going=-k targets=("${tests[@]}" fbi-llm fbi-run)
   [[ -f $build/build.ninja ]] && keep_going=-k0
-  if cmake --build "$build" --target help 2>/dev/null | grep -w cuda_kernels_bench >/dev/null; then targets+=(cuda_kernels_bench); fi
+  if cmake --build "$build" --target help 2>/dev/null | grep -w cuda_kernels_bench >/dev/null; then targets+=(cuda_kernels_bench unpack_share_bench); fi
   part build 900 cmake --build "$build" -j "${FBI_JOBS:-$(default_jobs)}" --target "${targets[@]}" -- "$keep_going"
 }
 
@@ -156,7 +157,7 @@ training_benches() {
     return
   fi
   if $quick; then steps=5 cases=${cases:-GPU-130M}; fi
-  for case in $(tr , ' ' <<<"${cases:-GPU-130M,GPU-1.3B,GPU-1.3B-recompute}"); do
+  for case in $(tr , ' ' <<<"${cases:-GPU-130M,GPU-1.3B,GPU-1.3B-recompute,GPU-1.3B-next-token}"); do
     part "training-$case" 400 "$python" tests/bench/bench_training.py "$case" --device cuda --rounds 1 --steps "$steps" --python "$python" \
       --program "$build/bin/fbi-llm" --work "$build/bench-training" --json "$logs/training-$case.json"
   done
@@ -167,6 +168,7 @@ kernel_bench() {
   if $quick; then options=(--benchmark_min_time=0.05); fi
   if [[ -x $build/bin/cuda_kernels_bench ]]; then
     part cuda_kernels_bench 180 "$build/bin/cuda_kernels_bench" "${options[@]}"
+    program unpack_share_bench 60 "$build/bin/unpack_share_bench"
   else
     left_out cuda_kernels_bench "Google Benchmark is not installed, or it was not built"
   fi

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <functional>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -180,6 +181,14 @@ void loss(benchmark::State& state, Element type, double next_token, double disti
   measure(state, (distill != 0 ? 3 : 2) * size * row, [&] { distill_loss(args, nullptr); });
 }
 
+void nll(benchmark::State& state) {
+  const Memory logits(2 * kTokens * kVocab), targets(4 * kTokens, 0), out(4 * kTokens);
+  measure(state, 2 * kTokens * kVocab, [&] {
+    next_token_nll(logits.as<void>(), Element::kBf16, targets.as<std::int32_t>(), kTokens, kVocab,
+                   out.floats(), nullptr);
+  });
+}
+
 RmsNormArgs norm_args(const Memory& x, const Memory& weight) {
   RmsNormArgs args;
   args.x = x.as<void>();
@@ -206,6 +215,31 @@ void norm_backward(benchmark::State& state) {
     rms_norm_backward(norm_args(x, weight), inverse_rms.floats(), dout.as<void>(), Element::kBf16,
                       dx.as<void>(), dweight.floats(), workspace.floats(), nullptr);
   });
+}
+
+void quantize(benchmark::State& state) {
+  const Memory x(2 * kTokens * kWidth), values(kTokens * kWidth), scales(4 * kTokens);
+  measure(state, 3 * kTokens * kWidth, [&] {
+    quantize_rows(x.as<void>(), Element::kBf16, kTokens, kWidth, values.as<std::uint8_t>(),
+                  scales.floats(), nullptr);
+  });
+}
+
+/// Every token has an id of its own: each row of the gradient is read and written once.
+void embedding_gradient(benchmark::State& state) {
+  std::vector<std::int64_t> numbers(kTokens);
+  std::iota(numbers.begin(), numbers.end(), 0);
+  const Memory ids(8 * kTokens), dx(2 * kTokens * kWidth), grad(4 * kVocab * kWidth, 0);
+  must(cudaMemcpy(ids.as<void>(), numbers.data(), 8 * kTokens, cudaMemcpyHostToDevice));
+  EmbeddingGradientArgs args;
+  args.ids = args.order = ids.as<std::int64_t>();
+  args.dx = dx.as<void>();
+  args.type = Element::kBf16;
+  args.tokens = kTokens;
+  args.rows = kVocab;
+  args.width = kWidth;
+  args.grad = grad.floats();
+  measure(state, 10 * kTokens * kWidth, [&] { accumulate_embedding_gradient(args, nullptr); });
 }
 
 void rotate(benchmark::State& state) {
@@ -268,6 +302,69 @@ void product(benchmark::State& state, bool gated) {
   });
 }
 
+void repack(benchmark::State& state) {
+  const Memory bits(kBitBytes), words(repacked_bytes(kShape));
+  measure(state, 2 * kBitBytes,
+          [&] { repack_signs(bits.as<std::uint8_t>(), kShape, 0, words.as<void>(), nullptr); });
+}
+
+/// What one token leaves for the next product: a vector of kWidth.
+struct Published {
+  Published() : scaled(4 * kWidth), sums(4 * parts), squares(4 * parts), norm(4 * kWidth) {
+    readers.reader[0] = {nullptr, nullptr, scaled.floats(), sums.floats()};
+    readers.count = 1;
+    readers.width = kWidth;
+    readers.parts = parts;
+    readers.norm = norm.floats();
+    readers.squares = squares.floats();
+  }
+  ProductInput input() const {
+    return {scaled.floats(), sums.floats(), squares.floats(), parts, 1e-5f};
+  }
+  std::int64_t parts = reader_parts(1, kWidth);
+  Memory scaled, sums, squares, norm;
+  Readers readers;
+};
+
+/// One row of the fp16 table, for one token: a launch, more than memory traffic.
+void embedding(benchmark::State& state) {
+  const Memory table(2 * kVocab * kWidth), rows(sizeof(DecodeRow), 0), residual(4 * kWidth);
+  const Published out;
+  measure(state, 10 * kWidth, [&] {
+    embed({table.as<void>(), nullptr, Storage::kFp16, {kVocab, kWidth}, 2 * kWidth},
+          rows.as<DecodeRow>(), 1, residual.floats(), out.readers, nullptr);
+  });
+}
+
+/// Queries, keys and values of one token; matrices take turns as in `product`.
+void projection(benchmark::State& state) {
+  constexpr int kMatrices = 24;
+  constexpr MatrixShape shape = {kWidth, kWidth};
+  const std::int64_t bytes = repacked_bytes(shape);
+  const AttentionShape attention_shape = {kHeads, kHeads, kHead, 0, 1, CacheType::kFp16, 1};
+  const Memory words(kMatrices * bytes), cache(attention_shape.position_bytes()),
+      rows(sizeof(DecodeRow)), angles(4 * kHead), queries(4 * kWidth);
+  const DecodeRow row = {0, cache.as<std::byte>(), 0};
+  must(cudaMemcpy(rows.as<void>(), &row, sizeof row, cudaMemcpyHostToDevice));
+  const Published x;
+  int turn = 0;
+  const auto next = [&] {
+    return RepackedMatrix{words.as<std::uint8_t>() + turn++ % kMatrices * bytes, nullptr, nullptr,
+                          kColumns, shape};
+  };
+  measure(state, 3 * bytes, [&] {
+    ProjectArgs args;
+    args.q = next(), args.k = next(), args.v = next();
+    args.q_input = args.k_input = args.v_input = x.input();
+    args.shape = attention_shape;
+    args.tokens = 1;
+    args.rows = rows.as<DecodeRow>();
+    args.angles = angles.floats();
+    args.queries = queries.floats();
+    project(args, nullptr);
+  });
+}
+
 /// Of 2,048 positions of a 7B layer in fp16, one token.
 void attention(benchmark::State& state) {
   constexpr std::int64_t kPositions = 2048;
@@ -320,9 +417,15 @@ void register_all() {
   add("distill_loss/bf16/next_token", [](auto& state) { loss(state, Element::kBf16, 1, 0, 1); });
   add("distill_loss/bf16/mixed_temperature_2",
       [](auto& state) { loss(state, Element::kBf16, 0.5, 0.5, 2); });
+  add("next_token_nll/bf16", nll);
+  add("quantize_rows/bf16", quantize);
+  add("accumulate_embedding_gradient/bf16", embedding_gradient);
   add("rms_norm", norm_forward);
   add("rms_norm_backward", norm_backward);
   add("rotary/bf16", rotate);
+  add("repack_signs", repack);
+  add("embed/fp16", embedding);
+  add("project", projection);
   add("multiply_add", [](auto& state) { product(state, false); });
   add("gate", [](auto& state) { product(state, true); });
   add("attend/fp16", attention);

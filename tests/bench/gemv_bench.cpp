@@ -2,8 +2,9 @@
 // llama.cpp's Q1_0 weights with Q8_0 activations, written here from the formats' description
 // (AVX2); and one with 128 MB of signs, which come from memory, beside the speed of plain reading.
 // Columns: weights per second of the fastest call, its factor over Q1_0 in the same run, the part
-// of it that building tables takes, and its share of plain reading. All by the thread's own clock,
-// so that a busy machine counts less.
+// of it that building tables takes, its share of what the processor's look-ups on registers alone
+// would reach, and its share of plain reading. All by the thread's own clock, so that a busy
+// machine counts less.
 #include <benchmark/benchmark.h>
 #include <immintrin.h>
 
@@ -130,6 +131,58 @@ double block_seconds() {
   return seconds;
 }
 
+constexpr int kChains = 12;
+
+/// Rounds of kChains look-ups on registers: vpshufb, vpermi2ps, vpermw.
+__attribute__((target("avx2"))) void look_up_bytes(std::int64_t rounds) {
+  __m256i values[kChains];
+  for (auto& value : values) value = _mm256_set1_epi8(1);
+  const __m256i table = _mm256_set1_epi8(1);
+  for (std::int64_t k = 0; k < rounds; ++k) {
+#pragma GCC unroll 12
+    for (auto& value : values) {
+      value = _mm256_shuffle_epi8(table, value);
+      asm volatile("" : "+x"(value));  // or the loop would be taken apart
+    }
+  }
+}
+__attribute__((target("avx512f"))) void look_up_floats(std::int64_t rounds) {
+  __m512i values[kChains];
+  for (auto& value : values) value = _mm512_set1_epi32(1);
+  const __m512i low = _mm512_set1_epi32(1), high = _mm512_set1_epi32(2);
+  for (std::int64_t k = 0; k < rounds; ++k) {
+#pragma GCC unroll 12
+    for (auto& value : values) {
+      value = _mm512_permutex2var_epi32(low, value, high);
+      asm volatile("" : "+v"(value));
+    }
+  }
+}
+__attribute__((target("avx512f,avx512bw"))) void look_up_words(std::int64_t rounds) {
+  __m512i values[kChains];
+  for (auto& value : values) value = _mm512_set1_epi16(1);
+  const __m512i table = _mm512_set1_epi16(1);
+  for (std::int64_t k = 0; k < rounds; ++k) {
+#pragma GCC unroll 12
+    for (auto& value : values) {
+      value = _mm512_permutexvar_epi16(value, table);
+      asm volatile("" : "+v"(value));
+    }
+  }
+}
+
+/// Weights per second if a kernel did nothing but its look-ups; 0 where it does none. AVX2: 32 rows
+/// by 4 inputs in 4 (exact) or 2 planes; AVX-512: 16 or 32 rows by 5 inputs.
+double look_up_peak(Level level, Activations activations) {
+  const bool exact = activations == Activations::kExact;
+  const bool avx512 = level == Level::kAvx512;
+  if (!avx512 && level != Level::kAvx2) return 0;
+  const auto look_up = !avx512 ? look_up_bytes : exact ? look_up_floats : look_up_words;
+  const int signs = avx512 ? (exact ? 80 : 160) : (exact ? 32 : 64);
+  constexpr std::int64_t kRounds = 1 << 18;
+  return static_cast<double>(kRounds * kChains * signs) / fastest([&] { look_up(kRounds); });
+}
+
 void report(benchmark::State& state, double best) {
   state.counters["Gweights/s"] = kWeights / best / 1e9;
   state.counters["factor"] = block_seconds() / best;
@@ -170,6 +223,8 @@ void in_cache(benchmark::State& state, Level level, Activations activations) {
   const double seconds = fastest([&] { matrix.run(); });
   report(state, seconds);
   state.counters["tables"] = fastest([&] { matrix.prepare(); }) / seconds;
+  if (const double peak = look_up_peak(level, activations); peak > 0)
+    state.counters["of look-ups"] = kWeights / seconds / peak;
   force_level(std::nullopt);
 }
 

@@ -50,6 +50,25 @@ class Deps(unittest.TestCase):
             self.assertIn("holds no LibTorch 2.11: include/torch/headeronly/version.h is missing", done.stderr)
 
 
+class BenchTraining(unittest.TestCase):
+    def test_a_given_program_is_measured_as_it_is(self):
+        words = ["GPU-130M", "--device", "cuda", "--program", "some/fbi-llm", "--work", "folder", "--preload", "lib.so"]
+        with tempfile.TemporaryDirectory() as directory:
+            python = pathlib.Path(directory) / "python"
+            python.write_text('#!/bin/sh\necho "$*"\n')
+            python.chmod(0o755)
+            done = bash(SCRIPTS / "bench_training.sh", *words, env={**os.environ, "FBI_TEST_PYTHON": str(python)})
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(done.stdout, f"tests/bench/bench_training.py --python {python} {' '.join(words)}\n")
+
+    def test_what_it_does_not_know_is_refused(self):
+        for words, message in ((["XL"], "unknown case XL"), (["--device"], "--device needs a value")):
+            with self.subTest(words):
+                done = bash(SCRIPTS / "bench_training.sh", *words)
+                self.assertEqual((done.returncode, done.stdout), (2, ""))
+                self.assertIn(message, done.stderr)
+
+
 class GpuCheck(unittest.TestCase):
     """With stand-ins for the programs of a GPU machine."""
 
@@ -112,7 +131,7 @@ esac""")
         self.make_tests_that("true")
         self.program("python3", 'case $1 in -c) ;; *) echo "$*" ;; esac')
         for arguments, cases, steps in ((["--cases", "A,B"], ["A", "B"], 8), (["--quick"], ["GPU-130M"], 5),
-                                        ([], ["GPU-130M", "GPU-1.3B", "GPU-1.3B-recompute"], 8)):
+                                        ([], ["GPU-130M", "GPU-1.3B", "GPU-1.3B-recompute", "GPU-1.3B-next-token"], 8)):
             with self.subTest(arguments):
                 self.assertEqual(self.check(*arguments).returncode, 0)
                 self.assertEqual(re.findall(r"bench_training.py (\S+) --device cuda --rounds 1 --steps (\d)", self.report()),
