@@ -47,7 +47,11 @@ void repack_steps(const std::uint8_t* bits, std::int64_t row_stride, std::int64_
     const std::uint8_t* row = bits + r * row_stride;
     std::byte* out =
         words + r / rows_together * row_words * steps * rows_together + r % rows_together;
-    for (std::int64_t i = 0; i < count; i += 8) {
+    std::int64_t i = 0;
+    for (; first % 8 == 0 && i + 8 <= count; i += 8) {
+      out[i / 8 * rows_together] = std::byte{row[(first + i) / 8]};
+    }
+    for (; i < count; i += 8) {
       out[i / 8 * rows_together] =
           static_cast<std::byte>(bit_field(row, first + i, std::min<std::int64_t>(8, count - i)));
     }
