@@ -3,6 +3,7 @@
 #include <map>
 
 #include "fbi/core/error.h"
+#include "fbi/formats/checksums.h"
 
 namespace fbi::cli {
 namespace {
@@ -90,8 +91,9 @@ std::unique_ptr<text::Tokenizer> load_fitting_tokenizer(const Arguments& argumen
 std::unique_ptr<text::Tokenizer> load_packed_tokenizer(const Arguments& arguments,
                                                        const infer::PackedModel& model) {
   const std::filesystem::path folder = arguments.text("model");
-  return load_fitting_tokenizer(arguments, folder, text::find_tokenizer(folder),
-                                model.vocab_size());
+  const std::filesystem::path own = text::find_tokenizer(folder);
+  if (!arguments.has("tokenizer")) formats::Checksums(folder).check(own.filename().string());
+  return load_fitting_tokenizer(arguments, folder, own, model.vocab_size());
 }
 
 }  // namespace fbi::cli

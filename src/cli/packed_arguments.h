@@ -27,7 +27,7 @@ std::unique_ptr<text::Tokenizer> load_fitting_tokenizer(const Arguments& argumen
                                                         const std::filesystem::path& model,
                                                         const std::filesystem::path& own,
                                                         std::int64_t vocab_size);
-/// The same with the tokenizer.model in the model's folder.
+/// The same with the tokenizer in the model's folder; DataError when it is not what was exported.
 std::unique_ptr<text::Tokenizer> load_packed_tokenizer(const Arguments& arguments,
                                                        const infer::PackedModel& model);
 

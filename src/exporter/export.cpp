@@ -11,6 +11,7 @@
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/formats/checksums.h"
 #include "fbi/text/hugging_face.h"
 
 namespace fbi::exporter {
@@ -46,6 +47,7 @@ class Exporter {
     }
     report().directory = staged_->target;
     write("README.md", model_card_text(model_, kind_, folding_, options_.card, report()));
+    if (kind_ == ExportKind::kNative) formats::write_checksums(staged_->staging);
     staged_->list_files();
     return StagedExport(std::move(staged_));
   }

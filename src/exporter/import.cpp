@@ -11,6 +11,7 @@
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/formats/checksums.h"
 
 namespace fbi::exporter {
 namespace {
@@ -88,6 +89,7 @@ StagedExport import_model(const fs::path& source, const config::ModelConfig& unr
   check_written(formats::TensorFolder(staged->staging), layout);
   write_model_configuration(staged->staging, model, layout.front().dtype);
   copy_tokenizer(source, staged->staging);
+  formats::write_checksums(staged->staging);
   staged->list_files();
   return StagedExport(std::move(staged));
 }

@@ -11,6 +11,7 @@
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/formats/checksums.h"
 #include "fbi/formats/packed_names.h"
 #include "fbi/kernels/binary_matrix.h"
 #include "fbi/text/hugging_face.h"
@@ -128,6 +129,7 @@ StagedExport export_packed(const formats::ModelSource& source, const config::Mod
   write_file(staged->staging / "README.md",
              model_card_text(exporter.model(), ExportKind::kPacked, Folding{dense_dtype},
                              options.card, staged->report));
+  formats::write_checksums(staged->staging);
   staged->list_files();
   return StagedExport(std::move(staged));
 }

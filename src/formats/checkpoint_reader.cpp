@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
-#include <limits>
 #include <optional>
 
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/log.h"
 #include "fbi/core/text_distance.h"
+#include "formats/file_checksum.h"
 #include "formats/strict_json.h"
 
 namespace fbi::formats {
@@ -31,56 +31,23 @@ template <class... Args>
   throw CheckpointError(concat(args...));
 }
 
-// One field of an object, of the type that T stands for.
-template <class T>
-T field(const json& object, const char* name, const std::string& place) {
-  const auto found = object.find(name);
-  if (found == object.end()) fail(place, ": field ", name, " is missing");
-  if constexpr (std::is_same_v<T, std::string>) {
-    if (!found->is_string()) fail(place, ": field ", name, ": expected a string");
-  } else {
-    if (!found->is_number_unsigned() ||
-        found->get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<T>::max())) {
-      fail(place, ": field ", name, ": expected a whole number from 0 to ",
-           std::numeric_limits<T>::max(), ", found ", printable(found->dump()));
-    }
-  }
-  return found->get<T>();
-}
-
-CheckpointShard shard_from_json(const json& entry, const std::string& place) {
-  if (!entry.is_object()) fail(place, ": field shards: expected objects");
-  CheckpointShard shard;
-  shard.file = field<std::string>(entry, "file", place);
-  shard.bytes = field<std::uint64_t>(entry, "bytes", place);
-  shard.xxh3_128 = field<std::string>(entry, "xxh3_128", place);
-  const fs::path name(shard.file);
-  if (shard.file.empty() || name.filename() != name || name == "." || name == "..") {
-    fail(place, ": field shards: expected a plain file name, found ", printable(shard.file));
-  }
-  return shard;
-}
-
 CheckpointManifest manifest_from_text(const std::string& text, const std::string& place) {
   json root = parse_strict_json(text, place);
   if (!root.is_object()) fail(place, ": expected an object");
   CheckpointManifest manifest;
-  manifest.format_version = field<int>(root, "format_version", place);
+  manifest.format_version = json_field<int>(root, "format_version", place);
   if (manifest.format_version < 1 || manifest.format_version > kCheckpointFormatVersion) {
     fail(place, ": expected format version 1 to ", kCheckpointFormatVersion, ", found ",
          manifest.format_version, "; it was written by another version of this program");
   }
-  const auto expected_hash = field<std::string>(root, kOwnHash, place);
+  const auto expected_hash = json_field<std::string>(root, kOwnHash, place);
   root.erase(kOwnHash);
   if (const std::string found = hash_of(root); found != expected_hash) {
     fail(place, " has been altered: expected XXH3 ", printable(expected_hash), ", found ", found);
   }
-  manifest.step = field<std::int64_t>(root, "step", place);
-  manifest.config_hash = field<std::string>(root, "config_hash", place);
-  if (!root.contains("shards") || !root["shards"].is_array()) {
-    fail(place, ": field shards: expected an array");
-  }
-  for (const json& entry : root["shards"]) manifest.shards.push_back(shard_from_json(entry, place));
+  manifest.step = json_field<std::int64_t>(root, "step", place);
+  manifest.config_hash = json_field<std::string>(root, "config_hash", place);
+  manifest.shards = checksums_from_json(root, "shards", place);
   if (!root.contains("state") || !root["state"].is_object()) {
     fail(place, ": field state: expected an object");
   }
@@ -101,35 +68,15 @@ std::optional<std::int64_t> step_of(const std::string& name) {
   return step;
 }
 
-// Size first: it needs no reading and explains a truncated file better than a hash.
-void check_shard(const fs::path& path, const CheckpointShard& shard, bool verify_hash) {
-  std::error_code error;
-  const std::uint64_t bytes = fs::file_size(path, error);
-  if (error) fail("shard ", path.string(), " of the checkpoint: ", error.message());
-  if (bytes != shard.bytes) {
-    fail("shard ", path.string(), ": expected ", shard.bytes, " bytes, found ", bytes);
-  }
-  if (!verify_hash) return;
-  if (const std::string found = hash128_hex(MappedFile(path).bytes()); found != shard.xxh3_128) {
-    fail("shard ", path.string(), " has been altered: expected XXH3 ", printable(shard.xxh3_128),
-         ", found ", found);
-  }
-}
-
 }  // namespace
 
 std::string manifest_to_json(const CheckpointManifest& manifest) {
   json root;
   try {
-    json shards = json::array();
-    for (const auto& shard : manifest.shards) {
-      shards.push_back(
-          {{"file", shard.file}, {"bytes", shard.bytes}, {"xxh3_128", shard.xxh3_128}});
-    }
     root = {{"format_version", manifest.format_version},
             {"step", manifest.step},
             {"config_hash", manifest.config_hash},
-            {"shards", shards},
+            {"shards", checksums_to_json(manifest.shards)},
             {"state", json::parse(manifest.state_json)}};
     if (!root["state"].is_object())
       throw UsageError("manifest: state_json: expected a JSON object");
@@ -158,7 +105,9 @@ CheckpointReader::CheckpointReader(const fs::path& directory, bool verify_hash)
   try {
     for (const auto& shard : manifest_.shards) {
       const fs::path path = directory / shard.file;
-      check_shard(path, shard, verify_hash);
+      if (const auto found = difference(path, shard, verify_hash); !found.empty()) {
+        fail("shard ", found);
+      }
       files_.push_back(std::make_unique<SafetensorsFile>(path));
       for (const auto& tensor : files_.back()->tensors()) {
         if (!by_name_.emplace(tensor.name, &tensor).second) {

@@ -1,11 +1,13 @@
 #include "fbi/infer/packed_model.h"
 
 #include <algorithm>
+#include <future>
 #include <vector>
 
 #include "fbi/config/load.h"
 #include "fbi/config/model_size.h"
 #include "fbi/core/error.h"
+#include "fbi/formats/checksums.h"
 #include "fbi/kernels/distill_loss.h"
 #include "infer/packed_model_impl.h"
 
@@ -43,9 +45,19 @@ class Decoding final : public eval::DecodingSession {
 
 }  // namespace
 
-PackedModel::PackedModel(const std::filesystem::path& directory, const PackedOptions& options)
-    : impl_(std::make_unique<Impl>(
-          options, [&](ParallelFor& parallel) { return file_parts(directory, parallel); })) {}
+PackedModel::PackedModel(const std::filesystem::path& directory, const PackedOptions& options) {
+  // Beside the weights' way into the kernels' layout, which takes longer.
+  auto checked =
+      std::async(std::launch::async, [&directory] { formats::Checksums(directory).check_model(); });
+  try {
+    impl_ = std::make_unique<Impl>(
+        options, [&](ParallelFor& parallel) { return file_parts(directory, parallel); });
+  } catch (const DataError&) {
+    checked.get();  // an altered file is the better explanation
+    throw;
+  }
+  checked.get();
+}
 
 PackedModel::PackedModel(const config::ModelConfig& model, const PackedOptions& options)
     : impl_(std::make_unique<Impl>(options, [&](ParallelFor&) {

@@ -38,6 +38,11 @@ def generate(program, model, *words, threads=1):
     return json.loads(call(program, "generate", "--model", model, "--prompt", PROMPT, "--threads", threads, "--json", *words))
 
 
+def copy_of_packed(name):
+    shutil.copytree(WORK / "packed", WORK / name)
+    return WORK / name
+
+
 def setUpModule():
     global WORK, REPORT
     WORK = pathlib.Path(tempfile.mkdtemp(prefix="fbi-run-test-"))
@@ -60,7 +65,7 @@ class Packed(unittest.TestCase):
         self.assertLess(divergence, 1e-6)
         expected = generate(FBI_LLM, "student", "--temperature", 0, "--max-new-tokens", 200)
         found = generate(FBI_RUN, "packed", "--temperature", 0, "--max-new-tokens", 200)
-        self.assertGreater(len(expected["ids"]), 100)
+        self.assertEqual(len(expected["ids"]), 200)
         self.assertEqual(found["ids"], expected["ids"])
         self.assertEqual(found["text"], expected["text"])
 
@@ -134,12 +139,14 @@ class BadInput(unittest.TestCase):
         self.refuse(3, "generate", "--model", "nowhere", "--prompt", "a", says=["nowhere"])
         call(FBI_LLM, "export", "--checkpoint", "student", "--format", "hf", "--out", "hf")
         self.refuse(3, "generate", "--model", "hf", "--prompt", "a", says=["binarize", "--format packed"])
-        broken = WORK / "broken"
-        shutil.copytree(WORK / "packed", broken)
+        broken = copy_of_packed("broken")
         file = broken / "model.safetensors"
         data = file.read_bytes()
-        file.write_bytes(data[:-1])
-        self.refuse(3, "generate", "--model", "broken", "--prompt", "a", says=["model.safetensors"])
+        for remove_checksums in (False, True):  # noticed with them, and in exports that have none
+            if remove_checksums:
+                (broken / "checksums.json").unlink()
+            file.write_bytes(data[:-1])
+            self.refuse(3, "generate", "--model", "broken", "--prompt", "a", says=["model.safetensors"])
         file.write_bytes(data.replace(b"layers.1.mlp.up_proj.weight_bits", b"layers.1.mlp.up_proj.weight_bytz"))
         self.refuse(3, "generate", "--model", "broken", "--prompt", "a",
                     says=["missing: model.layers.1.mlp.up_proj.weight_bits [80, 6]", "weight_bytz"])
@@ -147,6 +154,35 @@ class BadInput(unittest.TestCase):
         for name in ("tokenizer.model", "tokenizer.json"):
             (broken / name).unlink()
         self.refuse(3, "generate", "--model", "broken", "--prompt", "a", says=["--tokenizer"])
+
+    def test_altered_models(self):
+        """Values that could be a model's: only the checksums know better."""
+        altered = copy_of_packed("altered")
+        data = (altered / "model.safetensors").read_bytes()
+        tensors = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])
+        signs = 8 + int.from_bytes(data[:8], "little") + tensors["model.layers.0.self_attn.q_proj.weight_bits"]["data_offsets"][0]
+        last = len(data) - 1  # of the head
+        self.assertEqual(list(tensors)[-1], "lm_head.weight")
+        for name, at in (("model.safetensors", signs), ("model.safetensors", last), ("config.json", 5), ("tokenizer.model", 900)):
+            for program in (FBI_RUN, FBI_LLM):
+                whole = (altered / name).read_bytes()
+                (altered / name).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+                message = call(program, "generate", "--model", "altered", "--prompt", "a", code=3)
+                self.assertRegex(message, f"altered/{name} has been altered: expected XXH3 .*; export the model again, .* "
+                                          "delete altered/checksums.json")
+                (altered / name).write_bytes(whole)
+        (altered / "tokenizer.model").write_bytes(b"altered")
+        words = ("generate", "--prompt", PROMPT, "--temperature", 0, "--max-new-tokens", 5, "--threads", 1)
+        self.assertEqual(call(FBI_RUN, *words, "--model", "altered", "--tokenizer", "tokenizer.model"),
+                         call(FBI_RUN, *words, "--model", "packed"))
+
+    def test_an_altered_native_model(self):
+        call(FBI_LLM, "export", "--checkpoint", "student", "--format", "native", "--out", "native-altered")
+        file = WORK / "native-altered" / "model.safetensors"
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 0x80  # a sign
+        file.write_bytes(data)
+        self.refuse(3, "generate", "--model", "native-altered", "--prompt", "a", says=["model.safetensors has been altered"])
 
     def test_export_refuses_what_has_no_signs(self):
         call(FBI_LLM, "export", "--checkpoint", "student", "--format", "hf", "--out", "dense")

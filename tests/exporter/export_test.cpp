@@ -60,6 +60,7 @@ TEST(ExportNativeTest, KeepsEveryBitUnderThePublishedNames) {
     const TempDir dir;
     MemorySource source(small_model(binarize));
     const ExportReport report = export_native(source, small_model(binarize), dir / "out").commit();
+    EXPECT_THAT(report.files, ::testing::Contains("checksums.json"));
     const formats::TensorFolder written(dir / "out");
     EXPECT_EQ(written.names(), source.names());
     for (const auto& [name, tensor] : source.tensors) {

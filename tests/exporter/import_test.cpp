@@ -74,6 +74,7 @@ TEST_F(Import, KeepsEveryBitInItsDtype) {
         EXPECT_TRUE(std::ranges::equal(written.at(name).bytes, source.at(name).bytes)) << name;
       }
       EXPECT_TRUE(fs::exists(out_ / "model.safetensors.index.json"));
+      EXPECT_TRUE(fs::exists(out_ / "checksums.json"));
       EXPECT_EQ(read_file(out_ / "tokenizer.json"), "{}");
       auto expected = model;
       config::resolve(expected);

@@ -8,6 +8,7 @@
 #include "exporter/memory_source.h"
 #include "fbi/config/huggingface.h"
 #include "fbi/core/file.h"
+#include "fbi/formats/checksums.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 
@@ -17,6 +18,7 @@ namespace {
 using ::fbi::test::expect_error;
 using ::fbi::test::TempDir;
 using formats::DType;
+using ::testing::Contains;
 using ::testing::HasSubstr;
 using Role = TensorSpec::Role;
 
@@ -88,6 +90,20 @@ TEST(ExportPackedTest, CountsZerosAndTakesThemAsPlus) {
   EXPECT_EQ(report.zeros.exact, 2);
   const formats::TensorFolder written(dir / "out");
   EXPECT_EQ(std::to_integer<int>(written.at(name + "_bits").bytes[0]) & 3, 3);
+}
+
+TEST(ExportPackedTest, ListsChecksumsOfAllItsFiles) {
+  const TempDir dir;
+  const ExportReport report =
+      export_packed(MemorySource(small_model()), small_model(), dir / "out").commit();
+  EXPECT_THAT(report.files, Contains("checksums.json"));
+  const std::string listed = read_file(dir / "out" / "checksums.json");
+  const formats::Checksums checksums(dir / "out");
+  for (const std::string& file : report.files) {
+    if (file == "checksums.json") continue;
+    EXPECT_THAT(listed, HasSubstr(concat("\"file\": \"", file, "\"")));
+    checksums.check(file);
+  }
 }
 
 TEST(ExportPackedTest, RefusesWhatHasNoSigns) {

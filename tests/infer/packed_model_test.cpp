@@ -202,13 +202,18 @@ TEST_F(PackedFolder, RefusesIdsAndLengthsThatDoNotFit) {
 
 // ---- bad files
 
-/// Exports, lets `change` alter the safetensors file's bytes, opens.
 template <class Change>
-void open_changed(const std::filesystem::path& folder, const Change& change) {
-  const auto file = folder / "model.safetensors";
+void change_file(const std::filesystem::path& file, const Change& change) {
   std::string bytes = read_file(file);
   change(bytes);
   write_file(file, bytes);
+}
+
+/// Lets `change` alter the safetensors file's bytes, opens: what is noticed without checksums.
+template <class Change>
+void open_changed(const std::filesystem::path& folder, const Change& change) {
+  change_file(folder / "model.safetensors", change);
+  std::filesystem::remove(folder / "checksums.json");
   PackedModel(folder, {.threads = 1});
 }
 
@@ -236,17 +241,19 @@ TEST_F(PackedFolder, TensorOfAnotherName) {
 }
 
 TEST_F(PackedFolder, ConfigurationOfAnotherModel) {
-  std::string config = read_file(path() / "config.json");
-  replace(config, "\"intermediate_size\": 300", "\"intermediate_size\": 301");
-  write_file(path() / "config.json", config);
+  std::filesystem::remove(path() / "checksums.json");
+  change_file(path() / "config.json", [](std::string& b) {
+    replace(b, "\"intermediate_size\": 300", "\"intermediate_size\": 301");
+  });
   expect_error<DataError>([&] { PackedModel(path(), {.threads = 1}); }, "up_proj.weight_bits",
                           "expected [301, 9]", "found [300, 9]");
 }
 
 TEST_F(PackedFolder, FarMoreLayersThanTensors) {
-  std::string config = read_file(path() / "config.json");
-  replace(config, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 4000000");
-  write_file(path() / "config.json", config);
+  std::filesystem::remove(path() / "checksums.json");
+  change_file(path() / "config.json", [](std::string& b) {
+    replace(b, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 4000000");
+  });
   expect_error<DataError>([&] { PackedModel(path(), {.threads = 1}); });
 }
 
@@ -276,6 +283,41 @@ TEST_F(PackedFolder, ValueThatIsNotFinite) {
         });
       },
       "layers.1.mlp.down_proj.wscale", "value 2", "nan");
+}
+
+/// Everything that no other check can see: a sign, a value of the head, an embedding.
+TEST_F(PackedFolder, AlteredValues) {
+  const formats::TensorFolder tensors(path());
+  for (const char* name : {"model.layers.0.mlp.down_proj.weight_bits",
+                           "model.layers.1.self_attn.q_proj.wscale", "lm_head.weight"}) {
+    const auto file = path() / "model.safetensors";
+    const auto& bytes = tensors.at(name).bytes;
+    const std::string start(reinterpret_cast<const char*>(bytes.data()), 36);
+    const auto flip = [&](std::string& b) { b[b.find(start)] ^= 4; };
+    const std::string whole = read_file(file);
+    change_file(file, flip);
+    expect_error<DataError>([&] { PackedModel(path(), {.threads = 1}); }, file.string(),
+                            "has been altered: expected XXH3", "found", "export the model again",
+                            (path() / "checksums.json").string());
+    write_file(file, whole);
+    PackedModel(path(), {.threads = 1});
+  }
+}
+
+TEST_F(PackedFolder, AlteredFilesExplainWhatElseIsWrong) {
+  change_file(path() / "config.json", [](std::string& b) {
+    replace(b, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3");
+  });
+  expect_error<DataError>([&] { PackedModel(path(), {.threads = 1}); },
+                          (path() / "config.json").string(), "has been altered");
+  std::filesystem::remove(path() / "checksums.json");  // as exports were before there were any
+  expect_error<DataError>([&] { PackedModel(path(), {.threads = 1}); }, "missing: model.layers.2");
+}
+
+TEST_F(PackedFolder, OnlyWhatTheModelIsMadeOfMustBeAsItWas) {
+  write_file(path() / "README.md", "another text");
+  write_file(path() / "new.txt", "one file more");
+  PackedModel(path(), {.threads = 1});
 }
 
 TEST_F(PackedFolder, DenseModel) {

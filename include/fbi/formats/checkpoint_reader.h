@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "fbi/formats/checksums.h"
 #include "fbi/formats/safetensors.h"
 
 namespace fbi::formats {
@@ -15,11 +16,7 @@ namespace fbi::formats {
 inline constexpr int kCheckpointFormatVersion = 2;
 
 /// One file of a checkpoint as its manifest lists it.
-struct CheckpointShard {
-  std::string file;
-  std::uint64_t bytes = 0;
-  std::string xxh3_128;
-};
+using CheckpointShard = FileChecksum;
 
 /// What `manifest.json` of a checkpoint folder says (design §7). `state` is the trainer's part,
 /// uninterpreted here.

@@ -37,9 +37,9 @@ bool is_packed_folder(const std::filesystem::path& directory);
 /// how its sequence is cut into calls, or on what else is in the batch.
 class PackedModel final : public eval::LanguageModel {
  public:
-  /// Throws DataError: no such model, missing, unused or misshapen tensors, pad bits that are not
-  /// 0, values that are not finite. UsageError: a device that is not there, lacks an
-  /// option, or has too little memory.
+  /// Throws DataError: no such model, files that differ from its checksums.json, missing, unused or
+  /// misshapen tensors, pad bits that are not 0, values that are not finite. UsageError: a device
+  /// that is not there, lacks an option, or has too little memory.
   explicit PackedModel(const std::filesystem::path& directory, const PackedOptions& options = {});
   /// Random signs of a given architecture: as fast as a real model of that shape, and as large.
   explicit PackedModel(const config::ModelConfig& model, const PackedOptions& options = {});
