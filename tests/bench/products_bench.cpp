@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "bench/arithmetic_peak.h"
+#include "fbi/core/system.h"
 #include "fbi/kernels/dispatch.h"
 #include "fbi/kernels/gemv.h"
 #include "fbi/ops/matrix_product.h"
@@ -115,6 +116,7 @@ void register_all() {
 int main(int argc, char** argv) {
   const at::NoGradGuard no_grad;
   at::set_num_threads(1);
+  fbi::keep_freed_memory();  // as the programs do
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   benchmark::AddCustomContext("kernel level",
