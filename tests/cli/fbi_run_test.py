@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import urllib.request
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 FBI_LLM = FBI_RUN = None
@@ -113,8 +114,32 @@ class Packed(unittest.TestCase):
         for variant in variants:
             self.assertGreater(variant["tokens_per_second"], 0)
             self.assertGreater(variant["bandwidth_share"], 0)
+        kernels = json.loads(call(FBI_RUN, *words, "--model", "packed", "--kernels"))
+        self.assertEqual(kernels[0]["mean_kl"], 0)
+        self.assertEqual(kernels[-1]["name"], "portable")
+        for variant in kernels:
+            self.assertEqual(variant["kernels"], variant["name"])
+            self.assertLess(abs(variant["mean_kl"]), 1e-9, "exact kernels round apart, no more")
+        both = [v["name"] for v in json.loads(call(FBI_RUN, *words, "--model", "packed", "--compare", "--kernels"))]
+        self.assertEqual(both, [v["name"] for v in variants + kernels])
         (single,) = json.loads(call(FBI_RUN, *words, "--config", REPOSITORY / "configs" / "quickstart_student.json"))
         self.assertIn("1-bit weights, fp32 activations", single["dtype"])
+
+    def test_the_large_program_measures_and_serves_too(self):
+        (measured,) = json.loads(call(FBI_LLM, "bench", "--model", "packed", "--threads", 1, "--prompt-tokens", 5, "--new-tokens", 3, "--json"))
+        self.assertIn("1-bit weights", measured["dtype"])
+        with subprocess.Popen([FBI_LLM, "serve", "--model", "packed", "--port", "0", "--threads", "1"], cwd=WORK, stderr=subprocess.PIPE,
+                              text=True) as server:
+            try:
+                address = next(found.group(1) for found in (re.search(r"listening on (http://\S+)", line) for line in server.stderr) if found)
+                body = json.dumps({"prompt": PROMPT, "temperature": 0, "max_tokens": 20}).encode()
+                with urllib.request.urlopen(address + "/v1/completions", body, timeout=120) as answer:
+                    text = json.load(answer)["choices"][0]["text"]
+            finally:
+                server.terminate()
+            server.stderr.read()
+            self.assertEqual(server.wait(120), 0)
+        self.assertEqual(text, generate(FBI_RUN, "packed", "--temperature", 0, "--max-new-tokens", 20)["text"])
 
     def test_reference_page_is_what_the_verbs_say(self):
         self.assertEqual((REPOSITORY / "docs" / "fbi-run.md").read_text(), call(FBI_RUN, "help", "--markdown"),
@@ -154,6 +179,12 @@ class BadInput(unittest.TestCase):
         for name in ("tokenizer.model", "tokenizer.json"):
             (broken / name).unlink()
         self.refuse(3, "generate", "--model", "broken", "--prompt", "a", says=["--tokenizer"])
+
+    def test_a_tokenizer_of_another_vocabulary(self):
+        other = REPOSITORY / "tests/text/byte_bpe/llama3/tokenizer.json"
+        for words in (("generate", "--prompt", "a"), ("serve", "--port", 0), ("perplexity", "--text", "stories.txt")):
+            self.refuse(3, *words, "--model", "packed", "--tokenizer", other,
+                        says=[str(other), "423 pieces", "packed only 320", "another model's tokenizer"])
 
     def test_altered_models(self):
         """Values that could be a model's: only the checksums know better."""

@@ -28,8 +28,8 @@ FOREVER = {"prompt": "One day, ", "temperature": 0, "max_tokens": 59000}  # take
 class Server:
     """fbi-run serve on a free port; `log` is what it has printed."""
 
-    def __init__(self, *words):
-        self.process = subprocess.Popen([FBI_RUN, "serve", "--model", WORK / "model", "--port", "0", "--threads", "1", *map(str, words)],
+    def __init__(self, *words, model="model"):
+        self.process = subprocess.Popen([FBI_RUN, "serve", "--model", WORK / model, "--port", "0", "--threads", "1", *map(str, words)],
                                         stderr=subprocess.PIPE, text=True)
         self.log, self.port, self.ready = "", None, threading.Event()
         self.reader = threading.Thread(target=self._read)
@@ -123,10 +123,14 @@ def wait_until(holds, what):
         time.sleep(0.02)
 
 
-def generate(prompt, *words):
-    done = subprocess.run([FBI_RUN, "generate", "--model", WORK / "model", "--threads", "1", "--json", "--prompt", prompt, *map(str, words)],
-                          capture_output=True, text=True, timeout=LIMIT, check=True)
-    return json.loads(done.stdout)
+def generate(prompt, *words, model="model"):
+    return json.loads(generated(prompt, "--json", *words, model=model))
+
+
+def generated(prompt, *words, model="model"):
+    """What `generate` prints."""
+    return subprocess.run([FBI_RUN, "generate", "--model", WORK / model, "--threads", "1", "--prompt", prompt, *map(str, words)],
+                          capture_output=True, timeout=LIMIT, check=True).stdout
 
 
 def setUpModule():
@@ -259,6 +263,22 @@ class Answers(unittest.TestCase):
         head, _, text = answer.partition(b"\r\n\r\n")
         self.assertNotIn(b"chunked", head)
         self.assertEqual(json.loads(text)["choices"][0]["text"], SHARED.text(prompt="a", max_tokens=3, temperature=0))
+
+
+class ByteLevel(unittest.TestCase):
+    """A model with a tokenizer.json, whose pieces may be parts of a character."""
+
+    def test_generate_and_stream(self):
+        subprocess.run([MAKE_MODEL, WORK / "byte-level", REPOSITORY / "tests/text/byte_bpe/llama3/tokenizer.json"], check=True, capture_output=True)
+        prompt, words = "Ein Löwe 🦁 sagt: ", ("--max-new-tokens", 60, "--seed", 4, "--temperature", 1.5)
+        expected = generate(prompt, *words, model="byte-level")
+        self.assertEqual(generated(prompt, *words, model="byte-level").decode(), prompt + expected["text"] + "\n")
+        with Server(model="byte-level") as server:
+            fields = dict(prompt=prompt, max_tokens=60, seed=4, temperature=1.5)
+            self.assertEqual(server.text(**fields), expected["text"])
+            self.assertEqual("".join(event["choices"][0]["text"] for event in server.stream(**fields)), expected["text"])
+            self.assertTrue(server.text(**fields, echo=True).startswith(prompt))
+            self.assertEqual(server.stop(), 0)
 
 
 class BadRequests(unittest.TestCase):

@@ -23,7 +23,8 @@ using OrderedJson = nlohmann::ordered_json;
 struct Measurement {
   std::string name;
   infer::PackedOptions options;
-  std::string dtype;
+  std::optional<kernels::Level> level;  ///< of the kernels, else the one that all verbs take
+  std::string dtype, kernels;
   std::uint64_t bytes_per_token = 0;  ///< weights and, half way through, the cache
   double prompt_tokens_per_second = 0;
   double tokens_per_second = 0;       ///< of the median step
@@ -100,10 +101,36 @@ eval::WindowSource comparison_windows(const infer::PackedModel& model) {
   return eval::stream_windows(random_ids(4 * length, model.vocab_size()), length);
 }
 
-/// The variants that --compare runs: the first is what the others are compared with.
-std::vector<Measurement> variants(const Arguments& arguments) {
-  infer::PackedOptions base = packed_options_of(arguments);
-  if (!arguments.has("compare")) return {{"as given", base, {}}};
+/// A model that runs with the kernels with which it was opened, whatever others do between.
+class AtLevel final : public eval::LanguageModel {
+ public:
+  AtLevel(infer::PackedModel& model, std::optional<kernels::Level> level)
+      : model_(model), level_(level) {}
+  std::int64_t vocab_size() const override { return model_.vocab_size(); }
+  std::int64_t max_position() const override { return model_.max_position(); }
+  std::string dtype_description() const override { return model_.dtype_description(); }
+  void logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
+              std::span<float> out) override {
+    kernels::force_level(level_);
+    model_.logits(tokens, batch, seq, out);
+  }
+  void token_nll(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
+                 std::span<float> out) override {
+    kernels::force_level(level_);
+    model_.token_nll(tokens, batch, seq, out);
+  }
+  std::unique_ptr<eval::DecodingSession> start_decoding() override {
+    kernels::force_level(level_);
+    return model_.start_decoding();
+  }
+
+ private:
+  infer::PackedModel& model_;
+  std::optional<kernels::Level> level_;
+};
+
+/// What --compare measures.
+std::vector<Measurement> faster_settings(const infer::PackedOptions& base) {
   std::vector<Measurement> all;
   for (const auto activations : {kernels::Activations::kExact, kernels::Activations::kInt8}) {
     for (const bool int8_head : {false, true}) {
@@ -111,15 +138,37 @@ std::vector<Measurement> variants(const Arguments& arguments) {
       options.activations = activations;
       if (int8_head) options.head = kernels::Storage::kInt8;
       const std::string name = activations == kernels::Activations::kExact ? "exact" : "int8";
-      all.push_back({name + (int8_head ? ", int8 head" : ""), options, {}});
+      all.push_back({name + (int8_head ? ", int8 head" : ""), options, {}, {}, {}});
     }
   }
+  return all;
+}
+
+/// What --kernels measures: the plain loops of the reference are no one's choice.
+std::vector<Measurement> instruction_sets(infer::PackedOptions options) {
+  options.device = infer::Device::kCpu;
+  std::vector<Measurement> all;
+  for (const kernels::DispatchRow& row : kernels::dispatch_rows()) {
+    if (!row.available() || row.level == kernels::Level::kRef) continue;
+    all.push_back({std::string(kernels::level_name(row.level)), options, row.level, {}, {}});
+  }
+  return all;
+}
+
+/// The first is what the others are compared with.
+std::vector<Measurement> variants(const Arguments& arguments) {
+  const infer::PackedOptions base = packed_options_of(arguments);
+  std::vector<Measurement> all;
+  if (arguments.has("compare")) all = faster_settings(base);
+  if (arguments.has("kernels")) std::ranges::move(instruction_sets(base), std::back_inserter(all));
+  if (all.empty()) all.push_back({"as given", base, {}, {}, {}});
   return all;
 }
 
 OrderedJson to_json(const Measurement& m) {
   return {{"name", m.name},
           {"dtype", m.dtype},
+          {"kernels", m.kernels},
           {"bytes_per_token", m.bytes_per_token},
           {"prompt_tokens_per_second", m.prompt_tokens_per_second},
           {"tokens_per_second", m.tokens_per_second},
@@ -137,32 +186,45 @@ void print(const Measurement& m) {
       format_bytes(m.bytes_per_token).c_str(), 100 * m.share(), m.read_bandwidth / 1e9, m.mean_kl);
 }
 
-int run(const Arguments& arguments) {
+/// Opens the model so and measures how fast it is.
+std::unique_ptr<infer::PackedModel> measure(const Arguments& arguments, Measurement& m) {
   const std::int64_t prompt_tokens = arguments.integer("prompt-tokens"),
                      new_tokens = arguments.integer("new-tokens");
   if (prompt_tokens < 1 || new_tokens < 1)
     throw UsageError("--prompt-tokens and --new-tokens: expected at least 1");
+  kernels::force_level(m.level);
+  auto model = open(arguments, m.options);
+  m.dtype = model->dtype_description();
+  m.kernels = kernels::level_name(kernels::chosen_level());
+  m.bytes_per_token =
+      model->bytes_per_token() + model->cache_bytes_per_position() *
+                                     static_cast<std::uint64_t>(prompt_tokens + new_tokens / 2);
+  measure_speed(*model, prompt_tokens, new_tokens, m);
+  m.read_bandwidth = model->read_bandwidth(m.bytes_per_token);
+  return model;
+}
+
+int run(const Arguments& arguments) {
   OrderedJson results = OrderedJson::array();
   std::unique_ptr<infer::PackedModel> reference;
+  std::optional<kernels::Level> reference_level;
   for (Measurement& m : variants(arguments)) {
     // On a GPU activations are always exact: int8 would be refused, or with --device auto run on
     // the processor.
     if (reference && reference->on_gpu() && m.options.activations == kernels::Activations::kInt8)
       continue;
-    auto model = open(arguments, m.options);
-    m.dtype = model->dtype_description();
-    m.bytes_per_token =
-        model->bytes_per_token() + model->cache_bytes_per_position() *
-                                       static_cast<std::uint64_t>(prompt_tokens + new_tokens / 2);
+    auto model = measure(arguments, m);
     if (!reference && !arguments.has("json")) {
       std::printf("%s binarized weights, %s\n", format_count(model->binarized_weights()).c_str(),
                   place_of(*model).c_str());
     }
-    measure_speed(*model, prompt_tokens, new_tokens, m);
-    m.read_bandwidth = model->read_bandwidth(m.bytes_per_token);
-    if (reference)
-      m.mean_kl = eval::compare_logits(*reference, *model, comparison_windows(*model)).mean_kl;
-    if (!reference) reference = std::move(model);
+    if (reference) {
+      AtLevel expected(*reference, reference_level), found(*model, m.level);
+      m.mean_kl = eval::compare_logits(expected, found, comparison_windows(*model)).mean_kl;
+    } else {
+      reference = std::move(model);
+      reference_level = m.level;
+    }
     arguments.has("json") ? results.push_back(to_json(m)) : print(m);
     std::fflush(stdout);
   }
@@ -180,8 +242,9 @@ Verb bench_verb() {
       "fastest, for machines that do other things too). Beside it stand the bytes that a token "
       "must read "
       "and the speed at which the same threads, or the GPU, read a buffer of that size. --compare "
-      "measures exact and int8 activations with the "
-      "stored and an int8 head, and their mean KL divergence from the first, in nats per token.",
+      "measures exact and int8 activations with the stored and an int8 head, --kernels each "
+      "instruction set that this processor has; the mean KL divergence is from the first one "
+      "measured, in nats per token.",
       "",
       joined({{"model", "DIR", "packed export", "", false, false},
               {"config", "FILE",
@@ -192,6 +255,7 @@ Verb bench_verb() {
               {"prompt-tokens", "N", "length of the prompt", "512", false, false},
               {"new-tokens", "N", "tokens to decode", "64", false, false},
               {"compare", "", "all variants instead of --activations and --head", "", false, false},
+              {"kernels", "", "as given, by the kernels of each instruction set", "", false, false},
               {"json", "", "print JSON", "", false, false}},
              packed_options()),
       {"fbi-llm bench --model export/a-packed",
