@@ -270,17 +270,26 @@ TEST_P(Gemv, StoredRowsAreRoundedAsTheirStorageSays) {
 }
 
 TEST_P(Gemv, ADenseRowDoesNotDependOnTokensThreadsOrRanges) {
-  const MatrixShape shape = {37, 100};
-  const auto values = normals(shape.rows * shape.columns, 1), x = normals(4 * shape.columns, 2);
-  const DenseLinear w = dense(shape, Storage::kFp16, values);
-  SerialFor serial;
-  CutFor five(5);
-  std::vector<float> all(4 * 37), cut(4 * 37), one(37);
-  multiply(w, x.data(), 4, all.data(), serial);
-  multiply(w, x.data(), 4, cut.data(), five);
-  EXPECT_EQ(bits_of(cut), bits_of(all));
-  multiply(w, x.data() + 300, 1, one.data(), serial);
-  EXPECT_EQ(bits_of(one), bits_of({all.begin() + 111, all.end()}));
+  constexpr std::int64_t kRows = 37, kTokens = 5;
+  for (const Storage storage : {Storage::kFp32, Storage::kFp16, Storage::kInt8}) {
+    for (const std::int64_t columns : {100, 1000}) {
+      const auto values = normals(kRows * columns, 1), x = normals(kTokens * columns, 2);
+      const DenseLinear w = dense({kRows, columns}, storage, values);
+      SerialFor serial;
+      CutFor five(5);
+      std::vector<float> all(kTokens * kRows), cut(kTokens * kRows), one(kRows);
+      multiply(w, x.data(), kTokens, all.data(), serial);
+      multiply(w, x.data(), kTokens, cut.data(), five);
+      EXPECT_EQ(bits_of(cut), bits_of(all));
+      for (std::int64_t t = 0; t < kTokens; ++t) {
+        multiply(w, x.data() + t * columns, 1, one.data(), serial);
+        const auto among = all.begin() + t * kRows;
+        EXPECT_EQ(bits_of(one), bits_of({among, among + kRows}))
+            << "storage " << static_cast<int>(storage) << ", " << columns << " columns, token "
+            << t;
+      }
+    }
+  }
 }
 
 }  // namespace
