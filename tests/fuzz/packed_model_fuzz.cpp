@@ -1,47 +1,60 @@
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 #include <string_view>
 #include <vector>
 
 #include "fbi/core/error.h"
-#include "fbi/core/file.h"
 #include "fbi/infer/packed_model.h"
 #include "support/temp_dir.h"
 
 namespace {
 
-/// The architecture of corpus/packed_model.
-constexpr std::string_view kConfig = R"({
-  "model_type": "llama", "vocab_size": 11, "hidden_size": 12, "intermediate_size": 20,
-  "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 6,
-  "max_position_embeddings": 8, "rms_norm_eps": 1e-5, "hidden_act": "silu", "binarize": "column",
-  "tie_word_embeddings": false, "bos_token_id": 1, "eos_token_id": 2})";
+using fbi::infer::PackedModel;
+using fbi::infer::PackedOptions;
 
 const std::filesystem::path& folder() {
   static const fbi::test::TempDir directory;
-  static const std::filesystem::path path = [] {
-    fbi::write_file(directory / "config.json", kConfig);
-    return directory / ".";
-  }();
+  static const std::filesystem::path path = directory / ".";
   return path;
+}
+
+void write(const char* name, std::string_view content) {
+  const std::filesystem::path file = folder() / name;
+  std::filesystem::remove(file);
+  if (std::FILE* out = std::fopen(file.c_str(), "wb")) {
+    std::fwrite(content.data(), 1, content.size(), out);
+    std::fclose(out);
+  }
+}
+
+/// Up to three tokens, the first and the last of the vocabulary among them.
+void run(const PackedOptions& options) {
+  PackedModel model(folder(), options);
+  const auto last = static_cast<std::int32_t>(model.vocab_size() - 1);
+  const std::vector<std::int32_t> ids = {last, 0, std::min(1, last)};
+  const auto count = std::min<std::int64_t>(std::ssize(ids), model.max_position());
+  std::vector<float> logits(static_cast<std::size_t>(model.vocab_size()));
+  model.start_decoding()->feed(std::span(ids).first(static_cast<std::size_t>(count)), logits);
 }
 
 }  // namespace
 
-/// A packed model's tensors that are anything: it is refused, or it runs.
+/// A line of config.json and a file of tensors that are anything: refused, or it runs, with every
+/// kernel.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const std::filesystem::path file = folder() / "model.safetensors";
-  std::filesystem::remove(file);
-  if (std::FILE* out = std::fopen(file.c_str(), "wb")) {
-    std::fwrite(data, 1, size, out);
-    std::fclose(out);
-  }
+  const std::string_view input(reinterpret_cast<const char*>(data), size);
+  const std::size_t line = std::min(input.find('\n'), size);
+  write("config.json", input.substr(0, line));
+  write("model.safetensors", input.substr(std::min(line + 1, size)));
   try {
-    fbi::infer::PackedModel model(folder(), {.threads = 1});
-    const std::vector<std::int32_t> ids = {1, 10, 0};
-    std::vector<float> logits(11);
-    model.start_decoding()->feed(ids, logits);
+    run({.threads = 1});
+    run({.activations = fbi::kernels::Activations::kInt8,
+         .head = fbi::kernels::Storage::kInt8,
+         .cache = fbi::kernels::CacheType::kFp16,
+         .threads = 1});
   } catch (const fbi::DataError&) {  // the only error that a file may cause
   }
   return 0;

@@ -1,6 +1,8 @@
 """Writes the corpora of the fuzz targets, small sound and broken inputs, beside this file."""
 import json
+import math
 import pathlib
+import random
 import struct
 import zipfile
 
@@ -53,10 +55,62 @@ def tokenizer_json(pieces, merges, **model):
             "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocab, "merges": merges, **model}}
 
 
+def packed_model(dtype="F16", native=False, binarize="column", shift=True, tied=False, **config):
+    """config.json on a line, then model.safetensors, of one layer; no two sizes are the same."""
+    hidden, heads, key_heads, head_dim, feed_forward, vocab = 12, 2, 1, 6, 20, 11
+    config = {"model_type": "llama", "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": feed_forward, "num_hidden_layers": 1,
+              "num_attention_heads": heads, "num_key_value_heads": key_heads, "head_dim": head_dim, "max_position_embeddings": 8,
+              "rms_norm_eps": 1e-5, "hidden_act": "silu", "binarize": binarize, "shift": shift, "tie_word_embeddings": tied,
+              "bos_token_id": 1, "eos_token_id": 2, **config}
+    generator, header, data = random.Random(7), {}, bytearray()
+
+    def add(name, kind, shape, content):
+        header[name] = tensor(len(data), len(data) + len(content), shape, kind)
+        data.extend(content)
+
+    def normal(name, shape, mean=0.0, kind="F32"):
+        values = [generator.gauss(mean, 0.1) for _ in range(math.prod(shape))]
+        if kind == "BF16":
+            content = b"".join(struct.pack("<f", value)[2:] for value in values)
+        else:
+            content = struct.pack(f"<{len(values)}{'e' if kind == 'F16' else 'f'}", *values)
+        add(name, kind, shape, content)
+
+    def linear(name, outputs, inputs):
+        if native:
+            normal(name + ".weight", [outputs, inputs])
+        else:
+            rows = b"".join(generator.getrandbits(inputs).to_bytes(-(-inputs // 8), "little") for _ in range(outputs))
+            add(name + ".weight_bits", "U8", [outputs, -(-inputs // 8)], rows)
+        scales = {"column": [1, inputs], "row": [outputs, 1], "single": []}[binarize]
+        normal(name + ".wscale", scales, mean=0.5)
+        if shift:
+            normal(name + ".wbias", scales)
+
+    layer, queries, keys = "model.layers.0.", heads * head_dim, key_heads * head_dim
+    normal("model.embed_tokens.weight", [vocab, hidden], kind=dtype)
+    for name in (layer + "input_layernorm", layer + "post_attention_layernorm", "model.norm"):
+        normal(name + ".weight", [hidden], mean=1.0)
+    for name, outputs, inputs in (("self_attn.q", queries, hidden), ("self_attn.k", keys, hidden), ("self_attn.v", keys, hidden),
+                                  ("self_attn.o", hidden, queries), ("mlp.gate", feed_forward, hidden), ("mlp.up", feed_forward, hidden),
+                                  ("mlp.down", hidden, feed_forward)):
+        linear(f"{layer}{name}_proj", outputs, inputs)
+    if not tied:
+        normal("lm_head.weight", [vocab, hidden], kind=dtype)
+    return json.dumps(config).encode() + b"\n" + safetensors(header, bytes(data))
+
+
 def main():
     two = {"__metadata__": {"format": "pt"}, "a": tensor(0, 8, [2]), "b": tensor(8, 12, [2, 1], "BF16")}
     write("safetensors/two", safetensors(two, bytes(range(12))))
     write("safetensors/empty", safetensors({}))
+    write("packed_model/fp16", packed_model())
+    write("packed_model/fp32", packed_model("F32"))
+    write("packed_model/native", packed_model("F32", native=True))
+    write("packed_model/rows-without-shift", packed_model(binarize="row", shift=False, rope_scaling={"rope_type": "linear", "factor": 2.0}))
+    write("packed_model/single-tied", packed_model("BF16", binarize="single", tied=True, rope_theta=500.0))
+    write("packed_model/llama3-rope", packed_model(max_position_embeddings=2, rope_scaling={
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 4}))
     write("safetensors/empty-tensor", safetensors({"a": tensor(0, 0, [0, 4]), "s": tensor(0, 4, [])}, b"1234"))
     write("safetensors/overlap", safetensors({"a": tensor(0, 8, [2]), "b": tensor(4, 8, [1])}, bytes(8)))
     write("safetensors/hole", safetensors({"a": tensor(0, 4, [1]), "b": tensor(8, 12, [1])}, bytes(12)))
