@@ -233,8 +233,8 @@ void list(FieldList& f, TrainConfig& c) {
         "of "
         "inputs looked up by signs (fp32); int8, the same with inputs rounded to 8 bits; auto: "
         "tables "
-        "with AVX-512 and fp32, else dense, as when the run began. Part of the arithmetic: dense "
-        "and tables round apart.")
+        "in fp32 with AVX-512, and with AVX2 from a hidden size of 256 on, else dense, as when the "
+        "run began. Part of the arithmetic: dense and tables round apart.")
       .choices = {"auto", "dense", "tables", "int8"};
 }
 

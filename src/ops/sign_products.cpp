@@ -58,15 +58,18 @@ at::Tensor multiply_signs_transposed(const ParameterSlot& slot, const at::Tensor
                   dy);
 }
 
-SignProducts choose_sign_products(std::string_view option, at::Device device,
-                                  at::ScalarType dtype) {
+SignProducts choose_sign_products(std::string_view option, at::Device device, at::ScalarType dtype,
+                                  std::int64_t hidden_size) {
   const bool possible = device.is_cpu() && dtype == at::kFloat;
   if (option == "dense") return SignProducts::kDense;
   if (option == "auto") {
     // Measured (docs/benchmarks.md): with AVX-512 look-ups are two to three times as fast as dense
-    // products; with AVX2 whole steps take as long, and longer in narrow models.
-    return possible && kernels::chosen_level() == kernels::Level::kAvx512 ? SignProducts::kTables
-                                                                          : SignProducts::kDense;
+    // products, with AVX2 about twice, less what their tables take, which is more in narrow models.
+    constexpr std::int64_t kWide = 256;
+    const kernels::Level level = kernels::chosen_level();
+    const bool faster = level == kernels::Level::kAvx512 ||
+                        (level == kernels::Level::kAvx2 && hidden_size >= kWide);
+    return possible && faster ? SignProducts::kTables : SignProducts::kDense;
   }
   if (!possible) {
     throw UsageError(concat("train.sign_products=", option, " computes in fp32 on the CPU; found ",

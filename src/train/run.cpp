@@ -73,9 +73,9 @@ config::RunConfig with_own_sign_products(config::RunConfig config, const fs::pat
   } else {
     const auto dtype =
         config.train.precision == config::Precision::kFp32 ? at::kFloat : at::kBFloat16;
-    products = ops::choose_sign_products(products, device, dtype) == ops::SignProducts::kDense
-                   ? "dense"
-                   : "tables";
+    const auto chosen =
+        ops::choose_sign_products(products, device, dtype, config.model.hidden_size);
+    products = chosen == ops::SignProducts::kDense ? "dense" : "tables";
   }
   return config;
 }

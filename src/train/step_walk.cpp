@@ -64,8 +64,8 @@ class StepWalk {
     place(shape, element_);
     const auto dtype = element_ == kFloatBytes ? at::kFloat : at::kBFloat16;
     if (processor_ == Processor::kCpu &&
-        ops::choose_sign_products(config_.train.sign_products, at::kCPU, dtype) !=
-            ops::SignProducts::kDense) {
+        ops::choose_sign_products(config_.train.sign_products, at::kCPU, dtype,
+                                  config_.model.hidden_size) != ops::SignProducts::kDense) {
       shape.packed = false;  // their tables are no tensors, and as small as a few tokens
     }
     return shape;

@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "fbi/data/batcher.h"
 #include "fbi/core/error.h"
+#include "fbi/data/batcher.h"
 #include "fbi/ops/sign_products.h"
 
 namespace fbi::train {
@@ -36,7 +36,8 @@ Trainer::Trainer(TrainerParts parts, const config::ObjectiveConfig& objective,
     throw UsageError("objective.distill > 0 needs a teacher");
   const auto& options = parts_.student.options();
   const auto products =
-      ops::choose_sign_products(train.sign_products, options.device, options.compute_dtype);
+      ops::choose_sign_products(train.sign_products, options.device, options.compute_dtype,
+                                parts_.student.config().hidden_size);
   for (ops::ParameterSlot* slot : parts_.student.slots()) slot->products = products;
 }
 

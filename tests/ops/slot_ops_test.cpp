@@ -18,6 +18,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "fbi/core/error.h"
+#include "fbi/kernels/dispatch.h"
 #include "fbi/ops/loss.h"
 #include "fbi/ops/matrix_product.h"
 #include "fbi/ops/packing.h"
@@ -147,12 +148,22 @@ TEST(SlotLinear, FewTokensTakeTheDenseForm) {
                   .y.equal(products(slot, SignProducts::kDense, x, upstream).y));
 }
 
+TEST(SignProductsOption, AutoTakesTheFasterOne) {
+  const auto of_auto = [](at::ScalarType dtype, std::int64_t hidden_size) {
+    return choose_sign_products("auto", at::kCPU, dtype, hidden_size);
+  };
+  EXPECT_EQ(of_auto(at::kBFloat16, 768), SignProducts::kDense);
+  const bool look_ups = kernels::chosen_level() >= kernels::Level::kAvx2;
+  EXPECT_EQ(of_auto(at::kFloat, 768), look_ups ? SignProducts::kTables : SignProducts::kDense);
+  const bool wide_look_ups = kernels::chosen_level() == kernels::Level::kAvx512;
+  EXPECT_EQ(of_auto(at::kFloat, 128), wide_look_ups ? SignProducts::kTables : SignProducts::kDense);
+}
+
 TEST(SignProductsOption, RefusesTablesWhereThereAreNone) {
-  EXPECT_EQ(choose_sign_products("auto", at::kCPU, at::kBFloat16), SignProducts::kDense);
-  EXPECT_EQ(choose_sign_products("tables", at::kCPU, at::kFloat), SignProducts::kTables);
-  EXPECT_EQ(choose_sign_products("int8", at::kCPU, at::kFloat), SignProducts::kInt8);
+  EXPECT_EQ(choose_sign_products("tables", at::kCPU, at::kFloat, 128), SignProducts::kTables);
+  EXPECT_EQ(choose_sign_products("int8", at::kCPU, at::kFloat, 128), SignProducts::kInt8);
   test::expect_error<UsageError>(
-      [] { choose_sign_products("tables", at::kCPU, at::kBFloat16); },
+      [] { choose_sign_products("tables", at::kCPU, at::kBFloat16, 128); },
       "train.sign_products=tables computes in fp32 on the CPU; found cpu and BFloat16");
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 
 #include <c10/core/Device.h>
@@ -9,8 +10,9 @@
 
 namespace fbi::ops {
 
-/// What `train.sign_products` means for a device and a compute dtype; auto takes whatever measured
-/// faster (docs/benchmarks.md). Throws UsageError where tables cannot be had.
-SignProducts choose_sign_products(std::string_view option, at::Device device, at::ScalarType dtype);
+/// What `train.sign_products` means for a device, a compute dtype and a model; auto takes whatever
+/// measured faster (docs/benchmarks.md). Throws UsageError where tables cannot be had.
+SignProducts choose_sign_products(std::string_view option, at::Device device, at::ScalarType dtype,
+                                  std::int64_t hidden_size);
 
 }  // namespace fbi::ops
