@@ -185,8 +185,9 @@ OURS_BY_STEP = (*BY_STEP, "flops_per_second", "matrix_share")
 
 
 def median(rounds, key):
-    """Over all steps of all rounds; the machine's other work makes single steps slow, hardly ever fast."""
-    return statistics.median(value for one in rounds for value in one[key])
+    """Over all steps of all rounds; the machine's other work makes single steps slow, hardly ever fast. None where nothing is known."""
+    values = [value for one in rounds for value in one[key] if value is not None]
+    return statistics.median(values) if values else None
 
 
 def summary(rounds, keys=BY_STEP):
@@ -213,8 +214,11 @@ def report_ours(name, case, ours):
     print(f"\n{name}: {tokens} tokens per step, {', '.join(case['ours']) or 'default settings'}")
     print(f"  {'':40}{'tokens/s':>10}{'CPU s/step':>12}{'peak GB':>9}")
     print(row("ours", tokens, ours))
-    rates = ", ".join(f"{dtype} {rate / 1e9:.0f}" for dtype, rate in ours["matrix_flops_per_second"].items())
-    print(f"    its arithmetic at {ours['matrix_share']:.2f} of the measured rate of matrix products ({rates} GFLOP/s)")
+    if ours["matrix_share"]:
+        rates = ", ".join(f"{dtype} {rate / 1e9:.0f}" for dtype, rate in ours["matrix_flops_per_second"].items())
+        print(f"    its arithmetic at {ours['matrix_share']:.2f} of the measured rate of matrix products ({rates} GFLOP/s)")
+    else:
+        print("    the rate of matrix products is not measured in a run as short as this one: take more --steps")
     print("    seconds of a step: " + ", ".join(f"{phase} {seconds:.3f}" for phase, seconds in ours["phase_seconds"].items()))
 
 
@@ -236,18 +240,20 @@ def compared(ours, baseline):
 
 
 def against_published(case, ours, baseline, threads):
-    """Whether the baseline is as fast as it must be, by the clock and by what the machine's matrix products would make of it."""
+    """Whether the baseline is as fast as it must be, by the clock and, if known, by what the machine's matrix products make of it."""
     cpu, memory = case["published"]
-    core_rate = ours["matrix_flops_per_second"]["fp32"] / threads
     ratio = baseline["cpu_seconds"] / cpu
-    at_equal_rates = ratio * core_rate / PUBLISHED_CORE_RATE
-    counts = ratio <= COUNTS
+    result = {"counts": ratio <= COUNTS, "baseline_to_published_cpu": ratio}
     print(f"  {'published, elsewhere':40}{'':10}{cpu:12.3f}{memory:9.2f}")
-    print(f"  the baseline takes {ratio:.2f}x of the published processor time: it {'counts' if counts else 'does not count'} (at most {COUNTS});"
-          f"\n  matrix products of a core: {core_rate / 1e9:.0f} GFLOP/s here, {PUBLISHED_CORE_RATE / 1e9:.0f} there; "
-          f"at equal rates it would be {at_equal_rates:.2f}x")
-    return {"counts": counts, "baseline_to_published_cpu": ratio, "baseline_to_published_at_equal_rates": at_equal_rates,
-            "matrix_flops_per_second_of_a_core": core_rate}
+    print(f"  the baseline takes {ratio:.2f}x of the published processor time: it {'counts' if result['counts'] else 'does not count'} "
+          f"(at most {COUNTS})")
+    if ours["matrix_flops_per_second"]:
+        core_rate = ours["matrix_flops_per_second"]["fp32"] / threads
+        at_equal_rates = ratio * core_rate / PUBLISHED_CORE_RATE
+        print(f"  matrix products of a core: {core_rate / 1e9:.0f} GFLOP/s here, {PUBLISHED_CORE_RATE / 1e9:.0f} there; "
+              f"at equal rates it would be {at_equal_rates:.2f}x")
+        result |= {"baseline_to_published_at_equal_rates": at_equal_rates, "matrix_flops_per_second_of_a_core": core_rate}
+    return result
 
 
 def compare(cases, options):
@@ -293,8 +299,9 @@ def measure_scaling(cases, options):
         flops = run_figures["step_seconds"][0] * run_figures["flops_per_second"][0] / tokens
         ms, cpu_ms = (1000 * middle[key] / tokens for key in ("step_seconds", "cpu_seconds"))
         cpu_ms_per_gflop = cpu_ms / (flops / 1e9)
+        share = f"{100 * middle['matrix_share']:.0f}%" if middle["matrix_share"] else "?"
         print(f"{name:12}{run_figures['parameters'] / 1e6:11.1f}M{tokens:12}{flops / 1e9:12.3f}{ms:10.3f}{cpu_ms_per_gflop:14.2f}"
-              f"{middle['flops_per_second'] / 1e9:9.1f}{100 * middle['matrix_share']:6.0f}%", flush=True)
+              f"{middle['flops_per_second'] / 1e9:9.1f}{share:>7}", flush=True)
         results.append({"case": name, "tokens_per_step": tokens, "flops_per_token": flops, "ms_per_token": ms,
                         "cpu_ms_per_gflop": cpu_ms_per_gflop, **run_figures})
     return results

@@ -82,6 +82,16 @@ class BenchTraining(unittest.TestCase):
         self.assertIn("1.43x of the published processor time: it does not count (at most 1.1)", done.stdout)
         self.assertIs(rows[0]["counts"], False)
 
+    def test_a_run_too_short_to_measure_the_machine_is_compared_all_the_same(self):
+        text = self.program.read_text().replace("matrix_share=0.5", "matrix_share=None")
+        self.program.write_text(text.replace(", matrix_flops_per_second=dict(fp32=232e9)", ""))
+        done, rows = self.bench("S", "--rounds", "1", "--steps", "3")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("not measured in a run as short as this one: take more --steps", done.stdout)
+        self.assertIn("0.76x of the published processor time: it counts", done.stdout)
+        self.assertNotIn("at equal rates", done.stdout)
+        self.assertEqual((rows[0]["counts"], rows[0]["ours"]["matrix_share"]), (True, None))
+
     def test_another_allocator_can_be_tried(self):
         library = self.folder / "libother.so"
         library.touch()
