@@ -135,6 +135,10 @@ void list(FieldList& f, TeacherConfig& c) {
         "slowly, to try it). The run's log "
         "says how far that moves its distributions.")
       .choices = {"", "fp32", "bf16", "fp16", "fp8"};
+  f.add("micro_batch", &c.micro_batch, {0, kMaxBatch},
+        "Samples that the teacher takes at once, a divisor of train.micro_batch; 0: all of a "
+        "micro-step. Fewer need less memory for its activations.")
+      .role = Role::kFree;
 }
 
 void list(FieldList& f, DataConfig& c) {
@@ -236,6 +240,14 @@ void list(FieldList& f, TrainConfig& c) {
         "in fp32 with AVX-512, and with AVX2 from a hidden size of 256 on, else dense, as when the "
         "run began. Part of the arithmetic: dense and tables round apart.")
       .choices = {"auto", "dense", "tables", "int8"};
+  Field& copy = f.add(
+      "working_copy", &c.working_copy, kAny,
+      "How long binarized weights that are multiplied as dense matrices stay unpacked: layer, for "
+      "one product; step, until the signs change, for 4 bytes per weight (2 in "
+      "bf16) and the same bits; auto: layer, because unpacking hardly shows "
+      "(docs/benchmarks.md).");
+  copy.role = Role::kFree;
+  copy.choices = {"auto", "layer", "step"};
 }
 
 void list(FieldList& f, ParallelConfig& c) {

@@ -63,6 +63,13 @@ class Rules {
           concat("expected a multiple of ", train.micro_batch * world_size_, " (micro_batch ",
                  train.micro_batch, " x ", world_size_, world_size_ == 1 ? " rank)" : " ranks)"));
     }
+    const std::int64_t own = config_.teacher.micro_batch;
+    if (sound({"teacher.micro_batch", "train.micro_batch"}) && own > 0 &&
+        train.micro_batch % own != 0) {
+      problems_.add("teacher.micro_batch", std::to_string(own),
+                    concat("expected a divisor of train.micro_batch (", train.micro_batch,
+                           "), or 0 for all of it"));
+    }
   }
 
   void check_length() {

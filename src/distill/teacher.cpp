@@ -3,8 +3,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
-#include <optional>
-
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
 #include "fbi/distributed/shard_plan.h"
@@ -87,21 +85,35 @@ void Teacher::point_slots(std::size_t layer, int buffer) {
     if (slot->kind != ops::SlotKind::kVector) slot->value = whole_[buffer][i++];
 }
 
+/// Layer by layer rather than part by part, so that a layer is gathered once.
+at::Tensor Teacher::forward_stage(std::int64_t stage, const at::Tensor& x,
+                                  const nn::RotaryTable& table) {
+  if (micro_batch_ == 0) return model_->forward_stage(stage, x, table);
+  for (const at::Tensor& part : x.split(micro_batch_))
+    part.copy_(model_->forward_stage(stage, part, table));
+  return x;
+}
+
+/// The layer that was on its way is there, and the one behind it sets out.
+void Teacher::take_layer(std::size_t layer, std::optional<distributed::RowGather>& under_way) {
+  const int buffer = static_cast<int>(layer % 2);
+  under_way->finish();
+  if (layer + 1 < own_rows_.size()) under_way = start_gathering(layer + 1, 1 - buffer);
+  point_slots(layer, buffer);
+}
+
 at::Tensor Teacher::hidden_states(const at::Tensor& ids) {
-  if (!communicator_) return model_->hidden_states(ids);
   const at::NoGradGuard no_grad;
   const auto table = model_->rotary(0, ids.size(1));
   at::Tensor x = model_->embed(ids);
-  std::optional<distributed::RowGather> next = start_gathering(0, 0);
-  for (std::size_t layer = 0; layer < own_rows_.size(); ++layer) {
-    const int buffer = static_cast<int>(layer % 2);
-    next->finish();
-    if (layer + 1 < own_rows_.size())
-      next = start_gathering(layer + 1, 1 - buffer);  // under way while this one computes
-    point_slots(layer, buffer);
-    x = model_->forward_stage(static_cast<std::int64_t>(layer), x, table);
+  std::optional<distributed::RowGather> under_way;
+  if (communicator_) under_way = start_gathering(0, 0);
+  for (std::int64_t stage = 0; stage < model_->stage_count(); ++stage) {
+    const auto layer = static_cast<std::size_t>(stage);
+    if (layer < own_rows_.size()) take_layer(layer, under_way);
+    x = forward_stage(stage, x, table);
   }
-  return model_->forward_stage(model_->stage_count() - 1, x, table);
+  return x;
 }
 
 std::vector<at::Tensor> Teacher::tensors() const {
@@ -138,6 +150,7 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
     nn::load_weights(*model, *folder.weights);
     result = std::make_unique<Teacher>(std::move(model));
   }
+  result->set_micro_batch(teacher.micro_batch);
   log::info("teacher: ", folder.kind, " ", folder.path.string(), ", weights ",
             c10::toString(stored), ", arithmetic ", c10::toString(compute),
             shard ? ", spread over ranks" : "");

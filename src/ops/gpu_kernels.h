@@ -20,7 +20,8 @@ void use(at::Device device);
 /// 90 for 9.0.
 int compute_capability(at::Device device);
 
-at::Tensor effective_weight(const ParameterSlot& slot, at::ScalarType dtype);
+/// Into `out`, of the slot's shape.
+void effective_weight(const ParameterSlot& slot, const at::Tensor& out);
 void pack_signs(const float* latent, kernels::MatrixShape shape, std::uint8_t* bits);
 void scale_gradients(const float* grad, const std::uint8_t* bits, const float* alpha,
                      kernels::ScaleStrides strides, kernels::MatrixShape shape, float* dalpha,

@@ -19,7 +19,7 @@ void use(at::Device) {
 int compute_capability(at::Device) {
   absent();
 }
-at::Tensor effective_weight(const ParameterSlot&, at::ScalarType) {
+void effective_weight(const ParameterSlot&, const at::Tensor&) {
   absent();
 }
 void pack_signs(const float*, kernels::MatrixShape, std::uint8_t*) {

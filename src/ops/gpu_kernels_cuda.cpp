@@ -79,13 +79,11 @@ int compute_capability(at::Device device) {
   return 10 * major + minor;
 }
 
-at::Tensor effective_weight(const ParameterSlot& slot, at::ScalarType dtype) {
-  at::Tensor out = at::empty(slot.shape, slot.bits.options().dtype(dtype));
+void effective_weight(const ParameterSlot& slot, const at::Tensor& out) {
   cuda::effective_weight(slot.bits.const_data_ptr<std::uint8_t>(),
                          slot.alpha.const_data_ptr<float>(), slot.beta.const_data_ptr<float>(),
-                         scale_strides(slot), {slot.rows(), slot.columns()}, element_of(dtype),
-                         out.mutable_data_ptr(), stream());
-  return out;
+                         scale_strides(slot), {slot.rows(), slot.columns()},
+                         element_of(out.scalar_type()), out.mutable_data_ptr(), stream());
 }
 
 void pack_signs(const float* latent, kernels::MatrixShape shape, std::uint8_t* bits) {

@@ -20,17 +20,15 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-at::Tensor unpacked(const ParameterSlot& slot, at::ScalarType dtype) {
-  const at::ScalarType rounded = slot.rounding != at::kFloat ? slot.rounding : dtype;
-  if (slot.bits.is_cuda()) return gpu::effective_weight(slot, rounded).to(dtype);
-  const bool bf16 = rounded == at::kBFloat16;
-  at::Tensor out =
-      at::empty(slot.shape, slot.bits.options().dtype(bf16 ? at::kBFloat16 : at::kFloat));
+/// alpha·s + beta, formed in fp32 and rounded once to the type of `out`: fp32 or bf16, on a GPU
+/// also fp16.
+void unpack(const ParameterSlot& slot, const at::Tensor& out) {
+  if (out.is_cuda()) return gpu::effective_weight(slot, out);
   const kernels::MatrixShape shape{slot.rows(), slot.columns()};
   const auto* bits = slot.bits.const_data_ptr<std::uint8_t>();
   const auto* alpha = slot.alpha.const_data_ptr<float>();
   const auto* beta = slot.beta.const_data_ptr<float>();
-  if (bf16) {
+  if (out.scalar_type() == at::kBFloat16) {
     kernels::effective_weight_bf16(bits, alpha, beta, scale_strides(slot), shape,
                                    static_cast<std::uint16_t*>(out.data_ptr()),
                                    torch_parallel_for());
@@ -38,7 +36,25 @@ at::Tensor unpacked(const ParameterSlot& slot, at::ScalarType dtype) {
     kernels::effective_weight(bits, alpha, beta, scale_strides(slot), shape, out.data_ptr<float>(),
                               torch_parallel_for());
   }
+}
+
+at::Tensor unpacked(const ParameterSlot& slot, at::ScalarType dtype) {
+  const at::ScalarType rounded = slot.rounding != at::kFloat ? slot.rounding : dtype;
+  const bool written = slot.bits.is_cuda() || rounded == at::kBFloat16;
+  const at::Tensor out =
+      at::empty(slot.shape, slot.bits.options().dtype(written ? rounded : at::kFloat));
+  unpack(slot, out);
   return out.to(rounded);
+}
+
+/// working_weight, and the slot's own copy of it where it keeps one.
+at::Tensor multiplied_weight(ParameterSlot& slot, at::ScalarType dtype) {
+  if (!slot.unpacked.defined() || slot.unpacked.scalar_type() != dtype ||
+      slot.rounding != at::kFloat)
+    return working_weight(slot, dtype);
+  if (!slot.unpacked_is_current) unpack(slot, slot.unpacked);
+  slot.unpacked_is_current = true;
+  return slot.unpacked;
 }
 
 bool is_fp8(const ParameterSlot& slot) {
@@ -56,25 +72,24 @@ std::vector<std::int64_t> with_last(const at::Tensor& x, std::int64_t last) {
 }
 
 /// x W~ᵀ
-at::Tensor product(const at::Tensor& x, const ParameterSlot& slot) {
+at::Tensor product(const at::Tensor& x, ParameterSlot& slot) {
   if (uses_sign_tables(slot, x.scalar_type(), x.size(0)))
     return multiply_signs(slot, x.contiguous());
-  return matrix_product(x, working_weight(slot, x.scalar_type()).t());
+  return matrix_product(x, multiplied_weight(slot, x.scalar_type()).t());
 }
 
 /// dY W~ in `dtype`, rounded to that of dY before, unless a GPU gives fp32 at once.
-at::Tensor product_transposed(const at::Tensor& dy, const ParameterSlot& slot,
-                              at::ScalarType dtype) {
+at::Tensor product_transposed(const at::Tensor& dy, ParameterSlot& slot, at::ScalarType dtype) {
   if (dy.is_cuda() && dy.scalar_type() != dtype)
-    return gpu::product(dy, working_weight(slot, dy.scalar_type()), dtype);
+    return gpu::product(dy, multiplied_weight(slot, dy.scalar_type()), dtype);
   if (uses_sign_tables(slot, dy.scalar_type(), dy.size(0)))
     return multiply_signs_transposed(slot, dy.contiguous()).to(dtype);
-  return matrix_product(dy, working_weight(slot, dy.scalar_type())).to(dtype);
+  return matrix_product(dy, multiplied_weight(slot, dy.scalar_type())).to(dtype);
 }
 
 /// sum += dY W~, formed in the dtype of dY.
-void add_product_transposed(at::Tensor& sum, const at::Tensor& dy, const ParameterSlot& slot) {
-  if (sum.is_cuda()) return gpu::add_product(sum, dy, working_weight(slot, dy.scalar_type()));
+void add_product_transposed(at::Tensor& sum, const at::Tensor& dy, ParameterSlot& slot) {
+  if (sum.is_cuda()) return gpu::add_product(sum, dy, multiplied_weight(slot, dy.scalar_type()));
   sum.add_(product_transposed(dy, slot, dy.scalar_type()));
 }
 
@@ -130,6 +145,14 @@ variable_list fp8_linears(const at::Tensor& x, const std::vector<ParameterSlot*>
 at::Tensor working_weight(const ParameterSlot& slot, at::ScalarType dtype) {
   if (is_fp8(slot)) return slot.value.to(at::kFloat).mul_(slot.value_scales.unsqueeze(1)).to(dtype);
   return (slot.kind == SlotKind::kPacked ? unpacked(slot, dtype) : slot.value).to(dtype);
+}
+
+void keep_unpacked(ParameterSlot& slot, at::ScalarType dtype) {
+  if (slot.kind != SlotKind::kPacked || (dtype != at::kFloat && dtype != at::kBFloat16))
+    throw UsageError(
+        concat(slot.name, ": a copy in ", dtype, " is for binarized weights, in fp32 or bf16"));
+  slot.unpacked = at::empty(slot.shape, slot.bits.options().dtype(dtype));
+  slot.unpacked_is_current = false;
 }
 
 at::Tensor linear(const at::Tensor& x, ParameterSlot& slot, at::ScalarType dtype) {

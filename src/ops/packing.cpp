@@ -28,6 +28,7 @@ bool filled_through_host(ParameterSlot& slot, const Fill& fill) {
   host.alpha = slot.alpha.cpu();
   host.beta = slot.beta.cpu();
   fill(host);
+  slot.unpacked_is_current = false;
   slot.bits.copy_(host.bits);
   slot.alpha.copy_(host.alpha);
   slot.beta.copy_(host.beta);
@@ -44,6 +45,7 @@ void pack_signs(ParameterSlot& slot, const at::Tensor& latent) {
   if (filled_through_host(slot, [&](ParameterSlot& host) { pack_signs(host, latent.cpu()); }))
     return;
   const auto shape = checked_shape(slot, latent);
+  slot.unpacked_is_current = false;
   kernels::pack_signs(latent.const_data_ptr<float>(), shape, slot.bits.data_ptr<std::uint8_t>(),
                       torch_parallel_for());
 }
@@ -52,6 +54,7 @@ void initial_scales(ParameterSlot& slot, const at::Tensor& latent) {
   if (filled_through_host(slot, [&](ParameterSlot& host) { initial_scales(host, latent.cpu()); }))
     return;
   const auto shape = checked_shape(slot, latent);
+  slot.unpacked_is_current = false;
   const auto* values = latent.const_data_ptr<float>();
   const at::Tensor alpha = slot.owns_alpha() ? slot.alpha : at::empty_like(slot.alpha);
   if (slot.learns_shift) {

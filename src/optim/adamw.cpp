@@ -297,7 +297,8 @@ void AdamW::gather_working_copies() {
   std::vector<distributed::RowExchangePart> bits;
   std::vector<distributed::RowGather> values;
   for (auto& state : states_) {
-    const ParameterSlot& slot = *state.slot;
+    ParameterSlot& slot = *state.slot;
+    slot.unpacked_is_current = false;
     if (slot.kind == SlotKind::kPacked)
       bits.push_back({slot.bits, slot.bits.narrow(0, state.rows.begin, state.rows.rows())});
     if (slot.kind != SlotKind::kDense) continue;

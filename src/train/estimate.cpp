@@ -110,6 +110,12 @@ std::vector<Option> options_for(const config::RunConfig& config, int world_size)
   const bool parallel = world_size > 1;
   return {{"train.recompute=true", !config.train.recompute,
            [](config::RunConfig& c) { c.train.recompute = true; }},
+          {"train.working_copy=layer", config.train.working_copy == "step",
+           [](config::RunConfig& c) { c.train.working_copy = "layer"; }},
+          {"teacher.micro_batch=1",
+           config.objective.distill > 0 && config.train.micro_batch > 1 &&
+               config.teacher.micro_batch != 1,
+           [](config::RunConfig& c) { c.teacher.micro_batch = 1; }},
           {"parallel.gradient_dtype=bf16",
            parallel && config.parallel.gradient_dtype != config::Precision::kBf16,
            [](config::RunConfig& c) { c.parallel.gradient_dtype = config::Precision::kBf16; }},
@@ -195,6 +201,8 @@ std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& conf
     }
     for (const std::int64_t micro_batch : micro_batches) {
       if ((micro_batch != config.train.micro_batch) != smaller) continue;
+      const std::int64_t own = changed.teacher.micro_batch;
+      if (own > 0 && micro_batch % own != 0) continue;
       changed.train.micro_batch = micro_batch;
       found.estimate = estimate(changed, teacher, world_size, processor);
       if (total_bytes(found.estimate.memory.peak().bytes) > budget_bytes) continue;

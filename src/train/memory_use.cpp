@@ -31,6 +31,7 @@ class HeldBytes {
 
 void add_working_copy(HeldBytes& held, const ops::ParameterSlot& slot) {
   held.add(MemoryKind::kBits, slot.bits);
+  held.add(MemoryKind::kWorkspace, slot.unpacked);
   for (const auto& tensor : {slot.value, slot.alpha, slot.beta})
     held.add(MemoryKind::kValues, tensor);
 }

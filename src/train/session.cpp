@@ -94,7 +94,9 @@ void Session::load_teacher() {
   teacher_ = distill::load_teacher(config_.teacher, config_.model, config_.train, communicator_,
                                    config_.parallel.shard_teacher);
   if (config_.teacher.dtype != "fp8") return;
-  at::Tensor ids = at::empty({config_.train.micro_batch, config_.train.seq_len + 1}, at::kInt);
+  const std::int64_t own = config_.teacher.micro_batch;
+  at::Tensor ids =
+      at::empty({own > 0 ? own : config_.train.micro_batch, config_.train.seq_len + 1}, at::kInt);
   batcher_->read({0, ids.size(0)},
                  {ids.data_ptr<std::int32_t>(), static_cast<std::size_t>(ids.numel())});
   const at::Tensor inputs =

@@ -62,14 +62,21 @@ class StepWalk {
   PassShape student_shape() const {
     PassShape shape = pass_shape(config_.model, tokens_);
     place(shape, element_);
-    const auto dtype = element_ == kFloatBytes ? at::kFloat : at::kBFloat16;
-    if (processor_ == Processor::kCpu &&
-        ops::choose_sign_products(config_.train.sign_products, at::kCPU, dtype,
-                                  config_.model.hidden_size) != ops::SignProducts::kDense) {
-      shape.packed = false;  // their tables are no tensors, and as small as a few tokens
+    if (shape.packed && (!multiplies_dense() || keeps_unpacked())) {
+      shape.packed = false;
+      shape.value_element = element_;
     }
     return shape;
   }
+
+  /// Not products from sign tables, which are no tensors and as small as a few tokens.
+  bool multiplies_dense() const {
+    const auto dtype = element_ == kFloatBytes ? at::kFloat : at::kBFloat16;
+    return processor_ == Processor::kGpu ||
+           ops::choose_sign_products(config_.train.sign_products, at::kCPU, dtype,
+                                     config_.model.hidden_size) == ops::SignProducts::kDense;
+  }
+  bool keeps_unpacked() const { return multiplies_dense() && config_.train.working_copy == "step"; }
 
   /// What follows from the processor and the compute dtype.
   void place(PassShape& shape, std::int64_t element) const {
@@ -133,6 +140,10 @@ class StepWalk {
     hold(MemoryKind::kMoments, 2 * kFloatBytes * (own + replicated));
     hold(MemoryKind::kBits,
          student_.over_matrices([](const MatrixShape& m) { return m.bits_bytes(); }));
+    if (keeps_unpacked())
+      hold(MemoryKind::kWorkspace, element_ * student_.over_matrices([](const MatrixShape& m) {
+        return m.packed ? m.elements() : 0;
+      }));
     hold(MemoryKind::kValues,
          kFloatBytes * (dense + student_.norm_elements + student_.scale_values));
     hold(MemoryKind::kGradients, kFloatBytes * (gradient_elements() + (world_size_ > 1 ? own : 0) +
@@ -179,7 +190,9 @@ class StepWalk {
 
   /// Hidden states after the final norm; layers one after the other, nothing kept.
   Buffer teacher_forward() {
-    PassShape shape = pass_shape(teacher_->model, tokens_);
+    const std::int64_t samples = config_.teacher.micro_batch;
+    PassShape shape =
+        pass_shape(teacher_->model, samples > 0 ? samples * config_.train.seq_len : tokens_);
     place(shape, teacher_->compute_bytes);
     shape.value_element = teacher_->value_bytes;
     shape.fp8 = teacher_->fp8;
@@ -188,9 +201,13 @@ class StepWalk {
     Buffer next_layer;  // on its way while a layer computes
     if (spreads_teacher())
       next_layer = exchange(parameter_shapes(teacher_->model).layer, teacher_->value_bytes);
-    Buffer x = walk.stream();
-    x = walk.forward(x, nullptr);  // all layers are alike
-    Buffer inverse_rms;
+    Buffer x = stream(teacher_->model.hidden_size), inverse_rms;
+    const Buffer y = walk.forward(x, nullptr);  // all layers are alike
+    if (samples > 0) {                          // of a part, and written over its input
+      walk.norm_forward(&inverse_rms);
+      return x;
+    }
+    x = y;
     return walk.norm_forward(&inverse_rms);
   }
 

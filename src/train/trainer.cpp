@@ -11,6 +11,7 @@
 #include "fbi/core/error.h"
 #include "fbi/data/batcher.h"
 #include "fbi/ops/sign_products.h"
+#include "fbi/ops/slot_ops.h"
 
 namespace fbi::train {
 namespace {
@@ -38,7 +39,12 @@ Trainer::Trainer(TrainerParts parts, const config::ObjectiveConfig& objective,
   const auto products =
       ops::choose_sign_products(train.sign_products, options.device, options.compute_dtype,
                                 parts_.student.config().hidden_size);
-  for (ops::ParameterSlot* slot : parts_.student.slots()) slot->products = products;
+  const bool keep = products == ops::SignProducts::kDense && train.working_copy == "step";
+  for (ops::ParameterSlot* slot : parts_.student.slots()) {
+    slot->products = products;
+    if (keep && slot->kind == ops::SlotKind::kPacked)
+      ops::keep_unpacked(*slot, options.compute_dtype);
+  }
 }
 
 void Trainer::set_state(const TrainState& state) {

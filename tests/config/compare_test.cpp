@@ -43,6 +43,8 @@ const std::map<std::string, std::string> kOtherValues = {
     {"evaluation.batch", "2"},
     {"evaluation.max_windows", "7"},
     {"train.sign_products", "int8"},
+    {"train.working_copy", "step"},
+    {"teacher.micro_batch", "4"},
     {"teacher.path", "other"},
     {"teacher.dtype", "bf16"},
     {"data.format", "amber"},
@@ -96,6 +98,8 @@ const std::map<std::string, std::string> kOtherValues = {
 };
 
 const std::set<std::string> kFree = {"data.index_dir",
+                                     "teacher.micro_batch",
+                                     "train.working_copy",
                                      "train.micro_batch",
                                      "train.steps",
                                      "train.recompute",

@@ -132,6 +132,12 @@ TEST(Rules, DistillationNeedsATeacher) {
 
 TEST(Rules, BatchDivides) {
   EXPECT_NO_THROW(minimal({"train.global_batch=32", "train.micro_batch=8"}, 4));
+  EXPECT_NO_THROW(minimal({"train.micro_batch=8", "teacher.micro_batch=8"}));
+  expect_error<UsageError>(
+      [] {
+        minimal({"train.micro_batch=8", "teacher.micro_batch=3"});
+      },
+      "teacher.micro_batch = 3: expected a divisor of train.micro_batch (8), or 0");
   expect_error<UsageError>(
       [] {
         minimal({"train.global_batch=24", "train.micro_batch=16"});

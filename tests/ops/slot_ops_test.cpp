@@ -159,6 +159,42 @@ TEST(SignProductsOption, AutoTakesTheFasterOne) {
   EXPECT_EQ(of_auto(at::kFloat, 128), wide_look_ups ? SignProducts::kTables : SignProducts::kDense);
 }
 
+TEST(WorkingCopy, IsUnpackedOnceUntilSignsOrScalesChange) {
+  ParameterSlot slot = packed_slot(at::randn({24, 40}), ScalePattern::kColumn);
+  const at::Tensor x = at::randn({5, 40}), upstream = at::randn({5, 24});
+  const auto both = [&](at::ScalarType dtype) {
+    ParameterSlot other = slot;
+    other.unpacked.reset();
+    const at::NoGradGuard no_grad;
+    EXPECT_TRUE(linear(x, slot, dtype).equal(linear(x, other, dtype)));
+  };
+  keep_unpacked(slot, at::kFloat);
+  EXPECT_FALSE(slot.unpacked_is_current);
+  both(at::kFloat);
+  EXPECT_TRUE(slot.unpacked_is_current);
+  EXPECT_TRUE(slot.unpacked.equal(working_weight(slot, at::kFloat)));
+  both(at::kBFloat16);  // a type of which it has no copy
+
+  slot.unpacked.zero_();  // products read it, forward and backward
+  const Products read = products(slot, SignProducts::kDense, x, upstream);
+  EXPECT_TRUE(read.y.eq(0).all().item<bool>());
+  EXPECT_TRUE(read.dx.eq(0).all().item<bool>());
+
+  pack_signs(slot, at::randn({24, 40}));
+  both(at::kFloat);
+  initial_scales(slot, at::randn({24, 40}));
+  both(at::kFloat);
+  EXPECT_TRUE(slot.unpacked.equal(working_weight(slot, at::kFloat)));
+}
+
+TEST(WorkingCopy, IsForBinarizedWeights) {
+  ParameterSlot dense = dense_slot(at::randn({4, 8}));
+  ParameterSlot packed = packed_slot(at::randn({4, 8}), ScalePattern::kColumn);
+  test::expect_error<UsageError>([&] { keep_unpacked(dense, at::kFloat); }, "layer.weight",
+                                 "binarized weights");
+  test::expect_error<UsageError>([&] { keep_unpacked(packed, at::kHalf); }, "Half", "fp32 or bf16");
+}
+
 TEST(SignProductsOption, RefusesTablesWhereThereAreNone) {
   EXPECT_EQ(choose_sign_products("tables", at::kCPU, at::kFloat, 128), SignProducts::kTables);
   EXPECT_EQ(choose_sign_products("int8", at::kCPU, at::kFloat, 128), SignProducts::kInt8);

@@ -255,10 +255,12 @@ TEST_F(AdamWSlots, HaveSignBitsOfTheirLatentWeightsAndCountFlips) {
     const at::Tensor earlier = packed_[0].bits.clone();
     const at::Tensor latent_before = optimizer.states()[0].latent.clone();
     plant_gradients(std::to_string(step), 1.0);
+    packed_[0].unpacked_is_current = true;
     optimizer.update(0.3, optimizer.finish_gradients());
     const at::Tensor latent = optimizer.states()[0].latent;
     EXPECT_EQ(optimizer.states()[0].flips,
               latent.ge(0).ne(latent_before.ge(0)).sum().item<std::int64_t>());
+    EXPECT_FALSE(packed_[0].unpacked_is_current);
     const at::Tensor written = packed_[0].bits.clone();
     ops::pack_signs(packed_[0], latent);
     EXPECT_TRUE(packed_[0].bits.equal(written));
@@ -280,7 +282,9 @@ TEST_F(AdamWSlots, PublishRewritesTheSignsFromTheLatentWeights) {
     tensors[name] = tensor;
   tensors.at("row.weight").neg_();
   const at::Tensor before = packed_[1].bits.clone();
+  packed_[1].unpacked_is_current = true;
   optimizer.publish();
+  EXPECT_FALSE(packed_[1].unpacked_is_current);
   // 5 rows of 11 bits, in bytes: every bit but the 5 unused ones of each row is inverted.
   for (std::int64_t row = 0; row < kRows; ++row) {
     EXPECT_EQ(packed_[1].bits[row][0].item<int>(), 0xff & ~before[row][0].item<int>());

@@ -70,6 +70,8 @@ struct Case {
   bool tied_scales = false;
   bool shift = true;
   bool fp8_teacher = false;
+  std::string working_copy = "layer";
+  std::int64_t teacher_micro_batch = 0;
 };
 
 void PrintTo(const Case& c, std::ostream* out) {
@@ -121,6 +123,9 @@ config::RunConfig small_run(const Case& c) {
   config.parallel.gradient_dtype = c.gradients;
   config.parallel.shard_teacher = c.shard_teacher;
   if (c.fp8_teacher) config.teacher.dtype = "fp8";
+  config.teacher.micro_batch = c.teacher_micro_batch;
+  config.train.sign_products = "dense";
+  config.train.working_copy = c.working_copy;
   config::resolve(config, c.ranks);
   return config;
 }
@@ -150,15 +155,16 @@ class SmallRun {
                                                 torch_dtype(c.gradients));
     took(MemoryKind::kMoments);
     sort_by_kind();
+    trainer_ = std::make_unique<Trainer>(
+        TrainerParts{*student_, teacher_.get(), *optimizer_, communicator_, read_samples},
+        config_.objective, config_.train, optim::make_schedule(config_.optimizer),
+        c.shard_gradients);
+    took(MemoryKind::kWorkspace);
     nn::LoadReport report;
     const auto source = nn::random_weights(config_.model, 3);
     for (auto* slot : student_->slots())
       optimizer_->adopt_latent(*slot, nn::load_slot(*slot, *source, report));
     peaks_["loading"] = memory_.peak();
-    trainer_ = std::make_unique<Trainer>(
-        TrainerParts{*student_, teacher_.get(), *optimizer_, communicator_, read_samples},
-        config_.objective, config_.train, optim::make_schedule(config_.optimizer),
-        c.shard_gradients);
   }
 
   /// Trainer::step as it is.
@@ -214,6 +220,7 @@ class SmallRun {
     }
     if (config_.teacher.dtype == "fp8")
       distill::store_as_fp8(teacher_->model(), at::zeros({1, 2}, at::kLong));
+    teacher_->set_micro_batch(config_.teacher.micro_batch);
   }
 
   void took(MemoryKind kind) {
@@ -359,6 +366,13 @@ std::vector<Case> one_rank() {
           {.name = "kd_bf16", .precision = kBf16},
           {.name = "kd_bf16_recompute", .recompute = true, .precision = kBf16},
           {.name = "fp8_teacher", .fp8_teacher = true},
+          {.name = "kd_copy", .working_copy = "step"},
+          {.name = "kd_bf16_recompute_copy",
+           .recompute = true,
+           .precision = kBf16,
+           .working_copy = "step"},
+          {.name = "teacher_one_by_one", .teacher_micro_batch = 1},
+          {.name = "fp8_teacher_one_by_one", .fp8_teacher = true, .teacher_micro_batch = 1},
           {.name = "dense", .distill = false, .binarize = Binarize::kNone},
           {.name = "dense_bf16_recompute",
            .distill = false,
@@ -395,6 +409,11 @@ std::vector<Case> several_ranks() {
        .shift = false},
       {.name = "ranks_uneven_dense", .distill = false, .binarize = Binarize::kNone, .ranks = 3},
       {.name = "ranks_sharded_teacher", .recompute = true, .ranks = 3, .shard_teacher = true},
+      {.name = "ranks_sharded_teacher_one_by_one",
+       .ranks = 4,
+       .shard_teacher = true,
+       .teacher_micro_batch = 1},
+      {.name = "ranks_copy", .ranks = 4, .working_copy = "step"},
       {.name = "ranks_sharded_gradients", .recompute = true, .ranks = 4, .shard_gradients = true},
       {.name = "ranks_tied_sharded_gradients", .tied = true, .ranks = 2, .shard_gradients = true}};
 }

@@ -14,6 +14,7 @@
 namespace fbi::train {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -120,6 +121,9 @@ TEST(Estimate, ShardsLatentWeightsAndMomentsButNotGradients) {
               static_cast<double>(size.total()), 1e8);
   EXPECT_EQ(constant(eight, MemoryKind::kBits), size.binarized / 8);
   EXPECT_GT(constant(eight, MemoryKind::kGradients), size.total() * 4);
+  const auto unpacked = on_gpus(preset("7b.json", 8, {"train.working_copy=step"}), 8);
+  EXPECT_EQ(constant(unpacked, MemoryKind::kWorkspace), 2 * size.binarized);
+  EXPECT_EQ(constant(eight, MemoryKind::kWorkspace), 0);
   const auto sharded = on_gpus(preset("7b.json", 8, {"parallel.shard_gradients=true"}), 8);
   EXPECT_LT(constant(sharded, MemoryKind::kGradients), size.total() * 4 / 5);
 }
@@ -152,6 +156,10 @@ TEST(Estimate, NamesSettingsThatFit) {
   const auto config = preset("7b.json", 8, {"train.recompute=false"});
   EXPECT_THAT(ways(config, 8, kGpuBytes - kReserve),
               ElementsAre("{ \"train.micro_batch=2\" }", "{ \"train.recompute=true\" }"));
+  EXPECT_THAT(ways(preset("7b.json", 8, {"train.working_copy=step"}), 8, kGpuBytes - kReserve),
+              Contains("{ \"train.working_copy=layer\" }"));
+  const auto small = preset("130m.json", 4);
+  EXPECT_THAT(ways(small, 4, 21'500'000'000), Contains("{ \"teacher.micro_batch=1\" }"));
   EXPECT_THAT(ways(config, 8, 1'000'000'000'000), ElementsAre("{}"));
   EXPECT_THAT(ways(config, 8, 1'000'000'000), ElementsAre());
 }

@@ -82,6 +82,7 @@ TEST_P(GpuKinds, FirstStepsAgreeWithTheCpu) {
     config::RunConfig c = config();
     c.train.steps = 5;
     c.train.recompute = recompute;
+    if (recompute) c.train.working_copy = "step";
     const std::string form = recompute ? "-recompute" : "";
     expect_near(train(gpu_, c, "gpu" + form), train(at::kCPU, c, "cpu" + form));
   }

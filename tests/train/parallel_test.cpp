@@ -39,6 +39,7 @@ struct Case {
   bool tied = false;
   config::Binarize pattern = config::Binarize::kColumn;
   bool tied_scales_no_shift = false;
+  std::string working_copy = "layer";
 };
 
 config::ModelConfig tiny_model(const Case& c, bool teacher) {
@@ -154,6 +155,8 @@ std::string train_rank(distributed::Communicator& communicator, const Case& c) {
   train.micro_batch = 1;
   train.loss_chunk_tokens = 5;
   train.recompute = c.recompute;
+  train.sign_products = "dense";
+  train.working_copy = c.working_copy;
   config::OptimizerConfig adamw;
 
   nn::LlamaForCausalLM student(tiny_model(c, false), {});
@@ -268,6 +271,19 @@ TEST(ParallelOptions, ATeacherInPartsGivesTheSameBits) {
   const Seen whole = expect_one_result(4, c);
   c.shard_teacher = true;
   EXPECT_EQ(expect_one_result(4, c).lines, whole.lines);
+}
+
+TEST(ParallelOptions, AWorkingCopyForTheWholeStepGivesTheSameBits) {
+  Case c{"kd"};
+  for (const bool shard_gradients : {false, true}) {
+    c.shard_gradients = shard_gradients;
+    c.working_copy = "layer";
+    const Seen unpacked_by_layer = expect_one_result(2, c);
+    c.working_copy = "step";
+    const Seen unpacked_by_step = expect_one_result(2, c);
+    EXPECT_EQ(unpacked_by_step.lines, unpacked_by_layer.lines);
+    EXPECT_EQ(unpacked_by_step.parameters, unpacked_by_layer.parameters);
+  }
 }
 
 TEST(ParallelOptions, EveryScalePattern) {

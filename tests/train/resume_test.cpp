@@ -20,6 +20,7 @@ void expect_same_bits(const std::string& kind, bool recompute, std::int64_t stri
   TinyRuns runs;
   config::RunConfig config = runs.config(kind);
   config.train.recompute = recompute;
+  if (recompute) config.train.working_copy = "step";  // a copy is none of a checkpoint's signs
   config.checkpoint.every_steps = 1;
   ASSERT_EQ(runs.run(config, "whole"), RunOutcome::kFinished);
   const auto metrics = metrics_lines(runs.path("whole"));
@@ -65,19 +66,41 @@ INSTANTIATE_TEST_SUITE_P(
       return std::get<0>(info.param) + (std::get<1>(info.param) ? "Recompute" : "");
     });
 
-class Recompute : public ::testing::TestWithParam<std::string> {};
+/// Of runs that differ in memory and time alone.
+class SameBits : public ::testing::TestWithParam<std::string> {
+ protected:
+  config::RunConfig config() { return runs_.config(GetParam()); }
+  void expect_of_both(const config::RunConfig& one, const config::RunConfig& other) {
+    runs_.run(one, "one");
+    runs_.run(other, "other");
+    EXPECT_EQ(metrics_lines(runs_.path("other")), metrics_lines(runs_.path("one")));
+    EXPECT_EQ(end_of(runs_.path("other")), end_of(runs_.path("one")));
+  }
+  TinyRuns runs_;
+};
 
-TEST_P(Recompute, ChangesNoBit) {
-  TinyRuns runs;
-  config::RunConfig config = runs.config(GetParam());
-  runs.run(config, "kept");
-  config.train.recompute = true;
-  runs.run(config, "recomputed");
-  EXPECT_EQ(metrics_lines(runs.path("recomputed")), metrics_lines(runs.path("kept")));
-  EXPECT_EQ(end_of(runs.path("recomputed")), end_of(runs.path("kept")));
+TEST_P(SameBits, WithRecompute) {
+  config::RunConfig one = config(), other = one;
+  other.train.recompute = true;
+  expect_of_both(one, other);
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, Recompute, ::testing::Values("kd", "mixed", "dense"),
+/// The signs of a step with a non-finite loss stay, and so may the copy.
+TEST_P(SameBits, WithAWorkingCopyForTheWholeStep) {
+  config::RunConfig one = config();
+  one.train.sign_products = "dense";
+  one.train.working_copy = "layer";
+  config::RunConfig other = one;
+  other.train.working_copy = "step";
+  other.train.recompute = true;
+  expect_of_both(one, other);
+  for (config::RunConfig* run : {&one, &other}) run->train.precision = config::Precision::kBf16;
+  runs_.run(one, "bf16");
+  runs_.run(other, "bf16-step");
+  EXPECT_EQ(metrics_lines(runs_.path("bf16-step")), metrics_lines(runs_.path("bf16")));
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, SameBits, ::testing::Values("kd", "mixed", "tied", "dense"),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

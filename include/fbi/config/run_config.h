@@ -58,7 +58,8 @@ struct ModelConfig {
 struct TeacherConfig {
   std::string path;   ///< Hugging Face folder, or a run or checkpoint folder of ours; needed when
                       ///< objective.distill > 0
-  std::string dtype;  ///< "" (its own) | fp32 | bf16 | fp16
+  std::string dtype;  ///< "" (its own) | fp32 | bf16 | fp16 | fp8
+  std::int64_t micro_batch = 0;  ///< samples it takes at once; 0: train.micro_batch
 };
 
 struct DataConfig {
@@ -120,6 +121,7 @@ struct TrainConfig {
   std::string device = "auto";           ///< auto | cpu | cuda
   std::int64_t threads = 0;              ///< 0: all processors
   std::string sign_products = "auto";    ///< auto | dense | tables | int8
+  std::string working_copy = "auto";     ///< auto | layer | step
 };
 
 struct CheckpointConfig {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "fbi/config/run_config.h"
@@ -25,6 +26,8 @@ class Teacher {
           distributed::Communicator& communicator);
 
   nn::LlamaForCausalLM& model() { return *model_; }
+  /// Of a batch the layers take so many samples at a time; 0: all.
+  void set_micro_batch(std::int64_t samples) { micro_batch_ = samples; }
   /// After the final norm, fp32 [B, S, D] for ids int64 [B, S]. Collective when spread.
   at::Tensor hidden_states(const at::Tensor& ids);
   /// All weights that it holds on this rank; some more than once.
@@ -33,8 +36,11 @@ class Teacher {
  private:
   distributed::RowGather start_gathering(std::size_t layer, int buffer);
   void point_slots(std::size_t layer, int buffer);
+  void take_layer(std::size_t layer, std::optional<distributed::RowGather>& under_way);
+  at::Tensor forward_stage(std::int64_t stage, const at::Tensor& x, const nn::RotaryTable& table);
 
   std::unique_ptr<nn::LlamaForCausalLM> model_;
+  std::int64_t micro_batch_ = 0;
   distributed::Communicator* communicator_ = nullptr;  ///< null: whole
   std::vector<std::vector<at::Tensor>> own_rows_;      ///< [layer][matrix]
   std::vector<at::Tensor> whole_[2];  ///< [matrix] of the layer in use and of the next one

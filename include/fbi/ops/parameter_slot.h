@@ -48,6 +48,10 @@ struct ParameterSlot {
   /// no extra rounding).
   at::ScalarType rounding = at::kFloat;
   SignProducts products = SignProducts::kDense;  ///< packed, in training
+  /// Packed, in training with keep_unpacked: W~ as products take it. Whoever writes bits, alpha or
+  /// beta makes it stale.
+  at::Tensor unpacked;
+  bool unpacked_is_current = false;
 
   at::Tensor grad;  ///< fp32, shape; raw dL/dW~ summed over the micro-steps of a step (packed), or
                     ///< dL/dvalue

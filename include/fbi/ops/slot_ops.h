@@ -19,6 +19,10 @@ namespace fbi::ops {
 /// fp32 and rounded once (packed), or the value (dense).
 at::Tensor working_weight(const ParameterSlot& slot, at::ScalarType dtype);
 
+/// From here on products in `dtype` (fp32 or bf16) unpack the signs of this packed slot once, and
+/// again only when they have changed: memory for W~, in exchange for work; the same bits.
+void keep_unpacked(ParameterSlot& slot, at::ScalarType dtype);
+
 /// y = x W~ᵀ, [T, I] -> [T, O] in `dtype`. Backward: dx = dY W~ in `dtype`, slot.grad += dYᵀ x
 /// accumulated in fp32.
 at::Tensor linear(const at::Tensor& x, ParameterSlot& slot, at::ScalarType dtype);
