@@ -95,9 +95,7 @@ TEST_P(Options, TheTrainerDoesWhatAutogradDoes) {
   EXPECT_GT(flips, 0);
   for (const int ranks : {1, 2}) {
     std::ostringstream report;
-    const auto replay = ranks == 1
-                            ? replay_trainer(trace, config::Precision::kFp32)
-                            : replay_trainer_on_ranks(trace, config::Precision::kFp32, ranks);
+    const auto replay = replay_trainer(trace, config::Precision::kFp32, {.ranks = ranks});
     EXPECT_TRUE(print_checks(report, compare(recording, replay))) << ranks << " ranks\n"
                                                                   << report.str();
     const auto& parameters = replay.final_parameters;

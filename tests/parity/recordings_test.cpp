@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cctype>
 #include <fstream>
 #include <ostream>
 #include <sstream>
@@ -20,6 +21,9 @@ namespace fbi::parity {
 /// For the names that ctest shows.
 void PrintTo(const Form& form, std::ostream* out) {
   *out << form.name;
+}
+void PrintTo(const TrainerOptions& options, std::ostream* out) {
+  *out << to_string(options);
 }
 
 namespace {
@@ -48,14 +52,32 @@ INSTANTIATE_TEST_SUITE_P(Published, Recording,
                                   std::string(std::get<1>(info.param).name);
                          });
 
-TEST(RecordingOnRanks, IsReproducedByTwo) {
+/// Whatever the trainer promises not to matter.
+class RecordingWith : public ::testing::TestWithParam<TrainerOptions> {};
+
+TEST_P(RecordingWith, IsReproduced) {
+  at::set_num_threads(1);
   for (const std::string name : {"t1", "t3", "t5"}) {
     FBI_SHARED_OR_SKIP(directory, "reference-traces/" + name);
     std::ostringstream report;
-    EXPECT_TRUE(replay_and_judge(forms().front(), load_trace(directory), report, /*ranks=*/2))
+    EXPECT_TRUE(replay_and_judge(forms().front(), load_trace(directory), report, GetParam()))
         << report.str();
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Options, RecordingWith,
+    ::testing::Values(
+        TrainerOptions{.ranks = 2}, TrainerOptions{.recompute = true},
+        TrainerOptions{.sign_products = "dense"}, TrainerOptions{.sign_products = "tables"},
+        TrainerOptions{.sign_products = "dense", .working_copy = "step"},
+        TrainerOptions{
+            .ranks = 2, .recompute = true, .sign_products = "dense", .working_copy = "step"}),
+    [](const auto& info) {
+      std::string name = to_string(info.param);
+      std::erase_if(name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); });
+      return name;
+    });
 
 /// A copy of t4row whose trace.json can be changed.
 class BrokenRecording : public ::testing::Test {

@@ -1,7 +1,7 @@
 #include "parity/trainer_replay.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -39,12 +39,14 @@ class RecordedWeights final : public nn::WeightSource {
   const NamedTensors& tensors_;
 };
 
-config::TrainConfig train_config(const Trace& trace, bool recompute, int ranks) {
+config::TrainConfig train_config(const Trace& trace, const TrainerOptions& options) {
   config::TrainConfig train;
   train.seq_len = trace.seq;
-  train.micro_batch = (trace.batch + ranks - 1) / ranks;
+  train.micro_batch = (trace.batch + options.ranks - 1) / options.ranks;
   train.global_batch = trace.batch * trace.accumulate;
-  train.recompute = recompute;
+  train.recompute = options.recompute;
+  train.sign_products = options.sign_products;
+  train.working_copy = options.working_copy;
   train.loss_chunk_tokens = kLossChunkTokens;
   return train;
 }
@@ -159,7 +161,7 @@ ops::LossSums sum_over_ranks(distributed::Communicator& communicator, const ops:
 }
 
 ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
-                    config::Precision precision, bool recompute) {
+                    config::Precision precision, const TrainerOptions& options) {
   const auto dtype = precision == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat;
   nn::LlamaForCausalLM student(trace.student, {at::kCPU, dtype});
   student.allocate_gradients();
@@ -190,7 +192,7 @@ ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
   const config::ObjectiveConfig objective{trace.next_token_weight, trace.distill_weight, 1.0};
   train::Trainer trainer(
       {student, teacher.get(), optimizer, communicator, sample_reader(trace.tokens)}, objective,
-      train_config(trace, recompute, communicator.size()), schedule(trace));
+      train_config(trace, options), schedule(trace));
   const auto first = sum_over_ranks(communicator, ops::read_sums(trainer.micro_step(0)).front());
   optimizer.finish_gradients();
   result.first_gradients = gradients(optimizer, communicator);
@@ -213,15 +215,27 @@ ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
 
 }  // namespace
 
-ReplayResult replay_trainer(const Trace& trace, config::Precision precision, bool recompute) {
-  return replay(*distributed::make_single_rank(), trace, precision, recompute);
+std::string to_string(const TrainerOptions& options) {
+  const TrainerOptions plain;
+  std::string text;
+  const auto add = [&](bool differs, const std::string& part) {
+    if (differs) text += (text.empty() ? "" : ", ") + part;
+  };
+  add(options.ranks != plain.ranks, std::to_string(options.ranks) + " ranks");
+  add(options.recompute, "recompute");
+  add(options.sign_products != plain.sign_products, "products " + options.sign_products);
+  add(options.working_copy != plain.working_copy, "working copy per " + options.working_copy);
+  return text;
 }
 
-ReplayResult replay_trainer_on_ranks(const Trace& trace, config::Precision precision, int ranks) {
+ReplayResult replay_trainer(const Trace& trace, config::Precision precision,
+                            const TrainerOptions& options) {
+  if (options.ranks == 1)
+    return replay(*distributed::make_single_rank(), trace, precision, options);
   ReplayResult result;
-  test::run_ranks_ok(ranks, [&](distributed::Communicator& communicator) {
+  test::run_ranks_ok(options.ranks, [&](distributed::Communicator& communicator) {
     at::set_num_threads(1);
-    ReplayResult own = replay(communicator, trace, precision, /*recompute=*/false);
+    ReplayResult own = replay(communicator, trace, precision, options);
     if (communicator.rank() == 0) result = std::move(own);
   });
   return result;
