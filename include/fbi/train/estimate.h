@@ -119,9 +119,9 @@ struct FittingSettings {
   Estimate estimate;
 };
 /// Every way to need at most `budget_bytes` per rank with the fewest changes among train.recompute,
-/// train.micro_batch, teacher.micro_batch, parallel.gradient_dtype, parallel.shard_gradients and parallel.shard_teacher,
-/// each with the largest micro-batch that fits; no change when the configuration fits as it is;
-/// empty when nothing helps enough.
+/// train.micro_batch, teacher.micro_batch, parallel.gradient_dtype, parallel.shard_gradients and
+/// parallel.shard_teacher, each with the largest micro-batch that fits; no change when the
+/// configuration fits as it is; empty when nothing helps enough.
 std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& config,
                                                    const std::optional<TeacherPlan>& teacher,
                                                    int world_size, Processor processor,
