@@ -6,7 +6,6 @@
 
 #include "kernels/dispatch.h"
 #include "kernels/gemv_kernels.h"
-#include "kernels/half.h"
 
 namespace fbi::kernels {
 namespace {
@@ -45,8 +44,7 @@ void store_cache(const float* x, std::int64_t head_dim, CacheType type, std::byt
     std::memcpy(out, x, head_dim * sizeof *x);
     return;
   }
-  auto* halves = reinterpret_cast<std::uint16_t*>(out);
-  for (std::int64_t i = 0; i < head_dim; ++i) halves[i] = float_to_half(x[i]);
+  gemv_kernels().to_half(x, head_dim, reinterpret_cast<std::uint16_t*>(out));
 }
 
 void attend(const AttendArgs& args) {

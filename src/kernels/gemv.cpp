@@ -243,8 +243,8 @@ void DenseLinear::set_row(std::int64_t row, std::span<const float> values) {
   if (storage_ == Storage::kFp32) {
     std::memcpy(out, values.data(), values.size_bytes());
   } else if (storage_ == Storage::kFp16) {
-    auto* halves = reinterpret_cast<std::uint16_t*>(out);
-    for (std::size_t i = 0; i < values.size(); ++i) halves[i] = float_to_half(values[i]);
+    gemv_kernels().to_half(values.data(), std::ssize(values),
+                           reinterpret_cast<std::uint16_t*>(out));
   } else {
     float largest = 0;
     for (const float v : values) largest = std::max(largest, std::abs(v));

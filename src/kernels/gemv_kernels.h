@@ -72,6 +72,8 @@ struct GemvKernels {
                    std::int64_t head_dim, float* out);
   void (*mix_fp16)(const float* weights, const std::byte* values, std::int64_t positions,
                    std::int64_t head_dim, float* out);
+  /// IEEE 754 binary16, to nearest even.
+  void (*to_half)(const float* x, std::int64_t count, std::uint16_t* out);
 };
 
 /// Plain loops; every other level is tested against it.
@@ -100,6 +102,7 @@ void repack_steps(const std::uint8_t* bits, std::int64_t row_stride, std::int64_
 namespace ref {
 
 float dot(const float* x, const float* y, bool per_element, std::int64_t count);
+void to_half(const float* x, std::int64_t count, std::uint16_t* out);
 /// Rounds x·scale of one unit to 8 bits; returns what one of them is worth.
 float quantize(const float* x, const float* scale, bool per_column, std::int64_t count,
                std::int8_t* q);

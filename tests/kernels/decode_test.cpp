@@ -59,6 +59,21 @@ struct Cache {
   std::vector<std::byte> keys, values;
 };
 
+TEST_P(Decode, HalfCachesRoundAsTheReference) {
+  for (const std::int64_t head_dim : {1, 7, 8, 15, 16, 24, 64, 77}) {
+    std::vector<float> x = normals(head_dim, 3);
+    const float special[] = {0.0f,     -0.0f, 0x1.002p+0f, 0x1.006p+0f, 65504.0f,
+                             65520.0f, 1e9f,  0x1p-24f,    0x1.8p-25f,  -3e-6f};
+    for (std::size_t i = 0; i < std::min(x.size(), std::size(special)); ++i) x[i] = special[i];
+    const auto stored = [&] {
+      std::vector<std::byte> out(static_cast<std::size_t>(padded_head(head_dim)) * 2);
+      store_cache(x.data(), head_dim, CacheType::kFp16, out.data());
+      return out;
+    };
+    EXPECT_EQ(stored(), reference(stored)) << head_dim;
+  }
+}
+
 TEST_P(Decode, AttentionIsTheSoftmaxOverAllPositions) {
   for (const CacheType type : {CacheType::kFp32, CacheType::kFp16}) {
     for (const std::int64_t head_dim : {2, 16, 24, 64, 80, 128}) {

@@ -10,6 +10,11 @@ inline Floats load_half(const std::byte* x) {
   const auto* halves = reinterpret_cast<const __m128i*>(x);
   return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
 }
+inline void store_half(std::uint16_t* out, Floats x) {
+  auto* halves = reinterpret_cast<__m128i*>(out);
+  _mm_storeu_si128(halves, _mm256_cvtps_ph(x.low, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(halves + 1, _mm256_cvtps_ph(x.high, _MM_FROUND_TO_NEAREST_INT));
+}
 inline __m256 half_sum(Floats x) {
   return _mm256_add_ps(x.low, x.high);
 }
@@ -411,6 +416,7 @@ constinit const GemvKernels kAvx2Gemv = {
     .dot = dot,
     .mix_fp32 = mix<LoadFp32>,
     .mix_fp16 = mix<LoadFp16>,
+    .to_half = to_half,
 };
 
 }  // namespace fbi::kernels

@@ -8,6 +8,10 @@ namespace {
 inline Floats load_half(const std::byte* x) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)));
 }
+inline void store_half(std::uint16_t* out, Floats x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                      _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline __m256 half_sum(Floats x) {
   return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
 }
@@ -240,6 +244,7 @@ constinit const GemvKernels kAvx512Gemv = {
     .dot = dot,
     .mix_fp32 = mix<LoadFp32>,
     .mix_fp16 = mix<LoadFp16>,
+    .to_half = to_half,
 };
 
 }  // namespace fbi::kernels

@@ -172,6 +172,7 @@ constinit const GemvKernels kPortableGemv = {
     .dot = ref::dot,
     .mix_fp32 = mix_fp32,
     .mix_fp16 = mix_fp16,
+    .to_half = ref::to_half,
 };
 
 }  // namespace fbi::kernels

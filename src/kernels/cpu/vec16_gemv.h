@@ -1,13 +1,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 
 #include "kernels/cpu/vec16_lanes.h"
 #include "kernels/gemv_kernels.h"
 
 /// What products with signs share, and the dense half of GemvKernels on sixteen lanes. The file
-/// that includes this one has load_half, load_int8 and half_sum, and in kInt8Loaded a power of two:
-/// what one of load_int8's values stands for.
+/// that includes this one has load_half, store_half, load_int8 and half_sum, and in kInt8Loaded a
+/// power of two: what one of load_int8's values stands for.
 namespace fbi::kernels {
 namespace {
 
@@ -149,6 +150,15 @@ void mix(const float* weights, const std::byte* values, std::int64_t positions,
     const std::int64_t first = k * kLanes;
     mix_group<1, Load>(weights, values + first * Load::bytes, positions, stride, out + first);
   }
+}
+
+void to_half(const float* x, std::int64_t count, std::uint16_t* out) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store_half(out + i, load(x + i));
+  if (i == count) return;
+  std::uint16_t rest[kLanes];
+  store_half(rest, load(x + i, static_cast<int>(count - i)));
+  std::memcpy(out + i, rest, static_cast<std::size_t>(count - i) * sizeof *out);
 }
 
 }  // namespace

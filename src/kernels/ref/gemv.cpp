@@ -160,6 +160,10 @@ void mix_fp16(const float* weights, const std::byte* values, std::int64_t positi
 
 namespace ref {
 
+void to_half(const float* x, std::int64_t count, std::uint16_t* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] = float_to_half(x[i]);
+}
+
 float dot(const float* x, const float* y, bool per_element, std::int64_t count) {
   double sum = 0;
   for (std::int64_t i = 0; i < count; ++i) sum += double{x[i]} * y[per_element ? i : 0];
@@ -193,6 +197,7 @@ constinit const GemvKernels kRefGemv = {
     .dot = ref::dot,
     .mix_fp32 = mix_fp32,
     .mix_fp16 = mix_fp16,
+    .to_half = ref::to_half,
 };
 
 }  // namespace fbi::kernels
