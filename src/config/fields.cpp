@@ -243,11 +243,11 @@ void list(FieldList& f, TrainConfig& c) {
   Field& copy = f.add(
       "working_copy", &c.working_copy, kAny,
       "How long binarized weights that are multiplied as dense matrices stay unpacked: layer, for "
-      "one product; step, until the signs change, for 4 bytes per weight (2 in "
-      "bf16) and the same bits; auto: layer, because unpacking hardly shows "
-      "(docs/benchmarks.md).");
+      "one product; step, until the signs change, for 4 bytes per weight (2 in bf16), the same "
+      "bits "
+      "and hardly less time (docs/benchmarks.md).");
   copy.role = Role::kFree;
-  copy.choices = {"auto", "layer", "step"};
+  copy.choices = {"layer", "step"};
 }
 
 void list(FieldList& f, ParallelConfig& c) {

@@ -15,35 +15,28 @@
 
 namespace fbi::bench {
 
-/// Additions in flight: what latency and throughput of any processor ask for.
+/// Operations in flight: what latency and throughput of any processor ask for.
 inline constexpr int kChains = 12;
 
 #if defined(__x86_64__)
-/// Rounds of kChains fused multiply-adds on registers.
-__attribute__((target("avx512f"))) inline void multiply_adds_avx512(std::int64_t rounds) {
-  __m512 sums[kChains];
-  for (auto& sum : sums) sum = _mm512_set1_ps(1);
-  const __m512 factor = _mm512_set1_ps(0.5f);
-  for (std::int64_t k = 0; k < rounds; ++k) {
-#pragma GCC unroll 12
-    for (auto& sum : sums) {
-      sum = _mm512_fmadd_ps(sum, factor, factor);
-      asm volatile("" : "+v"(sum));  // or the loop would be taken apart
-    }
+/// Defines name(rounds): in each round kChains values become `next` of (value, start), on
+/// registers. A macro, because a lambda would not take the function's instruction sets.
+#define FBI_ROUNDS_ON_REGISTERS(name, instruction_sets, Vector, start_value, next)  \
+  __attribute__((target(instruction_sets))) inline void name(std::int64_t rounds) { \
+    const Vector start = start_value;                                               \
+    Vector values[::fbi::bench::kChains];                                           \
+    for (auto& value : values) value = start;                                       \
+    for (std::int64_t k = 0; k < rounds; ++k) {                                     \
+      _Pragma("GCC unroll 12") for (auto& value : values) {                         \
+        value = next;                                                               \
+        asm volatile("" : "+v"(value)); /* or the loop would be taken apart */      \
+      }                                                                             \
+    }                                                                               \
   }
-}
-__attribute__((target("avx2,fma"))) inline void multiply_adds_avx2(std::int64_t rounds) {
-  __m256 sums[kChains];
-  for (auto& sum : sums) sum = _mm256_set1_ps(1);
-  const __m256 factor = _mm256_set1_ps(0.5f);
-  for (std::int64_t k = 0; k < rounds; ++k) {
-#pragma GCC unroll 12
-    for (auto& sum : sums) {
-      sum = _mm256_fmadd_ps(sum, factor, factor);
-      asm volatile("" : "+x"(sum));
-    }
-  }
-}
+FBI_ROUNDS_ON_REGISTERS(multiply_adds_avx512, "avx512f", __m512, _mm512_set1_ps(0.5f),
+                        _mm512_fmadd_ps(value, start, start))
+FBI_ROUNDS_ON_REGISTERS(multiply_adds_avx2, "avx2,fma", __m256, _mm256_set1_ps(0.5f),
+                        _mm256_fmadd_ps(value, start, start))
 #endif
 
 /// A multiplication and an addition of 4 numbers each, where nothing better is known.

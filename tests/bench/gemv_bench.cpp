@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/arithmetic_peak.h"
 #include "fbi/core/random.h"
 #include "fbi/kernels/dispatch.h"
 #include "fbi/kernels/gemv.h"
@@ -131,45 +132,12 @@ double block_seconds() {
   return seconds;
 }
 
-constexpr int kChains = 12;
-
-/// Rounds of kChains look-ups on registers: vpshufb, vpermi2ps, vpermw.
-__attribute__((target("avx2"))) void look_up_bytes(std::int64_t rounds) {
-  __m256i values[kChains];
-  for (auto& value : values) value = _mm256_set1_epi8(1);
-  const __m256i table = _mm256_set1_epi8(1);
-  for (std::int64_t k = 0; k < rounds; ++k) {
-#pragma GCC unroll 12
-    for (auto& value : values) {
-      value = _mm256_shuffle_epi8(table, value);
-      asm volatile("" : "+x"(value));  // or the loop would be taken apart
-    }
-  }
-}
-__attribute__((target("avx512f"))) void look_up_floats(std::int64_t rounds) {
-  __m512i values[kChains];
-  for (auto& value : values) value = _mm512_set1_epi32(1);
-  const __m512i low = _mm512_set1_epi32(1), high = _mm512_set1_epi32(2);
-  for (std::int64_t k = 0; k < rounds; ++k) {
-#pragma GCC unroll 12
-    for (auto& value : values) {
-      value = _mm512_permutex2var_epi32(low, value, high);
-      asm volatile("" : "+v"(value));
-    }
-  }
-}
-__attribute__((target("avx512f,avx512bw"))) void look_up_words(std::int64_t rounds) {
-  __m512i values[kChains];
-  for (auto& value : values) value = _mm512_set1_epi16(1);
-  const __m512i table = _mm512_set1_epi16(1);
-  for (std::int64_t k = 0; k < rounds; ++k) {
-#pragma GCC unroll 12
-    for (auto& value : values) {
-      value = _mm512_permutexvar_epi16(value, table);
-      asm volatile("" : "+v"(value));
-    }
-  }
-}
+FBI_ROUNDS_ON_REGISTERS(look_up_bytes, "avx2", __m256i, _mm256_set1_epi8(1),
+                        _mm256_shuffle_epi8(start, value))
+FBI_ROUNDS_ON_REGISTERS(look_up_floats, "avx512f", __m512i, _mm512_set1_epi32(1),
+                        _mm512_permutex2var_epi32(start, value, start))
+FBI_ROUNDS_ON_REGISTERS(look_up_words, "avx512f,avx512bw", __m512i, _mm512_set1_epi16(1),
+                        _mm512_permutexvar_epi16(value, start))
 
 /// Weights per second if a kernel did nothing but its look-ups; 0 where it does none. AVX2: 32 rows
 /// by 4 inputs in 4 (exact) or 2 planes; AVX-512: 16 or 32 rows by 5 inputs.
@@ -180,7 +148,7 @@ double look_up_peak(Level level, Activations activations) {
   const auto look_up = !avx512 ? look_up_bytes : exact ? look_up_floats : look_up_words;
   const int signs = avx512 ? (exact ? 80 : 160) : (exact ? 32 : 64);
   constexpr std::int64_t kRounds = 1 << 18;
-  return static_cast<double>(kRounds * kChains * signs) / fastest([&] { look_up(kRounds); });
+  return static_cast<double>(kRounds * bench::kChains * signs) / fastest([&] { look_up(kRounds); });
 }
 
 void report(benchmark::State& state, double best) {

@@ -10,7 +10,7 @@ struct TrainerOptions {
   int ranks = 1;  ///< threads, over which every micro-batch is divided
   bool recompute = false;
   std::string sign_products = "auto";
-  std::string working_copy = "auto";
+  std::string working_copy = "layer";
   bool operator==(const TrainerOptions&) const = default;
 };
 

@@ -121,7 +121,7 @@ struct TrainConfig {
   std::string device = "auto";           ///< auto | cpu | cuda
   std::int64_t threads = 0;              ///< 0: all processors
   std::string sign_products = "auto";    ///< auto | dense | tables | int8
-  std::string working_copy = "auto";     ///< auto | layer | step
+  std::string working_copy = "layer";    ///< layer | step
 };
 
 struct CheckpointConfig {
