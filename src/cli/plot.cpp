@@ -162,8 +162,8 @@ class PanelDrawing {
     draw_line(series.x, shown, colour, 1);
     const double y = top_ + kTop + 12 + 16 * static_cast<double>(index);
     out_ += concat("<text x='", right() - 4, "' y='", y, "' text-anchor='end' style='fill:", colour,
-                   "'>", escaped(series.name), shown.empty() ? "" : " " + number(shown.back(), 3),
-                   "</text>\n");
+                   "'>", escaped(series.name),
+                   shown.empty() ? "" : concat(" ", number(shown.back(), 3)), "</text>\n");
   }
 
   const Panel& panel_;

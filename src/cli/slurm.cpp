@@ -121,7 +121,8 @@ std::string sbatch_text(const SlurmJob& job) {
   script.set_variable("run_dir", job.run_dir);
   script.set_variable("program", job.program);
   std::string words;
-  for (const auto& word : job.train_options) words += (words.empty() ? "" : " ") + shell_word(word);
+  for (const auto& word : job.train_options)
+    words += concat(words.empty() ? "" : " ", shell_word(word));
   script.replace("options=(", "options=(" + words + ")");
   return script.text();
 }

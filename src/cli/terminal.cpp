@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "fbi/core/error.h"
+
 namespace fbi::cli {
 namespace {
 
@@ -28,8 +30,8 @@ void ProgressBar::show(std::int64_t done, std::int64_t total, const std::string&
   constexpr std::size_t kCells = 24;
   const auto filled = std::min<std::size_t>(
       kCells, static_cast<std::size_t>(done) * kCells / static_cast<std::size_t>(total));
-  std::string line = "[" + std::string(filled, '#') + std::string(kCells - filled, '.') + "] " +
-                     std::to_string(done * 100 / total) + "% " + text;
+  std::string line = concat("[", std::string(filled, '#'), std::string(kCells - filled, '.'), "] ",
+                            done * 100 / total, "% ", text);
   if (line.size() >= terminal_width()) line.resize(terminal_width() - 1);
   std::fprintf(stderr, "\r\033[K%s", line.c_str());
   std::fflush(stderr);
