@@ -22,7 +22,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 third_party=$repo/third_party
 stamps=$deps_dir/stamps
 library_packages=(libcxxopts-dev libspdlog-dev nlohmann-json3-dev libsimdjson-dev libsentencepiece-dev
-  libxxhash-dev libcpp-httplib-dev libgloo-dev libgtest-dev libgmock-dev)
+  libxxhash-dev libcpp-httplib-dev libgloo-dev libgtest-dev libgmock-dev libsimde-dev)
 tools=(g++ cmake ninja ccache git pkg-config) # what counts is the program, wherever it comes from
 declare -A package_of=([g++]=g++ [cmake]=cmake [ninja]=ninja-build [ccache]=ccache [git]=git
   [pkg-config]=pkg-config)
@@ -56,7 +56,7 @@ print_package_list() {
 deps: no apt-get here. Please install with your system's package manager:
   a C++20 compiler (g++ 12 or newer), CMake 3.25, Ninja, git, Python 3.10 with venv and pip, pkg-config, ccache (optional)
   cxxopts 3, spdlog 1.10, nlohmann_json 3.11, simdjson 3, SentencePiece 0.1.97 (with sentencepiece_train),
-  xxHash 0.8.1, cpp-httplib 0.11, GoogleTest 1.12 (with gmock), the headers of gloo (optional)
+  xxHash 0.8.1, cpp-httplib 0.11, GoogleTest 1.12 (with gmock), the headers of gloo and SIMDe 0.7.4 (optional)
 deps: libraries in folders of your own are found through CMAKE_PREFIX_PATH=DIR1:DIR2
 EOF
 }
