@@ -85,6 +85,17 @@ struct LossGradient {
   float teacher;
 };
 
+/// c[r][n] = Σ_d a[r][d]·b[d][n], d ascending, each step a fused multiply-add; sizes of one head.
+struct SmallProduct {
+  const float* a;
+  std::int64_t a_row, a_depth;  ///< distances in elements
+  const float* b;               ///< blocks of kLanes columns
+  std::int64_t b_block, b_depth;
+  float* c;
+  std::int64_t c_row;
+  std::int64_t rows, columns, depth;
+};
+
 struct CpuKernels {
   void (*pack_row)(const float* latent, std::int64_t columns, std::uint8_t* bits);
   void (*effective_row)(const BinaryRow& row, float* out);
@@ -127,6 +138,14 @@ struct CpuKernels {
   void (*silu_product)(const float* gate, const float* up, std::int64_t count, float* out);
   void (*silu_product_backward)(const float* dout, const float* gate, const float* up,
                                 std::int64_t count, float* dgate, float* dup);
+
+  void (*multiply)(const SmallProduct& product, bool add_to_c);
+  /// x[i] <- exp((x[i] - max) · factor); returns the sum of these.
+  double (*exp_row)(float* x, std::int64_t count, float max, float factor);
+  /// p[i] <- p[i] · inverse_sum, then dp[i] <- p[i] · (dp[i] - Σ p·dp) · scale.
+  void (*softmax_backward_row)(float* p, float* dp, std::int64_t count, float inverse_sum,
+                               float scale);
+
   /// Of one head, `half` angles.
   void (*rotate)(const float* x, const float* cos, const float* sin, bool inverse,
                  std::int64_t half, float* out);

@@ -25,14 +25,19 @@ at::Tensor repeat_heads(const at::Tensor& x, std::int64_t groups) {
 }
 
 /// Causal attention [B, H, S, E]; `mask` replaces the causal one. On the CPU in fp32 inside (bf16
-/// inputs and output): the CPU's bf16 attention would round the probabilities too, and is slower.
+/// inputs and output): LibTorch's bf16 attention would round the probabilities too, and is slower.
 at::Tensor attend(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
                   const std::optional<at::Tensor>& mask) {
   const auto inside = [&](const at::Tensor& x) { return x.is_cpu() ? x.to(at::kFloat) : x; };
+  const bool is_causal = !mask && queries.size(2) > 1;
+  if (is_causal && queries.is_cpu()) {
+    return ops::causal_attention(inside(queries), inside(keys), inside(values))
+        .to(queries.scalar_type());
+  }
   const std::int64_t groups = queries.size(1) / keys.size(1);
   return at::scaled_dot_product_attention(inside(queries), repeat_heads(inside(keys), groups),
                                           repeat_heads(inside(values), groups), mask, 0.0,
-                                          /*is_causal=*/!mask && queries.size(2) > 1)
+                                          is_causal)
       .to(queries.scalar_type());
 }
 

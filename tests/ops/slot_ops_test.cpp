@@ -2,17 +2,21 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <mutex>
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/allclose.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -275,6 +279,39 @@ TEST(RotaryOp, RotatesHalvesAndRotatesGradientsBack) {
   // A rotation keeps inner products: <R x, g> = <x, R^-1 g>, and R^-1 keeps the norm.
   EXPECT_NEAR((y * upstream).sum().item<double>(), (x * x.grad()).sum().item<double>(), 1e-4);
   EXPECT_NEAR(x.grad().norm().item<double>(), upstream.norm().item<double>(), 1e-4);
+}
+
+/// LibTorch's own attention is the other opinion; both round in fp32.
+TEST(CausalAttentionOp, AgreesWithLibTorchForwardAndBackward) {
+  const std::int64_t batch = 2, positions = 70, dim = 24;
+  for (const auto& [heads, key_heads] : {std::pair{4, 2}, {3, 3}}) {
+    const at::Tensor joint = at::randn({batch, positions, heads + 2 * key_heads, dim});
+    const at::Tensor upstream = at::randn({batch, heads, positions, dim});
+    std::array<std::array<at::Tensor, 2>, 2>
+        results;  // ours and LibTorch's: out, gradient of all inputs
+    for (auto& result : results) {
+      const at::Tensor all = joint.clone().requires_grad_(true);
+      const at::Tensor by_head = all.transpose(1, 2);
+      const auto parts = by_head.split_with_sizes({heads, key_heads, key_heads}, 1);
+      const auto repeated = [&](const at::Tensor& x) {
+        return x.repeat_interleave(heads / key_heads, 1);
+      };
+      result[0] = &result == results.data()
+                      ? causal_attention(parts[0], parts[1], parts[2])
+                      : at::scaled_dot_product_attention(parts[0], repeated(parts[1]),
+                                                         repeated(parts[2]), {}, 0.0, true);
+      torch::autograd::backward({result[0]}, {upstream});
+      result[1] = all.grad();
+    }
+    EXPECT_TRUE(results[0][0].transpose(1, 2).is_contiguous());
+    EXPECT_TRUE(at::allclose(results[0][0], results[1][0], 1e-5, 1e-5));
+    EXPECT_TRUE(at::allclose(results[0][1], results[1][1], 1e-5, 1e-5));
+  }
+}
+
+TEST(CausalAttentionOp, TakesOnlyFp32) {
+  const at::Tensor x = at::randn({1, 1, 2, 4}, at::kBFloat16);
+  test::expect_error<UsageError>([&] { causal_attention(x, x, x); }, "fp32");
 }
 
 TEST(EmbeddingOp, AddsGradientsInTokenOrderButNotOfPadding) {

@@ -49,6 +49,12 @@ at::Tensor embedding(const at::Tensor& ids, const ParameterSlot& slot);
 void accumulate_embedding_gradient(ParameterSlot& slot, const at::Tensor& ids, const at::Tensor& dx,
                                    std::int64_t pad_token_id);
 
+/// Causal attention on the CPU in fp32, with the softmax of q·k / sqrt(E): queries [B, H, S, E],
+/// keys and values [B, K, S, E], each shared by H / K heads of queries. The result, [B, H, S, E],
+/// lies in memory as [B, S, H, E].
+at::Tensor causal_attention(const at::Tensor& queries, const at::Tensor& keys,
+                            const at::Tensor& values);
+
 /// Rotary embedding in the rotate-half layout: x [B, H, S, E], cos and sin [S, E/2] in the dtype of
 /// x.
 at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);

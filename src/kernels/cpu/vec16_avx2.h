@@ -12,6 +12,8 @@ namespace {
 struct Floats {
   __m256 low, high;
 };
+/// With two registers a row they leave four of sixteen.
+constexpr int kTileRows = 6;
 struct Doubles {
   __m256d part[4];
 };

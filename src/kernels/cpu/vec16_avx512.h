@@ -10,6 +10,8 @@ namespace fbi::kernels {
 namespace {
 
 using Floats = __m512;
+/// As many sums as multiply-adds are under way at a time, and more.
+constexpr int kTileRows = 12;
 struct Doubles {
   __m512d low, high;
 };

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "kernels/cpu/vec16_attention.h"
 #include "kernels/cpu/vec16_layer.h"
 #include "kernels/cpu/vec16_matrix.h"
 
@@ -28,6 +29,9 @@ constexpr CpuKernels kVec16Kernels = {
     .rms_norm_backward_row = rms_norm_backward_row,
     .silu_product = silu_product,
     .silu_product_backward = silu_product_backward,
+    .multiply = multiply,
+    .exp_row = exp_row,
+    .softmax_backward_row = softmax_backward_row,
     .rotate = rotate,
 };
 

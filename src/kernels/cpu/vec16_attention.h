@@ -1,0 +1,81 @@
+#pragma once
+
+#include "kernels/cpu/vec16_loss.h"
+
+/// Products and softmax rows of attention; cpu_kernels.h has the formulas.
+namespace fbi::kernels {
+namespace {
+
+/// kTileRows rows of c by at most 16 columns stay in registers while depth passes.
+template <int rows, class Lanes>
+inline void multiply_tile(const SmallProduct& p, const float* a, const float* b, float* c,
+                          bool add_to_c, Lanes lanes) {
+  Floats sum[rows];
+  for (int r = 0; r < rows; ++r) {
+    sum[r] = add_to_c ? load(c + r * p.c_row, lanes) : splat(0);
+  }
+  for (std::int64_t d = 0; d < p.depth; ++d, a += p.a_depth, b += p.b_depth) {
+    const Floats x = load(b, lanes);
+    for (int r = 0; r < rows; ++r) sum[r] = fma(splat(a[r * p.a_row]), x, sum[r]);
+  }
+  for (int r = 0; r < rows; ++r) store(c + r * p.c_row, sum[r], lanes);
+}
+
+/// The rows from `row` on, fewer than rows + 1 of them.
+template <int rows, class Lanes>
+inline void multiply_last_rows(const SmallProduct& p, std::int64_t row, const float* b, float* c,
+                               bool add_to_c, Lanes lanes) {
+  if constexpr (rows > 0) {
+    if (p.rows - row < rows) return multiply_last_rows<rows - 1>(p, row, b, c, add_to_c, lanes);
+    multiply_tile<rows>(p, p.a + row * p.a_row, b, c + row * p.c_row, add_to_c, lanes);
+  }
+}
+
+void multiply(const SmallProduct& p, bool add_to_c) {
+  for_lanes(p.columns, [&](std::int64_t column, auto lanes) {
+    const float* b = p.b + column / kLanes * p.b_block;
+    float* c = p.c + column;
+    std::int64_t row = 0;
+    for (; row + kTileRows <= p.rows; row += kTileRows) {
+      multiply_tile<kTileRows>(p, p.a + row * p.a_row, b, c + row * p.c_row, add_to_c, lanes);
+    }
+    multiply_last_rows<kTileRows - 1>(p, row, b, c, add_to_c, lanes);
+  });
+}
+
+double exp_row(float* x, std::int64_t count, float max, float factor) {
+  const Shift shift(max, factor);
+  Doubles sum = zero_doubles();
+  for_sum_blocks(count, [&](std::int64_t first, std::int64_t size) {
+    Floats partial = splat(0);
+    for_lanes(size, [&](std::int64_t i, auto lanes) {
+      const Floats e = exp_nonpositive(shift(load(x + first + i, lanes)));
+      store(x + first + i, e, lanes);
+      partial = add(partial, keep(e, lanes));
+    });
+    accumulate(sum, widen(partial));
+  });
+  return sum_of_lanes(sum);
+}
+
+void softmax_backward_row(float* p, float* dp, std::int64_t count, float inverse_sum, float scale) {
+  Doubles sum = zero_doubles();
+  for_sum_blocks(count, [&](std::int64_t first, std::int64_t size) {
+    Floats partial = splat(0);
+    for_lanes(size, [&](std::int64_t i, auto lanes) {
+      const Floats probability = mul(load(p + first + i, lanes), splat(inverse_sum));
+      store(p + first + i, probability, lanes);
+      partial =
+          fma(probability, load(dp + first + i, lanes), partial);  // lanes beyond a part read as 0
+    });
+    accumulate(sum, widen(partial));
+  });
+  const Floats mean = splat(static_cast<float>(sum_of_lanes(sum)));
+  for_lanes(count, [&](std::int64_t i, auto lanes) {
+    const Floats difference = mul(sub(load(dp + i, lanes), mean), splat(scale));
+    store(dp + i, mul(load(p + i, lanes), difference), lanes);
+  });
+}
+
+}  // namespace
+}  // namespace fbi::kernels
