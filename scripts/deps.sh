@@ -6,6 +6,8 @@
 #   scripts/deps.sh --prefix DIR    without root: the Debian packages are downloaded and unpacked into
 #                                   DIR instead; build.sh finds them by itself in .deps/debian, elsewhere
 #                                   source DIR/env.sh before you run cmake or build.sh
+#   scripts/deps.sh --copy DIR      installs nothing: copies the files of the Debian packages that are installed here into DIR (31 MB),
+#                                   for a machine of this kind that has none of them and no network (gpu_check.sh --libraries)
 #   scripts/deps.sh --cuda          also what a CUDA build links and loads
 #   scripts/deps.sh --python-tests  also .deps/python-tests, a Python with torch and transformers for the
 #                                   tests that compare with them
@@ -129,6 +131,27 @@ EOF
   fi
 }
 
+# Packages and all that they depend on, of those that are installed here.
+with_dependencies() {
+  apt-cache depends --recurse --installed --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances "$@" |
+    sed -n 's/^\([a-z0-9][^:]*\).*/\1/p' | sort -u
+}
+
+# The libraries' files here, less those that come with a compiler and Python.
+copy_libraries() {
+  local prefix=$1 missing libraries names
+  command -v apt-cache >/dev/null || die "--copy copies the files of Debian packages: there is no apt-cache here"
+  missing=$(missing_packages | paste -sd ' ')
+  [[ -z $missing ]] || die "--copy copies what is installed, and this is not: $missing. Run scripts/deps.sh first"
+  mapfile -t libraries < <(printf '%s\n' "${library_packages[@]}" | grep -vx libgloo-dev) # of which the headers are used alone
+  names=$(comm -23 <(with_dependencies "${libraries[@]}") <(with_dependencies g++ python3))
+  # shellcheck disable=SC2086 # a list of names
+  dpkg-query -L libgloo-dev $names | sed -nE 's,^/(usr/(include|lib|share/cmake|share/pkgconfig)/),\1,p' |
+    tar -C / --no-recursion -cf - -T - | tar -C "$prefix" -xf -
+  write_prefix_environment "$prefix"
+  printf '%s\n' "${library_packages[@]}" >"$prefix/packages"
+}
+
 debian_packages() {
   local prefix=$1 missing
   if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
@@ -237,13 +260,13 @@ python_tests() {
 # --- Main ---------------------------------------------------------------------------------------
 
 main() {
-  local prefix='' cuda=false python=false cluster=false
+  local prefix='' copy='' cuda=false python=false cluster=false
   while (($#)); do
     case $1 in
-      --prefix)
-        [[ -n ${2:-} ]] || usage_error "--prefix needs a folder"
+      --prefix | --copy)
+        [[ -n ${2:-} ]] || usage_error "$1 needs a folder"
         mkdir -p "$2"
-        prefix=$(cd "$2" && pwd)
+        if [[ $1 == --copy ]]; then copy=$(cd "$2" && pwd); else prefix=$(cd "$2" && pwd); fi
         shift
         ;;
       --cuda) cuda=true ;;
@@ -259,6 +282,11 @@ main() {
   if $cluster; then
     [[ -z $prefix ]] || usage_error "--cluster-tests and --prefix exclude each other: Slurm's daemons need root"
     library_packages+=(slurm-wlm munge)
+  fi
+  if [[ -n $copy ]]; then
+    copy_libraries "$copy"
+    say "the libraries are in $copy; on the other machine: scripts/gpu_check.sh --libraries DIR, or source DIR/env.sh"
+    return
   fi
   mkdir -p "$stamps"
   exec 9>"$deps_dir/lock"

@@ -11,8 +11,8 @@
 #                    that are written and read, on disk and in memory
 #   --build DIR      where to build; build/gpu without it
 #   --report FILE    the report; DIR/gpu-report.md without it
-#   --libraries DIR  a folder made by `scripts/deps.sh --prefix DIR` here or on another machine; .deps/debian without it, where there
-#                    is one
+#   --libraries DIR  a folder made by `scripts/deps.sh --copy DIR` on a machine that has the libraries, or by --prefix DIR;
+#                    .deps/debian without it, where there is one
 #
 # Installs nothing. Needs a GPU, the CUDA 13 toolkit, CMake, a compiler, and LibTorch 2.11: LIBTORCH_ROOT, else the one in .deps,
 # else that of python3. Training is compared with tests/bench/pytorch_baseline.py where FBI_TEST_PYTHON, .deps/python-tests or python3
@@ -46,7 +46,7 @@ while (($#)); do
   shift
 done
 if [[ -n $libraries ]]; then
-  [[ -f $libraries/env.sh ]] || die "$libraries is no folder of scripts/deps.sh --prefix: it has no env.sh"
+  [[ -f $libraries/env.sh ]] || die "$libraries is no folder of scripts/deps.sh --copy or --prefix: it has no env.sh"
   libraries=$(cd "$libraries" && pwd)
 fi
 cd "$repo"

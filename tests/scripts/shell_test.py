@@ -50,6 +50,18 @@ class Deps(unittest.TestCase):
             self.assertIn("holds no LibTorch 2.11: include/torch/headeronly/version.h is missing", done.stderr)
 
 
+    def test_installed_libraries_are_copied_for_a_machine_without_them(self):
+        with tempfile.TemporaryDirectory() as directory:
+            done = bash(SCRIPTS / "deps.sh", "--copy", directory)
+            if "--copy copies" in done.stderr:
+                self.skipTest(done.stderr)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            env = bash("-c", f"source {directory}/env.sh && echo $CMAKE_PREFIX_PATH", env={"PATH": os.environ["PATH"]})
+            self.assertEqual(env.stdout, f"{directory}/usr\n")
+            self.assertTrue(pathlib.Path(directory, "usr/include/gtest/gtest.h").is_file())
+            self.assertFalse(list(pathlib.Path(directory).rglob("libc.so*")), "what comes with the compiler stays")
+
+
 class BenchTraining(unittest.TestCase):
     def test_a_given_program_is_measured_as_it_is(self):
         words = ["GPU-130M", "--device", "cuda", "--program", "some/fbi-llm", "--work", "folder", "--preload", "lib.so"]
