@@ -273,6 +273,8 @@ void list(FieldList& f, CheckpointConfig& c) {
         "Steps between checkpoints; 0: never by steps.");
   f.add("every_seconds", &c.every_seconds, kNotNegative,
         "Seconds between checkpoints; 0: never by time.");
+  f.add("at_end", &c.at_end, kAny,
+        "A checkpoint after the last step; false for runs that only measure.");
   f.add("keep", &c.keep, {2, kInfinity}, "Checkpoints kept; the oldest go first.");
 }
 

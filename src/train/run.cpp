@@ -120,7 +120,7 @@ class TrainingRun {
       if ((requests.save || save_due_by_steps()) && state().step < config_.train.steps) try_save();
       if (steps_done_ == options_.profile_steps) write_trace();
     }
-    if (last_saved_step_ != state().step) save();
+    if (config_.checkpoint.at_end && last_saved_step_ != state().step) save();
     write_trace();
     observer_.on_end();
     log::debug(memory_.text());

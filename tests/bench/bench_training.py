@@ -153,7 +153,7 @@ def run_ours(case, data, teacher, folder, options, changes=()):
         "train": {"seq_len": case["seq_len"], "global_batch": batch, "micro_batch": case["micro_batch"],
                   "steps": case.get("steps", options.steps), "threads": options.threads, "device": options.device,
                   "precision": "bf16" if options.device == "cuda" else "fp32"},
-        "checkpoint": {"every_steps": 0},
+        "checkpoint": {"every_steps": 0, "at_end": False},  # of 7B parameters it would be 80 GB
     }
     path = folder / "config.json"
     path.write_text(json.dumps(config))

@@ -61,6 +61,7 @@ class BenchTraining(unittest.TestCase):
     def test_ours_stands_beside_the_baseline_with_its_faster_allocator(self):
         done, rows = self.bench("S", "--rounds", "1", "--steps", "4", "--threads", "2")
         self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(self.config_of_ours()["checkpoint"], {"every_steps": 0, "at_end": False})
         self.assertRegex(done.stdout, r"ours +980\.4 +4\.178 +3\.00\n")
         self.assertIn("its arithmetic at 0.50 of the measured rate of matrix products (fp32 232 GFLOP/s)", done.stdout)
         self.assertIn("seconds of a step: teacher 0.522, forward 1.567\n", done.stdout)

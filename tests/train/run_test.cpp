@@ -14,6 +14,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
 #include "fbi/core/signals.h"
+#include "fbi/formats/checkpoint_reader.h"
 #include "support/expect_error.h"
 #include "train/tiny_run.h"
 
@@ -240,6 +241,14 @@ TEST_F(Run, EndsAfterTooManyNonFiniteStepsInARow) {
     const bool is_skipped = lines[i].find("\"skipped\":true") != std::string::npos;
     EXPECT_EQ(is_skipped, i + 3 >= lines.size()) << lines[i];
   }
+}
+
+TEST_F(Run, OfAMeasurementLeavesNoCheckpoint) {
+  config_.checkpoint.every_steps = 0;
+  config_.checkpoint.at_end = false;
+  EXPECT_EQ(runs_.run(config_, "measured"), RunOutcome::kFinished);
+  EXPECT_EQ(metrics_lines(runs_.path("measured")), metrics_);
+  EXPECT_TRUE(formats::list_checkpoints(runs_.path("measured") / "checkpoints").empty());
 }
 
 std::string text_of(const fs::path& file) {

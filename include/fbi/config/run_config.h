@@ -127,6 +127,7 @@ struct TrainConfig {
 struct CheckpointConfig {
   std::int64_t every_steps = 1000;  ///< 0: never by steps
   double every_seconds = 0;         ///< 0: never by time
+  bool at_end = true;               ///< after the last step; false for runs that only measure
   std::int64_t keep = 3;            ///< checkpoints kept, at least 2
 };
 
