@@ -248,15 +248,15 @@ struct GradientProblem {
 
 TEST_F(CudaSums, ScaleGradientsAgreeWithTheReference) {
   // Around a warp's two rows, a block's eight and 128; more columns, or rows, than the last block
-  // has threads.
-  const std::vector<MatrixShape> shapes = {{1, 1},    {3, 5},   {9, 12}, {17, 31},
-                                           {130, 37}, {2, 515}, {520, 2}};
+  // has threads; no row, as of a rank that has none.
+  const std::vector<MatrixShape> shapes = {{0, 9},   {1, 1},    {3, 5},   {9, 12},
+                                           {17, 31}, {130, 37}, {2, 515}, {520, 2}};
   for (const auto& [name, strides] : kPatterns) {
     for (const MatrixShape& shape : shapes) {
       SCOPED_TRACE(testing::Message() << name << " " << shape.rows << " x " << shape.columns);
       const GradientProblem problem(shape, strides);
       const Gradients found = problem.on_device(), expected = problem.by_reference();
-      if (strides.count(shape.rows, shape.columns) > 1) {
+      if (strides.count(shape.rows, shape.columns) != 1) {
         EXPECT_EQ(bits_of(found.dalpha), bits_of(expected.dalpha));
         EXPECT_EQ(bits_of(found.dbeta), bits_of(expected.dbeta));
       } else {

@@ -49,12 +49,12 @@ __global__ void __launch_bounds__(kMatrixThreads)
   out[2 * columns] = sums.squares;
 }
 
-/// Adds the blocks to the first one, in order. partial [blocks][width]
+/// Adds the blocks to the first one, in order; 0 where there is none. partial [blocks][width]
 __global__ void __launch_bounds__(kThreads)
     add_blocks(double* partial, std::int64_t blocks, std::int64_t width) {
   const std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= width) return;
-  double sum = partial[i];
+  double sum = blocks > 0 ? partial[i] : 0;
 #pragma unroll 8
   for (std::int64_t block = 1; block < blocks; ++block) sum += partial[block * width + i];
   partial[i] = sum;
@@ -157,7 +157,8 @@ __global__ void __launch_bounds__(kFinishThreads)
 }  // namespace
 
 std::int64_t scale_gradients_workspace(ScaleStrides strides, MatrixShape shape) {
-  return 3 * (strides.column ? ceil_div(shape.rows, kRowBlock) * shape.columns : shape.rows);
+  const std::int64_t blocks = std::max<std::int64_t>(1, ceil_div(shape.rows, kRowBlock));
+  return 3 * (strides.column ? blocks * shape.columns : shape.rows);
 }
 
 void scale_gradients(const float* raw_grad, const std::uint8_t* bits, const float* alpha,
