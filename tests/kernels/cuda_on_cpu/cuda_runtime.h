@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <type_traits>
 
 /// As much of CUDA as the kernels of src/kernels/cuda and their tests use, on a processor, so that
@@ -18,8 +19,8 @@
 /// before the next one does; lanes, warps and blocks run upwards, downwards or
 /// shuffled from launch to launch, so that results which depend on their order differ.
 ///
-/// It does not say anything about speed, nor about a device's memory order, rounding of exp and the
-/// like.
+/// It does not say anything about speed, nor about a device's memory order; its exponentials are
+/// off as a device's may be.
 
 #define __global__
 #define __device__
@@ -52,6 +53,30 @@ struct alignas(16) [[gnu::may_alias]] uint4 {
 /// Of the fiber that runs.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
+
+/// What the kernels find before the C library's functions: by the programming guide a device's
+/// exp2f is off by up to 2 units in the last place, its expf by fewer. Here it is -2 to 2 of them,
+/// depending on x alone; of 0 both are exact.
+namespace fbi::kernels::cuda {
+inline float off_by_units(float exact, float x) {
+  constexpr float kLargest = 1e38f;
+  if (x == 0 || !(exact >= std::numeric_limits<float>::min() && exact < kLargest)) return exact;
+  std::uint32_t bits = 0, seed = 0;
+  std::memcpy(&bits, &exact, sizeof bits);
+  std::memcpy(&seed, &x, sizeof seed);
+  bits += (seed * 2654435761u >> 16) % 5 - 2;
+  std::memcpy(&exact, &bits, sizeof exact);
+  return exact;
+}
+inline float expf(float x) {
+  return off_by_units(std::exp(x), x);
+}
+/// Results that are no normal numbers are 0, as with --ftz=true.
+inline float exp2f(float x) {
+  const float exact = std::exp2(x);
+  return exact < std::numeric_limits<float>::min() ? 0 : off_by_units(exact, x);
+}
+}  // namespace fbi::kernels::cuda
 
 namespace emulator {
 
