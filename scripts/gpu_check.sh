@@ -7,8 +7,8 @@
 #
 #   --quick          one short training benchmark (130M), the 1-bit runtime at 130M, and short kernel benchmarks instead of all
 #   --cases LIST     training benchmarks of tests/bench/bench_training.py, with commas between them; without it GPU-130M, GPU-1.3B,
-#                    GPU-1.3B-recompute and GPU-1.3B-next-token. Those with a teacher of 7B are for a run of their own: it is 13 GB
-#                    that are written and read, on disk and in memory
+#                    GPU-1.3B-recompute, GPU-1.3B-next-token and GPU-1.3B-fp8-signs. Those with a teacher of 7B are for a run of
+#                    their own: it is 13 GB that are written and read, on disk and in memory
 #   --build DIR      where to build; build/gpu without it
 #   --report FILE    the report; DIR/gpu-report.md without it
 #   --libraries DIR  a folder made by `scripts/deps.sh --copy DIR` on a machine that has the libraries, or by --prefix DIR;
@@ -157,7 +157,7 @@ training_benches() {
     return
   fi
   if $quick; then steps=5 cases=${cases:-GPU-130M}; fi
-  for case in $(tr , ' ' <<<"${cases:-GPU-130M,GPU-1.3B,GPU-1.3B-recompute,GPU-1.3B-next-token}"); do
+  for case in $(tr , ' ' <<<"${cases:-GPU-130M,GPU-1.3B,GPU-1.3B-recompute,GPU-1.3B-next-token,GPU-1.3B-fp8-signs}"); do
     part "training-$case" 400 "$python" tests/bench/bench_training.py "$case" --device cuda --rounds 1 --steps "$steps" --python "$python" \
       --program "$build/bin/fbi-llm" --work "$build/bench-training" --json "$logs/training-$case.json"
   done

@@ -15,7 +15,6 @@ namespace fbi::distill {
 namespace {
 
 constexpr std::int64_t kChunkTokens = 256;  // logits that exist at once
-constexpr std::int64_t kGpuMultiple = 16;   // of the widths that tensor cores take
 
 std::vector<ops::ParameterSlot*> decoder_matrices(nn::LlamaForCausalLM& model) {
   std::vector<ops::ParameterSlot*> out;
@@ -25,14 +24,11 @@ std::vector<ops::ParameterSlot*> decoder_matrices(nn::LlamaForCausalLM& model) {
   return out;
 }
 
-void check_matrix(const ops::ParameterSlot& slot, bool on_gpu) {
+void check_matrix(const ops::ParameterSlot& slot, at::Device device) {
   if (slot.kind == ops::SlotKind::kPacked)
     throw UsageError(
         "teacher.dtype=fp8: the teacher is binarized already; leave teacher.dtype empty");
-  if (on_gpu && (slot.rows() % kGpuMultiple != 0 || slot.columns() % kGpuMultiple != 0))
-    throw UsageError(concat("teacher.dtype=fp8: on a GPU widths must be multiples of ",
-                            kGpuMultiple, ", but ", slot.name, " is [", slot.rows(), ", ",
-                            slot.columns(), "]; use bf16"));
+  ops::check_fp8_widths(kFp8Teacher, device, slot);
 }
 
 /// Both hidden states [T, D]; natural logarithm.
@@ -55,7 +51,7 @@ Fp8Drift drift_between(nn::LlamaForCausalLM& model, const at::Tensor& before,
 Fp8Drift store_as_fp8(nn::LlamaForCausalLM& teacher, const at::Tensor& ids) {
   const at::NoGradGuard no_grad;
   const auto matrices = decoder_matrices(teacher);
-  for (const auto* slot : matrices) check_matrix(*slot, ids.is_cuda());
+  for (const auto* slot : matrices) check_matrix(*slot, ids.device());
   const auto hidden = [&] {
     return teacher.hidden_states(ids).view({ids.numel(), teacher.config().hidden_size});
   };

@@ -134,7 +134,7 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
   const auto folder = nn::open_model_folder(teacher.path);
   check_fit(folder.config, student, train, teacher.path);
   const at::Device device = communicator.device();
-  if (teacher.dtype == "fp8") ops::check_fp8(device);
+  if (teacher.dtype == "fp8") ops::check_fp8(kFp8Teacher, device);
   const at::ScalarType stored = own_or_chosen(teacher.dtype, folder.stored_dtype, device);
   const at::ScalarType compute = stored == at::kHalf && device.is_cpu() ? at::kFloat : stored;
   shard = shard && communicator.size() > 1;

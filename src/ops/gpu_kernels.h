@@ -54,7 +54,10 @@ void silu_product_backward(const at::Tensor& dout, const at::Tensor& gate, const
 void accumulate_embedding_gradient(const at::Tensor& grad, const at::Tensor& ids,
                                    const at::Tensor& dx, std::int64_t skip_id);
 Fp8Rows quantize_rows(const at::Tensor& x);
-at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype);
+Fp8SignInputs quantize_for_signs(const at::Tensor& x, const at::Tensor& alpha,
+                                 const at::Tensor& beta);
+at::Tensor signs_as_fp8(const ParameterSlot& slot);
+at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype, Fp8Sums sums);
 /// a b in `dtype`, fp32 or that of a and b.
 at::Tensor product(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype);
 /// target += a b, fp32 sums of products of a's and b's dtype.

@@ -72,7 +72,13 @@ void accumulate_embedding_gradient(const at::Tensor&, const at::Tensor&, const a
 Fp8Rows quantize_rows(const at::Tensor&) {
   absent();
 }
-at::Tensor fp8_product(const Fp8Rows&, const Fp8Rows&, at::ScalarType) {
+Fp8SignInputs quantize_for_signs(const at::Tensor&, const at::Tensor&, const at::Tensor&) {
+  absent();
+}
+at::Tensor signs_as_fp8(const ParameterSlot&) {
+  absent();
+}
+at::Tensor fp8_product(const Fp8Rows&, const Fp8Rows&, at::ScalarType, Fp8Sums) {
   absent();
 }
 at::Tensor product(const at::Tensor&, const at::Tensor&, at::ScalarType) {

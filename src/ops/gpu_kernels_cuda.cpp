@@ -47,6 +47,16 @@ kernels::MatrixShape shape_of(const at::Tensor& matrix) {
   return {matrix.size(0), matrix.size(1)};
 }
 
+Fp8Rows quantize(const at::Tensor& x, const cuda::ColumnScales& columns) {
+  const auto rows = x.size(0), width = x.size(1);
+  Fp8Rows out{at::empty({rows, width}, x.options().dtype(at::kFloat8_e4m3fn)),
+              at::empty({rows}, x.options().dtype(at::kFloat))};
+  cuda::quantize_rows(x.const_data_ptr(), element_of(x.scalar_type()), rows, width, columns,
+                      static_cast<std::uint8_t*>(out.values.mutable_data_ptr()),
+                      out.scales.data_ptr<float>(), stream());
+  return out;
+}
+
 cuda::RmsNormArgs norm_input(const at::Tensor& x, const at::Tensor& weight) {
   return {x.const_data_ptr(), element_of(x.scalar_type()), weight.const_data_ptr<float>(),
           x.numel() / x.size(-1), x.size(-1)};
@@ -220,21 +230,27 @@ void accumulate_embedding_gradient(const at::Tensor& grad, const at::Tensor& ids
 }
 
 Fp8Rows quantize_rows(const at::Tensor& x) {
-  const auto rows = x.size(0), width = x.size(1);
-  Fp8Rows out{at::empty({rows, width}, x.options().dtype(at::kFloat8_e4m3fn)),
-              at::empty({rows}, x.options().dtype(at::kFloat))};
-  cuda::quantize_rows(x.const_data_ptr(), element_of(x.scalar_type()), rows, width,
-                      static_cast<std::uint8_t*>(out.values.mutable_data_ptr()),
-                      out.scales.data_ptr<float>(), stream());
+  return quantize(x, {});
+}
+
+Fp8SignInputs quantize_for_signs(const at::Tensor& x, const at::Tensor& alpha,
+                                 const at::Tensor& beta) {
+  const at::Tensor sums = at::empty({x.size(0)}, x.options().dtype(at::kFloat));
+  return {quantize(x, {alpha.const_data_ptr<float>(), beta.const_data_ptr<float>(),
+                       sums.mutable_data_ptr<float>()}),
+          sums};
+}
+
+at::Tensor signs_as_fp8(const ParameterSlot& slot) {
+  const at::Tensor out = at::empty(slot.shape, slot.bits.options().dtype(at::kFloat8_e4m3fn));
+  cuda::unpack_signs_e4m3(slot.bits.const_data_ptr<std::uint8_t>(), {slot.rows(), slot.columns()},
+                          static_cast<std::uint8_t*>(out.mutable_data_ptr()), stream());
   return out;
 }
 
-at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype) {
-  // Fast accumulation is what the tensor cores do by themselves: sums of 14 bits instead of 24, as
-  // usual where nothing learns from them directly; what it costs is in the drift that is measured
-  // when a run starts.
+at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype, Fp8Sums sums) {
   return at::_scaled_mm(a.values, b.values.t(), a.scales.unsqueeze(1), b.scales.unsqueeze(0), {},
-                        {}, dtype, /*use_fast_accum=*/true);
+                        {}, dtype, /*use_fast_accum=*/sums == Fp8Sums::kFast);
 }
 
 at::Tensor product(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype) {

@@ -75,6 +75,7 @@ std::vector<std::int64_t> with_last(const at::Tensor& x, std::int64_t last) {
 at::Tensor product(const at::Tensor& x, ParameterSlot& slot) {
   if (uses_sign_tables(slot, x.scalar_type(), x.size(0)))
     return multiply_signs(slot, x.contiguous());
+  if (uses_fp8_signs(slot)) return multiply_signs_fp8(slot, x);
   return matrix_product(x, multiplied_weight(slot, x.scalar_type()).t());
 }
 
@@ -135,7 +136,7 @@ variable_list fp8_linears(const at::Tensor& x, const std::vector<ParameterSlot*>
   const Fp8Rows input = quantize_rows(as_matrix(x));
   variable_list out;
   for (const auto* slot : slots)
-    out.push_back(fp8_product(input, {slot->value, slot->value_scales}, dtype)
+    out.push_back(fp8_product(input, {slot->value, slot->value_scales}, dtype, Fp8Sums::kFast)
                       .view(with_last(x, slot->rows())));
   return out;
 }

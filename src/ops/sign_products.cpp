@@ -1,6 +1,8 @@
 #include "ops/sign_products.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
 
 #include <span>
 #include <vector>
@@ -8,12 +10,15 @@
 #include "fbi/core/error.h"
 #include "fbi/kernels/dispatch.h"
 #include "fbi/kernels/gemv.h"
+#include "fbi/ops/fp8.h"
 #include "fbi/ops/parallel.h"
 #include "fbi/ops/scale_strides.h"
 #include "fbi/ops/sign_products.h"
 
 namespace fbi::ops {
 namespace {
+
+constexpr Fp8Choice kFp8Signs{"train.sign_products=fp8", "dense"};
 
 /// Below, taking the signs apart costs more than the products.
 constexpr std::int64_t kFewTokens = 32;
@@ -38,8 +43,8 @@ at::Tensor multiply(const ParameterSlot& slot, const std::uint8_t* bits,
 }  // namespace
 
 bool uses_sign_tables(const ParameterSlot& slot, at::ScalarType dtype, std::int64_t tokens) {
-  return slot.products != SignProducts::kDense && slot.kind == SlotKind::kPacked &&
-         slot.rounding == at::kFloat && dtype == at::kFloat && tokens >= kFewTokens;
+  return !unpacks(slot.products) && slot.kind == SlotKind::kPacked && slot.rounding == at::kFloat &&
+         dtype == at::kFloat && tokens >= kFewTokens;
 }
 
 at::Tensor multiply_signs(const ParameterSlot& slot, const at::Tensor& x) {
@@ -58,6 +63,34 @@ at::Tensor multiply_signs_transposed(const ParameterSlot& slot, const at::Tensor
                   dy);
 }
 
+bool uses_fp8_signs(const ParameterSlot& slot) {
+  return slot.products == SignProducts::kFp8 && slot.kind == SlotKind::kPacked &&
+         slot.rounding == at::kFloat;
+}
+
+/// Scales of columns go into the inputs, those of rows are factors of the results.
+at::Tensor multiply_signs_fp8(const ParameterSlot& slot, const at::Tensor& x) {
+  const bool by_column = slot.pattern == ScalePattern::kColumn;
+  const at::Tensor columns = at::ones({slot.columns()}, slot.alpha.options());
+  const at::Tensor rows = at::ones({slot.rows()}, slot.alpha.options());
+  const Fp8SignInputs inputs =
+      quantize_for_signs(x, by_column ? slot.alpha : columns, by_column ? slot.beta : columns);
+  const Fp8Rows signs{signs_as_fp8(slot), by_column ? rows : rows * slot.alpha};
+  // Backward takes the sums of this product as exact.
+  at::Tensor y = fp8_product(inputs.rows, signs, x.scalar_type(), Fp8Sums::kFp32);
+  if (slot.learns_shift) y.addcmul_(inputs.sums.unsqueeze(1), by_column ? rows : rows * slot.beta);
+  return y;
+}
+
+bool unpacks(SignProducts products) {
+  return products == SignProducts::kDense || products == SignProducts::kFp8;
+}
+
+void check_sign_products(const ParameterSlot& slot) {
+  if (slot.products == SignProducts::kFp8 && slot.kind == SlotKind::kPacked)
+    check_fp8_widths(kFp8Signs, slot.bits.device(), slot);
+}
+
 SignProducts choose_sign_products(std::string_view option, at::Device device, at::ScalarType dtype,
                                   std::int64_t hidden_size) {
   const bool possible = device.is_cpu() && dtype == at::kFloat;
@@ -70,6 +103,13 @@ SignProducts choose_sign_products(std::string_view option, at::Device device, at
     const bool faster = level == kernels::Level::kAvx512 ||
                         (level == kernels::Level::kAvx2 && hidden_size >= kWide);
     return possible && faster ? SignProducts::kTables : SignProducts::kDense;
+  }
+  if (option == "fp8") {
+    if (device.is_cuda() && dtype != at::kBFloat16)
+      throw UsageError(concat("train.sign_products=fp8 gives bf16 on a GPU, found ", dtype,
+                              ": set train.precision=bf16, or use dense"));
+    check_fp8(kFp8Signs, device);
+    return SignProducts::kFp8;
   }
   if (!possible) {
     throw UsageError(concat("train.sign_products=", option, " computes in fp32 on the CPU; found ",

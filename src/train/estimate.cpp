@@ -143,6 +143,7 @@ TokenFlops token_flops(const config::RunConfig& config, const config::ModelConfi
   const auto student = forward_flops(config.model, config.train.seq_len);
   TokenFlops flops;
   flops.student = 3 * (student.decoder + student.head);
+  if (multiplies_in_fp8(config)) flops.student_fp8 = decoder_matrix_flops(config.model);
   if (config.train.recompute) flops.recompute = student.decoder;
   if (teacher) {
     const auto forward = forward_flops(*teacher, config.train.seq_len);

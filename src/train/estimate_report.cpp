@@ -109,6 +109,7 @@ std::string flops_report(const Estimate& estimate) {
   const TokenFlops& f = estimate.flops;
   std::string out =
       concat("arithmetic  ", flop_text(f.total()), " per token: student 6N ", flop_text(f.student));
+  if (f.student_fp8 > 0) out += concat(", of which ", flop_text(f.student_fp8), " in fp8");
   if (f.recompute > 0) out += concat(", recompute ", flop_text(f.recompute));
   if (f.teacher > 0)
     out += concat(", teacher 2N ", flop_text(f.teacher), " (", percent(f.teacher, f.total()), ")");

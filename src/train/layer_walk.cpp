@@ -36,15 +36,30 @@ LayerWalk::Buffer LayerWalk::operand(const Buffer& x, std::int64_t width, std::i
                     : cast(x, width, from, shape_.element);
 }
 
+/// The reference multiplies in fp32.
+void LayerWalk::multiply_fp8(const config::LinearShape& linear) {
+  if (!shape_.mixed_products)
+    workspace(4 *
+              (shape_.tokens * (linear.inputs + linear.outputs) + linear.inputs * linear.outputs));
+}
+
 LayerWalk::Buffer LayerWalk::linear(const Buffer&, const config::LinearShape& linear) {
-  if (shape_.fp8) {
-    if (!shape_.mixed_products)  // the reference multiplies in fp32
-      workspace(
-          4 * (shape_.tokens * (linear.inputs + linear.outputs) + linear.inputs * linear.outputs));
-    return activation(shape_.tokens * linear.outputs * shape_.element);
-  }
-  const Buffer weight = working_weight(linear);
+  if (shape_.fp8_signs) return linear_of_fp8_signs(linear);
+  const Buffer weight = shape_.fp8 ? Buffer() : working_weight(linear);
+  if (shape_.fp8) multiply_fp8(linear);
   return activation(shape_.tokens * linear.outputs * shape_.element);
+}
+
+LayerWalk::Buffer LayerWalk::linear_of_fp8_signs(const config::LinearShape& linear) {
+  const bool reference = !shape_.mixed_products;
+  const Buffer rows = activation(shape_.tokens * (linear.inputs + 8));  // with a scale and a sum
+  if (reference) workspace(shape_.tokens * linear.inputs * 8);  // alpha·x and its quotients
+  const Buffer signs = workspace(linear.outputs * linear.inputs);
+  multiply_fp8(linear);
+  const Buffer y = activation(shape_.tokens * linear.outputs * shape_.element);
+  if (reference && shape_.element != 4)  // the shift is added in fp32
+    workspace(shape_.tokens * linear.outputs * 8);
+  return y;
 }
 
 /// slot.grad += dYᵀ x, then dx = dY W~ in the compute dtype.

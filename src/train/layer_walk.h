@@ -10,6 +10,7 @@ namespace fbi::train {
 struct PassShape {
   std::int64_t tokens = 0, hidden = 0, queries = 0, keys = 0, wide = 0, heads = 0;
   bool fp8 = false;           ///< linear layers and their inputs take one byte; without gradient
+  bool fp8_signs = false;     ///< x W~ᵀ from signs and inputs of one byte; backward as it is
   bool packed = true;         ///< linear layers are unpacked when they are used
   bool fused_rotary = false;  ///< one kernel, no parts to be joined
   bool heads_inside =
@@ -54,6 +55,8 @@ class LayerWalk {
   Buffer cast(const Buffer& x, std::int64_t width, std::int64_t from, std::int64_t to);
   Buffer working_weight(const config::LinearShape& linear);
   Buffer operand(const Buffer& x, std::int64_t width, std::int64_t from);
+  void multiply_fp8(const config::LinearShape& linear);
+  Buffer linear_of_fp8_signs(const config::LinearShape& linear);
   Buffer linear(const Buffer& input, const config::LinearShape& linear);
   void attend(const Buffer& q, const Buffer& k, const Buffer& v, Graph& graph);
   Buffer linear_backward(const config::LinearShape& linear);

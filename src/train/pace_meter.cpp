@@ -24,11 +24,11 @@ PaceMeter::PaceMeter(const config::RunConfig& config, const nn::LlamaForCausalLM
       rank_tokens_(step_tokens_ / world_size),
       flops_(token_flops(config, teacher ? &teacher->config() : nullptr)) {
   if (flops_.total() * rank_tokens_ * static_cast<double>(config.train.steps) < kLongRun) return;
-  double token_seconds = flops_.student / matrix_rate(student.options());
+  double token_seconds = (flops_.student - flops_.student_fp8) / matrix_rate(student.options());
   if (teacher)
     token_seconds += (flops_.teacher - flops_.teacher_fp8) / matrix_rate(teacher->options());
-  if (flops_.teacher_fp8 > 0)
-    token_seconds += flops_.teacher_fp8 / fp8_rate(teacher->options().device);
+  if (const double fp8 = flops_.student_fp8 + flops_.teacher_fp8; fp8 > 0)
+    token_seconds += fp8 / fp8_rate(student.options().device);
   products_seconds_ = rank_tokens_ * token_seconds;
 }
 

@@ -62,21 +62,22 @@ class StepWalk {
   PassShape student_shape() const {
     PassShape shape = pass_shape(config_.model, tokens_);
     place(shape, element_);
-    if (shape.packed && (!multiplies_dense() || keeps_unpacked())) {
+    if (shape.packed && (!unpacks() || keeps_unpacked())) {
       shape.packed = false;
       shape.value_element = element_;
     }
+    shape.fp8_signs = multiplies_in_fp8(config_);
     return shape;
   }
 
   /// Not products from sign tables, which are no tensors and as small as a few tokens.
-  bool multiplies_dense() const {
+  bool unpacks() const {
     const auto dtype = element_ == kFloatBytes ? at::kFloat : at::kBFloat16;
     return processor_ == Processor::kGpu ||
-           ops::choose_sign_products(config_.train.sign_products, at::kCPU, dtype,
-                                     config_.model.hidden_size) == ops::SignProducts::kDense;
+           ops::unpacks(ops::choose_sign_products(config_.train.sign_products, at::kCPU, dtype,
+                                                  config_.model.hidden_size));
   }
-  bool keeps_unpacked() const { return multiplies_dense() && config_.train.working_copy == "step"; }
+  bool keeps_unpacked() const { return unpacks() && config_.train.working_copy == "step"; }
 
   /// What follows from the processor and the compute dtype.
   void place(PassShape& shape, std::int64_t element) const {
@@ -331,6 +332,10 @@ class StepWalk {
 MemoryEstimate walk_step(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher,
                          int world_size, Processor processor) {
   return StepWalk(config, teacher, world_size, processor).run();
+}
+
+bool multiplies_in_fp8(const config::RunConfig& config) {
+  return config.train.sign_products == "fp8" && config.model.binarize != config::Binarize::kNone;
 }
 
 }  // namespace fbi::train

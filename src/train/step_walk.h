@@ -9,4 +9,7 @@ namespace fbi::train {
 MemoryEstimate walk_step(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher,
                          int world_size, Processor processor);
 
+/// Whether the student's forward products with signs are in 8-bit floats.
+bool multiplies_in_fp8(const config::RunConfig& config);
+
 }  // namespace fbi::train

@@ -39,9 +39,10 @@ Trainer::Trainer(TrainerParts parts, const config::ObjectiveConfig& objective,
   const auto products =
       ops::choose_sign_products(train.sign_products, options.device, options.compute_dtype,
                                 parts_.student.config().hidden_size);
-  const bool keep = products == ops::SignProducts::kDense && train.working_copy == "step";
+  const bool keep = ops::unpacks(products) && train.working_copy == "step";
   for (ops::ParameterSlot* slot : parts_.student.slots()) {
     slot->products = products;
+    ops::check_sign_products(*slot);
     if (keep && slot->kind == ops::SlotKind::kPacked)
       ops::keep_unpacked(*slot, options.compute_dtype);
   }

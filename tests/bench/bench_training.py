@@ -60,11 +60,13 @@ GPU_M_TEACHER = shape(1024, 16, 16, 2816, 32000, 2048)
 GPU_L = shape(2048, 24, 32, 5632, 32000, 2048)
 GPU_7B = shape(4096, 32, 32, 11008, 32000, 2048)
 FP8 = dict(ours=["teacher.dtype=fp8"], alone="the plain baseline has no teacher in fp8")
+FP8_SIGNS = dict(ours=["train.sign_products=fp8"], alone="the plain baseline multiplies in bf16, as GPU-1.3B does")
 RECOMPUTE = dict(ours=["train.recompute=true"], baseline=["--checkpointing"])
 GPU_CASES = {
     "GPU-130M": gpu_case(GPU_M, GPU_M_TEACHER, 8),
     "GPU-1.3B": gpu_case(GPU_L, GPU_L, 2),
     "GPU-1.3B-recompute": gpu_case(GPU_L, GPU_L, 4, **RECOMPUTE),
+    "GPU-1.3B-fp8-signs": gpu_case(GPU_L, GPU_L, 2, **FP8_SIGNS),
     "GPU-1.3B-next-token": gpu_case(GPU_L, None, 2),
     "GPU-130M-of-7B": gpu_case(GPU_M, GPU_7B, 8),
     "GPU-130M-of-7B-fp8": gpu_case(GPU_M, GPU_7B, 8, **FP8),

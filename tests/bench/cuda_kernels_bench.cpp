@@ -217,10 +217,20 @@ void norm_backward(benchmark::State& state) {
   });
 }
 
-void quantize(benchmark::State& state) {
-  const Memory x(2 * kTokens * kWidth), values(kTokens * kWidth), scales(4 * kTokens);
+void signs_e4m3(benchmark::State& state) {
+  const Memory bits(kBitBytes), out(kElements);
+  measure(state, kElements + kBitBytes, [&] {
+    unpack_signs_e4m3(bits.as<std::uint8_t>(), kShape, out.as<std::uint8_t>(), nullptr);
+  });
+}
+
+void quantize(benchmark::State& state, bool for_signs) {
+  const Memory x(2 * kTokens * kWidth), values(kTokens * kWidth), scales(4 * kTokens),
+      alpha(4 * kWidth), beta(4 * kWidth), sums(4 * kTokens);
+  const ColumnScales columns =
+      for_signs ? ColumnScales{alpha.floats(), beta.floats(), sums.floats()} : ColumnScales{};
   measure(state, 3 * kTokens * kWidth, [&] {
-    quantize_rows(x.as<void>(), Element::kBf16, kTokens, kWidth, values.as<std::uint8_t>(),
+    quantize_rows(x.as<void>(), Element::kBf16, kTokens, kWidth, columns, values.as<std::uint8_t>(),
                   scales.floats(), nullptr);
   });
 }
@@ -418,7 +428,9 @@ void register_all() {
   add("distill_loss/bf16/mixed_temperature_2",
       [](auto& state) { loss(state, Element::kBf16, 0.5, 0.5, 2); });
   add("next_token_nll/bf16", nll);
-  add("quantize_rows/bf16", quantize);
+  add("unpack_signs_e4m3", signs_e4m3);
+  add("quantize_rows/bf16", [](auto& state) { quantize(state, false); });
+  add("quantize_rows/bf16/for_signs", [](auto& state) { quantize(state, true); });
   add("accumulate_embedding_gradient/bf16", embedding_gradient);
   add("rms_norm", norm_forward);
   add("rms_norm_backward", norm_backward);

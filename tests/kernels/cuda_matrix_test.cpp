@@ -72,6 +72,22 @@ TEST_F(CudaMatrix, EffectiveWeightEqualsTheReference) {
   }
 }
 
+TEST_F(CudaMatrix, UnpacksSignsAsBytesOfE4m3) {
+  for (const MatrixShape& shape : kMatrixShapes) {
+    for (const std::int64_t offset : {0, 1}) {
+      const auto latent = normals(shape.rows * shape.columns, 8);
+      const DeviceArray<std::uint8_t> bits(packed(latent, shape));
+      const DeviceArray<std::uint8_t> out(offset + shape.rows * shape.columns);
+      unpack_signs_e4m3(bits.data(), shape, out.data() + offset, nullptr);
+      std::vector<std::uint8_t> expected;
+      for (const float w : latent) expected.push_back(w >= 0 ? 0x38 : 0xB8);
+      const auto found = out.values();
+      EXPECT_EQ(std::vector<std::uint8_t>(found.begin() + offset, found.end()), expected)
+          << shape.rows << " x " << shape.columns;
+    }
+  }
+}
+
 TEST_F(CudaMatrix, TakesMemoryThatIsNotAlignedToPacks) {
   const MatrixShape shape = {5, 32};
   const auto latent = normals(1 + shape.rows * shape.columns, 5);

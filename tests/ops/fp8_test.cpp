@@ -53,11 +53,27 @@ TEST(Fp8, ExtremeRowsStayFinite) {
   }
 }
 
+/// alpha·x in fp32 is rounded as any row; x·beta is a sum of 33 numbers in fp32.
+TEST(Fp8, RowsForSignsTakeScalesOfColumnsOnTheWay) {
+  const at::Tensor alpha = at::randn({33}), beta = at::randn({33});
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor x = at::randn({7, 33}).to(dtype), wide = x.to(at::kFloat);
+    const Fp8SignInputs found = quantize_for_signs(x, alpha, beta);
+    const Fp8Rows expected = quantize_rows(wide * alpha);
+    EXPECT_TRUE(found.rows.values.view(at::kByte).equal(expected.values.view(at::kByte)));
+    EXPECT_TRUE(found.rows.scales.equal(expected.scales));
+    EXPECT_TRUE(found.sums.allclose((wide * beta).sum(-1), 1e-5, 1e-5));
+  }
+}
+
 TEST(Fp8, ProductsAreThoseOfTheRoundedNumbers) {
   const Fp8Rows a = quantize_rows(at::randn({5, 40})), b = quantize_rows(at::randn({9, 40}));
   const at::Tensor expected = dequantized(a).mm(dequantized(b).t());
-  EXPECT_TRUE(fp8_product(a, b, at::kFloat).to(at::kDouble).allclose(expected, 1e-5, 1e-5));
-  EXPECT_TRUE(fp8_product(a, b, at::kBFloat16).to(at::kDouble).allclose(expected, 0x1p-8, 1e-5));
+  EXPECT_TRUE(
+      fp8_product(a, b, at::kFloat, Fp8Sums::kFast).to(at::kDouble).allclose(expected, 1e-5, 1e-5));
+  EXPECT_TRUE(fp8_product(a, b, at::kBFloat16, Fp8Sums::kFp32)
+                  .to(at::kDouble)
+                  .allclose(expected, 0x1p-8, 1e-5));
 }
 
 /// Two roundings to 3 bits, each within 2^-4: of sums of 64 products the error is some per cent of
@@ -93,7 +109,22 @@ TEST(Fp8, IsForModelsThatAreOnlyRun) {
         linear(at::randn({1, 4}), run, at::kFloat);
       },
       "layer.weight", "no gradient");
-  EXPECT_NO_THROW(check_fp8(at::kCPU));
+}
+
+TEST(Fp8, ErrorsNameTheOptionAndWhatItCanBeInstead) {
+  const Fp8Choice choice{"some.option=fp8", "bf16"};
+  const at::Device gpu(at::kCUDA, 0);
+  EXPECT_NO_THROW(check_fp8(choice, at::kCPU));
+  EXPECT_NO_THROW(check_fp8_capability(choice, gpu, 89));
+  test::expect_error<UsageError>([&] { check_fp8_capability(choice, gpu, 86); },
+                                 "some.option=fp8 needs a GPU of compute capability 8.9 or more",
+                                 "found 8.6 on cuda:0; use bf16");
+  const ParameterSlot fitting = dense_slot(32, 48), odd = dense_slot(20, 48);
+  EXPECT_NO_THROW(check_fp8_widths(choice, gpu, fitting));
+  EXPECT_NO_THROW(check_fp8_widths(choice, at::kCPU, odd));
+  test::expect_error<UsageError>([&] { check_fp8_widths(choice, gpu, odd); },
+                                 "some.option=fp8: on a GPU widths must be multiples of 16",
+                                 "layer.weight is [20, 48]; use bf16");
 }
 
 }  // namespace

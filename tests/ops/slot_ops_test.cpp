@@ -114,11 +114,11 @@ struct Products {
 };
 
 Products products(ParameterSlot& slot, SignProducts form, const at::Tensor& x,
-                  const at::Tensor& upstream) {
+                  const at::Tensor& upstream, at::ScalarType dtype = at::kFloat) {
   slot.products = form;
   slot.grad = at::zeros(slot.shape);
   const at::Tensor input = x.detach().clone().requires_grad_(true);
-  const at::Tensor y = linear(input, slot, at::kFloat);
+  const at::Tensor y = linear(input, slot, dtype);
   torch::autograd::backward({y}, {upstream});
   return {y.detach(), input.grad(), slot.grad};
 }
@@ -143,6 +143,47 @@ TEST(SlotLinear, TablesOfSumsGiveTheProductsOfTheDenseForm) {
     EXPECT_GE(distance(rounded.y, dense.y), 1e-5) << "this is not int8";
     EXPECT_LE(distance(rounded.dx, dense.dx), 2e-2);
   }
+}
+
+/// Signs are exact and 3 bits of mantissa stay of alpha·x: each of its numbers moves by 2^-4 of
+/// itself at most, or, far below the row's largest, by 2^-10 of that / 448 (halves of steps).
+/// Both products add in fp32, the dense one rounds W~ and, in bf16, both their results.
+TEST(SlotLinear, Fp8RoundsInputsOfTheForwardProductAlone) {
+  for (const auto pattern : kPatterns) {
+    for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+      ParameterSlot slot = packed_slot(at::randn({48, 77}), pattern);
+      const at::Tensor x = at::randn({9, 77}).to(dtype).to(at::kFloat),
+                       upstream = at::randn({9, 48}).to(dtype);
+      const Products dense = products(slot, SignProducts::kDense, x, upstream, dtype);
+      const Products fp8 = products(slot, SignProducts::kFp8, x, upstream, dtype);
+      EXPECT_EQ(fp8.y.scalar_type(), dtype);
+      EXPECT_TRUE(fp8.dx.equal(dense.dx));
+      EXPECT_TRUE(fp8.grad.equal(dense.grad));
+      const at::Tensor scaled = pattern == ScalePattern::kColumn ? x * slot.alpha : x;
+      const at::Tensor top = scaled.abs().amax(-1, /*keepdim=*/true);
+      at::Tensor bound =
+          (scaled.abs() * 0x1p-4).maximum(top * (0x1p-10 / 448)).sum(-1, /*keepdim=*/true);
+      if (pattern != ScalePattern::kColumn) bound = bound * slot.alpha.abs();
+      const at::Tensor size = x.abs().matmul(working_weight(slot, at::kFloat).abs().t());
+      bound = bound + size * (dtype == at::kFloat ? 1e-5 : 3 * 0x1p-8);
+      const at::Tensor error = (fp8.y.to(at::kFloat) - dense.y.to(at::kFloat)).abs();
+      EXPECT_TRUE(error.le(bound).all().item<bool>());
+      // Errors of 77 numbers, evenly within the bounds, mostly cancel; none at all would be no fp8.
+      const double share = (error.norm() / dense.y.to(at::kFloat).norm()).item<double>();
+      EXPECT_LT(share, 0.06);
+      EXPECT_GT(share, 0.005);
+    }
+  }
+}
+
+TEST(SlotLinear, Fp8WithoutAShiftAddsNone) {
+  ParameterSlot slot = packed_slot(at::randn({16, 32}), ScalePattern::kColumn);
+  slot.products = SignProducts::kFp8;
+  slot.beta.zero_();
+  const at::NoGradGuard no_grad;
+  const at::Tensor x = at::randn({3, 32}), with_zeros = linear(x, slot, at::kFloat);
+  slot.learns_shift = false;
+  EXPECT_TRUE(linear(x, slot, at::kFloat).equal(with_zeros));
 }
 
 TEST(SlotLinear, FewTokensTakeTheDenseForm) {
@@ -205,6 +246,17 @@ TEST(SignProductsOption, RefusesTablesWhereThereAreNone) {
   test::expect_error<UsageError>(
       [] { choose_sign_products("tables", at::kCPU, at::kBFloat16, 128); },
       "train.sign_products=tables computes in fp32 on the CPU; found cpu and BFloat16");
+}
+
+TEST(SignProductsOption, Fp8IsForTheCpuToTryAndForGpusInBf16) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    EXPECT_EQ(choose_sign_products("fp8", at::kCPU, dtype, 128), SignProducts::kFp8);
+  test::expect_error<UsageError>(
+      [] { choose_sign_products("fp8", at::Device(at::kCUDA, 0), at::kFloat, 128); },
+      "train.sign_products=fp8 gives bf16 on a GPU, found Float", "set train.precision=bf16");
+  EXPECT_TRUE(unpacks(SignProducts::kDense));
+  EXPECT_TRUE(unpacks(SignProducts::kFp8));  // for backward
+  EXPECT_FALSE(unpacks(SignProducts::kTables));
 }
 
 TEST(MatrixProduct, OfEveryTransposition) {

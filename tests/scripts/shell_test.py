@@ -143,7 +143,8 @@ esac""")
         self.make_tests_that("true")
         self.program("python3", 'case $1 in -c) ;; *) echo "$*" ;; esac')
         for arguments, cases, steps in ((["--cases", "A,B"], ["A", "B"], 8), (["--quick"], ["GPU-130M"], 5),
-                                        ([], ["GPU-130M", "GPU-1.3B", "GPU-1.3B-recompute", "GPU-1.3B-next-token"], 8)):
+                                        ([], ["GPU-130M", "GPU-1.3B", "GPU-1.3B-recompute", "GPU-1.3B-next-token",
+                                              "GPU-1.3B-fp8-signs"], 8)):
             with self.subTest(arguments):
                 self.assertEqual(self.check(*arguments).returncode, 0)
                 self.assertEqual(re.findall(r"bench_training.py (\S+) --device cuda --rounds 1 --steps (\d)", self.report()),

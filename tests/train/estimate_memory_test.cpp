@@ -70,6 +70,7 @@ struct Case {
   bool tied_scales = false;
   bool shift = true;
   bool fp8_teacher = false;
+  bool fp8_signs = false;
   std::string working_copy = "layer";
   std::int64_t teacher_micro_batch = 0;
 };
@@ -124,7 +125,7 @@ config::RunConfig small_run(const Case& c) {
   config.parallel.shard_teacher = c.shard_teacher;
   if (c.fp8_teacher) config.teacher.dtype = "fp8";
   config.teacher.micro_batch = c.teacher_micro_batch;
-  config.train.sign_products = "dense";
+  config.train.sign_products = c.fp8_signs ? "fp8" : "dense";
   config.train.working_copy = c.working_copy;
   config::resolve(config, c.ranks);
   return config;
@@ -366,6 +367,12 @@ std::vector<Case> one_rank() {
           {.name = "kd_bf16", .precision = kBf16},
           {.name = "kd_bf16_recompute", .recompute = true, .precision = kBf16},
           {.name = "fp8_teacher", .fp8_teacher = true},
+          {.name = "fp8_signs", .fp8_signs = true},
+          {.name = "fp8_signs_bf16_recompute_copy",
+           .recompute = true,
+           .precision = kBf16,
+           .fp8_signs = true,
+           .working_copy = "step"},
           {.name = "kd_copy", .working_copy = "step"},
           {.name = "kd_bf16_recompute_copy",
            .recompute = true,

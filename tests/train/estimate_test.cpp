@@ -58,6 +58,25 @@ TEST(Estimate, ArithmeticOf7B) {
             0);
 }
 
+TEST(Estimate, Fp8SignsTakeAThirdOfTheStudentsProductsInABytePerWeight) {
+  auto config = preset("7b.json", 32);
+  const auto model = config.model;
+  const auto of = [&] {
+    return estimate(config, plan_teacher(model, config.teacher, "fp16", Processor::kGpu), 32,
+                    Processor::kGpu);
+  };
+  const auto dense = of();
+  config.train.sign_products = "fp8";
+  const auto fp8 = of();
+  EXPECT_EQ(fp8.flops.student, dense.flops.student);
+  EXPECT_EQ(dense.flops.student_fp8, 0);
+  EXPECT_NEAR(fp8.flops.student_fp8 / 1e9, 12.95, 0.01);
+  EXPECT_NE(flops_report(fp8).find("in fp8"), std::string::npos);
+  EXPECT_EQ(fp8.memory.constant, dense.memory.constant);
+  config.model.binarize = config::Binarize::kNone;
+  EXPECT_EQ(of().flops.student_fp8, 0);
+}
+
 TEST(Estimate, Fp8TeacherHalvesItsDecoder) {
   auto config = preset("7b.json", 32);
   auto model = config.model;

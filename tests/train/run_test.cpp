@@ -273,6 +273,28 @@ TEST(Fp8Teacher, TrainsResumesAndTellsItsDrift) {
   EXPECT_EQ(end_of(runs.path("resumed")), end_of(runs.path("whole")));
 }
 
+/// Its forward is that of fewer bits, and everything else what it is in the other forms.
+TEST(Fp8Signs, TrainsAndResumes) {
+  TinyRuns runs;
+  config::RunConfig config = runs.config("mixed");
+  config.train.sign_products = "fp8";
+  config.checkpoint.every_steps = 20;
+  std::vector<double> losses;
+  EXPECT_EQ(runs.run(config, "whole", "none",
+                     [&](const StepMetrics& step) { losses.push_back(step.loss); }),
+            RunOutcome::kFinished);
+  EXPECT_LT(losses.back(), losses.front());
+  copy_run_at(runs.path("whole"), runs.path("resumed"), 20);
+  config.train.recompute = true;  // changes memory alone
+  config.train.working_copy = "step";
+  EXPECT_EQ(runs.run(config, "resumed", "auto"), RunOutcome::kFinished);
+  EXPECT_EQ(metrics_lines(runs.path("resumed")), metrics_lines(runs.path("whole")));
+  EXPECT_EQ(end_of(runs.path("resumed")), end_of(runs.path("whole")));
+  config.train.sign_products = "dense";
+  test::expect_error<UsageError>([&] { runs.run(config, "resumed", "auto"); },
+                                 "train.sign_products");
+}
+
 TEST(SavedRunConfig, IsAbsentInANewFolder) {
   test::TempDir folder;
   EXPECT_FALSE(saved_run_config(folder.path()));

@@ -120,7 +120,7 @@ struct TrainConfig {
   std::int64_t max_skipped_in_row = 10;  ///< non-finite steps in a row before exit 6
   std::string device = "auto";           ///< auto | cpu | cuda
   std::int64_t threads = 0;              ///< 0: all processors
-  std::string sign_products = "auto";    ///< auto | dense | tables | int8
+  std::string sign_products = "auto";    ///< auto | dense | tables | int8 | fp8
   std::string working_copy = "layer";    ///< layer | step
 };
 

@@ -5,8 +5,12 @@
 #include <ATen/core/Tensor.h>
 
 #include "fbi/nn/llama.h"
+#include "fbi/ops/fp8.h"
 
 namespace fbi::distill {
+
+/// For ops::check_fp8.
+inline constexpr ops::Fp8Choice kFp8Teacher{"teacher.dtype=fp8", "bf16"};
 
 /// How far the teacher's next-token distributions moved when its matrices became fp8.
 struct Fp8Drift {

@@ -44,6 +44,10 @@ void effective_weight(const std::uint8_t* bits, const float* alpha, const float*
                       ScaleStrides strides, MatrixShape shape, Element type, void* out,
                       Stream stream);
 
+/// out [rows, columns] = the bytes of +1 and -1 as 8-bit floats (e4m3).
+void unpack_signs_e4m3(const std::uint8_t* bits, MatrixShape shape, std::uint8_t* out,
+                       Stream stream);
+
 /// Number of doubles that scale_gradients needs.
 std::int64_t scale_gradients_workspace(ScaleStrides strides, MatrixShape shape);
 /// Like kernels::scale_gradients; *squares (device memory) receives Σ (alpha·G)². dalpha and dbeta
@@ -141,10 +145,17 @@ void silu_product(const void* gate, const void* up, Element type, std::int64_t c
 void silu_product_backward(const void* dout, const void* gate, const void* up, Element type,
                            std::int64_t count, void* dgate, void* dup, Stream stream);
 
+/// What a product with alpha·s + beta per column takes of its inputs on the way: x becomes alpha·x,
+/// and sums [rows] = Σ beta·x of x as it was, in fp32. All or none are null.
+struct ColumnScales {
+  const float* alpha = nullptr;  ///< [width]
+  const float* beta = nullptr;   ///< [width]
+  float* sums = nullptr;         ///< [rows]
+};
 /// Rows as 8-bit floats (e4m3) with a scale each: values [rows, width] = x / scale to nearest even,
 /// scales [rows] = max |x| / 448, at least the smallest normal number. Contents are finite.
 void quantize_rows(const void* x, Element type, std::int64_t rows, std::int64_t width,
-                   std::uint8_t* values, float* scales, Stream stream);
+                   const ColumnScales& columns, std::uint8_t* values, float* scales, Stream stream);
 
 /// The gradient of an embedding: grad[ids[t]] += dx[t] in token order, the bits of a serial loop
 /// (an index_add is free to take any order). Ids outside of [0, rows), and skip_id, are left out.

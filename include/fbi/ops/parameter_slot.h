@@ -16,9 +16,10 @@ enum class ScalePattern { kColumn, kRow, kSingle };
 /// packed: a binarized linear; dense: a full-precision matrix; vector: norm weights.
 enum class SlotKind { kPacked, kDense, kVector };
 
-/// How products with a packed slot are formed on the CPU: with W~ as a dense matrix; from its signs
-/// by tables of sums (fp32); the same with inputs rounded to 8 bits.
-enum class SignProducts { kDense, kTables, kInt8 };
+/// How products with a packed slot are formed: with W~ as a dense matrix; on the CPU from its signs
+/// by tables of sums (fp32); the same with inputs rounded to 8 bits; forward from signs and inputs
+/// in 8-bit floats (fp8.h), backward dense.
+enum class SignProducts { kDense, kTables, kInt8, kFp8 };
 
 /// Which learning-rate and weight-decay multiplier applies (optimizer.groups.*).
 enum class ParameterGroup { kLatent, kScale, kNorm, kEmbedding };

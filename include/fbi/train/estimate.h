@@ -66,6 +66,7 @@ struct TrafficEstimate {
 /// addition 2·S·(width of all query heads) per layer forward, twice that backward.
 struct TokenFlops {
   double student = 0;      ///< forward and backward
+  double student_fp8 = 0;  ///< those of `student` that train.sign_products=fp8 does in 8 bits
   double recompute = 0;    ///< 0 without train.recompute
   double teacher = 0;      ///< 0 without distillation
   double teacher_fp8 = 0;  ///< those of `teacher` that teacher.dtype=fp8 does in 8 bits

@@ -62,6 +62,28 @@ __global__ void __launch_bounds__(kMatrixThreads)
   }
 }
 
+/// A thread turns a byte of signs into eight.
+__global__ void __launch_bounds__(kMatrixThreads)
+    signs_kernel(const std::uint8_t* bits, MatrixShape shape, bool whole, std::uint8_t* out) {
+  constexpr std::uint8_t kPlus = 0x38, kMinus = 0xB8;  // 1 and -1 in e4m3
+  const Part part = part_of<kEight>(shape, kUnpackRows);
+  if (part.count <= 0) return;
+#pragma unroll 4
+  for (std::int64_t o = part.row; o < part.end_row; ++o) {
+    const unsigned signs = bits[o * row_bytes(shape.columns) + part.group];
+    std::uint8_t pack[kEight];
+    for (int j = 0; j < kEight; ++j) pack[j] = signs >> j & 1 ? kPlus : kMinus;
+    std::uint8_t* target = out + o * shape.columns + part.column;
+    if (whole) {
+      store_pack(target, pack);
+    } else {
+      for (int j = 0; j < kEight; ++j) {
+        if (j < part.count) target[j] = pack[j];
+      }
+    }
+  }
+}
+
 template <class T>
 void effective(const std::uint8_t* bits, const float* alpha, const float* beta,
                ScaleStrides strides, MatrixShape shape, T* out, Stream stream) {
@@ -89,6 +111,12 @@ void effective_weight(const std::uint8_t* bits, const float* alpha, const float*
   with_type(type, [&](auto element) {
     effective(bits, alpha, beta, strides, shape, static_cast<decltype(element)*>(out), stream);
   });
+}
+
+void unpack_signs_e4m3(const std::uint8_t* bits, MatrixShape shape, std::uint8_t* out,
+                       Stream stream) {
+  launch("unpack_signs_e4m3", signs_kernel, matrix_grid(shape, kEight, kUnpackRows), kMatrixThreads,
+         stream, bits, shape, whole_packs(out, shape.columns, kEight), out);
 }
 
 }  // namespace fbi::kernels::cuda
