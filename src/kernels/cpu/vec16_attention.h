@@ -6,10 +6,10 @@
 namespace fbi::kernels {
 namespace {
 
-/// kTileRows rows of c by at most 16 columns stay in registers while depth passes.
-template <int rows, class Lanes>
+/// Rows of c by at most 16 columns stay in registers while depth passes.
+template <int rows, bool add_to_c, class Lanes>
 inline void multiply_tile(const SmallProduct& p, const float* a, const float* b, float* c,
-                          bool add_to_c, Lanes lanes) {
+                          Lanes lanes) {
   Floats sum[rows];
   for (int r = 0; r < rows; ++r) {
     sum[r] = add_to_c ? load(c + r * p.c_row, lanes) : splat(0);
@@ -21,26 +21,31 @@ inline void multiply_tile(const SmallProduct& p, const float* a, const float* b,
   for (int r = 0; r < rows; ++r) store(c + r * p.c_row, sum[r], lanes);
 }
 
-/// The rows from `row` on, fewer than rows + 1 of them.
-template <int rows, class Lanes>
+/// The rows from `row` on, at most `rows` of them.
+template <int rows, bool add_to_c, class Lanes>
 inline void multiply_last_rows(const SmallProduct& p, std::int64_t row, const float* b, float* c,
-                               bool add_to_c, Lanes lanes) {
+                               Lanes lanes) {
   if constexpr (rows > 0) {
-    if (p.rows - row < rows) return multiply_last_rows<rows - 1>(p, row, b, c, add_to_c, lanes);
-    multiply_tile<rows>(p, p.a + row * p.a_row, b, c + row * p.c_row, add_to_c, lanes);
+    if (p.rows - row < rows) return multiply_last_rows<rows - 1, add_to_c>(p, row, b, c, lanes);
+    multiply_tile<rows, add_to_c>(p, p.a + row * p.a_row, b, c + row * p.c_row, lanes);
   }
 }
 
-void multiply(const SmallProduct& p, bool add_to_c) {
+template <bool add_to_c>
+void multiply_all(const SmallProduct& p) {
   for_lanes(p.columns, [&](std::int64_t column, auto lanes) {
     const float* b = p.b + column / kLanes * p.b_block;
     float* c = p.c + column;
     std::int64_t row = 0;
     for (; row + kTileRows <= p.rows; row += kTileRows) {
-      multiply_tile<kTileRows>(p, p.a + row * p.a_row, b, c + row * p.c_row, add_to_c, lanes);
+      multiply_tile<kTileRows, add_to_c>(p, p.a + row * p.a_row, b, c + row * p.c_row, lanes);
     }
-    multiply_last_rows<kTileRows - 1>(p, row, b, c, add_to_c, lanes);
+    multiply_last_rows<kTileRows - 1, add_to_c>(p, row, b, c, lanes);
   });
+}
+
+void multiply(const SmallProduct& p, bool add_to_c) {
+  add_to_c ? multiply_all<true>(p) : multiply_all<false>(p);
 }
 
 double exp_row(float* x, std::int64_t count, float max, float factor) {
