@@ -109,11 +109,11 @@ void LayerWalk::attend(const Buffer& q, const Buffer& k, const Buffer& v, Graph&
   const Buffer keys = cast(k, s.keys, s.element, s.attention_element);
   const Buffer values = cast(v, s.keys, s.element, s.attention_element);
   const std::int64_t repeated = s.tokens * s.queries * s.attention_element;
-  const bool shared = s.keys != s.queries;  // heads are repeated
-  graph.k = shared ? activation(repeated) : keys;
-  graph.v = shared ? activation(repeated) : values;
+  const bool copies = s.keys != s.queries && !s.own_attention;
+  graph.k = copies ? activation(repeated) : keys;
+  graph.v = copies ? activation(repeated) : values;
   graph.mixed = activation(repeated);
-  graph.log_sum_exp = activation(s.tokens * s.heads * 4);
+  graph.softmax_rows = activation(s.tokens * s.heads * (s.own_attention ? 8 : 4));
 }
 
 LayerWalk::Buffer LayerWalk::attention(const Buffer& normed, Graph* graph) {
@@ -128,12 +128,13 @@ LayerWalk::Buffer LayerWalk::attention(const Buffer& normed, Graph* graph) {
   Buffer mixed;
   {
     Graph inside;
-    attend(q, k, v, graph ? *graph : inside);
-    mixed = cast((graph ? *graph : inside).mixed, s.queries, s.attention_element, s.element);
+    Graph& parts = graph ? *graph : inside;
+    attend(q, k, v, parts);
+    mixed = cast(parts.mixed, s.queries, s.attention_element, s.element);
+    if (s.own_attention) parts.mixed.reset();
   }
-  const Buffer rows = s.heads_inside ? mixed : activation(s.tokens * s.queries * s.element);
-  if (graph) graph->o_input = rows;
-  return linear(operand(rows, s.queries, s.element), linears_[kOutput]);
+  if (graph) graph->o_input = mixed;
+  return linear(operand(mixed, s.queries, s.element), linears_[kOutput]);
 }
 
 LayerWalk::Buffer LayerWalk::mlp(const Buffer& normed, Graph* graph) {
@@ -195,18 +196,20 @@ LayerWalk::Buffer LayerWalk::attention_backward(const Buffer&, Graph& graph) {
   Buffer dmixed =
       cast(linear_backward(linears_[kOutput]), s.queries, s.element, s.attention_element);
   graph.o_input.reset();
-  const bool shared = s.keys != s.queries;  // heads are repeated
-  Buffer dq = activation(wide), dk = activation(wide), dv = activation(wide);
+  const std::int64_t narrow = s.tokens * s.keys * s.attention_element;
+  const bool copies = s.keys != s.queries && !s.own_attention;
+  Buffer dq = activation(wide), dk = activation(copies ? wide : narrow);
+  Buffer dv = activation(copies ? wide : narrow);
   if (s.attention_element != 4) workspace(s.tokens * s.queries * 4);  // dq is accumulated in fp32
   graph.q.reset();
   graph.k.reset();
   graph.v.reset();
   graph.mixed.reset();
-  graph.log_sum_exp.reset();
+  graph.softmax_rows.reset();
   dmixed.reset();
-  if (shared) {  // sums over the repeated heads
-    dk = activation(s.tokens * s.keys * s.attention_element);
-    dv = activation(s.tokens * s.keys * s.attention_element);
+  if (copies) {  // sums over heads
+    dk = activation(narrow);
+    dv = activation(narrow);
   }
 
   dv = cast(dv, s.keys, s.attention_element, s.element);

@@ -13,8 +13,8 @@ struct PassShape {
   bool fp8_signs = false;     ///< x W~ᵀ from signs and inputs of one byte; backward as it is
   bool packed = true;         ///< linear layers are unpacked when they are used
   bool fused_rotary = false;  ///< one kernel, no parts to be joined
-  bool heads_inside =
-      false;  ///< attention returns [B, S, H, E] in memory; else a copy puts it in that order
+  bool own_attention =
+      false;  ///< heads that share keys need no copies of them, and the result is not kept
   bool mixed_products =
       false;  ///< operands of two bytes add to fp32 sums; else they are widened first
   std::int64_t element = 4;  ///< bytes of the compute dtype
@@ -32,7 +32,7 @@ class LayerWalk {
 
   /// What autograd saves of one layer's forward.
   struct Graph {
-    Buffer input, inverse_rms, attention_input, q, k, v, mixed, log_sum_exp, o_input;
+    Buffer input, inverse_rms, attention_input, q, k, v, mixed, softmax_rows, o_input;
     Buffer h, post_inverse_rms, mlp_input, gate, up, product;
   };
 

@@ -85,7 +85,7 @@ class StepWalk {
     shape.element = element;
     shape.attention_element = cpu ? kFloatBytes : element;
     shape.fused_rotary = !cpu || element == kFloatBytes;
-    shape.heads_inside = !cpu || shape.fused_rotary;
+    shape.own_attention = cpu;
     shape.mixed_products = !cpu;
   }
 
