@@ -35,15 +35,16 @@ class Workspace {
 /// cache.
 class HeadWorker {
  public:
-  explicit HeadWorker(const AttentionInput& input)
+  enum class Pass { kForward, kBackward };
+  HeadWorker(const AttentionInput& input, Pass pass)
       : in_(input),
         kernels_(cpu_kernels()),
         dim_(input.head_dim),
         scale_(static_cast<float>(1 / std::sqrt(static_cast<double>(input.head_dim)))),
         stride_(round_up_to_lanes(input.positions) + kLanes),
-        of_scores_(2, kQueries * stride_),
-        of_queries_(2, kQueries * dim_),
-        of_keys_(5, round_up_to_lanes(input.positions) * dim_) {}
+        of_scores_(pass == Pass::kForward ? 1 : 2, kQueries * stride_),
+        of_queries_(pass == Pass::kForward ? 1 : 2, kQueries * dim_),
+        of_keys_(pass == Pass::kForward ? 2 : 5, round_up_to_lanes(input.positions) * dim_) {}
 
   void forward(std::int64_t batch, std::int64_t key_head, float* out, const SoftmaxRows& rows);
   void backward(std::int64_t batch, std::int64_t key_head, const SoftmaxRows& rows,
@@ -77,13 +78,17 @@ class HeadWorker {
     return (block.batch * in_.heads + block.head) * in_.positions + block.first;
   }
 
-  /// All positions of one head of keys or values.
-  void copy_head(const HeadValues& values, std::int64_t batch, std::int64_t head, float* out) {
-    const float* x = start(values, batch, head);
-    for (std::int64_t t = 0; t < in_.positions; ++t)
+  /// Positions [first, first + count) of one head.
+  void copy_rows(const HeadValues& values, std::int64_t batch, std::int64_t head,
+                 std::int64_t first, std::int64_t count, float* out) {
+    const float* x = start(values, batch, head) + first * values.position_stride;
+    for (std::int64_t t = 0; t < count; ++t)
       std::copy_n(x + t * values.position_stride, dim_, out + t * dim_);
   }
-  /// The same in blocks of 16 positions, [blocks, head_dim, 16], the order in which products with
+  void copy_block(const HeadValues& values, const Block& block, float* out) {
+    copy_rows(values, block.batch, block.head, block.first, block.count, out);
+  }
+  /// All positions in blocks of 16, [blocks, head_dim, 16], the order in which products with
   /// queries read it. What lies behind the last position is never used.
   void transpose_head(const HeadValues& values, std::int64_t batch, std::int64_t head, float* out) {
     const float* x = start(values, batch, head);
@@ -93,12 +98,6 @@ class HeadWorker {
         column[d * kLanes] = x[t * values.position_stride + d];
     }
   }
-  void copy_block(const HeadValues& values, const Block& block, float* out) {
-    const float* x = start(values, block.batch, block.head) + block.first * values.position_stride;
-    for (std::int64_t query = 0; query < block.count; ++query)
-      std::copy_n(x + query * values.position_stride, dim_, out + query * dim_);
-  }
-
   /// scores [count, end] = rows [count, head_dim] · a transposed head
   void score(const float* rows, const float* transposed, const Block& block, float* scores) {
     kernels_.multiply({.a = rows,
@@ -160,7 +159,7 @@ void HeadWorker::forward(std::int64_t batch, std::int64_t key_head, float* out,
   float *scores = of_scores_[0], *queries = of_queries_[0];
   float *transposed_keys = of_keys_[0], *values = of_keys_[1];
   transpose_head(in_.keys, batch, key_head, transposed_keys);
-  copy_head(in_.values, batch, key_head, values);
+  copy_rows(in_.values, batch, key_head, 0, in_.positions, values);
   for_blocks(batch, key_head, [&](const Block& block) {
     copy_block(in_.queries, block, queries);
     score(queries, transposed_keys, block, scores);
@@ -189,7 +188,7 @@ void HeadWorker::backward(std::int64_t batch, std::int64_t key_head, const Softm
   float *dkeys = of_keys_[3], *dvalues = of_keys_[4];
   transpose_head(in_.keys, batch, key_head, transposed_keys);
   transpose_head(in_.values, batch, key_head, transposed_values);
-  copy_head(in_.keys, batch, key_head, keys);
+  copy_rows(in_.keys, batch, key_head, 0, in_.positions, keys);
   std::fill_n(dkeys, in_.positions * dim_, 0.0f);
   std::fill_n(dvalues, in_.positions * dim_, 0.0f);
   for_blocks(batch, key_head, [&](const Block& block) {
@@ -218,10 +217,11 @@ void HeadWorker::backward(std::int64_t batch, std::int64_t key_head, const Softm
 
 /// body(worker, sequence, key head) for all of them; the heads that share keys stay together.
 template <class Body>
-void for_key_heads(const AttentionInput& input, ParallelFor& parallel, const Body& body) {
+void for_key_heads(const AttentionInput& input, HeadWorker::Pass pass, ParallelFor& parallel,
+                   const Body& body) {
   parallel.run(0, input.batch * input.key_value_heads, 1,
-               [&](std::int64_t begin, std::int64_t end) {
-                 HeadWorker worker(input);
+               [&, pass](std::int64_t begin, std::int64_t end) {
+                 HeadWorker worker(input, pass);
                  for (std::int64_t n = begin; n < end; ++n) {
                    body(worker, n / input.key_value_heads, n % input.key_value_heads);
                  }
@@ -232,7 +232,7 @@ void for_key_heads(const AttentionInput& input, ParallelFor& parallel, const Bod
 
 void causal_attention(const AttentionInput& input, float* out, const SoftmaxRows& rows,
                       ParallelFor& parallel) {
-  for_key_heads(input, parallel,
+  for_key_heads(input, HeadWorker::Pass::kForward, parallel,
                 [&](HeadWorker& worker, std::int64_t batch, std::int64_t key_head) {
                   worker.forward(batch, key_head, out, rows);
                 });
@@ -241,7 +241,7 @@ void causal_attention(const AttentionInput& input, float* out, const SoftmaxRows
 void causal_attention_backward(const AttentionInput& input, const SoftmaxRows& rows,
                                const HeadValues& dout, const AttentionGradients& gradients,
                                ParallelFor& parallel) {
-  for_key_heads(input, parallel,
+  for_key_heads(input, HeadWorker::Pass::kBackward, parallel,
                 [&](HeadWorker& worker, std::int64_t batch, std::int64_t key_head) {
                   worker.backward(batch, key_head, rows, dout, gradients);
                 });

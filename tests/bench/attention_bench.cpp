@@ -12,8 +12,8 @@
 #include <string>
 
 #include "bench/arithmetic_peak.h"
+#include "bench/run_benchmarks.h"
 #include "fbi/core/system.h"
-#include "fbi/kernels/dispatch.h"
 #include "fbi/ops/slot_ops.h"
 
 namespace fbi::bench {
@@ -83,10 +83,5 @@ void register_all() {
 int main(int argc, char** argv) {
   at::set_num_threads(1);
   fbi::keep_freed_memory();  // as the programs do
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::AddCustomContext("kernel level",
-                              std::string(fbi::kernels::level_name(fbi::kernels::chosen_level())));
-  fbi::bench::register_all();
-  benchmark::RunSpecifiedBenchmarks();
+  return fbi::bench::run_benchmarks(argc, argv, fbi::bench::register_all);
 }

@@ -3,17 +3,12 @@
 // of products with several tokens, arithmetic and its share of multiply-adds on registers.
 #include "bench/kernels_bench.h"
 
-#include <string>
-
-#include "fbi/kernels/dispatch.h"
+#include "bench/run_benchmarks.h"
 
 int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::AddCustomContext("kernel level",
-                              std::string(fbi::kernels::level_name(fbi::kernels::chosen_level())));
-  fbi::bench::register_matrix_kernels();
-  fbi::bench::register_layer_kernels();
-  fbi::bench::register_decode_kernels();
-  benchmark::RunSpecifiedBenchmarks();
+  return fbi::bench::run_benchmarks(argc, argv, [] {
+    fbi::bench::register_matrix_kernels();
+    fbi::bench::register_layer_kernels();
+    fbi::bench::register_decode_kernels();
+  });
 }

@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "bench/arithmetic_peak.h"
+#include "bench/run_benchmarks.h"
 #include "fbi/core/system.h"
-#include "fbi/kernels/dispatch.h"
 #include "fbi/kernels/gemv.h"
 #include "fbi/ops/matrix_product.h"
 
@@ -117,10 +117,5 @@ int main(int argc, char** argv) {
   const at::NoGradGuard no_grad;
   at::set_num_threads(1);
   fbi::keep_freed_memory();  // as the programs do
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::AddCustomContext("kernel level",
-                              std::string(fbi::kernels::level_name(fbi::kernels::chosen_level())));
-  fbi::bench::register_all();
-  benchmark::RunSpecifiedBenchmarks();
+  return fbi::bench::run_benchmarks(argc, argv, fbi::bench::register_all);
 }

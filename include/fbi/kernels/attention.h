@@ -19,9 +19,8 @@ struct HeadValues {
 
 struct AttentionInput {
   std::int64_t batch = 0, positions = 0;
-  std::int64_t heads = 0,
-               key_value_heads =
-                   0;  ///< each of the latter serves heads / key_value_heads of the former
+  std::int64_t heads = 0;
+  std::int64_t key_value_heads = 0;  ///< each serves heads / key_value_heads heads of queries
   std::int64_t head_dim = 0;
   HeadValues queries, keys, values;
 };

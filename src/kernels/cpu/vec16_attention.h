@@ -49,18 +49,8 @@ void multiply(const SmallProduct& p, bool add_to_c) {
 }
 
 double exp_row(float* x, std::int64_t count, float max, float factor) {
-  const Shift shift(max, factor);
-  Doubles sum = zero_doubles();
-  for_sum_blocks(count, [&](std::int64_t first, std::int64_t size) {
-    Floats partial = splat(0);
-    for_lanes(size, [&](std::int64_t i, auto lanes) {
-      const Floats e = exp_nonpositive(shift(load(x + first + i, lanes)));
-      store(x + first + i, e, lanes);
-      partial = add(partial, keep(e, lanes));
-    });
-    accumulate(sum, widen(partial));
-  });
-  return sum_of_lanes(sum);
+  return sum_exp_of(x, count, max, factor,
+                    [x](std::int64_t i, Floats e, auto lanes) { store(x + i, e, lanes); });
 }
 
 void softmax_backward_row(float* p, float* dp, std::int64_t count, float inverse_sum, float scale) {

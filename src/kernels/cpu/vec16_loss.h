@@ -71,18 +71,26 @@ inline void for_sum_blocks(std::int64_t count, const Block& block) {
   }
 }
 
-double sum_exp(const float* x, std::int64_t count, float max, float factor) {
+/// Σ exp((x - max) · factor); use(i, exponentials, lanes) receives each.
+template <class Use>
+inline double sum_exp_of(const float* x, std::int64_t count, float max, float factor,
+                         const Use& use) {
   const Shift shift(max, factor);
   Doubles sum = zero_doubles();
   for_sum_blocks(count, [&](std::int64_t first, std::int64_t size) {
     Floats partial = splat(0);
     for_lanes(size, [&](std::int64_t i, auto lanes) {
       const Floats e = exp_nonpositive(shift(load(x + first + i, lanes)));
+      use(first + i, e, lanes);
       partial = add(partial, keep(e, lanes));
     });
     accumulate(sum, widen(partial));
   });
   return sum_of_lanes(sum);
+}
+
+double sum_exp(const float* x, std::int64_t count, float max, float factor) {
+  return sum_exp_of(x, count, max, factor, [](std::int64_t, Floats, auto) {});
 }
 
 DistillSums distill_sums(const LogitRow& row) {
