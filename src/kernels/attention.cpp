@@ -12,6 +12,8 @@ namespace {
 /// Queries whose scores exist at a time: a multiple of every level's kTileRows, and few enough that
 /// the scores of some hundred positions stay in the second-level cache.
 constexpr std::int64_t kQueries = 48;
+constexpr std::int64_t kGroup = 12;  // a multiple of kTileRows, too
+static_assert(kQueries % kLanes == 0 && kQueries % kGroup == 0);
 
 std::int64_t round_up_to_lanes(std::int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
@@ -98,50 +100,77 @@ class HeadWorker {
         column[d * kLanes] = x[t * values.position_stride + d];
     }
   }
+  /// body(first, count) for groups of the block's queries, by which products skip most of what lies
+  /// behind the diagonal. Skipped products are with zeros: no bit depends on the size of a group.
+  template <class Body>
+  static void for_groups(const Block& block, const Body& body) {
+    for (std::int64_t first = 0; first < block.count; first += kGroup)
+      body(first, std::min(kGroup, block.count - first));
+  }
   /// scores [count, end] = rows [count, head_dim] · a transposed head
   void score(const float* rows, const float* transposed, const Block& block, float* scores) {
-    kernels_.multiply({.a = rows,
-                       .a_row = dim_,
-                       .a_depth = 1,
-                       .b = transposed,
-                       .b_block = kLanes * dim_,
-                       .b_depth = kLanes,
-                       .c = scores,
-                       .c_row = stride_,
-                       .rows = block.count,
-                       .columns = round_up_to_lanes(block.end()),
-                       .depth = dim_},
-                      false);
+    const auto multiply = [&](std::int64_t first, std::int64_t count, std::int64_t begin,
+                              std::int64_t end) {
+      kernels_.multiply({.a = rows + first * dim_,
+                         .a_row = dim_,
+                         .a_depth = 1,
+                         .b = transposed + begin * dim_,
+                         .b_block = kLanes * dim_,
+                         .b_depth = kLanes,
+                         .c = scores + first * stride_ + begin,
+                         .c_row = stride_,
+                         .rows = count,
+                         .columns = round_up_to_lanes(end - begin),
+                         .depth = dim_},
+                        false);
+    };
+    multiply(0, block.count, 0, block.first);
+    for_groups(block, [&](std::int64_t first, std::int64_t count) {
+      multiply(first, count, block.first, block.first + first + count);
+    });
   }
   /// out [count, head_dim] = scores [count, end] · rows [end, head_dim], into a tensor of all heads
   void mix(const float* scores, const float* rows, const Block& block, float* out) {
-    kernels_.multiply({.a = scores,
-                       .a_row = stride_,
-                       .a_depth = 1,
-                       .b = rows,
-                       .b_block = kLanes,
-                       .b_depth = dim_,
-                       .c = out + place(block.batch, block.first, in_.heads, block.head),
-                       .c_row = in_.heads * dim_,
-                       .rows = block.count,
-                       .columns = dim_,
-                       .depth = block.end()},
-                      false);
+    const auto multiply = [&](std::int64_t first, std::int64_t count, std::int64_t begin,
+                              std::int64_t end) {
+      kernels_.multiply({.a = scores + first * stride_ + begin,
+                         .a_row = stride_,
+                         .a_depth = 1,
+                         .b = rows + begin * dim_,
+                         .b_block = kLanes,
+                         .b_depth = dim_,
+                         .c = out + place(block.batch, block.first + first, in_.heads, block.head),
+                         .c_row = in_.heads * dim_,
+                         .rows = count,
+                         .columns = dim_,
+                         .depth = end - begin},
+                        begin > 0);
+    };
+    multiply(0, block.count, 0, block.first);
+    for_groups(block, [&](std::int64_t first, std::int64_t count) {
+      multiply(first, count, block.first, block.first + first + count);
+    });
   }
   /// out [end, head_dim] += transposed scores [end, count] · rows [count, head_dim]
   void spread(const float* scores, const float* rows, const Block& block, float* out) {
-    kernels_.multiply({.a = scores,
-                       .a_row = 1,
-                       .a_depth = stride_,
-                       .b = rows,
-                       .b_block = kLanes,
-                       .b_depth = dim_,
-                       .c = out,
-                       .c_row = dim_,
-                       .rows = block.end(),
-                       .columns = dim_,
-                       .depth = block.count},
-                      true);
+    const auto multiply = [&](std::int64_t position, std::int64_t positions, std::int64_t first) {
+      kernels_.multiply({.a = scores + first * stride_ + position,
+                         .a_row = 1,
+                         .a_depth = stride_,
+                         .b = rows + first * dim_,
+                         .b_block = kLanes,
+                         .b_depth = dim_,
+                         .c = out + position * dim_,
+                         .c_row = dim_,
+                         .rows = positions,
+                         .columns = dim_,
+                         .depth = block.count - first},
+                        true);
+    };
+    multiply(0, block.first, 0);
+    for_groups(block, [&](std::int64_t first, std::int64_t count) {
+      multiply(block.first + first, count, first);
+    });
   }
 
   const AttentionInput& in_;
