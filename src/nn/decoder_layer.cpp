@@ -116,11 +116,18 @@ std::vector<ops::ParameterSlot*> DecoderLayer::slots() {
   return {&input_norm_, &q_, &k_, &v_, &o_, &post_attention_norm_, &gate_, &up_, &down_};
 }
 
-at::Tensor DecoderLayer::attention(const at::Tensor& normed, const RotaryTable& rotary,
+std::vector<at::Tensor> DecoderLayer::products_of_normed(
+    const at::Tensor& x, ops::ParameterSlot& norm, const std::vector<ops::ParameterSlot*>& slots,
+    at::ScalarType dtype) {
+  if (activation_block_ == 0) return ops::normed_linears(x, norm, eps_, slots, dtype);
+  return ops::linears(rounded_to_int8(ops::rms_norm(x, norm, eps_), activation_block_), slots,
+                      dtype);
+}
+
+at::Tensor DecoderLayer::attention(const at::Tensor& x, const RotaryTable& rotary,
                                    at::ScalarType dtype, KeyValueCache* cache) {
-  const at::Tensor x = rounded_to_int8(normed, activation_block_);
   const std::int64_t batch = x.size(0), seq = x.size(1);
-  auto products = ops::linears(x, {&q_, &k_, &v_}, dtype);
+  auto products = products_of_normed(x, input_norm_, {&q_, &k_, &v_}, dtype);
   const auto by_heads = [&](at::Tensor product, std::int64_t heads) {
     return product.view({batch, seq, heads, head_dim_}).transpose(1, 2);
   };
@@ -144,18 +151,18 @@ at::Tensor DecoderLayer::attention(const at::Tensor& normed, const RotaryTable& 
   return ops::linear(rounded_to_int8(rows, activation_block_), o_, dtype);
 }
 
-at::Tensor DecoderLayer::mlp(const at::Tensor& normed, at::ScalarType dtype) {
-  const at::Tensor x = rounded_to_int8(normed, activation_block_);
-  auto gate_and_up = ops::linears(x, {&gate_, &up_}, dtype);
-  const at::Tensor product = ops::silu_product(gate_and_up[0], gate_and_up[1]);
-  gate_and_up.clear();
-  return ops::linear(rounded_to_int8(product, activation_block_), down_, dtype);
+at::Tensor DecoderLayer::mlp(const at::Tensor& x, at::ScalarType dtype) {
+  auto products = products_of_normed(x, post_attention_norm_, {&gate_, &up_}, dtype);
+  at::Tensor gate = std::move(products[0]), up = std::move(products[1]);
+  if (activation_block_ == 0)
+    return ops::silu_product_linear(std::move(gate), std::move(up), down_, dtype);
+  return ops::linear(rounded_to_int8(ops::silu_product(gate, up), activation_block_), down_, dtype);
 }
 
 at::Tensor DecoderLayer::forward(const at::Tensor& x, const RotaryTable& rotary,
                                  at::ScalarType dtype, KeyValueCache* cache) {
-  const at::Tensor h = x + attention(ops::rms_norm(x, input_norm_, eps_), rotary, dtype, cache);
-  return h + mlp(ops::rms_norm(h, post_attention_norm_, eps_), dtype);
+  const at::Tensor h = x + attention(x, rotary, dtype, cache);
+  return h + mlp(h, dtype);
 }
 
 }  // namespace fbi::nn

@@ -13,6 +13,7 @@
 #include "fbi/ops/slot_ops.h"
 #include "ops/gpu_kernels.h"
 #include "ops/sign_products.h"
+#include "ops/slot_products.h"
 
 namespace fbi::ops {
 namespace {
@@ -100,39 +101,21 @@ struct SlotLinears : torch::autograd::Function<SlotLinears> {
     const at::Tensor input = as_matrix(x).to(dtype);
     ctx->save_for_backward({input});
     ctx->saved_data["dtype"] = x.scalar_type();
-    std::vector<std::int64_t> addresses;  // the slots outlive the graph by contract
-    variable_list out;
-    for (auto* slot : slots) {
-      addresses.push_back(reinterpret_cast<std::int64_t>(slot));
-      out.push_back(product(input, *slot).view(with_last(x, slot->rows())));
-    }
-    ctx->saved_data["slots"] = std::move(addresses);
-    return out;
+    ctx->saved_data["slots"] = addresses_of(slots);
+    return slot_products(input, x.sizes(), slots);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const auto addresses = ctx->saved_data["slots"].toIntVector();
-    const at::Tensor input = ctx->get_saved_variables()[0];
-    const at::ScalarType dtype = ctx->saved_data["dtype"].toScalarType();
-    at::Tensor dx;
-    for (std::size_t i = addresses.size(); i-- > 0;) {
-      auto& slot = *reinterpret_cast<ParameterSlot*>(addresses[i]);
-      const at::Tensor dy = as_matrix(grads[i]);
-      if (slot.grad.defined()) accumulate_outer(slot.grad, dy, input);
-      if (dx.defined())
-        add_product_transposed(dx, dy, slot);
-      else
-        dx = product_transposed(dy, slot, dtype);
-    }
-    return {dx.view(with_last(grads[0], input.size(1))), at::Tensor(), at::Tensor()};
+    const at::Tensor dx = slot_products_backward(ctx->get_saved_variables()[0], grads,
+                                                 slots_at(ctx->saved_data["slots"].toIntVector()),
+                                                 ctx->saved_data["dtype"].toScalarType());
+    return {dx, at::Tensor(), at::Tensor()};
   }
 };
 
 /// Inputs are quantized once for all slots.
 variable_list fp8_linears(const at::Tensor& x, const std::vector<ParameterSlot*>& slots,
                           at::ScalarType dtype) {
-  if (at::GradMode::is_enabled())
-    throw UsageError(concat(slots.front()->name, " is stored as fp8: it has no gradient"));
   const Fp8Rows input = quantize_rows(as_matrix(x));
   variable_list out;
   for (const auto* slot : slots)
@@ -142,6 +125,48 @@ variable_list fp8_linears(const at::Tensor& x, const std::vector<ParameterSlot*>
 }
 
 }  // namespace
+
+std::vector<std::int64_t> addresses_of(const std::vector<ParameterSlot*>& slots) {
+  std::vector<std::int64_t> addresses;
+  for (auto* slot : slots) addresses.push_back(reinterpret_cast<std::int64_t>(slot));
+  return addresses;
+}
+
+std::vector<ParameterSlot*> slots_at(const std::vector<std::int64_t>& addresses) {
+  std::vector<ParameterSlot*> slots;
+  for (const auto address : addresses) slots.push_back(reinterpret_cast<ParameterSlot*>(address));
+  return slots;
+}
+
+std::vector<at::Tensor> slot_products(const at::Tensor& input, at::IntArrayRef shape,
+                                      const std::vector<ParameterSlot*>& slots) {
+  variable_list out;
+  std::vector<std::int64_t> out_shape = shape.vec();
+  for (auto* slot : slots) {
+    if (is_fp8(*slot))
+      throw UsageError(concat(slot->name, " is stored as fp8: it has no gradient"));
+    out_shape.back() = slot->rows();
+    out.push_back(product(input, *slot).view(out_shape));
+  }
+  return out;
+}
+
+at::Tensor slot_products_backward(const at::Tensor& input, const std::vector<at::Tensor>& grads,
+                                  const std::vector<ParameterSlot*>& slots, at::ScalarType dtype) {
+  at::Tensor dx;
+  for (std::size_t i = slots.size(); i-- > 0;) {
+    auto& slot = *slots[i];
+    const at::Tensor dy = as_matrix(grads[i]);
+    if (slot.grad.defined()) accumulate_outer(slot.grad, dy, input);
+    if (dx.defined())
+      add_product_transposed(dx, dy, slot);
+    else
+      dx = product_transposed(dy, slot, dtype);
+  }
+  std::vector<std::int64_t> shape = grads[0].sizes().vec();
+  shape.back() = input.size(1);
+  return dx.view(shape);
+}
 
 at::Tensor working_weight(const ParameterSlot& slot, at::ScalarType dtype) {
   if (is_fp8(slot)) return slot.value.to(at::kFloat).mul_(slot.value_scales.unsqueeze(1)).to(dtype);
@@ -167,7 +192,7 @@ std::vector<at::Tensor> linears(const at::Tensor& x, const std::vector<Parameter
       throw UsageError(concat(slot->name, ": expected inputs of width ", slot->columns(),
                               ", found ", x.size(-1)));
   }
-  if (is_fp8(*slots.front())) return fp8_linears(x, slots, dtype);
+  if (is_fp8(*slots.front()) && !at::GradMode::is_enabled()) return fp8_linears(x, slots, dtype);
   return SlotLinears::apply(x, slots, dtype);
 }
 

@@ -96,6 +96,30 @@ LayerWalk::Buffer LayerWalk::norm_backward() {
   return stream();
 }
 
+std::vector<LayerWalk::Buffer> LayerWalk::normed_linears(const std::vector<int>& linears,
+                                                         bool records_graph) {
+  Buffer inverse_rms, normed = norm_forward(&inverse_rms);
+  inverse_rms.reset();
+  const Buffer input = operand(normed, shape_.hidden, 4);
+  if (records_graph) normed.reset();
+  std::vector<Buffer> out;
+  for (const int n : linears) out.push_back(linear(input, linears_[n]));
+  return out;
+}
+
+/// Gradient of x, fp32.
+LayerWalk::Buffer LayerWalk::normed_linears_backward(const std::vector<int>& linears,
+                                                     std::vector<Buffer> grads) {
+  Buffer inverse_rms, normed = norm_forward(&inverse_rms);
+  Buffer input = cast(normed, shape_.hidden, 4, shape_.element);
+  normed.reset();
+  const Buffer dnormed = shared_input_gradient(linears_[linears.back()]);
+  for (std::size_t n = linears.size() - 1; n-- > 0;) add_to(dnormed, linears_[linears[n]]);
+  input.reset();
+  grads.clear();
+  return norm_backward();
+}
+
 /// Without a kernel six half-width products and sums live until they are joined.
 LayerWalk::Buffer LayerWalk::rotary(const Buffer&, std::int64_t width) {
   const std::int64_t bytes = shape_.tokens * width * shape_.element;
@@ -116,15 +140,12 @@ void LayerWalk::attend(const Buffer& q, const Buffer& k, const Buffer& v, Graph&
   graph.softmax_rows = activation(s.tokens * s.heads * (s.own_attention ? 8 : 4));
 }
 
-LayerWalk::Buffer LayerWalk::attention(const Buffer& normed, Graph* graph) {
+LayerWalk::Buffer LayerWalk::attention(Graph* graph) {
   const PassShape& s = shape_;
-  Buffer input = operand(normed, s.hidden, 4);
-  Buffer q = linear(input, linears_[kQuery]), k = linear(input, linears_[kKey]);
-  const Buffer v = linear(input, linears_[kValue]);
-  if (graph) graph->attention_input = input;
-  input.reset();
-  q = rotary(q, s.queries);
-  k = rotary(k, s.keys);
+  auto products = normed_linears({kQuery, kKey, kValue}, graph != nullptr);
+  const Buffer q = rotary(std::exchange(products[0], {}), s.queries);
+  const Buffer k = rotary(std::exchange(products[1], {}), s.keys);
+  const Buffer v = std::move(products[2]);
   Buffer mixed;
   {
     Graph inside;
@@ -137,17 +158,14 @@ LayerWalk::Buffer LayerWalk::attention(const Buffer& normed, Graph* graph) {
   return linear(operand(mixed, s.queries, s.element), linears_[kOutput]);
 }
 
-LayerWalk::Buffer LayerWalk::mlp(const Buffer& normed, Graph* graph) {
+LayerWalk::Buffer LayerWalk::mlp(Graph* graph) {
   const std::int64_t bytes = shape_.tokens * shape_.wide * shape_.element;
-  Buffer input = operand(normed, shape_.hidden, 4);
-  Buffer gate = linear(input, linears_[kGate]), up = linear(input, linears_[kUp]);
-  if (graph) graph->mlp_input = input;
-  input.reset();
+  auto products = normed_linears({kGate, kUp}, graph != nullptr);
+  Buffer gate = std::move(products[0]), up = std::move(products[1]);
   const Buffer product = activation(bytes);
   if (graph) {
     graph->gate = gate;
     graph->up = up;
-    graph->product = product;
   }
   gate.reset();
   up.reset();
@@ -155,46 +173,39 @@ LayerWalk::Buffer LayerWalk::mlp(const Buffer& normed, Graph* graph) {
 }
 
 LayerWalk::Buffer LayerWalk::forward(const Buffer& x, Graph* graph) {
-  Buffer h, inverse_rms, post_inverse_rms;
+  Buffer h;
   {
-    const Buffer normed = norm_forward(&inverse_rms);
-    if (!graph) inverse_rms.reset();
-    const Buffer attended = attention(normed, graph);
+    const Buffer attended = attention(graph);
     h = stream();
   }
-  const Buffer normed = norm_forward(&post_inverse_rms);
-  if (!graph) post_inverse_rms.reset();
-  const Buffer fed = mlp(normed, graph);
+  const Buffer fed = mlp(graph);
   if (graph) {
     graph->input = x;
-    graph->inverse_rms = inverse_rms;
     graph->h = h;
-    graph->post_inverse_rms = post_inverse_rms;
   }
   return stream();
 }
 
-/// dy [T, D] in the compute dtype -> gradient of the normed input, fp32.
-LayerWalk::Buffer LayerWalk::mlp_backward(const Buffer&, Graph& graph) {
-  const PassShape& s = shape_;
-  const std::int64_t bytes = s.tokens * s.wide * s.element;
+/// dy [T, D] in the compute dtype -> gradient of the norm's input, fp32.
+LayerWalk::Buffer LayerWalk::mlp_backward(Buffer dy, Graph& graph) {
+  const std::int64_t bytes = shape_.tokens * shape_.wide * shape_.element;
+  Buffer product = activation(bytes);
   Buffer dproduct = linear_backward(linears_[kDown]);
-  graph.product.reset();
-  const Buffer dgate = activation(bytes), dup = activation(bytes);
+  product.reset();
+  std::vector<Buffer> grads = {activation(bytes), activation(bytes)};
   dproduct.reset();
+  dy.reset();
   graph.gate.reset();
   graph.up.reset();
-  const Buffer dnormed = shared_input_gradient(linears_[kUp]);
-  add_to(dnormed, linears_[kGate]);
-  graph.mlp_input.reset();
-  return dnormed;
+  return normed_linears_backward({kGate, kUp}, std::move(grads));
 }
 
-LayerWalk::Buffer LayerWalk::attention_backward(const Buffer&, Graph& graph) {
+LayerWalk::Buffer LayerWalk::attention_backward(Buffer dy, Graph& graph) {
   const PassShape& s = shape_;
   const std::int64_t wide = s.tokens * s.queries * s.attention_element;
-  Buffer dmixed =
-      cast(linear_backward(linears_[kOutput]), s.queries, s.element, s.attention_element);
+  Buffer dmixed = linear_backward(linears_[kOutput]);
+  dy.reset();
+  dmixed = cast(dmixed, s.queries, s.element, s.attention_element);
   graph.o_input.reset();
   const std::int64_t narrow = s.tokens * s.keys * s.attention_element;
   const bool copies = s.keys != s.queries && !s.own_attention;
@@ -215,25 +226,19 @@ LayerWalk::Buffer LayerWalk::attention_backward(const Buffer&, Graph& graph) {
   dv = cast(dv, s.keys, s.attention_element, s.element);
   dk = rotary(cast(dk, s.keys, s.attention_element, s.element), s.keys);
   dq = rotary(cast(dq, s.queries, s.attention_element, s.element), s.queries);
-  const Buffer dnormed = shared_input_gradient(linears_[kValue]);
-  add_to(dnormed, linears_[kKey]);
-  add_to(dnormed, linears_[kQuery]);
-  graph.attention_input.reset();
-  return dnormed;
+  return normed_linears_backward({kQuery, kKey, kValue},
+                                 {std::move(dq), std::move(dk), std::move(dv)});
 }
 
 LayerWalk::Buffer LayerWalk::backward(const Buffer& dy, Graph graph) {
   const PassShape& s = shape_;
   Buffer dh;
   {
-    const Buffer dnormed = mlp_backward(cast(dy, s.hidden, 4, s.element), graph);
-    const Buffer dx = norm_backward();
-    graph.post_inverse_rms.reset();
+    const Buffer dx = mlp_backward(cast(dy, s.hidden, 4, s.element), graph);
     graph.h.reset();
     dh = stream();  // dy + dx
   }
-  const Buffer dnormed = attention_backward(cast(dh, s.hidden, 4, s.element), graph);
-  const Buffer dx = norm_backward();
+  const Buffer dx = attention_backward(cast(dh, s.hidden, 4, s.element), graph);
   return dh;  // dx is added to it
 }
 

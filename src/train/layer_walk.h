@@ -1,5 +1,7 @@
 #pragma once
 
+#include <vector>
+
 #include "fbi/config/model_size.h"
 #include "train/memory_ledger.h"
 
@@ -32,8 +34,7 @@ class LayerWalk {
 
   /// What autograd saves of one layer's forward.
   struct Graph {
-    Buffer input, inverse_rms, attention_input, q, k, v, mixed, softmax_rows, o_input;
-    Buffer h, post_inverse_rms, mlp_input, gate, up, product;
+    Buffer input, q, k, v, mixed, softmax_rows, o_input, h, gate, up;
   };
 
   LayerWalk(MemoryLedger& ledger, const PassShape& shape,
@@ -55,6 +56,9 @@ class LayerWalk {
   Buffer cast(const Buffer& x, std::int64_t width, std::int64_t from, std::int64_t to);
   Buffer working_weight(const config::LinearShape& linear);
   Buffer operand(const Buffer& x, std::int64_t width, std::int64_t from);
+  /// Linear layers of norm(x), which is not kept; `grads` are those of what they gave.
+  std::vector<Buffer> normed_linears(const std::vector<int>& linears, bool records_graph);
+  Buffer normed_linears_backward(const std::vector<int>& linears, std::vector<Buffer> grads);
   void multiply_fp8(const config::LinearShape& linear);
   Buffer linear_of_fp8_signs(const config::LinearShape& linear);
   Buffer linear(const Buffer& input, const config::LinearShape& linear);
@@ -63,10 +67,10 @@ class LayerWalk {
   Buffer shared_input_gradient(const config::LinearShape& linear);
   void add_to(const Buffer& dx, const config::LinearShape& linear);
   Buffer rotary(const Buffer& x, std::int64_t width);
-  Buffer attention(const Buffer& normed, Graph* graph);
-  Buffer attention_backward(const Buffer& dy, Graph& graph);
-  Buffer mlp(const Buffer& normed, Graph* graph);
-  Buffer mlp_backward(const Buffer& dy, Graph& graph);
+  Buffer attention(Graph* graph);
+  Buffer attention_backward(Buffer dy, Graph& graph);
+  Buffer mlp(Graph* graph);
+  Buffer mlp_backward(Buffer dy, Graph& graph);
 
   MemoryLedger& ledger_;
   PassShape shape_;

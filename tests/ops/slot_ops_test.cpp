@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
@@ -315,6 +316,40 @@ TEST(RmsNormOp, HasTheGradientsOfItsFormula) {
   EXPECT_TRUE(y.to(at::kDouble).allclose(plain, 1e-5, 1e-5));
   EXPECT_TRUE(x.grad().to(at::kDouble).allclose(plain_x.grad(), 1e-5, 1e-5));
   EXPECT_TRUE(slot.grad.to(at::kDouble).allclose(weight.grad(), 1e-5, 1e-5));
+}
+
+/// The same operations with everything kept are the other opinion: no bit may differ.
+TEST(RemadeInputs, HaveTheBitsOfKeptOnes) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    ParameterSlot norm = dense_slot(at::randn({11}));
+    ParameterSlot gate = packed_slot(at::randn({24, 11}), ScalePattern::kColumn);
+    ParameterSlot up = dense_slot(at::randn({24, 11}));
+    ParameterSlot down = packed_slot(at::randn({11, 24}), ScalePattern::kRow);
+    const std::vector<ParameterSlot*> inner = {&gate, &up};
+    const at::Tensor values = at::randn({2, 3, 11}), upstream = at::randn({2, 3, 11}).to(dtype);
+    const auto kept = [&](const at::Tensor& x) {
+      const auto products = linears(rms_norm(x, norm, 1e-2), inner, dtype);
+      return linear(silu_product(products[0], products[1]), down, dtype);
+    };
+    const auto remade = [&](const at::Tensor& x) {
+      const auto products = normed_linears(x, norm, 1e-2, inner, dtype);
+      return silu_product_linear(products[0], products[1], down, dtype);
+    };
+    const auto results = [&](const auto& feed_forward) {
+      const std::vector<ParameterSlot*> slots = {&norm, &gate, &up, &down};
+      for (auto* slot : slots) slot->grad = at::zeros(slot->shape);
+      const at::Tensor x = values.clone().requires_grad_(true), y = feed_forward(x);
+      torch::autograd::backward({y}, {upstream});
+      std::vector<at::Tensor> out = {y, x.grad()};
+      for (auto* slot : slots) out.push_back(slot->grad);
+      const at::NoGradGuard no_grad;
+      out.push_back(feed_forward(values));
+      return out;
+    };
+    const auto expected = results(kept), found = results(remade);
+    for (std::size_t i = 0; i < expected.size(); ++i)
+      EXPECT_TRUE(found[i].equal(expected[i])) << dtype << " " << i;
+  }
 }
 
 TEST(RotaryOp, RotatesHalvesAndRotatesGradientsBack) {

@@ -22,7 +22,7 @@ struct KeyValueCache {
 };
 
 /// One pre-norm LLaMA block: x + attention(norm(x)), then x + down(silu(gate(h)) · up(h)) with h =
-/// norm(x).
+/// norm(x). Of what is cheap to make again (norm(x), silu(gate)·up) its graph keeps nothing.
 class DecoderLayer {
  public:
   DecoderLayer(const config::ModelConfig& model, std::int64_t index,
@@ -38,9 +38,13 @@ class DecoderLayer {
   void round_activations(std::int64_t block) { activation_block_ = block; }
 
  private:
-  at::Tensor attention(const at::Tensor& normed, const RotaryTable& rotary, at::ScalarType dtype,
+  /// Of norm(x) and the slots.
+  std::vector<at::Tensor> products_of_normed(const at::Tensor& x, ops::ParameterSlot& norm,
+                                             const std::vector<ops::ParameterSlot*>& slots,
+                                             at::ScalarType dtype);
+  at::Tensor attention(const at::Tensor& x, const RotaryTable& rotary, at::ScalarType dtype,
                        KeyValueCache* cache);
-  at::Tensor mlp(const at::Tensor& normed, at::ScalarType dtype);
+  at::Tensor mlp(const at::Tensor& x, at::ScalarType dtype);
   void tie_scales(const config::ModelConfig& model);
 
   std::int64_t heads_, key_value_heads_, head_dim_;

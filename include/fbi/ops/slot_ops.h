@@ -42,6 +42,15 @@ at::Tensor rms_norm(const at::Tensor& x, ParameterSlot& slot, double eps);
 /// silu(gate)·up, of one shape and dtype; the gate of LLaMA's MLP (SwiGLU, Shazeer 2020).
 at::Tensor silu_product(const at::Tensor& gate, const at::Tensor& up);
 
+/// linears(rms_norm(x), slots) and linear(silu_product(gate, up), slot). Backward makes the input
+/// of the products again from x, or from gate and up, rather than keep it: the same bits, for a
+/// fraction of the work of the products.
+std::vector<at::Tensor> normed_linears(const at::Tensor& x, ParameterSlot& norm, double eps,
+                                       const std::vector<ParameterSlot*>& slots,
+                                       at::ScalarType dtype);
+at::Tensor silu_product_linear(at::Tensor gate, at::Tensor up, ParameterSlot& slot,
+                               at::ScalarType dtype);
+
 /// Rows of the embedding, ids int64 [T] -> [T, D] in the slot's dtype.
 at::Tensor embedding(const at::Tensor& ids, const ParameterSlot& slot);
 /// slot.grad[ids[t]] += dx[t] in token order (deterministic); tokens equal to `pad_token_id` (-1:
