@@ -153,6 +153,7 @@ struct CpuKernels {
 
 /// Plain loops; every other level is tested against it and it is never removed.
 extern const CpuKernels kRefKernels;
+extern const CpuKernels kNeonKernels;
 extern const CpuKernels kAvx2Kernels;
 extern const CpuKernels kAvx512Kernels;
 

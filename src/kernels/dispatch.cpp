@@ -27,6 +27,7 @@ std::string never() {
 constexpr std::array kTable = {
     TableRow{Level::kAvx512, &kAvx512Kernels, kAvx512Features, avx512_declined},
     TableRow{Level::kAvx2, &kAvx2Kernels, kAvx2Features, avx2_declined},
+    TableRow{Level::kNeon, &kNeonKernels, kNeonFeatures, neon_declined},
     // Products with signs have a faster form without any instruction set (gemv_kernels.h), the rest
     // none.
     TableRow{Level::kPortable, &kRefKernels, "nothing", never},
@@ -85,6 +86,8 @@ std::string_view level_name(Level level) {
       return "avx512";
     case Level::kAvx2:
       return "avx2";
+    case Level::kNeon:
+      return "neon";
     case Level::kPortable:
       return "portable";
     case Level::kRef:

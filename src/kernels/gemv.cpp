@@ -47,6 +47,8 @@ const GemvKernels& gemv_kernels() {
       return kAvx512Gemv;
     case Level::kAvx2:
       return kAvx2Gemv;
+    case Level::kNeon:
+      return kNeonGemv;
     case Level::kPortable:
       return kPortableGemv;
     case Level::kRef:

@@ -79,6 +79,7 @@ struct GemvKernels {
 /// Plain loops; every other level is tested against it.
 extern const GemvKernels kRefGemv;
 extern const GemvKernels kPortableGemv;
+extern const GemvKernels kNeonGemv;
 extern const GemvKernels kAvx2Gemv;
 extern const GemvKernels kAvx512Gemv;
 
@@ -92,6 +93,10 @@ void repack_words32(const std::uint8_t* bits, std::int64_t row_stride, std::int6
 /// kInt8Unit: [17][kInt8BlockRows] words of 16 bits, 15 inputs each.
 void repack_words16(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                     std::int64_t first, std::int64_t count, std::byte* words);
+/// [kInt8BlockRows / rows_together][words][rows_together] words of 16 bits, 16 inputs each.
+template <std::int64_t rows_together>
+void repack_pairs(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                  std::int64_t first, std::int64_t count, std::byte* words);
 /// [kInt8BlockRows / rows_together][words][steps][rows_together] bytes of 8 inputs each; a word is
 /// `steps` of them.
 template <std::int64_t rows_together, std::int64_t steps>

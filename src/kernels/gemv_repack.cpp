@@ -14,15 +14,17 @@ std::uint32_t bit_field(const std::uint8_t* row, std::int64_t first, std::int64_
   return static_cast<std::uint32_t>(field >> (first % 8) & ((std::uint64_t{1} << count) - 1));
 }
 
-/// Word w of row r, of `inputs` inputs each, goes to words[w][r].
-template <class Word, std::int64_t block_rows>
+/// [block rows / rows_together][words][rows_together] words of `inputs` inputs each.
+template <class Word, std::int64_t rows_together>
 void repack_fields(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
                    std::int64_t first, std::int64_t count, std::int64_t inputs, std::byte* words) {
+  const std::int64_t row_words = (count + inputs - 1) / inputs;
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::uint8_t* row = bits + r * row_stride;
+    const std::int64_t place = r / rows_together * row_words * rows_together + r % rows_together;
     for (std::int64_t i = 0; i < count; i += inputs) {
       const auto word = static_cast<Word>(bit_field(row, first + i, std::min(inputs, count - i)));
-      std::memcpy(words + (i / inputs * block_rows + r) * sizeof word, &word, sizeof word);
+      std::memcpy(words + (place + i / inputs * rows_together) * sizeof word, &word, sizeof word);
     }
   }
 }
@@ -38,6 +40,14 @@ void repack_words16(const std::uint8_t* bits, std::int64_t row_stride, std::int6
                     std::int64_t first, std::int64_t count, std::byte* words) {
   repack_fields<std::uint16_t, kInt8BlockRows>(bits, row_stride, rows, first, count, 15, words);
 }
+
+template <std::int64_t rows_together>
+void repack_pairs(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
+                  std::int64_t first, std::int64_t count, std::byte* words) {
+  repack_fields<std::uint16_t, rows_together>(bits, row_stride, rows, first, count, 16, words);
+}
+template void repack_pairs<32>(const std::uint8_t*, std::int64_t, std::int64_t, std::int64_t,
+                               std::int64_t, std::byte*);
 
 template <std::int64_t rows_together, std::int64_t steps>
 void repack_steps(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,

@@ -35,12 +35,16 @@ TEST_F(Dispatch, TakesTheFirstRowThatCanRunHere) {
 
 TEST_F(Dispatch, ListsTheReferenceLastAndAlwaysAvailable) {
   const auto rows = dispatch_rows();
-  ASSERT_EQ(rows.size(), 4u);
+  ASSERT_EQ(rows.size(), 5u);
   EXPECT_EQ(level_name(rows[0].level), "avx512");
   EXPECT_EQ(level_name(rows[1].level), "avx2");
-  EXPECT_EQ(level_name(rows[2].level), "portable");
-  EXPECT_EQ(level_name(rows[3].level), "ref");
-  EXPECT_TRUE(rows[2].available() && rows[3].available());
+  EXPECT_EQ(level_name(rows[2].level), "neon");
+  EXPECT_EQ(level_name(rows[3].level), "portable");
+  EXPECT_EQ(level_name(rows[4].level), "ref");
+  EXPECT_TRUE(rows[3].available() && rows[4].available());
+#if defined(__aarch64__)
+  EXPECT_TRUE(rows[2].available());
+#endif
   for (const DispatchRow& row : rows) EXPECT_THAT(row.needs, Not(IsEmpty()));
 }
 
@@ -61,7 +65,7 @@ TEST_F(Dispatch, EnvironmentForcesARow) {
 TEST_F(Dispatch, UnknownNameListsTheChoices) {
   use("sse9");
   expect_error<UsageError>([] { chosen_level(); }, "FBI_KERNEL=sse9 is unknown", "avx512", "avx2",
-                           "ref");
+                           "neon", "ref");
   use("ref");
   EXPECT_EQ(chosen_level(), Level::kRef);
 }

@@ -140,6 +140,23 @@ TEST_P(Gemv, Int8IsNearTheExactProduct) {
   EXPECT_GE(error, 1e-4) << "this is not int8";
 }
 
+/// They cut the same whole sums differently.
+TEST(GemvLevels, NeonHasTheBitsOfAvx2) {
+  for (const DispatchRow& row : dispatch_rows()) {
+    if ((row.level == Level::kAvx2 || row.level == Level::kNeon) && !row.available())
+      GTEST_SKIP() << level_name(row.level) << ": " << row.declined;
+  }
+  Problem problem({130, 1500}, ScaleStrides::per_column(), 5);
+  problem.x[700] = 1e5;
+  for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
+    force_level(Level::kAvx2);
+    const auto expected = problem.product(activations);
+    force_level(Level::kNeon);
+    EXPECT_EQ(bits_of(problem.product(activations)), bits_of(expected));
+  }
+  force_level(std::nullopt);
+}
+
 TEST_P(Gemv, Int8OfExtremeInputs) {
   Problem problem({64, 300}, ScaleStrides::per_column());
   std::fill(problem.alpha.begin(), problem.alpha.end(), 1.0f);

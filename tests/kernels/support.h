@@ -45,10 +45,20 @@ inline std::string level_test_name(const ::testing::TestParamInfo<Level>& info) 
   return std::string(level_name(info.param));
 }
 
-#define FBI_EVERY_LEVEL(suite)                                                                    \
-  class suite : public EveryLevel {};                                                             \
-  INSTANTIATE_TEST_SUITE_P(, suite, ::testing::Values(Level::kRef, Level::kAvx2, Level::kAvx512), \
-                           level_test_name)
+#define FBI_EVERY_LEVEL(suite)                                                             \
+  class suite : public EveryLevel {};                                                      \
+  INSTANTIATE_TEST_SUITE_P(                                                                \
+      , suite, ::testing::Values(Level::kRef, Level::kNeon, Level::kAvx2, Level::kAvx512), \
+      level_test_name)
+
+/// Those with vector instructions that can run here.
+inline std::vector<Level> vector_levels() {
+  std::vector<Level> levels;
+  for (const DispatchRow& row : dispatch_rows()) {
+    if (row.available() && row.level > Level::kPortable) levels.push_back(row.level);
+  }
+  return levels;
+}
 
 /// Cuts a range into `parts` whatever the grain and runs them last to first: what must not depend
 /// on threads must not depend on this.

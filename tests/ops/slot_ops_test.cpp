@@ -199,7 +199,7 @@ TEST(SignProductsOption, AutoTakesTheFasterOne) {
     return choose_sign_products("auto", at::kCPU, dtype, hidden_size);
   };
   EXPECT_EQ(of_auto(at::kBFloat16, 768), SignProducts::kDense);
-  const bool look_ups = kernels::chosen_level() >= kernels::Level::kAvx2;
+  const bool look_ups = kernels::chosen_level() >= kernels::Level::kNeon;
   EXPECT_EQ(of_auto(at::kFloat, 768), look_ups ? SignProducts::kTables : SignProducts::kDense);
   const bool wide_look_ups = kernels::chosen_level() == kernels::Level::kAvx512;
   EXPECT_EQ(of_auto(at::kFloat, 128), wide_look_ups ? SignProducts::kTables : SignProducts::kDense);

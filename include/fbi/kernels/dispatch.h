@@ -10,9 +10,9 @@
 /// at the first kernel call.
 namespace fbi::kernels {
 
-enum class Level { kRef, kPortable, kAvx2, kAvx512 };
+enum class Level { kRef, kPortable, kNeon, kAvx2, kAvx512 };
 
-/// ref | portable | avx2 | avx512
+/// ref | portable | neon | avx2 | avx512
 std::string_view level_name(Level level);
 
 struct DispatchRow {

@@ -15,9 +15,10 @@ namespace fbi::kernels {
 /// shares the distillation's softmax and costs a logarithm); without it, and with the weight 0, the
 /// targets are not read. NaN or +inf among the logits that are read make the token's loss
 /// non-finite, and so does -inf where the target or the teacher puts probability. A token's result
-/// depends on its own row only, never on the number of threads; avx2 and avx512 give the same bits,
-/// ref (exponential in double) differs by about 1e-7 of each probability. Throws DataError when a
-/// target is not in [0, V), UsageError when the temperature is not positive or an array is missing.
+/// depends on its own row only, never on the number of threads; avx512, avx2 and neon give the same
+/// bits, ref (exponential in double) differs by about 1e-7 of each probability. Throws DataError
+/// when a target is not in [0, V), UsageError when the temperature is not positive or an array is
+/// missing.
 struct DistillLossArgs {
   float* logits = nullptr;                ///< [T, V] fp32; replaced by the gradient
   const float* teacher_logits = nullptr;  ///< [T, V] fp32 or null

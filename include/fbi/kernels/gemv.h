@@ -20,7 +20,8 @@ namespace fbi::kernels {
 
 /// How activations enter the product with signs.
 enum class Activations {
-  kExact,  ///< fp32; with AVX2 whole numbers, sums of four having 24 bits, one scale per 256
+  kExact,  ///< fp32; with AVX2 and NEON whole numbers, sums of four having 24 bits, one scale per
+           ///< 256
   kInt8,   ///< alpha·x rounded to 8 bits with one scale per 255 inputs; integer sums are exact
 };
 
@@ -29,9 +30,9 @@ struct DenseProduct;  // same
 
 /// W~ = alpha·s + beta, [rows, columns] = [O, I], as sign bits in memory.
 ///
-/// Per group of some inputs (5 with AVX-512, 4 with AVX2) a table holds the sums of ±alpha·x for
-/// all sign combinations; a product is then one look-up and one addition per group and row. Beta
-/// enters as one dot product for all rows.
+/// Per group of some inputs (5 with AVX-512, 4 with AVX2 and NEON) a table holds the sums of
+/// ±alpha·x for all sign combinations; a product is then one look-up and one addition per group and
+/// row. Beta enters as one dot product for all rows.
 class BinaryLinear {
  public:
   BinaryLinear() = default;

@@ -1,6 +1,7 @@
 #include <cstddef>
 
 #include "kernels/cpu/vec16_avx512.h"
+#include "kernels/cpu/vec16_gemv_x86.h"
 
 namespace fbi::kernels {
 namespace {
@@ -11,9 +12,6 @@ inline Floats load_half(const std::byte* x) {
 inline void store_half(std::uint16_t* out, Floats x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
                       _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
-inline __m256 half_sum(Floats x) {
-  return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
 }
 constexpr float kInt8Loaded = 1;
 inline Floats load_int8(const std::byte* x) {

@@ -70,6 +70,10 @@ inline Floats div(Floats a, Floats b) {
 inline Floats sqrt(Floats a) {
   return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)};
 }
+inline Floats abs(Floats a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
+}
 inline Floats fma(Floats a, Floats b, Floats c) {  // ab + c
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
@@ -91,6 +95,11 @@ inline float max_lane(Floats x) {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+/// The sums of lanes j, j + 4, j + 8 and j + 12.
+inline __m128 quarter_sum(Floats x) {
+  const __m256 half = _mm256_add_ps(x.low, x.high);
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
 /// Bit j: lane j >= 0.

@@ -55,6 +55,9 @@ inline Floats div(Floats a, Floats b) {
 inline Floats sqrt(Floats a) {
   return _mm512_sqrt_ps(a);
 }
+inline Floats abs(Floats a) {
+  return _mm512_abs_ps(a);
+}
 inline Floats fma(Floats a, Floats b, Floats c) {
   return _mm512_fmadd_ps(a, b, c);
 }  // ab + c
@@ -73,6 +76,11 @@ inline Floats min(Floats a, Floats b) {
 }
 inline float max_lane(Floats x) {
   return _mm512_reduce_max_ps(x);
+}
+/// The sums of lanes j, j + 4, j + 8 and j + 12.
+inline __m128 quarter_sum(Floats x) {
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
 /// Bit j: lane j >= 0.

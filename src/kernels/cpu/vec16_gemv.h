@@ -7,8 +7,9 @@
 #include "kernels/gemv_kernels.h"
 
 /// What products with signs share, and the dense half of GemvKernels on sixteen lanes. The file
-/// that includes this one has load_half, store_half, load_int8 and half_sum, and in kInt8Loaded a
-/// power of two: what one of load_int8's values stands for.
+/// that includes this one has load_half, store_half and load_int8, and in kInt8Loaded a power of
+/// two: what one of load_int8's values stands for; and of the sums of lanes sum_of_one and, of four
+/// times a unit, store_sums. Both add quarters, then neighbours: the same tree for one as for four.
 namespace fbi::kernels {
 namespace {
 
@@ -17,20 +18,7 @@ namespace {
 /// memory; into the first-level cache it would evict tables).
 inline void ask_ahead(const std::byte* words) {
   constexpr std::int64_t kAhead = 16384;
-  _mm_prefetch(reinterpret_cast<const char*>(words) + kAhead, _MM_HINT_T1);
-}
-
-/// Adds quarters, then neighbours: the same tree for one row as for four.
-inline __m128 quarter_sum(Floats x) {
-  const __m256 half = half_sum(x);
-  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
-inline __m128 sum_of_four(Floats a, Floats b, Floats c, Floats d) {
-  return _mm_hadd_ps(_mm_hadd_ps(quarter_sum(a), quarter_sum(b)),
-                     _mm_hadd_ps(quarter_sum(c), quarter_sum(d)));
-}
-inline float sum_of_one(Floats a) {
-  return _mm_cvtss_f32(sum_of_four(a, a, a, a));
+  __builtin_prefetch(words + kAhead, 0, 2);
 }
 
 struct LoadFp32 {
@@ -73,8 +61,7 @@ inline void short_rows(const std::byte* w, std::int64_t row_stride, std::int64_t
   for (; r + 4 <= rows; r += 4) {
     Floats sums[4];
     add_short_rows<4, Load>(w + r * row_stride, row_stride, columns, x, sums);
-    const __m128 four = sum_of_four(sums[0], sums[1], sums[2], sums[3]);
-    _mm_storeu_ps(y + r, _mm_mul_ps(four, _mm_set1_ps(Load::unit)));
+    store_sums(y + r, sums, Load::unit);
   }
   for (; r < rows; ++r) {
     Floats sums[1];

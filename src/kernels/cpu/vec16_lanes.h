@@ -4,9 +4,9 @@
 
 #include "kernels/cpu_kernels.h"
 
-/// Loops over sixteen lanes at a time, on top of vec16_avx512.h or vec16_avx2.h, one of which is
-/// included before this header. Everything is in an unnamed namespace: nothing here may be shared
-/// between files of different flags.
+/// Loops over sixteen lanes at a time, on top of vec16_avx512.h, vec16_avx2.h or vec16_neon.h, one
+/// of which is included before this header. Everything is in an unnamed namespace: nothing here may
+/// be shared between files of different flags.
 namespace fbi::kernels {
 namespace {
 
