@@ -33,6 +33,9 @@ say() { printf 'deps: %s\n' "$*"; }
 
 # --- Debian packages ----------------------------------------------------------------------------
 
+# The package that has it is called otherwise on some systems, so what counts is the library.
+tcmalloc_package=libtcmalloc-minimal4
+
 missing_packages() {
   local tool
   for tool in "${tools[@]}"; do
@@ -41,6 +44,7 @@ missing_packages() {
   if [[ -z ${LIBTORCH_ROOT:-} && ! -f $stamps/libtorch ]] && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
     echo python3-venv
   fi
+  have_library libtcmalloc_minimal.so.4 || echo $tcmalloc_package
   { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${library_packages[@]}" 2>/dev/null || true; } |
     awk '$1 == "installed" { print $2 }' |
     sort | comm -13 - <(printf '%s\n' "${library_packages[@]}" | sort)
@@ -58,7 +62,8 @@ print_package_list() {
 deps: no apt-get here. Please install with your system's package manager:
   a C++20 compiler (g++ 12 or newer), CMake 3.25, Ninja, git, Python 3.10 with venv and pip, pkg-config, ccache (optional)
   cxxopts 3, spdlog 1.10, nlohmann_json 3.11, simdjson 3, SentencePiece 0.1.97 (with sentencepiece_train),
-  xxHash 0.8.1, cpp-httplib 0.11, GoogleTest 1.12 (with gmock), the headers of gloo and SIMDe 0.7.4 (optional)
+  xxHash 0.8.1, cpp-httplib 0.11, GoogleTest 1.12 (with gmock), the headers of gloo and SIMDe 0.7.4 (optional),
+  tcmalloc of gperftools (optional)
 deps: libraries in folders of your own are found through CMAKE_PREFIX_PATH=DIR1:DIR2
 EOF
 }
@@ -144,12 +149,12 @@ copy_libraries() {
   missing=$(missing_packages | paste -sd ' ')
   [[ -z $missing ]] || die "--copy copies what is installed, and this is not: $missing. Run scripts/deps.sh first"
   mapfile -t libraries < <(printf '%s\n' "${library_packages[@]}" | grep -vx libgloo-dev) # of which the headers are used alone
-  names=$(comm -23 <(with_dependencies "${libraries[@]}") <(with_dependencies g++ python3))
+  names=$(comm -23 <(with_dependencies "${libraries[@]}" $tcmalloc_package) <(with_dependencies g++ python3))
   # shellcheck disable=SC2086 # a list of names
   dpkg-query -L libgloo-dev $names | sed -nE 's,^/(usr/(include|lib|share/cmake|share/pkgconfig)/),\1,p' |
     tar -C / --no-recursion -cf - -T - | tar -C "$prefix" -xf -
   write_prefix_environment "$prefix"
-  printf '%s\n' "${library_packages[@]}" >"$prefix/packages"
+  printf '%s\n' "${library_packages[@]}" $tcmalloc_package >"$prefix/packages"
 }
 
 debian_packages() {

@@ -1,5 +1,6 @@
 #include "fbi/core/system.h"
 
+#include <gnu/libc-version.h>
 #include <malloc.h>
 #include <sched.h>
 #include <signal.h>
@@ -15,6 +16,9 @@
 #include <thread>
 
 #include "fbi/core/error.h"
+
+/// Of tcmalloc (gperftools/tcmalloc.h); null where another allocator serves.
+extern "C" const char* tc_version(int* major, int* minor, const char** patch) __attribute__((weak));
 
 namespace fbi {
 namespace {
@@ -119,6 +123,15 @@ void keep_freed_memory() {
 #ifdef M_MMAP_THRESHOLD  // glibc
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, -1);
+#endif
+}
+
+std::string allocator_name() {
+  if (tc_version) return tc_version(nullptr, nullptr, nullptr);
+#ifdef __GLIBC__
+  return std::string("glibc ") + gnu_get_libc_version();
+#else
+  return "";
 #endif
 }
 

@@ -37,6 +37,7 @@ std::string environment_json(const config::RunConfig& config, const std::string&
       {"program", version()},
       {"libtorch", TORCH_VERSION},
       {"compiler", __VERSION__},
+      {"allocator", allocator_name()},
       {"kernels", kernels::level_name(kernels::chosen_level())},
       {"device", config.train.device},
       {"threads", at::get_num_threads()},

@@ -1,5 +1,6 @@
 #include "fbi/core/system.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -40,6 +41,11 @@ TEST(System, FreeDiskBytesAsksTheNearestExistingFolder) {
 
 TEST(System, HostName) {
   EXPECT_FALSE(host_name().empty());
+}
+
+TEST(System, AllocatorHasAName) {
+  EXPECT_THAT(allocator_name(),
+              ::testing::AnyOf(::testing::HasSubstr("glibc"), ::testing::HasSubstr("gperftools")));
 }
 
 TEST(System, ProcessLifeIsSeen) {

@@ -15,8 +15,10 @@ std::uint64_t peak_resident_bytes();  ///< its maximum so far; 0 when unknown
 double process_cpu_seconds();         ///< processor time of all threads of this process so far
 /// Memory that is freed stays with the process for what is allocated next. Every step of training
 /// allocates the same tensors anew; to hand them back and ask for them again costs a page fault per
-/// 4 KB (5 to 8 % of a small model's step). Call first.
+/// 4 KB (5 to 8 % of a small model's step). Call first. Other allocators than glibc's do so by
+/// themselves.
 void keep_freed_memory();
+std::string allocator_name();  ///< what malloc is here, e.g. "gperftools 2.10" (tcmalloc)
 /// Bytes an ordinary user can still write to the file system that holds `path`, or would hold it:
 /// the nearest existing folder above is asked. DiskError when that fails.
 std::uint64_t free_disk_bytes(const std::filesystem::path& path);
