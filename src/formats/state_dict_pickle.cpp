@@ -267,7 +267,7 @@ class Unpickler {
   std::int64_t long_number() {
     const std::string_view digits = take(number<std::uint8_t>());
     if (digits.size() > 8) fail("an integer of ", digits.size(), " bytes");
-    std::int64_t value = !digits.empty() && digits.back() < 0 ? -1 : 0;
+    std::int64_t value = !digits.empty() && static_cast<signed char>(digits.back()) < 0 ? -1 : 0;
     std::memcpy(&value, digits.data(), digits.size());
     return value;
   }
