@@ -7,11 +7,17 @@
 /// instruction-set flags.
 namespace fbi::kernels {
 
+#if defined(__aarch64__)
+using Binary16 = __fp16;  // GCC 12 has no _Float16 there
+#else
+using Binary16 = _Float16;
+#endif
+
 inline std::uint16_t float_to_half(float value) {
-  return std::bit_cast<std::uint16_t>(static_cast<_Float16>(value));
+  return std::bit_cast<std::uint16_t>(static_cast<Binary16>(value));
 }
 inline float half_to_float(std::uint16_t bits) {
-  return static_cast<float>(std::bit_cast<_Float16>(bits));
+  return static_cast<float>(std::bit_cast<Binary16>(bits));
 }
 
 }  // namespace fbi::kernels
