@@ -200,6 +200,9 @@ TEST_F(TorchFiles, HostileTensors) {
   refused(tensor({2, 4}, {4, 1}), "\"t\"", "expected 32 bytes for F32 [2, 4]", "found 24");
   refused(tensor({2, 3}, {3, 1}, 1), "from element 1 on");
   refused(tensor({2, 3}, {3, 1}, -1), "not a view of a storage");
+  std::string of_one_byte = tensor({2, 3}, {3, 1}, -1);
+  of_one_byte.replace(of_one_byte.find(number(-1)), number(-1).size(), "\x8a\x01\xff");
+  refused(of_one_byte, "not a view of a storage");
   refused(tensor({2, 3}, {1, 1}), "strides [1, 1]");
   refused(tensor({2, 3}, {0, 0}), "strides [0, 0]");
   refused(tensor({2, 3}, {3}), "size and stride disagree");
