@@ -23,8 +23,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 third_party=$repo/third_party
 stamps=$deps_dir/stamps
-library_packages=(libcxxopts-dev libspdlog-dev nlohmann-json3-dev libsimdjson-dev libsentencepiece-dev
-  libxxhash-dev libcpp-httplib-dev libgloo-dev libgtest-dev libgmock-dev libsimde-dev)
 tools=(g++ cmake ninja ccache git pkg-config) # what counts is the program, wherever it comes from
 declare -A package_of=([g++]=g++ [cmake]=cmake [ninja]=ninja-build [ccache]=ccache [git]=git
   [pkg-config]=pkg-config)

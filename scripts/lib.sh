@@ -53,6 +53,10 @@ cuda_toolkit_is_13() {
   [[ -n $root ]] && "$root/bin/nvcc" --version | grep 'release 13\.' >/dev/null
 }
 
+# Debian packages of the libraries that everything is built with.
+library_packages=(libcxxopts-dev libspdlog-dev nlohmann-json3-dev libsimdjson-dev libsentencepiece-dev
+  libxxhash-dev libcpp-httplib-dev libgloo-dev libgtest-dev libgmock-dev libsimde-dev)
+
 # Whether the loader finds a library of this name (by its cache, or in the toolkit).
 have_library() {
   PATH=$PATH:/sbin ldconfig -p 2>/dev/null | grep -F "$1" >/dev/null || compgen -G "$(cuda_toolkit)/lib64/$1*" >/dev/null

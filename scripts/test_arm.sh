@@ -11,8 +11,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 root=$deps_dir/aarch64
-packages=(libcxxopts-dev libspdlog-dev nlohmann-json3-dev libsimdjson-dev libsentencepiece-dev libxxhash-dev
-  libcpp-httplib-dev libgtest-dev libgmock-dev)
+mapfile -t packages < <(printf '%s\n' "${library_packages[@]}" | grep -vxE 'lib(gloo|simde)-dev') # of use with LibTorch, and on x86
 # What the cross compiler has of its own.
 of_compiler='^(libc6|libc6-dev|libc-dev-bin|linux-libc-dev|libgcc-s1|gcc-.*-base|libstdc\+\+6)$'
 

@@ -107,6 +107,15 @@ class HeadWorker {
     for (std::int64_t first = 0; first < block.count; first += kGroup)
       body(first, std::min(kGroup, block.count - first));
   }
+  /// body(first, count, begin, end): queries [first, first + count) of the block with positions
+  /// [begin, end), in parts that together hold all that a query sees.
+  template <class Body>
+  static void for_seen(const Block& block, const Body& body) {
+    body(0, block.count, 0, block.first);
+    for_groups(block, [&](std::int64_t first, std::int64_t count) {
+      body(first, count, block.first, block.first + first + count);
+    });
+  }
   /// scores [count, end] = rows [count, head_dim] · a transposed head
   void score(const float* rows, const float* transposed, const Block& block, float* scores) {
     const auto multiply = [&](std::int64_t first, std::int64_t count, std::int64_t begin,
@@ -124,10 +133,7 @@ class HeadWorker {
                          .depth = dim_},
                         false);
     };
-    multiply(0, block.count, 0, block.first);
-    for_groups(block, [&](std::int64_t first, std::int64_t count) {
-      multiply(first, count, block.first, block.first + first + count);
-    });
+    for_seen(block, multiply);
   }
   /// out [count, head_dim] = scores [count, end] · rows [end, head_dim], into a tensor of all heads
   void mix(const float* scores, const float* rows, const Block& block, float* out) {
@@ -146,10 +152,7 @@ class HeadWorker {
                          .depth = end - begin},
                         begin > 0);
     };
-    multiply(0, block.count, 0, block.first);
-    for_groups(block, [&](std::int64_t first, std::int64_t count) {
-      multiply(first, count, block.first, block.first + first + count);
-    });
+    for_seen(block, multiply);
   }
   /// out [end, head_dim] += transposed scores [end, count] · rows [count, head_dim]
   void spread(const float* scores, const float* rows, const Block& block, float* out) {

@@ -287,15 +287,13 @@ void whole_chunk_of_group(const std::byte* words, const std::byte* tables,
 }
 
 template <class Numbers, Planes cut, auto store>
-struct Product : Numbers {
-  static constexpr Planes planes = cut;
+struct Product : WholeProduct<Numbers, cut, store> {
   static constexpr std::int64_t group_place(std::int64_t group) {
-    return group * planes.count * kPlane;
+    return group * cut.count * kPlane;
   }
-  static void store_group(const typename Numbers::Whole* q, std::byte* out) { store(q, out); }
   static void add_unit(const std::byte* signs, const std::byte* table, std::int64_t words,
                        float* sums) {
-    kernels::add_unit<planes, Numbers::kOffset, Packed>(signs, table, words, sums);
+    kernels::add_unit<cut, Numbers::kOffset, Packed>(signs, table, words, sums);
   }
 };
 using Exact = Product<ExactNumbers, kExactPlanes, store_exact_group>;
@@ -303,18 +301,10 @@ using Int8 = Product<Int8Numbers, kInt8Planes, store_int8_group>;
 
 }  // namespace
 
-constinit const GemvKernels kAvx2Gemv = {
-    .exact = whole_product<Exact>(4, repack_steps<kExactPlanes.rows(), kExactPlanes.steps>,
-                                  whole_chunk_of_group<Exact>),
-    .int8 = whole_product<Int8>(8, repack_steps<kInt8Planes.rows(), kInt8Planes.steps>,
-                                whole_chunk_of_group<Int8>),
-    .fp32 = {dense_rows<LoadFp32>},
-    .fp16 = {dense_rows<LoadFp16>},
-    .int8_rows = {dense_rows<LoadInt8>},
-    .dot = dot,
-    .mix_fp32 = mix<LoadFp32>,
-    .mix_fp16 = mix<LoadFp16>,
-    .to_half = to_half,
-};
+constinit const GemvKernels kAvx2Gemv =
+    vec16_gemv(whole_product<Exact>(4, repack_steps<kExactPlanes.rows(), kExactPlanes.steps>,
+                                    whole_chunk_of_group<Exact>),
+               whole_product<Int8>(8, repack_steps<kInt8Planes.rows(), kInt8Planes.steps>,
+                                   whole_chunk_of_group<Int8>));
 
 }  // namespace fbi::kernels

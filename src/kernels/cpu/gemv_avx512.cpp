@@ -231,18 +231,10 @@ void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t cou
 
 }  // namespace
 
-constinit const GemvKernels kAvx512Gemv = {
-    .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 9, 8, repack_words32,
-              exact_tables, exact_chunk, exact_chunk_of_group},
-    .int8 = {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8, 8,
-             repack_words16, int8_tables, int8_chunk, nullptr},
-    .fp32 = {dense_rows<LoadFp32>},
-    .fp16 = {dense_rows<LoadFp16>},
-    .int8_rows = {dense_rows<LoadInt8>},
-    .dot = dot,
-    .mix_fp32 = mix<LoadFp32>,
-    .mix_fp16 = mix<LoadFp16>,
-    .to_half = to_half,
-};
+constinit const GemvKernels kAvx512Gemv =
+    vec16_gemv({kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 9, 8,
+                repack_words32, exact_tables, exact_chunk, exact_chunk_of_group},
+               {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8, 8,
+                repack_words16, int8_tables, int8_chunk, nullptr});
 
 }  // namespace fbi::kernels

@@ -13,8 +13,7 @@ inline Floats load_half(const std::byte* x) {
   return {{widen_four(0), widen_four(4), widen_four(8), widen_four(12)}};
 }
 inline void store_half(std::uint16_t* out, Floats x) {
-  for_parts<4>(
-      [&](int i) { vst1_u16(out + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.part[i]))); });
+  unrolled<4>([&](int i) { vst1_u16(out + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.part[i]))); });
 }
 constexpr float kInt8Loaded = 1;
 inline Floats load_int8(const std::byte* x) {
@@ -43,10 +42,10 @@ inline float sum_of_one(Floats x) {
 constexpr int kVectorRows = 8;
 
 inline void store_whole(std::int32_t* out, Floats x) {
-  for_parts<4>([&](int i) { vst1q_s32(out + 4 * i, vcvtnq_s32_f32(x.part[i])); });
+  unrolled<4>([&](int i) { vst1q_s32(out + 4 * i, vcvtnq_s32_f32(x.part[i])); });
 }
 inline void store_whole(std::int16_t* out, Floats x) {
-  for_parts<4>([&](int i) { vst1_s16(out + 4 * i, vqmovn_s32(vcvtnq_s32_f32(x.part[i]))); });
+  unrolled<4>([&](int i) { vst1_s16(out + 4 * i, vqmovn_s32(vcvtnq_s32_f32(x.part[i]))); });
 }
 inline Floats sums_of_four(const float* x) {
   const auto sums = [x](int i) {
@@ -179,16 +178,14 @@ inline void add_unit(const std::byte* signs, const std::byte* table, std::int64_
 }
 
 template <class Numbers, Planes cut, auto store>
-struct Product : Numbers {
-  static constexpr Planes planes = cut;
+struct Product : WholeProduct<Numbers, cut, store> {
   static constexpr std::int64_t group_place(std::int64_t group) {
     const std::int64_t word = group / 4, pair = group % 2, half = group % 4 / 2;
-    return (2 * word + pair) * planes.count * kTable + half * kPlane;
+    return (2 * word + pair) * cut.count * kTable + half * kPlane;
   }
-  static void store_group(const typename Numbers::Whole* q, std::byte* out) { store(q, out); }
   static void add_unit(const std::byte* signs, const std::byte* table, std::int64_t words,
                        float* sums) {
-    kernels::add_unit<planes, Numbers::kOffset>(signs, table, words, sums);
+    kernels::add_unit<cut, Numbers::kOffset>(signs, table, words, sums);
   }
 };
 using Exact = Product<ExactNumbers, kExactPlanes, store_exact_group>;
@@ -196,16 +193,8 @@ using Int8 = Product<Int8Numbers, kInt8Planes, store_int8_group>;
 
 }  // namespace
 
-constinit const GemvKernels kNeonGemv = {
-    .exact = whole_product<Exact>(8, repack_pairs<kExactPlanes.rows()>, nullptr),
-    .int8 = whole_product<Int8>(8, repack_pairs<kInt8Planes.rows()>, nullptr),
-    .fp32 = {dense_rows<LoadFp32>},
-    .fp16 = {dense_rows<LoadFp16>},
-    .int8_rows = {dense_rows<LoadInt8>},
-    .dot = dot,
-    .mix_fp32 = mix<LoadFp32>,
-    .mix_fp16 = mix<LoadFp16>,
-    .to_half = to_half,
-};
+constinit const GemvKernels kNeonGemv =
+    vec16_gemv(whole_product<Exact>(8, repack_pairs<kExactPlanes.rows()>, nullptr),
+               whole_product<Int8>(8, repack_pairs<kInt8Planes.rows()>, nullptr));
 
 }  // namespace fbi::kernels

@@ -1,34 +1,24 @@
 #pragma once
 
-#include <type_traits>
-#include <utility>
-
+#include "kernels/cpu/unrolled.h"
 #include "kernels/cpu/vec16_loss.h"
 
 /// Products and softmax rows of attention; cpu_kernels.h has the formulas.
 namespace fbi::kernels {
 namespace {
 
-/// body(r) of the rows of a tile, each r a constant: only then does GCC keep the tile's sums in
-/// registers before and after the loop over depth.
-template <int... r, class Body>
-inline void for_tile_rows(std::integer_sequence<int, r...>, const Body& body) {
-  (body(std::integral_constant<int, r>()), ...);
-}
-
 /// Rows of c by at most 16 columns stay in registers while depth passes.
 template <int rows, bool add_to_c, class Lanes>
 inline void multiply_tile(const SmallProduct& p, const float* a, const float* b, float* c,
                           Lanes lanes) {
-  constexpr std::make_integer_sequence<int, rows> tile;
   const std::int64_t a_row = p.a_row, c_row = p.c_row;
   Floats sum[rows];
-  for_tile_rows(tile, [&](auto r) { sum[r] = add_to_c ? load(c + r * c_row, lanes) : splat(0); });
+  unrolled<rows>([&](auto r) { sum[r] = add_to_c ? load(c + r * c_row, lanes) : splat(0); });
   for (std::int64_t d = 0; d < p.depth; ++d, a += p.a_depth, b += p.b_depth) {
     const Floats x = load(b, lanes);
-    for_tile_rows(tile, [&](auto r) { sum[r] = fma(splat(a[r * a_row]), x, sum[r]); });
+    unrolled<rows>([&](auto r) { sum[r] = fma(splat(a[r * a_row]), x, sum[r]); });
   }
-  for_tile_rows(tile, [&](auto r) { store(c + r * c_row, sum[r], lanes); });
+  unrolled<rows>([&](auto r) { store(c + r * c_row, sum[r], lanes); });
 }
 
 /// The rows from `row` on, at most `rows` of them.

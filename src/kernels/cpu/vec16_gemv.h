@@ -148,5 +148,17 @@ void to_half(const float* x, std::int64_t count, std::uint16_t* out) {
   std::memcpy(out + i, rest, static_cast<std::size_t>(count - i) * sizeof *out);
 }
 
+constexpr GemvKernels vec16_gemv(const SignProduct& exact, const SignProduct& int8) {
+  return {.exact = exact,
+          .int8 = int8,
+          .fp32 = {dense_rows<LoadFp32>},
+          .fp16 = {dense_rows<LoadFp16>},
+          .int8_rows = {dense_rows<LoadInt8>},
+          .dot = dot,
+          .mix_fp32 = mix<LoadFp32>,
+          .mix_fp16 = mix<LoadFp16>,
+          .to_half = to_half};
+}
+
 }  // namespace
 }  // namespace fbi::kernels

@@ -3,7 +3,8 @@
 #include <arm_neon.h>
 
 #include <cstdint>
-#include <utility>
+
+#include "kernels/cpu/unrolled.h"
 
 /// Sixteen lanes in four 128-bit registers; vec16_avx2.h offers the same operations with the same
 /// roundings.
@@ -19,14 +20,6 @@ struct Doubles {
   float64x2_t part[8];
 };
 
-/// op(0) to op(n - 1), without a loop: GCC then keeps what it indexes in registers.
-template <int n, class Op>
-inline void for_parts(const Op& op) {
-  [&op]<int... i>(std::integer_sequence<int, i...>) {
-    (op(i), ...);
-  }
-  (std::make_integer_sequence<int, n>());
-}
 /// op of each quarter of the lanes.
 template <class Op, class... Lanes>
 inline Floats each(const Op& op, const Lanes&... x) {
@@ -47,7 +40,7 @@ inline Floats load(const float* x) {
   return {{vld1q_f32(x), vld1q_f32(x + 4), vld1q_f32(x + 8), vld1q_f32(x + 12)}};
 }
 inline void store(float* out, Floats x) {
-  for_parts<4>([&](int i) { vst1q_f32(out + 4 * i, x.part[i]); });
+  unrolled<4>([&](int i) { vst1q_f32(out + 4 * i, x.part[i]); });
 }
 inline float32x4_t load_quarter(const float* x, int n) {
   if (n >= 4) return vld1q_f32(x);
@@ -69,14 +62,14 @@ inline Floats load(const float* x, int n) {
            load_quarter(x + 12, n - 12)}};
 }
 inline void store(float* out, Floats x, int n) {
-  for_parts<4>([&](int i) { store_quarter(out + 4 * i, x.part[i], n - 4 * i); });
+  unrolled<4>([&](int i) { store_quarter(out + 4 * i, x.part[i], n - 4 * i); });
 }
 inline float32x4_t lanes_where(uint32x4_t mask, float32x4_t x) {
   return vreinterpretq_f32_u32(vandq_u32(mask, vreinterpretq_u32_f32(x)));
 }
 inline Floats keep_first(Floats x, int n) {
   const int32x4_t count = vdupq_n_s32(n);
-  for_parts<4>(
+  unrolled<4>(
       [&](int i) { x.part[i] = lanes_where(vcltq_s32(lane_numbers(i), count), x.part[i]); });
   return x;
 }
@@ -132,7 +125,7 @@ inline uint32x4_t lane_bits(int quarter) {
 /// Bit j: lane j >= 0.
 inline std::uint32_t nonnegative(Floats x) {
   uint32x4_t bits = vdupq_n_u32(0);
-  for_parts<4>(
+  unrolled<4>(
       [&](int i) { bits = vorrq_u32(bits, vandq_u32(vcgezq_f32(x.part[i]), lane_bits(i))); });
   return vaddvq_u32(bits);
 }
@@ -143,7 +136,7 @@ inline uint32x4_t lanes_of_bits(uint32x4_t bits, int quarter) {
 /// Changes the sign of the lanes whose bit is 0.
 inline Floats with_signs(Floats x, std::uint32_t bits) {
   const uint32x4_t all = vdupq_n_u32(bits), sign = vdupq_n_u32(0x80000000u);
-  for_parts<4>([&](int i) {
+  unrolled<4>([&](int i) {
     const uint32x4_t change = vbicq_u32(sign, lanes_of_bits(all, i));
     x.part[i] = vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(x.part[i]), change));
   });
@@ -166,28 +159,28 @@ inline Doubles load(const double* x) {
            vld1q_f64(x + 10), vld1q_f64(x + 12), vld1q_f64(x + 14)}};
 }
 inline void store(double* out, const Doubles& x) {
-  for_parts<8>([&](int i) { vst1q_f64(out + 2 * i, x.part[i]); });
+  unrolled<8>([&](int i) { vst1q_f64(out + 2 * i, x.part[i]); });
 }
 inline Doubles widen(Floats x) {
   Doubles wide;
-  for_parts<4>([&](int i) {
+  unrolled<4>([&](int i) {
     wide.part[2 * i] = vcvt_f64_f32(vget_low_f32(x.part[i]));
     wide.part[2 * i + 1] = vcvt_high_f64_f32(x.part[i]);
   });
   return wide;
 }
 inline void accumulate(Doubles& sum, const Doubles& x) {
-  for_parts<8>([&](int i) { sum.part[i] = vaddq_f64(sum.part[i], x.part[i]); });
+  unrolled<8>([&](int i) { sum.part[i] = vaddq_f64(sum.part[i], x.part[i]); });
 }
 /// Adds the lanes whose bit is 1; wide = widen(x).
 inline void add_where(Doubles& sum, std::uint32_t bits, Floats x, const Doubles&) {
   const uint32x4_t all = vdupq_n_u32(bits);
-  for_parts<4>([&](int i) { x.part[i] = lanes_where(lanes_of_bits(all, i), x.part[i]); });
+  unrolled<4>([&](int i) { x.part[i] = lanes_where(lanes_of_bits(all, i), x.part[i]); });
   accumulate(sum, widen(x));
 }
 /// A square of an fp32 value is exact in double, so fused and separate operations agree.
 inline void accumulate_square(Doubles& sum, const Doubles& x) {
-  for_parts<8>([&](int i) { sum.part[i] = vfmaq_f64(sum.part[i], x.part[i], x.part[i]); });
+  unrolled<8>([&](int i) { sum.part[i] = vfmaq_f64(sum.part[i], x.part[i], x.part[i]); });
 }
 
 inline uint16x4_t bfloat16_bits(float32x4_t x) {
@@ -198,7 +191,7 @@ inline uint16x4_t bfloat16_bits(float32x4_t x) {
   return vbsl_u16(number, vshrn_n_u32(rounded, 16), vdup_n_u16(0x7FC0));
 }
 inline void store_bfloat16(std::uint16_t* out, Floats x) {
-  for_parts<4>([&](int i) { vst1_u16(out + 4 * i, bfloat16_bits(x.part[i])); });
+  unrolled<4>([&](int i) { vst1_u16(out + 4 * i, bfloat16_bits(x.part[i])); });
 }
 inline float32x4_t widen_bfloat16(const std::uint16_t* x) {
   return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(x)), 16));

@@ -75,8 +75,15 @@ inline float scaled(const float* x, const float* scale, bool per_column, std::in
   return max_lane(largest);
 }
 
-/// A Product is one of the Numbers with `planes`, store_group, which writes the planes of a group's
-/// sums, group_place, where in a unit it does so, and add_unit, of planes.rows() rows.
+/// What a level's Products have in common: one of the Numbers, how their sums are cut, and
+/// store_group, which writes the planes of a group's sums. A Product adds group_place, where in a
+/// unit it does so, and add_unit, of planes.rows() rows.
+template <class Numbers, Planes cut, auto store>
+struct WholeProduct : Numbers {
+  static constexpr Planes planes = cut;
+  static void store_group(const typename Numbers::Whole* q, std::byte* out) { store(q, out); }
+};
+
 template <class Product>
 void whole_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
                   std::int64_t units, std::byte* table) {
