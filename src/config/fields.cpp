@@ -238,9 +238,8 @@ void list(FieldList& f, TrainConfig& c) {
         "bits; fp8: the forward product of signs and inputs in 8-bit floats, backward dense, on "
         "GPUs from compute capability 8.9 on with train.precision=bf16 (a CPU does it slowly, to "
         "try it); auto: tables in fp32 with AVX-512, and with AVX2 or NEON from a hidden size of "
-        "256 "
-        "on, else dense, as when the run began. Part of the arithmetic: dense and tables round "
-        "apart.")
+        "256 on, else dense, as when the run began. Part of the arithmetic: dense and tables "
+        "round apart.")
       .choices = {"auto", "dense", "tables", "int8", "fp8"};
   Field& copy = f.add(
       "working_copy", &c.working_copy, kAny,

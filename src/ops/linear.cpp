@@ -62,12 +62,8 @@ bool is_fp8(const ParameterSlot& slot) {
   return slot.value_scales.defined();
 }
 
-at::Tensor as_matrix(const at::Tensor& x) {
-  return x.reshape({-1, x.size(-1)});
-}
-
-std::vector<std::int64_t> with_last(const at::Tensor& x, std::int64_t last) {
-  std::vector<std::int64_t> shape = x.sizes().vec();
+std::vector<std::int64_t> with_last(at::IntArrayRef sizes, std::int64_t last) {
+  std::vector<std::int64_t> shape = sizes.vec();
   shape.back() = last;
   return shape;
 }
@@ -120,11 +116,15 @@ variable_list fp8_linears(const at::Tensor& x, const std::vector<ParameterSlot*>
   variable_list out;
   for (const auto* slot : slots)
     out.push_back(fp8_product(input, {slot->value, slot->value_scales}, dtype, Fp8Sums::kFast)
-                      .view(with_last(x, slot->rows())));
+                      .view(with_last(x.sizes(), slot->rows())));
   return out;
 }
 
 }  // namespace
+
+at::Tensor as_matrix(const at::Tensor& x) {
+  return x.reshape({-1, x.size(-1)});
+}
 
 std::vector<std::int64_t> addresses_of(const std::vector<ParameterSlot*>& slots) {
   std::vector<std::int64_t> addresses;
@@ -141,12 +141,10 @@ std::vector<ParameterSlot*> slots_at(const std::vector<std::int64_t>& addresses)
 std::vector<at::Tensor> slot_products(const at::Tensor& input, at::IntArrayRef shape,
                                       const std::vector<ParameterSlot*>& slots) {
   variable_list out;
-  std::vector<std::int64_t> out_shape = shape.vec();
   for (auto* slot : slots) {
     if (is_fp8(*slot))
       throw UsageError(concat(slot->name, " is stored as fp8: it has no gradient"));
-    out_shape.back() = slot->rows();
-    out.push_back(product(input, *slot).view(out_shape));
+    out.push_back(product(input, *slot).view(with_last(shape, slot->rows())));
   }
   return out;
 }
@@ -163,9 +161,7 @@ at::Tensor slot_products_backward(const at::Tensor& input, const std::vector<at:
     else
       dx = product_transposed(dy, slot, dtype);
   }
-  std::vector<std::int64_t> shape = grads[0].sizes().vec();
-  shape.back() = input.size(1);
-  return dx.view(shape);
+  return dx.view(with_last(grads[0].sizes(), input.size(1)));
 }
 
 at::Tensor working_weight(const ParameterSlot& slot, at::ScalarType dtype) {

@@ -14,7 +14,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 at::Tensor as_input(at::Tensor rows, at::ScalarType dtype) {
-  return rows.reshape({-1, rows.size(-1)}).to(dtype);
+  return as_matrix(rows).to(dtype);
 }
 
 struct NormedLinears : torch::autograd::Function<NormedLinears> {

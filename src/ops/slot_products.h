@@ -14,6 +14,9 @@ namespace fbi::ops {
 std::vector<std::int64_t> addresses_of(const std::vector<ParameterSlot*>& slots);
 std::vector<ParameterSlot*> slots_at(const std::vector<std::int64_t>& addresses);
 
+/// [..., I] -> [T, I]
+at::Tensor as_matrix(const at::Tensor& x);
+
 /// input W~ᵀ of every slot, [T, I] -> `shape` with O as last dimension.
 std::vector<at::Tensor> slot_products(const at::Tensor& input, at::IntArrayRef shape,
                                       const std::vector<ParameterSlot*>& slots);
