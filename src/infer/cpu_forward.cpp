@@ -111,9 +111,9 @@ void CpuForward::place_scratch() {
       largest = std::max(largest, linear->table_bytes());
     }
   }
-  table_stride_ = static_cast<std::int64_t>(largest) * kMaxRows;
-  tables_ =
-      kernels::AlignedMemory(static_cast<std::size_t>(makers_ * kTablesAtOnce * table_stride_));
+  table_bytes_ = static_cast<std::int64_t>(largest);
+  const std::int64_t rows = kMaxRows + (makers_ > 1 ? makers_ * kOwnRows : 0);
+  tables_ = kernels::AlignedMemory(static_cast<std::size_t>(kTablesAtOnce * rows * table_bytes_));
 }
 
 void CpuForward::run(std::span<const TokenRow> rows) {
@@ -148,15 +148,16 @@ void CpuForward::logits(std::int64_t first, std::int64_t count, float* out) {
 }
 
 CpuForward::Maker CpuForward::maker(const Member& member) {
-  const bool own = makers_ > 1 && std::ssize(rows_) <= kOwnRows;
-  const std::int64_t place = own ? member.rank : 0;
-  return {own ? Member{} : member, hidden_ + place * Forward::kMaxRows * hidden_width_,
-          tables_.data() + place * kTablesAtOnce * table_stride_};
+  if (makers_ == 1 || std::ssize(rows_) > kOwnRows)
+    return {member, hidden_, tables_.data(), Forward::kMaxRows};
+  const std::int64_t rows_before = Forward::kMaxRows + member.rank * kOwnRows;
+  return {Member{}, hidden_ + member.rank * Forward::kMaxRows * hidden_width_,
+          tables_.data() + kTablesAtOnce * rows_before * table_bytes_, kOwnRows};
 }
 
 CpuForward::Item CpuForward::item(const Maker& maker, const kernels::BinaryLinear& linear,
                                   float* out, int table) const {
-  return {&linear, out, linear.shape().rows, maker.tables + table * table_stride_};
+  return {&linear, out, linear.shape().rows, maker.tables + table * maker.rows * table_bytes_};
 }
 
 /// Every phase ends where all who take part meet: the next one reads what others wrote.
@@ -273,10 +274,11 @@ void CpuForward::norm(const Maker& maker, const std::vector<float>& weight) {
 void CpuForward::prepare(const Maker& maker, const Item& item, const float* x,
                          std::int64_t x_stride) {
   const std::int64_t parts = item.linear->table_parts();
+  const std::int64_t in_lanes = item.linear->tokens_in_lanes(std::ssize(rows_));
   const auto [begin, end] = maker.member.share(std::ssize(rows_) * parts);
   for (std::int64_t n = begin; n < end;) {
     const std::int64_t t = n / parts, first = n % parts, last = std::min(parts, first + end - n);
-    item.linear->prepare(x + t * x_stride, first, last,
+    item.linear->prepare(x + t * x_stride, first, last, t < in_lanes,
                          item.tables + t * static_cast<std::int64_t>(item.linear->table_bytes()));
     n += last - first;
   }

@@ -30,6 +30,7 @@ class CpuForward final : public Forward {
     Member member;
     float* hidden;
     std::byte* tables;
+    std::int64_t rows;  // of each table
   };
   /// A product on its way: where its table is and its result goes.
   struct Item {
@@ -59,7 +60,7 @@ class CpuForward final : public Forward {
   std::span<const TokenRow> rows_;
 
   kernels::AlignedMemory memory_, tables_;
-  std::int64_t makers_, table_stride_ = 0;
+  std::int64_t makers_, table_bytes_ = 0;       // of one row, at most
   std::vector<kernels::AlignedMemory> scores_;  // one per member
   // [kMaxRows, …] each; hidden_ [makers_, kMaxRows, …]
   float *residual_, *hidden_, *queries_, *keys_, *values_, *rotated_, *mixed_, *gate_, *up_,

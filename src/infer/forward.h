@@ -32,7 +32,7 @@ struct TokenRow {
 class Forward {
  public:
   /// Rows that are computed together, at most.
-  static constexpr std::int64_t kMaxRows = 16;
+  static constexpr std::int64_t kMaxRows = 32;
 
   struct Facts {
     std::string device;            ///< empty: the processor

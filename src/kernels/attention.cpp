@@ -94,10 +94,10 @@ class HeadWorker {
   /// queries read it. What lies behind the last position is never used.
   void transpose_head(const HeadValues& values, std::int64_t batch, std::int64_t head, float* out) {
     const float* x = start(values, batch, head);
-    for (std::int64_t t = 0; t < in_.positions; ++t) {
-      float* column = out + t / kLanes * kLanes * dim_ + t % kLanes;
-      for (std::int64_t d = 0; d < dim_; ++d)
-        column[d * kLanes] = x[t * values.position_stride + d];
+    for (std::int64_t t = 0; t < in_.positions; t += kLanes) {
+      const std::int64_t count = std::min<std::int64_t>(kLanes, in_.positions - t);
+      kernels_.transpose(x + t * values.position_stride, values.position_stride, count, dim_,
+                         nullptr, out + t * dim_, kLanes);
     }
   }
   /// body(first, count) for groups of the block's queries, by which products skip most of what lies

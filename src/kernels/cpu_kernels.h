@@ -139,6 +139,10 @@ struct CpuKernels {
   void (*silu_product_backward)(const float* dout, const float* gate, const float* up,
                                 std::int64_t count, float* dgate, float* dup);
 
+  /// out[j·out_row + i] = x[i·x_row + j], plus shift[j] unless it is null.
+  void (*transpose)(const float* x, std::int64_t x_row, std::int64_t rows, std::int64_t columns,
+                    const float* shift, float* out, std::int64_t out_row);
+
   void (*multiply)(const SmallProduct& product, bool add_to_c);
   /// x[i] <- exp((x[i] - max) · factor); returns the sum of these.
   double (*exp_row)(float* x, std::int64_t count, float max, float factor);

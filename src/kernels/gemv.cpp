@@ -7,6 +7,7 @@
 #include "fbi/core/error.h"
 #include "fbi/kernels/dispatch.h"
 #include "kernels/blocks.h"
+#include "kernels/dispatch.h"
 #include "kernels/gemv_kernels.h"
 #include "kernels/half.h"
 
@@ -130,21 +131,33 @@ void BinaryLinear::repack(const std::uint8_t* bits, std::int64_t block, std::byt
   }
 }
 
-void BinaryLinear::prepare(const float* x, std::int64_t begin, std::int64_t end,
+std::int64_t BinaryLinear::tokens_in_lanes(std::int64_t tokens) const {
+  const std::int64_t lanes = product_->lanes.tokens;
+  if (lanes == 0) return 0;
+  const std::int64_t rest = tokens % lanes;
+  // Empty lanes take as long as others, and tokens one by one about twice as long.
+  return 2 * rest > lanes ? tokens : tokens - rest;
+}
+
+std::int64_t BinaryLinear::tokens_at_once() const {
+  return std::max(kTokensAtOnce, product_->lanes.tokens);
+}
+
+void BinaryLinear::prepare(const float* x, std::int64_t begin, std::int64_t end, bool in_lanes,
                            std::byte* table) const {
   if (begin >= end) return;
   const bool per_column = strides_.column != 0;
+  constexpr float one = 1;
   if (begin == 0) {
-    constexpr float one = 1;
     const float shift =
         gemv_kernels().dot(x, per_column ? beta_.data() : &one, per_column, shape_.columns);
     std::memcpy(table, &shift, sizeof shift);
   }
-  constexpr float one = 1;
   const std::int64_t first = begin * product_->unit_inputs;
-  product_->tables(x + first, per_column ? alpha_.data() + first : &one, per_column,
-                   std::min(end * product_->unit_inputs, shape_.columns) - first, end - begin,
-                   table + kTableHeader + begin * product_->unit_table_bytes);
+  const auto tables = in_lanes ? product_->lanes.inputs : product_->tables;
+  tables(x + first, per_column ? alpha_.data() + first : &one, per_column,
+         std::min(end * product_->unit_inputs, shape_.columns) - first, end - begin,
+         table + kTableHeader + begin * product_->unit_table_bytes);
 }
 
 /// sums [tokens][kMaxGroupBlocks][kMaxBlockRows]
@@ -171,27 +184,81 @@ void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_
   }
 }
 
+/// y of a group of blocks, for tokens that are multiplied one by one.
+void BinaryLinear::multiply_blocks(std::int64_t first, std::int64_t blocks, const std::byte* tables,
+                                   std::int64_t tokens, float* y, std::int64_t stride) const {
+  alignas(64) float sums[kTokensAtOnce][kMaxGroupBlocks][kMaxBlockRows];
+  std::fill_n(&sums[0][0][0], tokens * kMaxGroupBlocks * kMaxBlockRows, 0.0f);
+  for (std::int64_t chunk = 0; chunk * chunk_inputs_ < shape_.columns; ++chunk) {
+    add_chunk(chunk, first, blocks, tables, tokens, &sums[0][0][0]);
+  }
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    float shift;
+    std::memcpy(&shift, tables + static_cast<std::size_t>(t) * table_bytes_, sizeof shift);
+    for (std::int64_t k = 0; k < blocks; ++k) {
+      store_rows(first + k, sums[t][k], shift, y + t * stride);
+    }
+  }
+}
+
+/// The same side by side.
+void BinaryLinear::multiply_blocks_in_lanes(std::int64_t first, std::int64_t blocks,
+                                            const std::byte* tables, std::int64_t tokens, float* y,
+                                            std::int64_t stride) const {
+  const LaneProduct& lanes = product_->lanes;
+  alignas(64) float sums[kMaxGroupBlocks * kMaxBlockRows * kMaxLaneTokens];
+  const std::int64_t block_sums = product_->block_rows * lanes.tokens;
+  std::fill_n(sums, blocks * block_sums, 0.0f);
+  const std::byte* words[kMaxGroupBlocks];
+  for (std::int64_t chunk = 0; chunk * chunk_inputs_ < shape_.columns; ++chunk) {
+    for (std::int64_t k = 0; k < blocks; ++k) words[k] = chunk_place(chunk, first + k);
+    const std::int64_t unit = chunk * chunk_units_;
+    lanes.add_chunk(words, blocks, tables + kTableHeader + unit * product_->unit_table_bytes,
+                    static_cast<std::int64_t>(table_bytes_), tokens,
+                    std::min(chunk_inputs_, shape_.columns - chunk * chunk_inputs_), sums);
+  }
+  float shifts[kMaxLaneTokens];
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    std::memcpy(&shifts[t], tables + static_cast<std::size_t>(t) * table_bytes_, sizeof shifts[t]);
+  }
+  for (std::int64_t k = 0; k < blocks; ++k) {
+    store_block(first + k, sums + k * block_sums, tokens, shifts, y, stride);
+  }
+}
+
 void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byte* tables,
                             std::int64_t tokens, float* y, std::int64_t stride) const {
-  alignas(64) float sums[kTokensAtOnce][kMaxGroupBlocks][kMaxBlockRows];
-  const std::int64_t together = blocks_at_once(tokens);
+  const std::int64_t together = blocks_at_once(tokens), in_lanes = tokens_in_lanes(tokens);
   for (std::int64_t first = begin, blocks; first < end; first += blocks) {
     blocks = std::min(together - first % together, end - first);
-    for (std::int64_t token = 0; token < tokens; token += kTokensAtOnce) {
-      const std::int64_t count = std::min(kTokensAtOnce, tokens - token);
+    for (std::int64_t token = 0, count; token < tokens; token += count) {
       const std::byte* table = tables + static_cast<std::size_t>(token) * table_bytes_;
-      std::fill_n(&sums[0][0][0], count * kMaxGroupBlocks * kMaxBlockRows, 0.0f);
-      for (std::int64_t chunk = 0; chunk * chunk_inputs_ < shape_.columns; ++chunk) {
-        add_chunk(chunk, first, blocks, table, count, &sums[0][0][0]);
-      }
-      for (std::int64_t t = 0; t < count; ++t) {
-        float shift;
-        std::memcpy(&shift, table + static_cast<std::size_t>(t) * table_bytes_, sizeof shift);
-        for (std::int64_t k = 0; k < blocks; ++k) {
-          store_rows(first + k, sums[t][k], shift, y + (token + t) * stride);
-        }
+      float* out = y + token * stride;
+      if (token < in_lanes) {
+        count = std::min(product_->lanes.tokens, in_lanes - token);
+        multiply_blocks_in_lanes(first, blocks, table, count, out, stride);
+      } else {
+        count = std::min(kTokensAtOnce, tokens - token);
+        multiply_blocks(first, blocks, table, count, out, stride);
       }
     }
+  }
+}
+
+/// sums [block_rows][lanes]
+void BinaryLinear::store_block(std::int64_t block, const float* sums, std::int64_t tokens,
+                               const float* shifts, float* y, std::int64_t stride) const {
+  const std::int64_t lanes = product_->lanes.tokens, first = block * product_->block_rows;
+  if (strides_.column != 0) {
+    cpu_kernels().transpose(sums, lanes, std::min(product_->block_rows, shape_.rows - first),
+                            tokens, shifts, y + first, stride);
+    return;
+  }
+  alignas(64) float of_token[kMaxLaneTokens][kMaxBlockRows];
+  cpu_kernels().transpose(sums, lanes, product_->block_rows, tokens, nullptr, of_token[0],
+                          kMaxBlockRows);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    store_rows(block, of_token[t], shifts[t], y + t * stride);
   }
 }
 
@@ -212,13 +279,14 @@ void BinaryLinear::store_rows(std::int64_t block, const float* sums, float shift
 void multiply(const BinaryLinear& w, const float* x, std::int64_t tokens, float* y,
               ParallelFor& parallel) {
   const auto [rows, columns] = w.shape();
-  parallel.run(0, tokens, kTokensAtOnce, [&, rows, columns](std::int64_t begin, std::int64_t end) {
+  const std::int64_t at_once = w.tokens_at_once();
+  parallel.run(0, tokens, at_once, [&, rows, columns](std::int64_t begin, std::int64_t end) {
     AlignedMemory tables(w.table_bytes() *
-                         static_cast<std::size_t>(std::min(kTokensAtOnce, end - begin)));
-    for (std::int64_t first = begin; first < end; first += kTokensAtOnce) {
-      const std::int64_t count = std::min(kTokensAtOnce, end - first);
+                         static_cast<std::size_t>(std::min(at_once, end - begin)));
+    for (std::int64_t first = begin; first < end; first += at_once) {
+      const std::int64_t count = std::min(at_once, end - first);
       for (std::int64_t t = 0; t < count; ++t) {
-        w.prepare(x + (first + t) * columns, 0, w.table_parts(),
+        w.prepare(x + (first + t) * columns, 0, w.table_parts(), t < w.tokens_in_lanes(count),
                   tables.data() + static_cast<std::size_t>(t) * w.table_bytes());
       }
       w.multiply(0, w.row_blocks(), tables.data(), count, y + first * rows, rows);

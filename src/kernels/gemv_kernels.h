@@ -15,12 +15,28 @@ inline constexpr std::int64_t kMaxBlockRows = 128;
 inline constexpr std::int64_t kMaxGroupBlocks = 8;
 /// Tokens that SignProduct::add_chunk_of_group takes together.
 inline constexpr std::int64_t kTokenGroup = 4;
+/// Of LaneProduct::tokens.
+inline constexpr std::int64_t kMaxLaneTokens = 32;
 /// Inputs whose signs share a 32-bit word; the two upper bits are 0.
 inline constexpr std::int64_t kExactUnit = 30;
 /// Inputs that share one scale when activations are 8-bit. 255 · 127 fits 16 bits.
 inline constexpr std::int64_t kInt8Unit = 255;
 /// Dense rows are padded with zeros to a multiple of this; key and value heads too.
 inline constexpr std::int64_t kPadding = 16;
+
+/// A product with signs for many tokens that lie side by side in the lanes of its tables.
+struct LaneProduct {
+  std::int64_t tokens = 0;  ///< side by side; 0: the level has no such form
+  /// As SignProduct::tables; what it leaves of a token has the same place.
+  void (*inputs)(const float* x, const float* scale, bool per_column, std::int64_t count,
+                 std::int64_t units, std::byte* table) = nullptr;
+  /// sums [blocks][block_rows][tokens] += Σ ±(x·scale) over the `count` inputs of a chunk, with the
+  /// bits of SignProduct::add_chunk, from the words of each block and what `inputs` left of so many
+  /// tokens, table_stride bytes apart.
+  void (*add_chunk)(const std::byte* const* words, std::int64_t blocks, const std::byte* inputs,
+                    std::int64_t table_stride, std::int64_t tokens, std::int64_t count,
+                    float* sums) = nullptr;
+};
 
 /// A product with signs. A matrix is cut into blocks of rows and chunks of units of inputs; a
 /// chunk's tables fit the first-level cache, and a sum over a chunk is formed apart before it is
@@ -52,6 +68,7 @@ struct SignProduct {
   void (*add_chunk_of_group)(const std::byte* words, const std::byte* tables,
                              std::int64_t table_stride, std::int64_t count, float* sums,
                              std::int64_t sums_stride);
+  LaneProduct lanes = {};
 };
 
 /// y[r] = Σ_i w[r][i] x[i] of `rows` rows, row_stride bytes apart; columns is a multiple of

@@ -173,7 +173,7 @@ struct SignMatrix {
                      ScaleStrides::per_column(), shape, activations, serial);
     table = AlignedMemory(w.table_bytes());
   }
-  void prepare() { w.prepare(x.data(), 0, w.table_parts(), table.data()); }
+  void prepare() { w.prepare(x.data(), 0, w.table_parts(), false, table.data()); }
   void run() {
     prepare();
     w.multiply(0, w.row_blocks(), table.data(), 1, y.data(), w.shape().rows);

@@ -187,6 +187,50 @@ TEST_P(Gemv, ARowDoesNotDependOnTokensThreadsOrRanges) {
   }
 }
 
+/// As many tokens as lie side by side in the lanes of tables, a few more and a few less.
+TEST_P(Gemv, ManyTokensHaveTheBitsOfSingleOnes) {
+  for (const Pattern& pattern : kPatterns) {
+    for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
+      for (const std::int64_t columns : {1, 7, 63, 65, 190, 255, 256, 257, 700}) {
+        for (const std::int64_t tokens : {9, 16, 33, 47}) {
+          Problem many({131, columns}, pattern.strides, tokens);
+          many.x[columns / 2] *= 1e4f;
+          std::fill_n(many.x.begin() + columns, columns, 0.0f);
+          const auto together = many.product(activations);
+          Problem one = many;
+          one.tokens = 1;
+          const BinaryLinear w = one.linear(activations);
+          SerialFor serial;
+          for (std::int64_t t = 0; t < tokens; ++t) {
+            one.x.assign(many.x.begin() + t * columns, many.x.begin() + (t + 1) * columns);
+            const auto first = together.begin() + t * 131;
+            ASSERT_EQ(bits_of(one.product(w, serial)), bits_of({first, first + 131}))
+                << pattern.name << ", " << columns << " columns, token " << t << " of " << tokens;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Gemv, ManyTokensOfExtremeInputs) {
+  for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
+    Problem problem({64, 600}, ScaleStrides::per_column(), 32);
+    std::fill(problem.alpha.begin(), problem.alpha.end(), 1.0f);
+    std::fill(problem.beta.begin(), problem.beta.end(), 0.0f);
+    std::fill(problem.bits.begin(), problem.bits.end(), std::uint8_t{0xFF});
+    std::fill(problem.x.begin(), problem.x.end(), -3.0f);  // every sum is as large as it can be
+    for (const float y : problem.product(activations)) EXPECT_NEAR(y, -1800, 4e-3);
+    problem.x[7 * 600 + 5] = NAN;
+    problem.x[8 * 600 + 5] = INFINITY;
+    const auto y = problem.product(activations);
+    for (std::int64_t n = 0; n < std::ssize(y); ++n) {
+      const bool bad = n / 64 == 7 || n / 64 == 8;
+      EXPECT_EQ(std::isfinite(y[n]), !bad) << "token " << n / 64;
+    }
+  }
+}
+
 /// Groups of blocks of rows and several chunks of inputs, the last ones not full.
 TEST_P(Gemv, LargeProductsDoNotDependOnTheirRanges) {
   for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
@@ -202,7 +246,7 @@ TEST_P(Gemv, LargeProductsDoNotDependOnTheirRanges) {
     }
     AlignedMemory tables(2 * w.table_bytes());
     for (std::int64_t t = 0; t < 2; ++t) {
-      w.prepare(problem.x.data() + t * 2100, 0, w.table_parts(),
+      w.prepare(problem.x.data() + t * 2100, 0, w.table_parts(), false,
                 tables.data() + static_cast<std::size_t>(t) * w.table_bytes());
     }
     Guarded<float> y(2 * 1300);

@@ -54,9 +54,16 @@ class BinaryLinear {
   std::size_t table_bytes() const { return table_bytes_; }  ///< of one token's table
   std::size_t weight_bytes() const { return word_bytes_; }
 
+  /// Many tokens are multiplied side by side, in the lanes of tables of all of them: the first ones
+  /// of `tokens` that are multiplied together, as many as this says.
+  std::int64_t tokens_in_lanes(std::int64_t tokens) const;
+  /// Tokens that are best multiplied together.
+  std::int64_t tokens_at_once() const;
+
   /// Writes parts [begin, end) of the table of one token's x [columns] to `table` [table_bytes()],
-  /// aligned to 64 bytes.
-  void prepare(const float* x, std::int64_t begin, std::int64_t end, std::byte* table) const;
+  /// aligned to 64 bytes; of a token in lanes what their table is made of.
+  void prepare(const float* x, std::int64_t begin, std::int64_t end, bool in_lanes,
+               std::byte* table) const;
   /// y[t * stride + o] for the rows o of blocks [begin, end) and tokens t, from complete tables,
   /// table_bytes() apart.
   void multiply(std::int64_t begin, std::int64_t end, const std::byte* tables, std::int64_t tokens,
@@ -68,6 +75,12 @@ class BinaryLinear {
   void repack(const std::uint8_t* bits, std::int64_t block, std::byte* words) const;
   void add_chunk(std::int64_t chunk, std::int64_t first, std::int64_t blocks,
                  const std::byte* tables, std::int64_t tokens, float* sums) const;
+  void multiply_blocks(std::int64_t first, std::int64_t blocks, const std::byte* tables,
+                       std::int64_t tokens, float* y, std::int64_t stride) const;
+  void multiply_blocks_in_lanes(std::int64_t first, std::int64_t blocks, const std::byte* tables,
+                                std::int64_t tokens, float* y, std::int64_t stride) const;
+  void store_block(std::int64_t block, const float* sums, std::int64_t tokens, const float* shifts,
+                   float* y, std::int64_t stride) const;
   void store_rows(std::int64_t block, const float* sums, float shift, float* y) const;
 
   const SignProduct* product_ = nullptr;

@@ -51,7 +51,8 @@ inline Floats sums_of_four(const float* x) {
 }  // namespace
 }  // namespace fbi::kernels
 
-#include "kernels/cpu/vec16_whole.h"
+#include "kernels/cpu/lines_avx2.h"
+#include "kernels/cpu/vec16_token_lanes.h"
 
 namespace fbi::kernels {
 namespace {
@@ -296,15 +297,19 @@ struct Product : WholeProduct<Numbers, cut, store> {
     kernels::add_unit<cut, Numbers::kOffset, Packed>(signs, table, words, sums);
   }
 };
-using Exact = Product<ExactNumbers, kExactPlanes, store_exact_group>;
-using Int8 = Product<Int8Numbers, kInt8Planes, store_int8_group>;
+struct Exact : Product<ExactNumbers, kExactPlanes, store_exact_group> {
+  using Line = ExactLine;
+};
+struct Int8 : Product<Int8Numbers, kInt8Planes, store_int8_group> {
+  using Line = Int8Line;
+};
 
 }  // namespace
 
 constinit const GemvKernels kAvx2Gemv =
     vec16_gemv(whole_product<Exact>(4, repack_steps<kExactPlanes.rows(), kExactPlanes.steps>,
-                                    whole_chunk_of_group<Exact>),
+                                    whole_chunk_of_group<Exact>, lane_product<Exact>()),
                whole_product<Int8>(8, repack_steps<kInt8Planes.rows(), kInt8Planes.steps>,
-                                   whole_chunk_of_group<Int8>));
+                                   whole_chunk_of_group<Int8>, lane_product<Int8>()));
 
 }  // namespace fbi::kernels

@@ -32,6 +32,7 @@ std::string avx512_declined() {
 std::string avx2_declined() {
   return missing({{"avx2", __builtin_cpu_supports("avx2") != 0},
                   {"fma", __builtin_cpu_supports("fma") != 0},
+                  {"bmi2", __builtin_cpu_supports("bmi2") != 0},
                   {"f16c", __builtin_cpu_supports("f16c") != 0},
                   {"popcnt", __builtin_cpu_supports("popcnt") != 0}});
 }

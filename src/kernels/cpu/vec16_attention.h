@@ -7,6 +7,28 @@
 namespace fbi::kernels {
 namespace {
 
+template <bool shifted>
+void transpose_with(const float* x, std::int64_t x_row, std::int64_t rows, std::int64_t columns,
+                    const float* shift, float* out, std::int64_t out_row) {
+  const std::int64_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+  for (std::int64_t j = 0; j < whole_columns; j += 4) {
+    for (std::int64_t i = 0; i < whole_rows; i += 4) {
+      transpose_four<shifted>(x + i * x_row + j, x_row, shift + j, out + j * out_row + i, out_row);
+    }
+  }
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j) {
+      out[j * out_row + i] = shifted ? x[i * x_row + j] + shift[j] : x[i * x_row + j];
+    }
+  }
+}
+
+void transpose(const float* x, std::int64_t x_row, std::int64_t rows, std::int64_t columns,
+               const float* shift, float* out, std::int64_t out_row) {
+  shift ? transpose_with<true>(x, x_row, rows, columns, shift, out, out_row)
+        : transpose_with<false>(x, x_row, rows, columns, shift, out, out_row);
+}
+
 /// Rows of c by at most 16 columns stay in registers while depth passes.
 template <int rows, bool add_to_c, class Lanes>
 inline void multiply_tile(const SmallProduct& p, const float* a, const float* b, float* c,

@@ -201,5 +201,22 @@ inline Floats load_bfloat16(const std::uint16_t* x) {
       {widen_bfloat16(x), widen_bfloat16(x + 4), widen_bfloat16(x + 8), widen_bfloat16(x + 12)}};
 }
 
+/// Four rows and columns; each column becomes a row, with its shift.
+template <bool shifted>
+inline void transpose_four(const float* x, std::int64_t x_row, const float* shift, float* out,
+                           std::int64_t out_row) {
+  const float32x4_t a = vld1q_f32(x), b = vld1q_f32(x + x_row), c = vld1q_f32(x + 2 * x_row),
+                    d = vld1q_f32(x + 3 * x_row);
+  const float32x4x2_t ab = vtrnq_f32(a, b), cd = vtrnq_f32(c, d);  // of columns 0 and 2, 1 and 3
+  const auto store_row = [&](int j, float32x2_t low, float32x2_t high) {
+    const float32x4_t row = vcombine_f32(low, high);
+    vst1q_f32(out + j * out_row, shifted ? vaddq_f32(row, vdupq_n_f32(shift[j])) : row);
+  };
+  unrolled<2>([&](int j) {
+    store_row(j, vget_low_f32(ab.val[j]), vget_low_f32(cd.val[j]));
+    store_row(j + 2, vget_high_f32(ab.val[j]), vget_high_f32(cd.val[j]));
+  });
+}
+
 }  // namespace
 }  // namespace fbi::kernels

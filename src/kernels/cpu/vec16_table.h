@@ -29,6 +29,7 @@ constexpr CpuKernels kVec16Kernels = {
     .rms_norm_backward_row = rms_norm_backward_row,
     .silu_product = silu_product,
     .silu_product_backward = silu_product_backward,
+    .transpose = transpose,
     .multiply = multiply,
     .exp_row = exp_row,
     .softmax_backward_row = softmax_backward_row,

@@ -84,12 +84,15 @@ struct WholeProduct : Numbers {
   static void store_group(const typename Numbers::Whole* q, std::byte* out) { store(q, out); }
 };
 
-template <class Product>
-void whole_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
-                  std::int64_t units, std::byte* table) {
+/// Rounds the inputs of each unit, writes what one of its numbers is worth to the unit's place and
+/// calls take(numbers, place).
+template <class Product, class Whole, class Take>
+inline void for_each_rounded(const float* x, const float* scale, bool per_column,
+                             std::int64_t count, std::int64_t units, std::byte* place,
+                             const Take& take) {
   alignas(64) float inputs[kWholeInputs];
-  alignas(64) typename Product::Whole q[kWholeInputs];
-  for (std::int64_t unit = 0; unit < units; ++unit, table += Product::planes.table_bytes()) {
+  alignas(64) Whole q[kWholeInputs];
+  for (std::int64_t unit = 0; unit < units; ++unit, place += Product::planes.table_bytes()) {
     const std::int64_t first = unit * Product::kInputs,
                        left = count - first < Product::kInputs ? count - first : Product::kInputs;
     const float largest =
@@ -101,11 +104,28 @@ void whole_tables(const float* x, const float* scale, bool per_column, std::int6
       store_whole(q + i, mul(load(inputs + i), inverse));
     }
     const float factor = any ? limit / Product::kLargest : 0;
-    std::memcpy(table, &factor, sizeof factor);
-    for (std::int64_t g = 0; g < kUnitGroups; ++g) {
-      Product::store_group(q + 4 * g, table + kUnitHeader + Product::group_place(g));
-    }
+    std::memcpy(place, &factor, sizeof factor);
+    take(q, place);
   }
+}
+
+template <class Product>
+void whole_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
+                  std::int64_t units, std::byte* table) {
+  using Whole = typename Product::Whole;
+  for_each_rounded<Product, Whole>(
+      x, scale, per_column, count, units, table, [](const Whole* q, std::byte* unit) {
+        for (std::int64_t g = 0; g < kUnitGroups; ++g) {
+          Product::store_group(q + 4 * g, unit + kUnitHeader + Product::group_place(g));
+        }
+      });
+}
+
+/// Of at most one unit's inputs.
+template <class Product>
+inline std::int64_t words_of(std::int64_t inputs) {
+  constexpr std::int64_t kWord = Product::planes.word_inputs();
+  return (inputs + kWord - 1) / kWord;
 }
 
 /// Calls take(signs, table, words, row) for the units of a chunk and the rows of a block.
@@ -115,7 +135,7 @@ inline void for_each_unit(const std::byte* signs, const std::byte* table, std::i
   constexpr Planes planes = Product::planes;
   for (; count > 0; count -= Product::kInputs) {
     const std::int64_t inputs = count < Product::kInputs ? count : Product::kInputs;
-    const std::int64_t words = (inputs + planes.word_inputs() - 1) / planes.word_inputs();
+    const std::int64_t words = words_of<Product>(inputs);
     for (std::int64_t row = 0; row < kInt8BlockRows; row += planes.rows()) {
       take(signs, table, words, row);
       signs += words * planes.steps * planes.rows();
@@ -135,7 +155,8 @@ void whole_chunk(const std::byte* words, const std::byte* table, std::int64_t co
 
 template <class Product>
 constexpr SignProduct whole_product(std::int64_t chunk_units, decltype(SignProduct::repack) repack,
-                                    decltype(SignProduct::add_chunk_of_group) chunk_of_group) {
+                                    decltype(SignProduct::add_chunk_of_group) chunk_of_group,
+                                    const LaneProduct& lanes = {}) {
   constexpr Planes planes = Product::planes;
   return {.block_rows = kInt8BlockRows,
           .unit_inputs = Product::kInputs,
@@ -147,7 +168,8 @@ constexpr SignProduct whole_product(std::int64_t chunk_units, decltype(SignProdu
           .repack = repack,
           .tables = whole_tables<Product>,
           .add_chunk = whole_chunk<Product>,
-          .add_chunk_of_group = chunk_of_group};
+          .add_chunk_of_group = chunk_of_group,
+          .lanes = lanes};
 }
 
 }  // namespace

@@ -4,6 +4,14 @@
 
 namespace fbi::kernels::ref {
 
+void transpose(const float* x, std::int64_t x_row, std::int64_t rows, std::int64_t columns,
+               const float* shift, float* out, std::int64_t out_row) {
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = 0; j < columns; ++j)
+      out[j * out_row + i] = shift ? x[i * x_row + j] + shift[j] : x[i * x_row + j];
+  }
+}
+
 void multiply(const SmallProduct& p, bool add_to_c) {
   for (std::int64_t row = 0; row < p.rows; ++row) {
     for (std::int64_t column = 0; column < p.columns; ++column) {

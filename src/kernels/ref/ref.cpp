@@ -24,6 +24,7 @@ constinit const CpuKernels kRefKernels = {
     .rms_norm_backward_row = ref::rms_norm_backward_row,
     .silu_product = ref::silu_product,
     .silu_product_backward = ref::silu_product_backward,
+    .transpose = ref::transpose,
     .multiply = ref::multiply,
     .exp_row = ref::exp_row,
     .softmax_backward_row = ref::softmax_backward_row,

@@ -37,6 +37,8 @@ void rms_norm_backward_row(const float* x, const float* weight, const float* dou
 void silu_product(const float* gate, const float* up, std::int64_t count, float* out);
 void silu_product_backward(const float* dout, const float* gate, const float* up,
                            std::int64_t count, float* dgate, float* dup);
+void transpose(const float* x, std::int64_t x_row, std::int64_t rows, std::int64_t columns,
+               const float* shift, float* out, std::int64_t out_row);
 void multiply(const SmallProduct& product, bool add_to_c);
 double exp_row(float* x, std::int64_t count, float max, float factor);
 void softmax_backward_row(float* p, float* dp, std::int64_t count, float inverse_sum, float scale);
