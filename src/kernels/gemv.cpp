@@ -245,21 +245,20 @@ void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byt
   }
 }
 
-/// sums [block_rows][lanes]
-void BinaryLinear::store_block(std::int64_t block, const float* sums, std::int64_t tokens,
+/// As store_rows, of sums [block_rows][lanes], which it may change.
+void BinaryLinear::store_block(std::int64_t block, float* sums, std::int64_t tokens,
                                const float* shifts, float* y, std::int64_t stride) const {
   const std::int64_t lanes = product_->lanes.tokens, first = block * product_->block_rows;
-  if (strides_.column != 0) {
-    cpu_kernels().transpose(sums, lanes, std::min(product_->block_rows, shape_.rows - first),
-                            tokens, shifts, y + first, stride);
-    return;
+  const std::int64_t rows = std::min(product_->block_rows, shape_.rows - first);
+  const bool per_column = strides_.column != 0;
+  for (std::int64_t r = 0; !per_column && r < rows; ++r) {
+    const std::int64_t k = (first + r) * strides_.row;
+    const float alpha = alpha_[k], beta = beta_[k];
+    float* row = sums + r * lanes;
+    for (std::int64_t t = 0; t < tokens; ++t) row[t] = alpha * row[t] + beta * shifts[t];
   }
-  alignas(64) float of_token[kMaxLaneTokens][kMaxBlockRows];
-  cpu_kernels().transpose(sums, lanes, product_->block_rows, tokens, nullptr, of_token[0],
-                          kMaxBlockRows);
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    store_rows(block, of_token[t], shifts[t], y + t * stride);
-  }
+  cpu_kernels().transpose(sums, lanes, rows, tokens, per_column ? shifts : nullptr, y + first,
+                          stride);
 }
 
 /// Column: sums hold alpha, shift holds beta. Row, single: both are applied here.

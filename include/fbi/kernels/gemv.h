@@ -79,7 +79,7 @@ class BinaryLinear {
                        std::int64_t tokens, float* y, std::int64_t stride) const;
   void multiply_blocks_in_lanes(std::int64_t first, std::int64_t blocks, const std::byte* tables,
                                 std::int64_t tokens, float* y, std::int64_t stride) const;
-  void store_block(std::int64_t block, const float* sums, std::int64_t tokens, const float* shifts,
+  void store_block(std::int64_t block, float* sums, std::int64_t tokens, const float* shifts,
                    float* y, std::int64_t stride) const;
   void store_rows(std::int64_t block, const float* sums, float shift, float* y) const;
 
