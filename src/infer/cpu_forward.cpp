@@ -125,7 +125,9 @@ void CpuForward::run(std::span<const TokenRow> rows) {
     rotary_.angles(rows[t].position, angles_ + static_cast<std::int64_t>(t) * rotary_.table_size());
     positions = std::max(positions, rows[t].position + 1);
   }
-  const std::size_t needed = static_cast<std::size_t>(positions) * sizeof(float);
+  const auto needed =
+      static_cast<std::size_t>(kernels::attend_scratch(std::ssize(rows), positions)) *
+      sizeof(float);
   for (kernels::AlignedMemory& scores : scores_) {
     if (scores.size() < needed) scores = kernels::AlignedMemory(2 * needed);
   }
@@ -244,21 +246,42 @@ void CpuForward::attend(const Member& member, std::int64_t index) {
   const std::int64_t heads = model_.num_attention_heads, width = model_.head_dim;
   const std::int64_t group = heads / model_.num_key_value_heads;
   const auto count = std::ssize(rows_);
-  // By heads first: a member's keys and values then serve all its rows.
+  // By heads first: a member's keys and values then serve all its rows, several at once.
   const auto [begin, end] = member.share(count * heads);
-  for (std::int64_t n = begin; n < end; ++n) {
+  for (std::int64_t n = begin, together; n < end; n += together) {
     const std::int64_t head = n / count, t = n % count;
-    const TokenRow& row = rows_[t];
-    float* query = rotated_ + (t * heads + head) * head_width_;
-    rotary_.rotate(queries_ + (t * heads + head) * width, angles_ + t * rotary_.table_size(),
-                   query);
-    // The query is not needed after its scores, so the result may take its place.
-    kernels::attend({query, cache_of(row).key(index, head / group, 0),
-                     cache_of(row).value(index, head / group, 0), cache_type_, row.position + 1,
-                     width, scores_[member.rank].as<float>(), query});
-    std::copy_n(query, width, mixed_ + (t * heads + head) * width);
-    std::fill_n(query + width, head_width_ - width, 0.0f);
+    together = following_rows(t, std::min(end - n, count - t));
+    const auto place = [&](std::int64_t k) {
+      return rotated_ + (head * Forward::kMaxRows + t + k) * head_width_;
+    };
+    for (std::int64_t k = 0; k < together; ++k) {
+      rotary_.rotate(queries_ + ((t + k) * heads + head) * width,
+                     angles_ + (t + k) * rotary_.table_size(), place(k));
+    }
+    kernels::attend({.query = place(0),
+                     .query_stride = head_width_,
+                     .keys = cache_of(rows_[t]).key(index, head / group, 0),
+                     .values = cache_of(rows_[t]).value(index, head / group, 0),
+                     .type = cache_type_,
+                     .queries = together,
+                     .positions = rows_[t].position + 1,
+                     .head_dim = width,
+                     .scores = scores_[member.rank].as<float>()});
+    for (std::int64_t k = 0; k < together; ++k) {
+      std::copy_n(place(k), width, mixed_ + ((t + k) * heads + head) * width);
+      std::fill_n(place(k) + width, head_width_ - width, 0.0f);
+    }
   }
+}
+
+/// Rows from t on, at most `most`, that are consecutive tokens of one sequence.
+std::int64_t CpuForward::following_rows(std::int64_t t, std::int64_t most) const {
+  std::int64_t count = 1;
+  while (count < most && rows_[t + count].cache == rows_[t].cache &&
+         rows_[t + count].position == rows_[t].position + count) {
+    ++count;
+  }
+  return count;
 }
 
 void CpuForward::norm(const Maker& maker, const std::vector<float>& weight) {

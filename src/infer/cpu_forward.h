@@ -45,6 +45,7 @@ class CpuForward final : public Forward {
   void attention(const Member& member, std::int64_t index);
   void store_keys_and_values(const Member& member, std::int64_t index);
   void attend(const Member& member, std::int64_t index);
+  std::int64_t following_rows(std::int64_t t, std::int64_t most) const;
   Maker maker(const Member& member);
   void norm(const Maker& maker, const std::vector<float>& weight);
   void prepare(const Maker& maker, const Item& item, const float* x, std::int64_t x_stride);

@@ -13,7 +13,7 @@ inline constexpr std::int64_t kInt8BlockRows = 128;
 inline constexpr std::int64_t kMaxBlockRows = 128;
 /// Blocks of one group, at most.
 inline constexpr std::int64_t kMaxGroupBlocks = 8;
-/// Tokens that SignProduct::add_chunk_of_group takes together.
+/// Tokens that SignProduct::add_chunk_of_group and CacheKernels take together.
 inline constexpr std::int64_t kTokenGroup = 4;
 /// Of LaneProduct::tokens.
 inline constexpr std::int64_t kMaxLaneTokens = 32;
@@ -78,17 +78,29 @@ struct DenseProduct {
                std::int64_t rows, float* y);
 };
 
+/// Attention over one head in a cache; head_dim is a multiple of kPadding.
+struct CacheKernels {
+  /// out [head_dim] = Σ_p weights[p] values[p], or += that.
+  void (*mix)(const float* weights, const std::byte* values, std::int64_t positions,
+              std::int64_t head_dim, bool add_to_out, float* out);
+  /// Of kTokenGroup queries, with the bits that each has alone; null where a level gains nothing by
+  /// it. scores[n * scores_stride + p] = query n · key p
+  void (*score_group)(const float* queries, std::int64_t query_stride, const std::byte* keys,
+                      std::int64_t positions, std::int64_t head_dim, float* scores,
+                      std::int64_t scores_stride) = nullptr;
+  /// mix with weights[n * weights_stride + p] into out[n * out_stride + e]
+  void (*mix_group)(const float* weights, std::int64_t weights_stride, const std::byte* values,
+                    std::int64_t positions, std::int64_t head_dim, bool add_to_out, float* out,
+                    std::int64_t out_stride) = nullptr;
+};
+
 struct GemvKernels {
   SignProduct exact;
   SignProduct int8;
   DenseProduct fp32, fp16, int8_rows;
   /// Σ x[i] y[i]; y is one value for all i when !per_element.
   float (*dot)(const float* x, const float* y, bool per_element, std::int64_t count);
-  /// out [head_dim] = Σ_p weights[p] values[p]; head_dim a multiple of kPadding.
-  void (*mix_fp32)(const float* weights, const std::byte* values, std::int64_t positions,
-                   std::int64_t head_dim, float* out);
-  void (*mix_fp16)(const float* weights, const std::byte* values, std::int64_t positions,
-                   std::int64_t head_dim, float* out);
+  CacheKernels fp32_cache, fp16_cache;
   /// IEEE 754 binary16, to nearest even.
   void (*to_half)(const float* x, std::int64_t count, std::uint16_t* out);
 };

@@ -46,10 +46,16 @@ void attention(benchmark::State& state, CacheType type) {
   const auto query = normals(kHead, 1);
   measure(state, 2 * kHeads * bytes, [&](ParallelFor& parallel) {
     parallel.run(0, kHeads, 1, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<float> scores(kPositions), out(kHead);
+      std::vector<float> scores(static_cast<std::size_t>(attend_scratch(1, kPositions)));
       for (std::int64_t h = begin; h < end; ++h) {
-        attend({query.data(), &keys[h * bytes], &values[h * bytes], type, kPositions, kHead,
-                scores.data(), out.data()});
+        auto out = query;
+        attend({.query = out.data(),
+                .keys = &keys[h * bytes],
+                .values = &values[h * bytes],
+                .type = type,
+                .positions = kPositions,
+                .head_dim = kHead,
+                .scores = scores.data()});
       }
     });
   });

@@ -79,11 +79,17 @@ TEST_P(Decode, AttentionIsTheSoftmaxOverAllPositions) {
     for (const std::int64_t head_dim : {2, 16, 24, 64, 80, 128}) {
       for (const std::int64_t positions : {1, 3, 16, 100}) {
         Cache cache(positions, head_dim, type);
-        auto query = normals(head_dim, 3, 2);
-        query.resize(static_cast<std::size_t>(cache.width));
-        Guarded<float> out(cache.width), scores(positions);
-        attend({query.data(), cache.keys.data(), cache.values.data(), type, positions, head_dim,
-                scores.data(), out.data()});
+        const auto query = normals(head_dim, 3, 2);
+        Guarded<float> out(cache.width), scores(attend_scratch(1, positions));
+        std::fill_n(out.data(), cache.width, 0.0f);
+        std::copy(query.begin(), query.end(), out.data());
+        attend({.query = out.data(),
+                .keys = cache.keys.data(),
+                .values = cache.values.data(),
+                .type = type,
+                .positions = positions,
+                .head_dim = head_dim,
+                .scores = scores.data()});
 
         std::vector<double> weight, mixed(static_cast<std::size_t>(head_dim));
         double sum = 0;
@@ -111,11 +117,46 @@ TEST_P(Decode, AttentionIsTheSoftmaxOverAllPositions) {
 
 TEST_P(Decode, AttentionOfLargeScoresStaysFinite) {
   Cache cache(5, 16, CacheType::kFp32);
-  const auto query = normals(16, 3, 1e4);
-  std::vector<float> out(16), scores(5);
-  attend({query.data(), cache.keys.data(), cache.values.data(), CacheType::kFp32, 5, 16,
-          scores.data(), out.data()});
-  for (const float v : out) EXPECT_TRUE(std::isfinite(v));
+  auto query = normals(16, 3, 1e4);
+  std::vector<float> scores(static_cast<std::size_t>(attend_scratch(1, 5)));
+  attend({.query = query.data(),
+          .keys = cache.keys.data(),
+          .values = cache.values.data(),
+          .positions = 5,
+          .head_dim = 16,
+          .scores = scores.data()});
+  for (const float v : query) EXPECT_TRUE(std::isfinite(v));
+}
+
+/// Also with heads too wide for the registers, and what the last queries see is not what the first
+/// ones may.
+TEST_P(Decode, QueriesTogetherHaveTheBitsOfSingleOnes) {
+  for (const CacheType type : {CacheType::kFp32, CacheType::kFp16}) {
+    for (const std::int64_t head_dim : {16, 24, 128, 272}) {
+      for (const std::int64_t queries : {2, 4, 7, 9}) {
+        constexpr std::int64_t kBefore = 252;  // the next blocks begin among the queries
+        Cache cache(kBefore + queries, head_dim, type);
+        const std::int64_t stride = cache.width + 5;
+        const auto start = normals(queries * stride, 3);
+        const auto attend_to = [&](std::vector<float>& x, std::int64_t first, std::int64_t count) {
+          Guarded<float> scores(attend_scratch(count, kBefore + first + 1));
+          attend({.query = x.data() + first * stride,
+                  .query_stride = stride,
+                  .keys = cache.keys.data(),
+                  .values = cache.values.data(),
+                  .type = type,
+                  .queries = count,
+                  .positions = kBefore + first + 1,
+                  .head_dim = head_dim,
+                  .scores = scores.data()});
+        };
+        auto together = start, alone = start;
+        attend_to(together, 0, queries);
+        for (std::int64_t n = 0; n < queries; ++n) attend_to(alone, n, 1);
+        EXPECT_EQ(bits_of(together), bits_of(alone)) << head_dim << ", " << queries << " queries";
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -30,17 +30,20 @@ std::int64_t padded_head(std::int64_t head_dim);
 /// Writes one head's key or value [head_dim], rounded to nearest even, and its padding.
 void store_cache(const float* x, std::int64_t head_dim, CacheType type, std::byte* out);
 
-/// One query over the positions of one head: out = softmax(q·Kᵀ / sqrt(head_dim)) V.
+/// Queries of consecutive tokens over one head: q <- softmax(q·Kᵀ / sqrt(head_dim)) V. Each has the
+/// bits that it has alone.
 struct AttendArgs {
-  const float* query = nullptr;       ///< [padded_head]
-  const std::byte* keys = nullptr;    ///< [positions, padded_head]
+  float* query = nullptr;             ///< [padded_head], and at its end the result
+  std::int64_t query_stride = 0;      ///< from one token's to the next one's
+  const std::byte* keys = nullptr;    ///< [positions + queries - 1, padded_head]
   const std::byte* values = nullptr;  ///< the same
   CacheType type = CacheType::kFp32;
-  std::int64_t positions = 0;  ///< > 0
+  std::int64_t queries = 1;
+  std::int64_t positions = 0;  ///< that the first query sees, > 0; each sees one more
   std::int64_t head_dim = 0;
-  float* scores = nullptr;  ///< scratch [positions]
-  float* out = nullptr;     ///< [padded_head]; may be the query's place
+  float* scores = nullptr;  ///< scratch [attend_scratch(queries, positions)]
 };
+std::int64_t attend_scratch(std::int64_t queries, std::int64_t positions);
 void attend(const AttendArgs& args);
 
 }  // namespace fbi::kernels

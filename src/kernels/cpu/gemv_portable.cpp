@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -121,9 +122,9 @@ void dense_rows(const std::byte* w, std::int64_t row_stride, std::int64_t column
 
 template <class Value, class Convert>
 void mix(const float* weights, const std::byte* values, std::int64_t positions,
-         std::int64_t head_dim, float* out, Convert to_float) {
+         std::int64_t head_dim, bool add_to_out, float* out, Convert to_float) {
   const auto* from = reinterpret_cast<const Value*>(values);
-  for (std::int64_t e = 0; e < head_dim; ++e) out[e] = 0;
+  if (!add_to_out) std::fill_n(out, head_dim, 0.0f);
   for (std::int64_t p = 0; p < positions; ++p) {
     for (std::int64_t e = 0; e < head_dim; ++e) {
       out[e] += weights[p] * to_float(from[p * head_dim + e]);
@@ -151,12 +152,12 @@ void rows_int8(const std::byte* w, std::int64_t row_stride, std::int64_t columns
   dense_rows<std::int8_t>(w, row_stride, columns, x, rows, y, from_int8);
 }
 void mix_fp32(const float* weights, const std::byte* values, std::int64_t positions,
-              std::int64_t head_dim, float* out) {
-  mix<float>(weights, values, positions, head_dim, out, as_is);
+              std::int64_t head_dim, bool add_to_out, float* out) {
+  mix<float>(weights, values, positions, head_dim, add_to_out, out, as_is);
 }
 void mix_fp16(const float* weights, const std::byte* values, std::int64_t positions,
-              std::int64_t head_dim, float* out) {
-  mix<std::uint16_t>(weights, values, positions, head_dim, out, half_to_float);
+              std::int64_t head_dim, bool add_to_out, float* out) {
+  mix<std::uint16_t>(weights, values, positions, head_dim, add_to_out, out, half_to_float);
 }
 
 }  // namespace
@@ -170,8 +171,8 @@ constinit const GemvKernels kPortableGemv = {
     .fp16 = {rows_fp16},
     .int8_rows = {rows_int8},
     .dot = ref::dot,
-    .mix_fp32 = mix_fp32,
-    .mix_fp16 = mix_fp16,
+    .fp32_cache = {mix_fp32},
+    .fp16_cache = {mix_fp16},
     .to_half = ref::to_half,
 };
 

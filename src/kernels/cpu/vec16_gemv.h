@@ -109,10 +109,10 @@ float dot(const float* x, const float* y, bool per_element, std::int64_t count) 
 /// n times sixteen values of a head, kept in registers over all positions.
 template <int n, class Load>
 inline void mix_group(const float* weights, const std::byte* values, std::int64_t positions,
-                      std::int64_t stride, float* out) {
+                      std::int64_t stride, bool add_to_out, float* out) {
   const Load load_values;
   Floats sums[n];
-  for (int k = 0; k < n; ++k) sums[k] = splat(0);
+  for (int k = 0; k < n; ++k) sums[k] = add_to_out ? load(out + k * kLanes) : splat(0);
   for (std::int64_t p = 0; p < positions; ++p) {
     const Floats weight = splat(weights[p]);
     for (int k = 0; k < n; ++k) {
@@ -125,17 +125,67 @@ inline void mix_group(const float* weights, const std::byte* values, std::int64_
 
 template <class Load>
 void mix(const float* weights, const std::byte* values, std::int64_t positions,
-         std::int64_t head_dim, float* out) {
+         std::int64_t head_dim, bool add_to_out, float* out) {
   constexpr std::int64_t kGroup = 4;
   const std::int64_t stride = head_dim * Load::bytes, pieces = head_dim / kLanes;
   std::int64_t k = 0;
   for (; k + kGroup <= pieces; k += kGroup) {
     const std::int64_t first = k * kLanes;
-    mix_group<kGroup, Load>(weights, values + first * Load::bytes, positions, stride, out + first);
+    mix_group<kGroup, Load>(weights, values + first * Load::bytes, positions, stride, add_to_out,
+                            out + first);
   }
   for (; k < pieces; ++k) {
     const std::int64_t first = k * kLanes;
-    mix_group<1, Load>(weights, values + first * Load::bytes, positions, stride, out + first);
+    mix_group<1, Load>(weights, values + first * Load::bytes, positions, stride, add_to_out,
+                       out + first);
+  }
+}
+
+template <class Load>
+void score_queries(const float* queries, std::int64_t query_stride, const std::byte* keys,
+                   std::int64_t positions, std::int64_t head_dim, float* scores,
+                   std::int64_t scores_stride) {
+  const std::int64_t key_stride = head_dim * Load::bytes;
+  if (head_dim > kShortRow) {
+    for (std::int64_t n = 0; n < kTokenGroup; ++n) {
+      dense_rows<Load>(keys, key_stride, head_dim, queries + n * query_stride, positions,
+                       scores + n * scores_stride);
+    }
+    return;
+  }
+  const Load load_key;
+  for (std::int64_t p = 0; p < positions; ++p, keys += key_stride) {
+    Floats sums[kTokenGroup];
+    for (Floats& sum : sums) sum = splat(0);
+    for (std::int64_t e = 0; e < head_dim; e += kLanes) {
+      const Floats key = load_key(keys + e * Load::bytes);
+      for (std::int64_t n = 0; n < kTokenGroup; ++n) {
+        sums[n] = fma(key, load(queries + n * query_stride + e), sums[n]);
+      }
+    }
+    float of_query[kTokenGroup];
+    store_sums(of_query, sums, Load::unit);
+    for (std::int64_t n = 0; n < kTokenGroup; ++n) scores[n * scores_stride + p] = of_query[n];
+  }
+}
+
+template <class Load>
+void mix_queries(const float* weights, std::int64_t weights_stride, const std::byte* values,
+                 std::int64_t positions, std::int64_t head_dim, bool add_to_out, float* out,
+                 std::int64_t out_stride) {
+  const Load load_values;
+  for (std::int64_t e = 0; e < head_dim; e += kLanes) {
+    Floats sums[kTokenGroup];
+    for (std::int64_t n = 0; n < kTokenGroup; ++n) {
+      sums[n] = add_to_out ? load(out + n * out_stride + e) : splat(0);
+    }
+    for (std::int64_t p = 0; p < positions; ++p) {
+      const Floats value = load_values(values + (p * head_dim + e) * Load::bytes);
+      for (std::int64_t n = 0; n < kTokenGroup; ++n) {
+        sums[n] = fma(splat(weights[n * weights_stride + p]), value, sums[n]);
+      }
+    }
+    for (std::int64_t n = 0; n < kTokenGroup; ++n) store(out + n * out_stride + e, sums[n]);
   }
 }
 
@@ -155,8 +205,8 @@ constexpr GemvKernels vec16_gemv(const SignProduct& exact, const SignProduct& in
           .fp16 = {dense_rows<LoadFp16>},
           .int8_rows = {dense_rows<LoadInt8>},
           .dot = dot,
-          .mix_fp32 = mix<LoadFp32>,
-          .mix_fp16 = mix<LoadFp16>,
+          .fp32_cache = {mix<LoadFp32>, score_queries<LoadFp32>, mix_queries<LoadFp32>},
+          .fp16_cache = {mix<LoadFp16>, score_queries<LoadFp16>, mix_queries<LoadFp16>},
           .to_half = to_half};
 }
 

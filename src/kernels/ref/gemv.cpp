@@ -136,10 +136,10 @@ void rows_int8(const std::byte* w, std::int64_t row_stride, std::int64_t columns
 
 template <class Value, class Convert>
 void mix(const float* weights, const std::byte* values, std::int64_t positions,
-         std::int64_t head_dim, float* out, Convert to_float) {
+         std::int64_t head_dim, bool add_to_out, float* out, Convert to_float) {
   const auto* from = reinterpret_cast<const Value*>(values);
   for (std::int64_t e = 0; e < head_dim; ++e) {
-    double sum = 0;
+    double sum = add_to_out ? out[e] : 0;
     for (std::int64_t p = 0; p < positions; ++p) {
       sum += double{weights[p]} * to_float(from[p * head_dim + e]);
     }
@@ -148,12 +148,12 @@ void mix(const float* weights, const std::byte* values, std::int64_t positions,
 }
 
 void mix_fp32(const float* weights, const std::byte* values, std::int64_t positions,
-              std::int64_t head_dim, float* out) {
-  mix<float>(weights, values, positions, head_dim, out, as_is);
+              std::int64_t head_dim, bool add_to_out, float* out) {
+  mix<float>(weights, values, positions, head_dim, add_to_out, out, as_is);
 }
 void mix_fp16(const float* weights, const std::byte* values, std::int64_t positions,
-              std::int64_t head_dim, float* out) {
-  mix<std::uint16_t>(weights, values, positions, head_dim, out, half_to_float);
+              std::int64_t head_dim, bool add_to_out, float* out) {
+  mix<std::uint16_t>(weights, values, positions, head_dim, add_to_out, out, half_to_float);
 }
 
 }  // namespace
@@ -195,8 +195,8 @@ constinit const GemvKernels kRefGemv = {
     .fp16 = {rows_fp16},
     .int8_rows = {rows_int8},
     .dot = ref::dot,
-    .mix_fp32 = mix_fp32,
-    .mix_fp16 = mix_fp16,
+    .fp32_cache = {mix_fp32},
+    .fp16_cache = {mix_fp16},
     .to_half = ref::to_half,
 };
 
