@@ -52,7 +52,7 @@ inline Floats sums_of_four(const float* x) {
 }  // namespace fbi::kernels
 
 #include "kernels/cpu/lines_avx2.h"
-#include "kernels/cpu/vec16_token_lanes.h"
+#include "kernels/cpu/vec16_whole.h"
 
 namespace fbi::kernels {
 namespace {
@@ -287,7 +287,7 @@ void whole_chunk_of_group(const std::byte* words, const std::byte* tables,
       });
 }
 
-template <class Numbers, Planes cut, auto store>
+template <class Numbers, Planes cut, auto store, class TokenLine>
 struct Product : WholeProduct<Numbers, cut, store> {
   static constexpr std::int64_t group_place(std::int64_t group) {
     return group * cut.count * kPlane;
@@ -296,20 +296,39 @@ struct Product : WholeProduct<Numbers, cut, store> {
                        float* sums) {
     kernels::add_unit<cut, Numbers::kOffset, Packed>(signs, table, words, sums);
   }
+
+  using Line = TokenLine;
+  static constexpr LaneWalk walk{.step_inputs = kStep,
+                                 .sign_bytes = 1,
+                                 .rows_together = cut.rows(),
+                                 .block_rows = kInt8BlockRows,
+                                 .steps_together = cut.steps,
+                                 .pass_steps = kWordInputs / kStep,
+                                 .rest_steps = kWordInputs / kStep,
+                                 .sum_inputs = Numbers::kInputs,
+                                 .first_number = kUnitHeader,
+                                 .step_numbers = kStep * sizeof(std::int32_t),
+                                 .sum_numbers = cut.table_bytes()};
+  template <int>
+  static void read_signs(const std::byte* signs, std::int64_t stride, std::int64_t left,
+                         std::uint64_t (&words)[kWordRows]) {
+    words_of_bytes(signs, stride, left, words);
+  }
 };
-struct Exact : Product<ExactNumbers, kExactPlanes, store_exact_group> {
-  using Line = ExactLine;
-};
-struct Int8 : Product<Int8Numbers, kInt8Planes, store_int8_group> {
-  using Line = Int8Line;
-};
+using Exact = Product<ExactNumbers, kExactPlanes, store_exact_group, ExactLine>;
+using Int8 = Product<Int8Numbers, kInt8Planes, store_int8_group, Int8Line>;
+
+template <class Product>
+constexpr LaneProduct whole_lanes() {
+  return lane_product<Product>(whole_inputs<Product>);
+}
 
 }  // namespace
 
 constinit const GemvKernels kAvx2Gemv =
     vec16_gemv(whole_product<Exact>(4, repack_steps<kExactPlanes.rows(), kExactPlanes.steps>,
-                                    whole_chunk_of_group<Exact>, lane_product<Exact>()),
+                                    whole_chunk_of_group<Exact>, whole_lanes<Exact>()),
                whole_product<Int8>(8, repack_steps<kInt8Planes.rows(), kInt8Planes.steps>,
-                                   whole_chunk_of_group<Int8>, lane_product<Int8>()));
+                                   whole_chunk_of_group<Int8>, whole_lanes<Int8>()));
 
 }  // namespace fbi::kernels

@@ -22,6 +22,7 @@ inline Floats load_int8(const std::byte* x) {
 }  // namespace
 }  // namespace fbi::kernels
 
+#include "kernels/cpu/lines_avx512.h"
 #include "kernels/cpu/vec16_gemv.h"
 
 namespace fbi::kernels {
@@ -29,11 +30,14 @@ namespace {
 
 /// Sign combinations of this many inputs have one table.
 constexpr int kGroup = 5;
+/// Of a unit in front of its tables or of numbers: what one of these is worth.
+constexpr std::int64_t kUnitHeader = 64;
 
 // ---- exact: per 5 inputs 32 sums in fp32; vpermi2ps looks up 16 rows by 5 bits of their words
 
 constexpr int kExactGroups = kExactUnit / kGroup;
 constexpr std::int64_t kExactTable = kExactGroups * 32 * sizeof(float);
+constexpr std::int64_t kExactChunkUnits = 9;
 
 /// Lane c of sign_mask(b): bit b of c is 0, i.e. input b enters with minus.
 inline __mmask16 minus_lanes(int b) {
@@ -66,14 +70,20 @@ inline Floats scaled(const float* x, const float* scale, bool per_column, std::i
   return _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, x + i), factor);
 }
 
+/// Of one unit, and the first two of the next one.
+inline void store_scaled(const float* x, const float* scale, bool per_column, std::int64_t unit,
+                         std::int64_t count, float* out) {
+  for (std::int64_t i = 0; i < 32; i += 16) {
+    store(out + i, scaled(x, scale, per_column, unit * kExactUnit + i, count));
+  }
+}
+
 void exact_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
                   std::int64_t units, std::byte* table) {
   const __m512 sign[4] = {sign_lanes(0), sign_lanes(1), sign_lanes(2), sign_lanes(3)};
   alignas(64) float inputs[32];
   for (std::int64_t unit = 0; unit < units; ++unit) {
-    const std::int64_t first_input = unit * kExactUnit;
-    store(inputs, scaled(x, scale, per_column, first_input, count));
-    store(inputs + 16, scaled(x, scale, per_column, first_input + 16, count));
+    store_scaled(x, scale, per_column, unit, count, inputs);
     asm("" : "+m"(inputs));  // else GCC takes them apart in registers, by shuffles
     auto* out = reinterpret_cast<float*>(table + unit * kExactTable);
     for (int g = 0; g < kExactGroups; ++g) exact_group(inputs + kGroup * g, sign, out + 32 * g);
@@ -142,11 +152,41 @@ void exact_chunk_of_group(const std::byte* words, const std::byte* tables,
   exact_tokens<kTokenGroup>(words, tables, table_stride, count, sums, sums_stride);
 }
 
+/// In lanes a chunk's sums are of fp32 numbers that are worth what they are.
+void exact_inputs(const float* x, const float* scale, bool per_column, std::int64_t count,
+                  std::int64_t units, std::byte* table) {
+  for (std::int64_t unit = 0; unit < units; ++unit, table += kExactTable) {
+    constexpr float kFactor = 1;
+    std::memcpy(table, &kFactor, sizeof kFactor);
+    store_scaled(x, scale, per_column, unit, count, reinterpret_cast<float*>(table + kUnitHeader));
+  }
+}
+
+struct Exact {
+  using Line = ExactLine;
+  static constexpr LaneWalk walk{.step_inputs = kExactUnit,
+                                 .sign_bytes = sizeof(std::uint32_t),
+                                 .rows_together = kBlockRows,
+                                 .block_rows = kBlockRows,
+                                 .steps_together = 1,
+                                 .pass_steps = 2,
+                                 .rest_steps = 1,
+                                 .sum_inputs = kExactChunkUnits * kExactUnit,
+                                 .first_number = kUnitHeader,
+                                 .step_numbers = kExactTable,
+                                 .sum_numbers = kExactChunkUnits * kExactTable};
+  template <int steps>
+  static void read_signs(const std::byte* signs, std::int64_t stride, std::int64_t,
+                         std::uint64_t (&words)[kWordRows]) {
+    words_of_numbers<std::uint32_t, kExactUnit, steps>(signs, stride, words);
+  }
+};
+
 // ---- int8: per 5 inputs 32 sums in 16 bits; vpermw looks up 32 rows, ignoring higher index bits
 
 constexpr std::int64_t kInt8Word = 15;
 constexpr int kInt8Groups = kInt8Unit / kGroup;
-constexpr std::int64_t kInt8Table = kInt8Groups * 32 * sizeof(std::int16_t) + 64;
+constexpr std::int64_t kInt8Table = kUnitHeader + kInt8Groups * 32 * sizeof(std::int16_t);
 
 /// Rounds one unit to 8 bits, in 16-bit lanes; returns the scale.
 inline float quantize(const float* x, const float* scale, bool per_column, std::int64_t count,
@@ -176,20 +216,38 @@ inline __m512i int8_group(const std::int16_t* q) {
   return sum;
 }
 
-void int8_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
-                 std::int64_t units, std::byte* table) {
+/// Rounds each unit, writes what one of its numbers is worth to its place and calls take(numbers,
+/// what follows there).
+template <class Take>
+inline void for_each_rounded(const float* x, const float* scale, bool per_column,
+                             std::int64_t count, std::int64_t units, std::byte* place,
+                             const Take& take) {
   alignas(64) std::int16_t q[256];
-  for (std::int64_t unit = 0; unit < units; ++unit) {
-    const std::int64_t first_input = unit * kInt8Unit;
+  for (std::int64_t first_input = 0; units > 0; --units, first_input += kInt8Unit) {
     const std::int64_t left = count - first_input < kInt8Unit ? count - first_input : kInt8Unit;
-    std::byte* out = table + unit * kInt8Table;
     const float factor =
         quantize(x + first_input, scale + (per_column ? first_input : 0), per_column, left, q);
-    std::memcpy(out, &factor, sizeof factor);
-    for (int g = 0; g < kInt8Groups; ++g) {
-      _mm512_store_si512(out + 64 * (g + 1), int8_group(q + kGroup * g));
-    }
+    std::memcpy(place, &factor, sizeof factor);
+    take(q, place + kUnitHeader);
+    place += kInt8Table;
   }
+}
+
+void int8_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
+                 std::int64_t units, std::byte* table) {
+  for_each_rounded(x, scale, per_column, count, units, table,
+                   [](const std::int16_t* q, std::byte* tables) {
+                     for (int g = 0; g < kInt8Groups; ++g) {
+                       _mm512_store_si512(tables + 64 * g, int8_group(q + kGroup * g));
+                     }
+                   });
+}
+
+void int8_inputs(const float* x, const float* scale, bool per_column, std::int64_t count,
+                 std::int64_t units, std::byte* table) {
+  for_each_rounded(
+      x, scale, per_column, count, units, table,
+      [](const std::int16_t* q, std::byte* out) { std::memcpy(out, q, 256 * sizeof *q); });
 }
 
 /// sums += factor · whole, 32 rows.
@@ -205,7 +263,7 @@ void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t cou
   for (; count > 0; count -= kInt8Unit) {
     __m512i whole[kVectors];
     for (auto& part : whole) part = _mm512_setzero_si512();
-    const std::byte* group = table + 64;
+    const std::byte* group = table + kUnitHeader;
     const std::int64_t inputs = count < kInt8Unit ? count : kInt8Unit;
     for (std::int64_t first_input = 0; first_input < inputs; first_input += kInt8Word) {
       const __m512i first_table = _mm512_load_si512(group);
@@ -229,12 +287,33 @@ void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t cou
   }
 }
 
+struct Int8 {
+  using Line = Int8Line;
+  static constexpr LaneWalk walk{.step_inputs = kInt8Word,
+                                 .sign_bytes = sizeof(std::uint16_t),
+                                 .rows_together = kInt8BlockRows,
+                                 .block_rows = kInt8BlockRows,
+                                 .steps_together = 1,
+                                 .pass_steps = 4,
+                                 .rest_steps = 1,
+                                 .sum_inputs = kInt8Unit,
+                                 .first_number = kUnitHeader,
+                                 .step_numbers = kInt8Word * sizeof(std::int16_t),
+                                 .sum_numbers = kInt8Table};
+  template <int steps>
+  static void read_signs(const std::byte* signs, std::int64_t stride, std::int64_t,
+                         std::uint64_t (&words)[kWordRows]) {
+    words_of_numbers<std::uint16_t, kInt8Word, steps>(signs, stride, words);
+  }
+};
+
 }  // namespace
 
 constinit const GemvKernels kAvx512Gemv =
-    vec16_gemv({kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 9, 8,
-                repack_words32, exact_tables, exact_chunk, exact_chunk_of_group},
+    vec16_gemv({kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, kExactChunkUnits,
+                8, repack_words32, exact_tables, exact_chunk, exact_chunk_of_group,
+                lane_product<Exact>(exact_inputs)},
                {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8, 8,
-                repack_words16, int8_tables, int8_chunk, nullptr});
+                repack_words16, int8_tables, int8_chunk, nullptr, lane_product<Int8>(int8_inputs)});
 
 }  // namespace fbi::kernels

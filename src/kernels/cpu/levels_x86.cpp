@@ -26,6 +26,7 @@ std::string avx512_declined() {
                   {"avx512dq", __builtin_cpu_supports("avx512dq") != 0},
                   {"avx512vl", __builtin_cpu_supports("avx512vl") != 0},
                   {"fma", __builtin_cpu_supports("fma") != 0},
+                  {"bmi2", __builtin_cpu_supports("bmi2") != 0},
                   {"popcnt", __builtin_cpu_supports("popcnt") != 0}});
 }
 

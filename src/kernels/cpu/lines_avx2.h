@@ -2,10 +2,9 @@
 
 #include <immintrin.h>
 
-#include <cstddef>
-#include <cstdint>
+#include "kernels/cpu/vec16_token_lanes.h"
 
-/// What vec16_token_lanes.h asks for.
+/// Lines of vec16_token_lanes.h and what makes them and rows' words.
 namespace fbi::kernels {
 namespace {
 
@@ -25,6 +24,9 @@ struct Registers {
   }
 };
 
+/// What additions from memory may read.
+using Tables = std::byte[kMaxTables * kTableEntries * kLineBytes];
+
 /// sums += factors · whole of eight tokens.
 inline void add_scaled_eight(__m256i whole, const float* factors, float* sums) {
   const __m256 factor = _mm256_load_ps(factors);
@@ -41,15 +43,14 @@ struct ExactLine : Registers {
   friend ExactLine operator-(const ExactLine& a, const ExactLine& b) {
     return {{_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)}};
   }
-  void add(const std::byte* tables, std::uint64_t offset, int table) {
+  template <int table>
+  void add(const std::byte* tables, std::uint64_t offset) {
     asm("vpaddd %c3(%1,%2), %0, %0"
         : "+x"(low)
-        : "r"(tables), "r"(offset), "i"(table),
-          "m"(*reinterpret_cast<const std::byte(*)[]>(tables)));
+        : "r"(tables), "r"(offset), "i"(table), "m"(*reinterpret_cast<const Tables*>(tables)));
     asm("vpaddd %c3(%1,%2), %0, %0"
         : "+x"(high)
-        : "r"(tables), "r"(offset), "i"(table + 32),
-          "m"(*reinterpret_cast<const std::byte(*)[]>(tables)));
+        : "r"(tables), "r"(offset), "i"(table + 32), "m"(*reinterpret_cast<const Tables*>(tables)));
   }
   void add_scaled(const float* factors, float* sums) const {
     add_scaled_eight(low, factors, sums);
@@ -67,15 +68,14 @@ struct Int8Line : Registers {
   friend Int8Line operator-(const Int8Line& a, const Int8Line& b) {
     return {{_mm256_sub_epi16(a.low, b.low), _mm256_sub_epi16(a.high, b.high)}};
   }
-  void add(const std::byte* tables, std::uint64_t offset, int table) {
+  template <int table>
+  void add(const std::byte* tables, std::uint64_t offset) {
     asm("vpaddw %c3(%1,%2), %0, %0"
         : "+x"(low)
-        : "r"(tables), "r"(offset), "i"(table),
-          "m"(*reinterpret_cast<const std::byte(*)[]>(tables)));
+        : "r"(tables), "r"(offset), "i"(table), "m"(*reinterpret_cast<const Tables*>(tables)));
     asm("vpaddw %c3(%1,%2), %0, %0"
         : "+x"(high)
-        : "r"(tables), "r"(offset), "i"(table + 32),
-          "m"(*reinterpret_cast<const std::byte(*)[]>(tables)));
+        : "r"(tables), "r"(offset), "i"(table + 32), "m"(*reinterpret_cast<const Tables*>(tables)));
   }
   void add_scaled(const float* factors, float* sums) const {
     const auto add_sixteen = [&](__m256i whole, int first) {
@@ -89,11 +89,11 @@ struct Int8Line : Registers {
   }
 };
 
-/// columns[i], lane t = rows[t][first + i], of eight each.
-inline void transpose_eight(const std::int32_t* const* rows, std::int64_t first,
+/// Eight tokens' numbers of 32 bits as eight columns.
+inline void transpose_eight(const std::byte* const* tokens, std::int64_t offset,
                             __m256i (&columns)[8]) {
   const auto row = [&](int t) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[t] + first));
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(tokens[t] + offset));
   };
   __m256i pairs[8], fours[8];
   for (int t = 0; t < 8; t += 2) {
@@ -112,16 +112,19 @@ inline void transpose_eight(const std::int32_t* const* rows, std::int64_t first,
   }
 }
 
-/// lines[i] = the numbers q[t][first + i] of all tokens t, for eight i.
-inline void side_by_side(const std::int32_t* const* q, std::int64_t first, ExactLine* lines) {
+template <int inputs>
+inline void side_by_side(const std::byte* const* tokens, std::int64_t offset, ExactLine* lines) {
+  static_assert(inputs == 8);
   __m256i low[8], high[8];
-  transpose_eight(q, first, low);
-  transpose_eight(q + 8, first, high);
+  transpose_eight(tokens, offset, low);
+  transpose_eight(tokens + 8, offset, high);
   for (int i = 0; i < 8; ++i) lines[i] = {{low[i], high[i]}};
 }
-inline void side_by_side(const std::int32_t* const* q, std::int64_t first, Int8Line* lines) {
+template <int inputs>
+inline void side_by_side(const std::byte* const* tokens, std::int64_t offset, Int8Line* lines) {
+  static_assert(inputs == 8);
   __m256i columns[4][8];
-  for (int k = 0; k < 4; ++k) transpose_eight(q + 8 * k, first, columns[k]);
+  for (int k = 0; k < 4; ++k) transpose_eight(tokens + 8 * k, offset, columns[k]);
   const auto sixteen = [](__m256i a, __m256i b) {
     return _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), _MM_SHUFFLE(3, 1, 2, 0));
   };
@@ -130,13 +133,12 @@ inline void side_by_side(const std::int32_t* const* q, std::int64_t first, Int8L
   }
 }
 
-/// Words of 32 rows from the bytes of eight steps, `stride` apart; in place of steps beyond `steps`
-/// stands the last one. Word 4n + k is that of row 2n + kRowOfWord[k].
-constexpr int kRowOfWord[4] = {0, 1, 16, 17};
-inline void row_signs(const std::byte* signs, std::int64_t stride, std::int64_t steps,
-                      std::uint64_t (&words)[32]) {
+/// Words of 32 rows from the bytes of eight steps, `stride` apart; in place of steps beyond `left`
+/// stands the last one.
+inline void words_of_bytes(const std::byte* signs, std::int64_t stride, std::int64_t left,
+                           std::uint64_t (&words)[kWordRows]) {
   const auto step = [&](std::int64_t k) {
-    const std::byte* bytes = signs + (k < steps ? k : steps - 1) * stride;
+    const std::byte* bytes = signs + (k < left ? k : left - 1) * stride;
     return _mm256_load_si256(reinterpret_cast<const __m256i*>(bytes));
   };
   __m256i pairs[4][2], fours[2][4];  // of rows 0 and on, 8 and on; 0, 4, 8, 12 and on; 16 behind
@@ -152,10 +154,14 @@ inline void row_signs(const std::byte* signs, std::int64_t stride, std::int64_t 
       fours[k][2 * eight + 1] = _mm256_unpackhi_epi16(a, b);
     }
   }
-  auto* out = reinterpret_cast<__m256i*>(words);
+  const auto store_rows = [&](int row, __m256i rows) {  // two of them, and those 16 behind
+    auto* out = reinterpret_cast<__m128i*>(words + row);
+    _mm_store_si128(out, _mm256_castsi256_si128(rows));
+    _mm_store_si128(out + 8, _mm256_extracti128_si256(rows, 1));
+  };
   for (int k = 0; k < 4; ++k) {
-    _mm256_store_si256(out + 2 * k, _mm256_unpacklo_epi32(fours[0][k], fours[1][k]));
-    _mm256_store_si256(out + 2 * k + 1, _mm256_unpackhi_epi32(fours[0][k], fours[1][k]));
+    store_rows(4 * k, _mm256_unpacklo_epi32(fours[0][k], fours[1][k]));
+    store_rows(4 * k + 2, _mm256_unpackhi_epi32(fours[0][k], fours[1][k]));
   }
 }
 

@@ -121,6 +121,17 @@ void whole_tables(const float* x, const float* scale, bool per_column, std::int6
       });
 }
 
+/// LaneProduct::inputs: in place of a table a token's numbers, which fit its place.
+template <class Product>
+void whole_inputs(const float* x, const float* scale, bool per_column, std::int64_t count,
+                  std::int64_t units, std::byte* table) {
+  static_assert(kUnitHeader + kWholeInputs * sizeof(std::int32_t) <= Product::planes.table_bytes());
+  for_each_rounded<Product, std::int32_t>(
+      x, scale, per_column, count, units, table, [](const std::int32_t* q, std::byte* unit) {
+        std::memcpy(unit + kUnitHeader, q, kWholeInputs * sizeof *q);
+      });
+}
+
 /// Of at most one unit's inputs.
 template <class Product>
 inline std::int64_t words_of(std::int64_t inputs) {

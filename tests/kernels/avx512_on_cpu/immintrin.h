@@ -52,6 +52,12 @@ inline __m512i int16_to_int32(__m256i x) {
 inline __m512i uint16_to_int32(__m256i x) {
   return convert<std::int32_t, __m512i, std::uint16_t>(x);
 }
+inline __m512i uint16_to_int64(__m128i x) {
+  return convert<std::int64_t, __m512i, std::uint16_t>(x);
+}
+inline __m512i uint32_to_int64(__m256i x) {
+  return convert<std::int64_t, __m512i, std::uint32_t>(x);
+}
 inline __m512i int8_to_int32(__m128i x) {
   return convert<std::int32_t, __m512i, std::int8_t>(x);
 }
@@ -120,6 +126,8 @@ inline __m512i subtract_int16(__m512i otherwise, __mmask32 mask, __m512i a, __m5
 #undef _mm512_extractf32x8_ps
 #define _mm512_cvtepi16_epi32 ::fbi::kernels::emulated::int16_to_int32
 #define _mm512_cvtepu16_epi32 ::fbi::kernels::emulated::uint16_to_int32
+#define _mm512_cvtepu16_epi64 ::fbi::kernels::emulated::uint16_to_int64
+#define _mm512_cvtepu32_epi64 ::fbi::kernels::emulated::uint32_to_int64
 #define _mm512_cvtepi8_epi32 ::fbi::kernels::emulated::int8_to_int32
 #define _mm512_cvtepi32_epi16 ::fbi::kernels::emulated::int32_to_int16
 #define _mm512_cvtepi32_ps ::fbi::kernels::emulated::int32_to_float
