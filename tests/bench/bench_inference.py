@@ -18,6 +18,8 @@ THEIRS = {"llama.cpp F16": [], "llama.cpp Q1_0": ["Q1_0"], "llama.cpp Q1_0 pure"
 OURS = {
     "exact, fp16 head": ["--head", "fp16"],
     "exact, int8 head": ["--head", "int8"],
+    # As llama.cpp has its keys and values.
+    "exact, int8 head, fp16 cache": ["--head", "int8", "--cache", "fp16"],
     "int8, int8 head": ["--activations", "int8", "--head", "int8"],
 }
 
@@ -79,20 +81,20 @@ def best(rounds):
 def report(name, rows, options):
     print(f"\n{name}: a prompt of {options.prompt_tokens} tokens, {options.new_tokens} decoded, {options.threads} threads, "
           f"best of {options.rounds} rounds")
-    print(f"  {'':20}{'prompt tok/s':>14}{'decode tok/s':>14}{'MB/token':>10}{'GB/s read':>11}{'GB/s possible':>15}")
+    print(f"  {'':30}{'prompt tok/s':>14}{'decode tok/s':>14}{'MB/token':>10}{'GB/s read':>11}{'GB/s possible':>15}")
     for row, found in rows.items():
         read = found["tokens_per_second"] * found["bytes_per_token"]
         possible = f"{found['read_bandwidth'] / 1e9:15.1f}" if "read_bandwidth" in found else ""
-        print(f"  {row:20}{found['prompt_tokens_per_second']:14.1f}{found['tokens_per_second']:14.1f}"
+        print(f"  {row:30}{found['prompt_tokens_per_second']:14.1f}{found['tokens_per_second']:14.1f}"
               f"{found['bytes_per_token'] / 1e6:10.1f}{read / 1e9:11.1f}{possible}")
     ratios = {}
     for ours in OURS:
         ratios[ours] = {theirs: {"prompt": rows[ours]["prompt_tokens_per_second"] / rows[theirs]["prompt_tokens_per_second"],
                                  "decode": rows[ours]["tokens_per_second"] / rows[theirs]["tokens_per_second"]} for theirs in THEIRS}
-    print(f"  {'times as fast as':20}" + "".join(f"{theirs:>30}" for theirs in THEIRS))
+    print(f"  {'times as fast as':30}" + "".join(f"{theirs:>30}" for theirs in THEIRS))
     for ours, against in ratios.items():
         cells = (f"prompt {ratio['prompt']:.2f}, decode {ratio['decode']:.2f}" for ratio in against.values())
-        print(f"  {ours:20}" + "".join(f"{cell:>30}" for cell in cells))
+        print(f"  {ours:30}" + "".join(f"{cell:>30}" for cell in cells))
     return {"case": name, "rows": rows, "ratios": ratios}
 
 

@@ -1,10 +1,11 @@
 // One product with 4096 x 4096 signs, in cache, one thread: our kernels beside the arithmetic of
 // llama.cpp's Q1_0 weights with Q8_0 activations, written here from the formats' description
-// (AVX2); and one with 128 MB of signs, which come from memory, beside the speed of plain reading.
-// Columns: weights per second of the fastest call, its factor over Q1_0 in the same run, the part
-// of it that building tables takes, its share of what the processor's look-ups on registers alone
-// would reach, and its share of plain reading. All by the thread's own clock, so that a busy
-// machine counts less.
+// (AVX2); one with 128 MB of signs, which come from memory, beside the speed of plain reading; and
+// products of 64 tokens, side by side in the lanes of tables, beside 16 times four tokens. Columns:
+// weights per second of the fastest call, its factor over Q1_0 (side by side: over four at a time)
+// in the same run, the part of it that building tables takes, its share of what the processor's
+// look-ups on registers alone would reach (side by side: additions from the first-level cache), and
+// its share of plain reading. All by the thread's own clock, so that a busy machine counts less.
 #include <benchmark/benchmark.h>
 #include <immintrin.h>
 
@@ -196,6 +197,57 @@ void in_cache(benchmark::State& state, Level level, Activations activations) {
   force_level(std::nullopt);
 }
 
+/// Adds up 16 KB, which stay in the first-level cache, `passes` times.
+constexpr std::int64_t kCachedBytes = 16384;
+#define FBI_ADD_FROM_CACHE(name, instruction_set, Vector)                            \
+  __attribute__((target(instruction_set))) void name(const std::byte* bytes,         \
+                                                     std::int64_t passes) {          \
+    Vector sums[8] = {};                                                             \
+    for (std::int64_t at = 0; at < passes * kCachedBytes; at += sizeof sums) {       \
+      const auto* from = reinterpret_cast<const Vector*>(bytes + at % kCachedBytes); \
+      _Pragma("GCC unroll 8") for (int k = 0; k < 8; ++k) {                          \
+        sums[k] += from[k];                                                          \
+        asm volatile("" : "+v"(sums[k])); /* or the loop would be taken apart */     \
+      }                                                                              \
+    }                                                                                \
+  }
+FBI_ADD_FROM_CACHE(add_from_cache_avx2, "avx2", __m256i)
+FBI_ADD_FROM_CACHE(add_from_cache_avx512, "avx512f", __m512i)
+
+/// Weights per second if products side by side did nothing but their additions: five inputs for as
+/// many tokens as a cache line holds.
+double addition_peak(Level level, Activations activations) {
+  AlignedMemory memory(kCachedBytes);
+  std::memset(memory.data(), 0, kCachedBytes);
+  const auto add = level == Level::kAvx512 ? add_from_cache_avx512 : add_from_cache_avx2;
+  constexpr std::int64_t kPasses = 1 << 12, kLines = kPasses * kCachedBytes / 64;
+  const int tokens = activations == Activations::kExact ? 16 : 32;
+  return static_cast<double>(kLines * 5 * tokens) / fastest([&] { add(memory.data(), kPasses); });
+}
+
+void side_by_side(benchmark::State& state, Level level, Activations activations) {
+  force_level(level);
+  constexpr std::int64_t kTokens = 64;
+  SignMatrix matrix(kShape, activations);
+  const auto x = normals(kTokens * kShape.columns, 7);
+  std::vector<float> y(static_cast<std::size_t>(kTokens * kShape.rows));
+  SerialFor serial;
+  const auto multiply_all = [&](std::int64_t at_once) {
+    for (std::int64_t t = 0; t < kTokens; t += at_once) {
+      multiply(matrix.w, x.data() + t * kShape.columns, at_once, y.data() + t * kShape.rows,
+               serial);
+    }
+    benchmark::DoNotOptimize(y.data());
+  };
+  for (auto _ : state) multiply_all(kTokens);
+  const double seconds = fastest([&] { multiply_all(kTokens); });
+  const double weights = kTokens * kWeights;
+  state.counters["Gweights/s"] = weights / seconds / 1e9;
+  state.counters["factor"] = fastest([&] { multiply_all(4); }) / seconds;
+  state.counters["of additions"] = weights / seconds / addition_peak(level, activations);
+  force_level(std::nullopt);
+}
+
 /// The fastest of several plain readings of memory of that size, bytes per second.
 double reading_speed(std::size_t bytes) {
   AlignedMemory memory(bytes);
@@ -239,6 +291,13 @@ int main(int argc, char** argv) {
         ->Unit(benchmark::kMicrosecond);
     benchmark::RegisterBenchmark(("int8/" + name).c_str(), in_cache, row.level, Activations::kInt8)
         ->Unit(benchmark::kMicrosecond);
+    if (row.level != Level::kAvx512 && row.level != Level::kAvx2) continue;
+    benchmark::RegisterBenchmark(("exact/side by side/" + name).c_str(), side_by_side, row.level,
+                                 Activations::kExact)
+        ->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark(("int8/side by side/" + name).c_str(), side_by_side, row.level,
+                                 Activations::kInt8)
+        ->Unit(benchmark::kMillisecond);
   }
   benchmark::RegisterBenchmark("exact/from memory", from_memory, Activations::kExact)
       ->Unit(benchmark::kMillisecond);
