@@ -13,8 +13,7 @@
 
 namespace fbi::infer {
 
-/// Forward on the processor: all members of the team run one function in step. Its batches have as
-/// many rows as keep their tables in the second-level cache.
+/// Forward on the processor: all members of the team run one function in step.
 class CpuForward final : public Forward {
  public:
   CpuForward(std::unique_ptr<ModelParts> parts, const PackedOptions& options, Team& team);

@@ -20,7 +20,7 @@ class HeadAttention {
         half_(args.type == CacheType::kFp16),
         cache_(half_ ? kernels_.fp16_cache : kernels_.fp32_cache),
         width_(padded_head(args.head_dim)),
-        grouped_(cache_.score_group ? args.queries / kTokenGroup * kTokenGroup : 0) {}
+        grouped_(cache_.score_queries ? args.queries / kTokenGroup * kTokenGroup : 0) {}
 
   void run() {
     for_blocks([this](std::int64_t n, std::int64_t begin) { score(n, begin); });
@@ -64,8 +64,8 @@ class HeadAttention {
     if (count <= 0) return;
     const std::byte* keys = row(args_.keys, begin);
     if (group) {
-      cache_.score_group(query(n), args_.query_stride, keys, count, width_, scores(n) + begin,
-                         scores_stride());
+      cache_.score_queries(query(n), args_.query_stride, keys, count, width_, scores(n) + begin,
+                           scores_stride());
     } else {
       const DenseProduct& product = half_ ? kernels_.fp16 : kernels_.fp32;
       product.rows(keys, width_ * size_of(args_.type), width_, query(n), count, scores(n) + begin);
@@ -85,8 +85,8 @@ class HeadAttention {
     if (count <= 0) return;
     const std::byte* values = row(args_.values, begin);
     if (n < grouped_) {
-      cache_.mix_group(scores(n) + begin, scores_stride(), values, count, width_, begin > 0,
-                       query(n), args_.query_stride);
+      cache_.mix_queries(scores(n) + begin, scores_stride(), values, count, width_, begin > 0,
+                         query(n), args_.query_stride);
     } else {
       cache_.mix(scores(n) + begin, values, count, width_, begin > 0, query(n));
     }

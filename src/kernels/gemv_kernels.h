@@ -85,13 +85,13 @@ struct CacheKernels {
               std::int64_t head_dim, bool add_to_out, float* out);
   /// Of kTokenGroup queries, with the bits that each has alone; null where a level gains nothing by
   /// it. scores[n * scores_stride + p] = query n · key p
-  void (*score_group)(const float* queries, std::int64_t query_stride, const std::byte* keys,
-                      std::int64_t positions, std::int64_t head_dim, float* scores,
-                      std::int64_t scores_stride) = nullptr;
+  void (*score_queries)(const float* queries, std::int64_t query_stride, const std::byte* keys,
+                        std::int64_t positions, std::int64_t head_dim, float* scores,
+                        std::int64_t scores_stride) = nullptr;
   /// mix with weights[n * weights_stride + p] into out[n * out_stride + e]
-  void (*mix_group)(const float* weights, std::int64_t weights_stride, const std::byte* values,
-                    std::int64_t positions, std::int64_t head_dim, bool add_to_out, float* out,
-                    std::int64_t out_stride) = nullptr;
+  void (*mix_queries)(const float* weights, std::int64_t weights_stride, const std::byte* values,
+                      std::int64_t positions, std::int64_t head_dim, bool add_to_out, float* out,
+                      std::int64_t out_stride) = nullptr;
 };
 
 struct GemvKernels {

@@ -134,8 +134,9 @@ class EngineTest : public ::testing::Test {
 TEST_F(EngineTest, EachTextIsTheOneThatGenerateGives) {
   std::vector<EngineRequest> requests;
   std::vector<GenerateResult> expected;
-  const std::string prompts[] = {"", "abc", "theprompthassixteen", std::string(40, 'q'), "bb"};
-  for (int n = 0; n < 20; ++n) {
+  const std::string prompts[] = {"", "abc", std::string("thepromptislongerthanthirtytwoletters"),
+                                 std::string(40, 'q'), "bb"};
+  for (int n = 0; n < 40; ++n) {  // more than a step has rows
     GenerateOptions options;
     options.max_new_tokens = n % 7 == 0 ? n / 7 : 5 * n;  // 0, 1, 2 and beyond the context too
     options.sampling.temperature = n % 3 == 0 ? 0 : 0.5 * n;
@@ -148,7 +149,7 @@ TEST_F(EngineTest, EachTextIsTheOneThatGenerateGives) {
     expected.push_back(generate(model, words, prompt, options));
   }
   for (const std::int64_t batch : {1, 5, 16, 40}) {
-    Engine engine(model, words, {.max_batch = batch, .queue = 20});
+    Engine engine(model, words, {.max_batch = batch, .queue = 40});
     const auto generation = engine.submit(requests);
     const auto texts = fetch(*generation, requests.size());
     std::set<FinishReason> reasons;

@@ -85,21 +85,26 @@ class PackedFolder : public ::testing::Test {
 
 TEST_F(PackedFolder, BitsDoNotDependOnThreadsOrOnHowTheSequenceIsCut) {
   const auto ids = some_ids(40);
-  PackedModel one(path(), {.threads = 1}), three(path(), {.threads = 3});
-  PackedModel six(path(), {.threads = 6});  // too many to have tables of their own
-  const auto expected = all_logits(one, ids);
-  EXPECT_EQ(all_logits(three, ids), expected);
-  EXPECT_EQ(all_logits(six, ids), expected);
-  std::vector<float> last(97);
-  for (const std::size_t piece : {1, 3, 17, 40}) {
-    const auto session = three.start_decoding();
-    for (std::size_t first = 0; first < ids.size(); first += piece) {
-      const std::size_t count = std::min(piece, ids.size() - first);
-      session->feed(std::span(ids).subspan(first, count), last);
-      const auto at = expected.begin() + static_cast<std::ptrdiff_t>((first + count - 1) * 97);
-      EXPECT_TRUE(std::equal(last.begin(), last.end(), at)) << piece << ", " << first;
+  for (const auto activations : {kernels::Activations::kExact, kernels::Activations::kInt8}) {
+    const auto open = [&](int threads) {
+      return PackedModel(path(), {.activations = activations, .threads = threads});
+    };
+    PackedModel one = open(1), three = open(3);
+    PackedModel six = open(6);  // too many to have tables of their own
+    const auto expected = all_logits(one, ids);
+    EXPECT_EQ(all_logits(three, ids), expected);
+    EXPECT_EQ(all_logits(six, ids), expected);
+    std::vector<float> last(97);
+    for (const std::size_t piece : {1, 3, 17, 40}) {
+      const auto session = three.start_decoding();
+      for (std::size_t first = 0; first < ids.size(); first += piece) {
+        const std::size_t count = std::min(piece, ids.size() - first);
+        session->feed(std::span(ids).subspan(first, count), last);
+        const auto at = expected.begin() + static_cast<std::ptrdiff_t>((first + count - 1) * 97);
+        EXPECT_TRUE(std::equal(last.begin(), last.end(), at)) << piece << ", " << first;
+      }
+      EXPECT_EQ(session->position(), 40);
     }
-    EXPECT_EQ(session->position(), 40);
   }
 }
 

@@ -207,5 +207,24 @@ TEST_P(Attention, ProductsHaveTheBitsOfTheReference) {
   }
 }
 
+/// What lies between the rows of the result stays as it is.
+TEST_P(Attention, TransposeIsThatOfTheReference) {
+  for (const std::int64_t rows : {1, 3, 4, 5, 17}) {
+    for (const std::int64_t columns : {1, 3, 4, 6, 16, 19}) {
+      const auto x = normals(rows * (columns + 3), 1), shift = normals(columns, 2);
+      for (const float* added : {static_cast<const float*>(nullptr), shift.data()}) {
+        const auto transposed = [&] {
+          Guarded<float> out(columns * (rows + 2));
+          std::fill_n(out.data(), columns * (rows + 2), 7.0f);
+          cpu_kernels().transpose(x.data(), columns + 3, rows, columns, added, out.data(),
+                                  rows + 2);
+          return out.values();
+        };
+        EXPECT_EQ(transposed(), reference(transposed)) << rows << " x " << columns;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fbi::kernels

@@ -43,6 +43,7 @@ struct AttendArgs {
   std::int64_t head_dim = 0;
   float* scores = nullptr;  ///< scratch [attend_scratch(queries, positions)]
 };
+/// Floats, for so many queries of which the first one sees `positions`.
 std::int64_t attend_scratch(std::int64_t queries, std::int64_t positions);
 void attend(const AttendArgs& args);
 

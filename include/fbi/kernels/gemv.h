@@ -32,7 +32,8 @@ struct DenseProduct;  // same
 ///
 /// Per group of some inputs (5 with AVX-512, 4 with AVX2 and NEON) a table holds the sums of
 /// ±alpha·x for all sign combinations; a product is then one look-up and one addition per group and
-/// row. Beta enters as one dot product for all rows.
+/// row. Many tokens share a table of 5 inputs, whose entries hold the sums of all of them. Beta
+/// enters as one dot product for all rows.
 class BinaryLinear {
  public:
   BinaryLinear() = default;
@@ -54,8 +55,8 @@ class BinaryLinear {
   std::size_t table_bytes() const { return table_bytes_; }  ///< of one token's table
   std::size_t weight_bytes() const { return word_bytes_; }
 
-  /// Many tokens are multiplied side by side, in the lanes of tables of all of them: the first ones
-  /// of `tokens` that are multiplied together, as many as this says.
+  /// Of `tokens` tokens that are multiplied together, how many lie side by side in the lanes of
+  /// shared tables: the first ones. The others have tables of their own.
   std::int64_t tokens_in_lanes(std::int64_t tokens) const;
   /// Tokens that are best multiplied together.
   std::int64_t tokens_at_once() const;

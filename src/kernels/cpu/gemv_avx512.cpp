@@ -219,9 +219,9 @@ inline __m512i int8_group(const std::int16_t* q) {
 /// Rounds each unit, writes what one of its numbers is worth to its place and calls take(numbers,
 /// what follows there).
 template <class Take>
-inline void for_each_rounded(const float* x, const float* scale, bool per_column,
-                             std::int64_t count, std::int64_t units, std::byte* place,
-                             const Take& take) {
+inline void for_each_int8_unit(const float* x, const float* scale, bool per_column,
+                               std::int64_t count, std::int64_t units, std::byte* place,
+                               const Take& take) {
   alignas(64) std::int16_t q[256];
   for (std::int64_t first_input = 0; units > 0; --units, first_input += kInt8Unit) {
     const std::int64_t left = count - first_input < kInt8Unit ? count - first_input : kInt8Unit;
@@ -235,17 +235,17 @@ inline void for_each_rounded(const float* x, const float* scale, bool per_column
 
 void int8_tables(const float* x, const float* scale, bool per_column, std::int64_t count,
                  std::int64_t units, std::byte* table) {
-  for_each_rounded(x, scale, per_column, count, units, table,
-                   [](const std::int16_t* q, std::byte* tables) {
-                     for (int g = 0; g < kInt8Groups; ++g) {
-                       _mm512_store_si512(tables + 64 * g, int8_group(q + kGroup * g));
-                     }
-                   });
+  for_each_int8_unit(x, scale, per_column, count, units, table,
+                     [](const std::int16_t* q, std::byte* tables) {
+                       for (int g = 0; g < kInt8Groups; ++g) {
+                         _mm512_store_si512(tables + 64 * g, int8_group(q + kGroup * g));
+                       }
+                     });
 }
 
 void int8_inputs(const float* x, const float* scale, bool per_column, std::int64_t count,
                  std::int64_t units, std::byte* table) {
-  for_each_rounded(
+  for_each_int8_unit(
       x, scale, per_column, count, units, table,
       [](const std::int16_t* q, std::byte* out) { std::memcpy(out, q, 256 * sizeof *q); });
 }

@@ -13,7 +13,8 @@ void transpose_with(const float* x, std::int64_t x_row, std::int64_t rows, std::
   const std::int64_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
   for (std::int64_t j = 0; j < whole_columns; j += 4) {
     for (std::int64_t i = 0; i < whole_rows; i += 4) {
-      transpose_four<shifted>(x + i * x_row + j, x_row, shift + j, out + j * out_row + i, out_row);
+      transpose_four<shifted>(x + i * x_row + j, x_row, shifted ? shift + j : nullptr,
+                              out + j * out_row + i, out_row);
     }
   }
   for (std::int64_t i = 0; i < rows; ++i) {

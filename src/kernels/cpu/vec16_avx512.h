@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/vec16_transpose_x86.h"
+
 /// Sixteen lanes in one 512-bit register; vec16_avx2.h offers the same operations with the same
 /// roundings.
 namespace fbi::kernels {
@@ -137,22 +139,6 @@ inline void store_bfloat16(std::uint16_t* out, Floats x) {
 inline Floats load_bfloat16(const std::uint16_t* x) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
-
-/// Four rows and columns; each column becomes a row, with its shift.
-template <bool shifted>
-inline void transpose_four(const float* x, std::int64_t x_row, const float* shift, float* out,
-                           std::int64_t out_row) {
-  __m128 a = _mm_loadu_ps(x), b = _mm_loadu_ps(x + x_row), c = _mm_loadu_ps(x + 2 * x_row),
-         d = _mm_loadu_ps(x + 3 * x_row);
-  _MM_TRANSPOSE4_PS(a, b, c, d);
-  const auto store_row = [&](int j, __m128 row) {
-    _mm_storeu_ps(out + j * out_row, shifted ? _mm_add_ps(row, _mm_set1_ps(shift[j])) : row);
-  };
-  store_row(0, a);
-  store_row(1, b);
-  store_row(2, c);
-  store_row(3, d);
 }
 
 }  // namespace

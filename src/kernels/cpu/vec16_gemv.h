@@ -108,8 +108,8 @@ float dot(const float* x, const float* y, bool per_element, std::int64_t count) 
 
 /// n times sixteen values of a head, kept in registers over all positions.
 template <int n, class Load>
-inline void mix_group(const float* weights, const std::byte* values, std::int64_t positions,
-                      std::int64_t stride, bool add_to_out, float* out) {
+inline void mix_pieces(const float* weights, const std::byte* values, std::int64_t positions,
+                       std::int64_t stride, bool add_to_out, float* out) {
   const Load load_values;
   Floats sums[n];
   for (int k = 0; k < n; ++k) sums[k] = add_to_out ? load(out + k * kLanes) : splat(0);
@@ -131,13 +131,13 @@ void mix(const float* weights, const std::byte* values, std::int64_t positions,
   std::int64_t k = 0;
   for (; k + kGroup <= pieces; k += kGroup) {
     const std::int64_t first = k * kLanes;
-    mix_group<kGroup, Load>(weights, values + first * Load::bytes, positions, stride, add_to_out,
-                            out + first);
+    mix_pieces<kGroup, Load>(weights, values + first * Load::bytes, positions, stride, add_to_out,
+                             out + first);
   }
   for (; k < pieces; ++k) {
     const std::int64_t first = k * kLanes;
-    mix_group<1, Load>(weights, values + first * Load::bytes, positions, stride, add_to_out,
-                       out + first);
+    mix_pieces<1, Load>(weights, values + first * Load::bytes, positions, stride, add_to_out,
+                        out + first);
   }
 }
 

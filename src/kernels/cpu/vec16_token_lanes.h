@@ -1,6 +1,5 @@
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -9,9 +8,10 @@
 
 /// Products with signs of many tokens, which lie side by side in the lanes of a table's entries: a
 /// look-up is no instruction of its own then but the address that an addition reads from. Per five
-/// inputs a table holds the 32 sums of ±x, a cache line each. All rows pass by the tables of a
-/// pass, up to 64 inputs whose signs are one word per row; its twelve or thirteen tables leave the
-/// first-level cache some KB for the sums. The file that includes this one has Products with
+/// inputs a table holds the 32 sums of ±x, a cache line each. Up to eight blocks of rows pass by
+/// the tables of a pass, up to 64 inputs whose signs are one word per row; its twelve or thirteen
+/// tables leave the first-level cache some KB for the sums. The file that includes this one has
+/// Products with
 ///   walk        a LaneWalk;
 ///   Line        a cache line of kTokens tokens' sums: read, store, + and -; add<table>, of the
 ///               entry at an offset into the table that lies so many bytes behind the first one;
@@ -24,7 +24,8 @@
 namespace fbi::kernels {
 namespace {
 
-constexpr std::int64_t kLineBytes = 64;
+constexpr int kLineShift = 6;
+constexpr std::int64_t kLineBytes = 1 << kLineShift;
 constexpr int kTableInputs = 5, kTableEntries = 1 << kTableInputs;
 constexpr int kWordInputs = 64, kWordRows = 32;
 /// Of so many inputs, the last of which may have fewer.
@@ -167,11 +168,13 @@ class LaneProducts {
   /// From table t on.
   template <int inputs, int t = 0>
   void add_entries(Line& sum, std::uint64_t signs) const {
-    constexpr int kLineShift = std::countr_zero(static_cast<std::uint64_t>(kLineBytes));
     constexpr int kFirst = t * kTableInputs, kLeft = inputs - kFirst;
+    // To the right; none is 0. Not std::rotr: a function of a library must not have these flags.
+    constexpr int kRotation = (kFirst - kLineShift) & 63;
     constexpr std::uint64_t kEntries = 1 << (kLeft < kTableInputs ? kLeft : kTableInputs);
     sum.template add<t * kTableEntries * kLineBytes>(
-        tables_[0][0], std::rotr(signs, kFirst - kLineShift) & (kEntries - 1) * kLineBytes);
+        tables_[0][0],
+        (signs >> kRotation | signs << (64 - kRotation)) & (kEntries - 1) * kLineBytes);
     if constexpr (kLeft > kTableInputs) add_entries<inputs, t + 1>(sum, signs);
   }
 

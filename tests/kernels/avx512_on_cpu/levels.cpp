@@ -10,7 +10,8 @@ std::string avx512_declined() {
 
 std::string avx2_declined() {
   const bool present = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                       __builtin_cpu_supports("f16c") && __builtin_cpu_supports("popcnt");
+                       __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") &&
+                       __builtin_cpu_supports("popcnt");
   return present ? "" : "processor lacks AVX2";
 }
 
