@@ -16,37 +16,46 @@ constexpr int kTablesAtOnce = 3;  // q, k and v share an input, each has its own
 constexpr int kOwnMakers = 4;
 constexpr std::int64_t kOwnRows = 2;
 
-/// Rows of a product in pieces that members take: blocks that are multiplied together, or, where
-/// those are too few to be shared evenly, one piece for each.
-class Pieces {
+KeyValueCache& cache_of(const TokenRow& row) {
+  return static_cast<KeyValueCache&>(*row.cache);  // made by new_cache
+}
+
+}  // namespace
+
+/// A product in pieces that members take: tokens that are multiplied together by blocks of rows that
+/// are, or, where there are too few of these to be shared evenly, one piece for each member.
+class CpuForward::Pieces {
  public:
-  Pieces(const kernels::BinaryLinear& linear, int members, std::int64_t tokens) : linear_(linear) {
+  Pieces(const kernels::BinaryLinear& linear, int members, std::int64_t tokens)
+      : linear_(linear), tokens_(tokens) {
     const std::int64_t blocks = linear.row_blocks(), group = linear.blocks_at_once(tokens);
+    const std::int64_t times = (tokens + linear.tokens_at_once() - 1) / linear.tokens_at_once();
     constexpr int kEach = 4;
-    size_ = blocks >= kEach * members * group ? group : (blocks + members - 1) / members;
-    count = (blocks + size_ - 1) / size_;
+    const bool whole_groups = blocks * times >= kEach * members * group;
+    size_ = whole_groups ? group : std::min(blocks, (blocks * times + members - 1) / members);
+    row_pieces_ = (blocks + size_ - 1) / size_;
+    count = row_pieces_ * times;
   }
   Member::Range blocks(std::int64_t piece) const {
-    return {piece * size_, std::min((piece + 1) * size_, linear_.row_blocks())};
+    const std::int64_t first = piece % row_pieces_ * size_;
+    return {first, std::min(first + size_, linear_.row_blocks())};
   }
   Member::Range rows(std::int64_t piece) const {
     const auto [begin, end] = blocks(piece);
     return {begin * linear_.block_rows(),
             std::min(end * linear_.block_rows(), linear_.shape().rows)};
   }
+  Member::Range tokens(std::int64_t piece) const {
+    const std::int64_t first = piece / row_pieces_ * linear_.tokens_at_once();
+    return {first, std::min(first + linear_.tokens_at_once(), tokens_)};
+  }
 
   std::int64_t count;
 
  private:
   const kernels::BinaryLinear& linear_;
-  std::int64_t size_;
+  std::int64_t tokens_, size_, row_pieces_;
 };
-
-KeyValueCache& cache_of(const TokenRow& row) {
-  return static_cast<KeyValueCache&>(*row.cache);  // made by new_cache
-}
-
-}  // namespace
 
 CpuForward::CpuForward(std::unique_ptr<ModelParts> parts, const PackedOptions& options, Team& team)
     : weights_(std::move(parts), options, team.pool()),
@@ -174,14 +183,13 @@ void CpuForward::layer(const Member& member, std::int64_t index) {
   prepare(maker, gate, maker.hidden, hidden_width_);
   prepare(maker, up, maker.hidden, hidden_width_);
   maker.member.meet();
-  const auto count = std::ssize(rows_);
-  const Pieces pieces(weights.gate, member.size, count);
+  const Pieces pieces(weights.gate, member.size, std::ssize(rows_));
   member.take(pieces.count, [&](std::int64_t piece) {
-    const auto [begin, end] = pieces.blocks(piece);
-    weights.gate.multiply(begin, end, gate.tables, count, gate_, gate.stride);
-    weights.up.multiply(begin, end, up.tables, count, up_, up.stride);
+    multiply(gate, pieces, piece);
+    multiply(up, pieces, piece);
     const auto [first, last] = pieces.rows(piece);
-    for (std::int64_t t = 0; t < count; ++t) {
+    const auto [token, tokens_end] = pieces.tokens(piece);
+    for (std::int64_t t = token; t < tokens_end; ++t) {
       const std::int64_t at = t * gate.stride + first;
       kernels::silu_product(gate_ + at, up_ + at, last - first);
     }
@@ -208,11 +216,7 @@ void CpuForward::attention(const Member& member, std::int64_t index) {
   member.take(count, [&](std::int64_t piece) {  // of q, k and v in a row
     for (const Item& item : items) {
       const Pieces pieces(*item.linear, member.size, std::ssize(rows_));
-      if (piece < pieces.count) {
-        const auto [begin, end] = pieces.blocks(piece);
-        item.linear->multiply(begin, end, item.tables, std::ssize(rows_), item.out, item.stride);
-        return;
-      }
+      if (piece < pieces.count) return multiply(item, pieces, piece);
       piece -= pieces.count;
     }
   });
@@ -307,15 +311,22 @@ void CpuForward::prepare(const Maker& maker, const Item& item, const float* x,
   }
 }
 
+void CpuForward::multiply(const Item& item, const Pieces& pieces, std::int64_t piece) {
+  const auto [begin, end] = pieces.blocks(piece);
+  const auto [first, last] = pieces.tokens(piece);
+  item.linear->multiply(
+      begin, end, item.tables + first * static_cast<std::int64_t>(item.linear->table_bytes()),
+      last - first, item.out + first * item.stride, item.stride);
+}
+
 /// residual += the product; whoever computes rows adds them.
 void CpuForward::add_to_residual(const Member& member, const Item& item) {
-  const auto count = std::ssize(rows_);
-  const Pieces pieces(*item.linear, member.size, count);
+  const Pieces pieces(*item.linear, member.size, std::ssize(rows_));
   member.take(pieces.count, [&](std::int64_t piece) {
-    const auto [begin, end] = pieces.blocks(piece);
-    item.linear->multiply(begin, end, item.tables, count, item.out, item.stride);
+    multiply(item, pieces, piece);
     const auto [first, last] = pieces.rows(piece);
-    for (std::int64_t t = 0; t < count; ++t) {
+    const auto [token, tokens_end] = pieces.tokens(piece);
+    for (std::int64_t t = token; t < tokens_end; ++t) {
       for (std::int64_t o = first; o < last; ++o) {
         residual_[t * item.stride + o] += item.out[t * item.stride + o];
       }

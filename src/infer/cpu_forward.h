@@ -38,6 +38,7 @@ class CpuForward final : public Forward {
     std::int64_t stride;
     std::byte* tables;
   };
+  class Pieces;
 
   void place_scratch();
   void layer(const Member& member, std::int64_t index);
@@ -48,6 +49,7 @@ class CpuForward final : public Forward {
   Maker maker(const Member& member);
   void norm(const Maker& maker, const std::vector<float>& weight);
   void prepare(const Maker& maker, const Item& item, const float* x, std::int64_t x_stride);
+  static void multiply(const Item& item, const Pieces& pieces, std::int64_t piece);
   void add_to_residual(const Member& member, const Item& item);
   Item item(const Maker& maker, const kernels::BinaryLinear& linear, float* out, int table) const;
 

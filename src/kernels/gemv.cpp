@@ -63,6 +63,7 @@ std::int64_t BinaryLinear::block_rows() const {
 }
 
 std::int64_t BinaryLinear::blocks_at_once(std::int64_t tokens) const {
+  if (tokens_in_lanes(tokens) > 0) return kMaxLaneBlocks;
   return tokens == 1 ? product_->group_blocks : kMaxGroupBlocks;
 }
 
@@ -206,10 +207,10 @@ void BinaryLinear::multiply_blocks_in_lanes(std::int64_t first, std::int64_t blo
                                             const std::byte* tables, std::int64_t tokens, float* y,
                                             std::int64_t stride) const {
   const LaneProduct& lanes = product_->lanes;
-  alignas(64) float sums[kMaxGroupBlocks * kMaxBlockRows * kMaxLaneTokens];
+  alignas(64) float sums[kMaxLaneBlocks * kMaxBlockRows * kMaxLaneTokens];
   const std::int64_t block_sums = product_->block_rows * lanes.tokens;
   std::fill_n(sums, blocks * block_sums, 0.0f);
-  const std::byte* words[kMaxGroupBlocks];
+  const std::byte* words[kMaxLaneBlocks];
   for (std::int64_t chunk = 0; chunk * chunk_inputs_ < shape_.columns; ++chunk) {
     for (std::int64_t k = 0; k < blocks; ++k) words[k] = chunk_place(chunk, first + k);
     const std::int64_t unit = chunk * chunk_units_;
@@ -228,20 +229,25 @@ void BinaryLinear::multiply_blocks_in_lanes(std::int64_t first, std::int64_t blo
 
 void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byte* tables,
                             std::int64_t tokens, float* y, std::int64_t stride) const {
-  const std::int64_t together = blocks_at_once(tokens), in_lanes = tokens_in_lanes(tokens);
-  for (std::int64_t first = begin, blocks; first < end; first += blocks) {
-    blocks = std::min(together - first % together, end - first);
-    for (std::int64_t token = 0, count; token < tokens; token += count) {
-      const std::byte* table = tables + static_cast<std::size_t>(token) * table_bytes_;
-      float* out = y + token * stride;
-      if (token < in_lanes) {
-        count = std::min(product_->lanes.tokens, in_lanes - token);
-        multiply_blocks_in_lanes(first, blocks, table, count, out, stride);
-      } else {
-        count = std::min(kTokensAtOnce, tokens - token);
-        multiply_blocks(first, blocks, table, count, out, stride);
-      }
+  const std::int64_t in_lanes = tokens_in_lanes(tokens), rest = tokens - in_lanes;
+  const auto take = [&](std::int64_t first, std::int64_t blocks, std::int64_t first_token,
+                        std::int64_t last_token, std::int64_t at_once, auto product) {
+    for (std::int64_t t = first_token; t < last_token; t += at_once) {
+      (this->*product)(first, blocks, tables + static_cast<std::size_t>(t) * table_bytes_,
+                       std::min(at_once, last_token - t), y + t * stride, stride);
     }
+  };
+  // About the same number of blocks each time.
+  const std::int64_t all = end - begin, times = divide_up(all, kMaxLaneBlocks);
+  for (std::int64_t k = 0; in_lanes > 0 && k < times; ++k) {
+    const std::int64_t first = begin + all * k / times, last = begin + all * (k + 1) / times;
+    take(first, last - first, 0, in_lanes, product_->lanes.tokens,
+         &BinaryLinear::multiply_blocks_in_lanes);
+  }
+  const std::int64_t together = rest == 1 ? product_->group_blocks : kMaxGroupBlocks;
+  for (std::int64_t first = begin, blocks; rest > 0 && first < end; first += blocks) {
+    blocks = std::min(together - first % together, end - first);
+    take(first, blocks, in_lanes, tokens, kTokensAtOnce, &BinaryLinear::multiply_blocks);
   }
 }
 

@@ -13,6 +13,9 @@ inline constexpr std::int64_t kInt8BlockRows = 128;
 inline constexpr std::int64_t kMaxBlockRows = 128;
 /// Blocks of one group, at most.
 inline constexpr std::int64_t kMaxGroupBlocks = 8;
+/// Blocks that pass by the tables of one LaneProduct, at most: the more of them, the less filling
+/// the tables costs, as long as their sums stay in the second-level cache.
+inline constexpr std::int64_t kMaxLaneBlocks = 16;
 /// Tokens that SignProduct::add_chunk_of_group and CacheKernels take together.
 inline constexpr std::int64_t kTokenGroup = 4;
 /// Of LaneProduct::tokens.

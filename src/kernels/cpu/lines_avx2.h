@@ -8,6 +8,24 @@
 namespace fbi::kernels {
 namespace {
 
+/// Entries' places, rotated out of the signs: depositing bits takes long on some processors without
+/// AVX-512.
+class RowEntries {
+ public:
+  explicit RowEntries(std::uint64_t signs) : signs_(signs) {}
+  template <int t>
+  std::uint64_t next() const {
+    // To the right; none is 0. Not std::rotr: a function of a library must not have these flags.
+    constexpr int kRotation = (t * kTableInputs - kLineShift) & 63;
+    // The last of 64 inputs' tables has four, and the fifth bit is the first one of the word.
+    constexpr std::uint64_t kBeyond = (t + 1) * kTableInputs > 64 ? 1 << (kLineShift + 4) : 0;
+    return (signs_ >> kRotation | signs_ << (64 - kRotation)) & (kEntryOffsets - kBeyond);
+  }
+
+ private:
+  std::uint64_t signs_;
+};
+
 /// A cache line of tokens' sums in two registers, low of the first half of the tokens.
 struct Registers {
   __m256i low, high;
@@ -36,6 +54,7 @@ inline void add_scaled_eight(__m256i whole, const float* factors, float* sums) {
 /// 32-bit sums. Additions from memory are written out: GCC would form trees of them.
 struct ExactLine : Registers {
   static constexpr int kTokens = 16;
+  using Entries = RowEntries;
 
   friend ExactLine operator+(const ExactLine& a, const ExactLine& b) {
     return {{_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)}};
@@ -61,6 +80,7 @@ struct ExactLine : Registers {
 /// 16-bit sums.
 struct Int8Line : Registers {
   static constexpr int kTokens = 32;
+  using Entries = RowEntries;
 
   friend Int8Line operator+(const Int8Line& a, const Int8Line& b) {
     return {{_mm256_add_epi16(a.low, b.low), _mm256_add_epi16(a.high, b.high)}};

@@ -8,6 +8,29 @@
 namespace fbi::kernels {
 namespace {
 
+/// Entries' places as bytes, in units of the eight that an address scales by: of two tables they
+/// come out of one register without a shift. The last one may have fewer inputs; the signs of others
+/// are 0.
+class RowEntries {
+ public:
+  explicit RowEntries(std::uint64_t signs)
+      : bytes_(_pdep_u64(signs, kPlaces)), rest_(_pdep_u64(signs >> 8 * kTableInputs, kPlaces)) {}
+  template <int t>
+  std::uint64_t next() {
+    if constexpr (t == 8) {
+      bytes_ = rest_;
+    } else if constexpr (t > 0 && t % 2 == 0) {
+      bytes_ >>= 16;
+    }
+    asm("" : "+Q"(bytes_));  // else GCC would shift each byte out of the first one
+    return 8 * static_cast<std::uint64_t>(static_cast<std::uint8_t>(bytes_ >> t % 2 * 8));
+  }
+
+ private:
+  static constexpr std::uint64_t kPlaces = 0x0101010101010101 * (kEntryOffsets / 8);
+  std::uint64_t bytes_, rest_;
+};
+
 /// sums += factors · whole of sixteen tokens.
 inline void add_scaled_sixteen(__m512 whole, const float* factors, float* sums) {
   _mm512_storeu_ps(sums, _mm512_fmadd_ps(_mm512_load_ps(factors), whole, _mm512_loadu_ps(sums)));
@@ -16,6 +39,7 @@ inline void add_scaled_sixteen(__m512 whole, const float* factors, float* sums) 
 /// fp32 sums.
 struct ExactLine {
   static constexpr int kTokens = 16;
+  using Entries = RowEntries;
   __m512 sums;
 
   void read(const std::byte* from) { sums = _mm512_load_ps(from); }
@@ -40,6 +64,7 @@ struct ExactLine {
 /// 16-bit sums.
 struct Int8Line {
   static constexpr int kTokens = 32;
+  using Entries = RowEntries;
   __m512i sums;
 
   void read(const std::byte* from) { sums = _mm512_load_si512(from); }

@@ -8,14 +8,16 @@
 
 /// Products with signs of many tokens, which lie side by side in the lanes of a table's entries: a
 /// look-up is no instruction of its own then but the address that an addition reads from. Per five
-/// inputs a table holds the 32 sums of ±x, a cache line each. Up to eight blocks of rows pass by
-/// the tables of a pass, up to 64 inputs whose signs are one word per row; its twelve or thirteen
+/// inputs a table holds the 32 sums of ±x, a cache line each. Up to kMaxLaneBlocks of rows pass
+/// by the tables of a pass, up to 64 inputs whose signs are one word per row; its twelve or thirteen
 /// tables leave the first-level cache some KB for the sums. The file that includes this one has
 /// Products with
 ///   walk        a LaneWalk;
 ///   Line        a cache line of kTokens tokens' sums: read, store, + and -; add<table>, of the
 ///               entry at an offset into the table that lies so many bytes behind the first one;
-///               and add_scaled, sums[t] += factors[t] · it, rounded once;
+///               add_scaled, sums[t] += factors[t] · it, rounded once; and Entries, made of a row's
+///               signs, input i at bit i, whose next<t>(), asked for t = 0, 1, … in turn, is the
+///               offset of the row's entry into table t;
 ///   read_signs  <steps>(signs, stride, left, words): words of kWordRows rows from the signs of
 ///               `steps` steps, `stride` bytes apart; only `left` steps have any, the inputs of
 ///               others are 0;
@@ -27,6 +29,7 @@ namespace {
 constexpr int kLineShift = 6;
 constexpr std::int64_t kLineBytes = 1 << kLineShift;
 constexpr int kTableInputs = 5, kTableEntries = 1 << kTableInputs;
+constexpr std::uint64_t kEntryOffsets = (kTableEntries - 1) * kLineBytes;
 constexpr int kWordInputs = 64, kWordRows = 32;
 /// Of so many inputs, the last of which may have fewer.
 constexpr int tables_of(int inputs) {
@@ -157,7 +160,8 @@ class LaneProducts {
   void take_row(std::uint64_t signs, std::byte* whole, float* sums) const {
     Line sum = {};
     if (!begin) sum.read(whole);
-    add_entries<inputs>(sum, signs);
+    typename Line::Entries entries(signs);
+    add_entries<inputs>(sum, entries);
     if (end) {
       sum.add_scaled(factors_, sums);
     } else {
@@ -167,15 +171,11 @@ class LaneProducts {
 
   /// From table t on.
   template <int inputs, int t = 0>
-  void add_entries(Line& sum, std::uint64_t signs) const {
-    constexpr int kFirst = t * kTableInputs, kLeft = inputs - kFirst;
-    // To the right; none is 0. Not std::rotr: a function of a library must not have these flags.
-    constexpr int kRotation = (kFirst - kLineShift) & 63;
-    constexpr std::uint64_t kEntries = 1 << (kLeft < kTableInputs ? kLeft : kTableInputs);
-    sum.template add<t * kTableEntries * kLineBytes>(
-        tables_[0][0],
-        (signs >> kRotation | signs << (64 - kRotation)) & (kEntries - 1) * kLineBytes);
-    if constexpr (kLeft > kTableInputs) add_entries<inputs, t + 1>(sum, signs);
+  void add_entries(Line& sum, typename Line::Entries& entries) const {
+    constexpr int kTable = t * kTableEntries * kLineBytes;
+    constexpr int kLeft = inputs - t * kTableInputs;
+    sum.template add<kTable>(tables_[0][0], entries.template next<t>());
+    if constexpr (kLeft > kTableInputs) add_entries<inputs, t + 1>(sum, entries);
   }
 
   const std::byte* const* words_;
@@ -185,7 +185,7 @@ class LaneProducts {
   std::int64_t place_ = 0, steps_ = 0;  // of the words of a sum's inputs
   alignas(64) float factors_[kTokens];
   alignas(64) std::byte tables_[tables_of(kPassInputs)][kTableEntries][kLineBytes];
-  alignas(64) std::byte whole_[kMaxGroupBlocks][kWalk.block_rows][kLineBytes];
+  alignas(64) std::byte whole_[kMaxLaneBlocks][kWalk.block_rows][kLineBytes];
 };
 
 template <class Product>
