@@ -10,12 +10,16 @@
 namespace fbi::infer {
 namespace {
 
-constexpr std::int64_t kLine = 8;  // 64-bit words
+constexpr std::int64_t kLine = 8;     // 64-bit words
+constexpr std::int64_t kAhead = 256;  // lines
 
 std::uint64_t read_lines(const std::uint64_t* words, std::int64_t begin, std::int64_t end) {
   std::uint64_t seen[kLine] = {};
-  for (std::int64_t line = begin; line < end; ++line)
+  for (std::int64_t line = begin; line < end; ++line) {
+    // As the kernels do: without, some processors read a third slower.
+    __builtin_prefetch(words + (line + kAhead) * kLine, 0, 2);
     for (std::int64_t k = 0; k < kLine; ++k) seen[k] |= words[line * kLine + k];
+  }
   std::uint64_t all = 0;
   for (const std::uint64_t word : seen) all |= word;
   return all;

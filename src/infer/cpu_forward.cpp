@@ -22,8 +22,8 @@ KeyValueCache& cache_of(const TokenRow& row) {
 
 }  // namespace
 
-/// A product in pieces that members take: tokens that are multiplied together by blocks of rows that
-/// are, or, where there are too few of these to be shared evenly, one piece for each member.
+/// A product in pieces that members take: tokens that are multiplied together by blocks of rows
+/// that are, or, where there are too few of these to be shared evenly, one piece for each member.
 class CpuForward::Pieces {
  public:
   Pieces(const kernels::BinaryLinear& linear, int members, std::int64_t tokens)
@@ -314,9 +314,9 @@ void CpuForward::prepare(const Maker& maker, const Item& item, const float* x,
 void CpuForward::multiply(const Item& item, const Pieces& pieces, std::int64_t piece) {
   const auto [begin, end] = pieces.blocks(piece);
   const auto [first, last] = pieces.tokens(piece);
-  item.linear->multiply(
-      begin, end, item.tables + first * static_cast<std::int64_t>(item.linear->table_bytes()),
-      last - first, item.out + first * item.stride, item.stride);
+  item.linear->multiply(begin, end,
+                        item.tables + first * static_cast<std::int64_t>(item.linear->table_bytes()),
+                        last - first, item.out + first * item.stride, item.stride);
 }
 
 /// residual += the product; whoever computes rows adds them.

@@ -33,7 +33,7 @@ class Forward {
  public:
   /// Rows that are computed together, at most: as many as lie side by side in 8-bit products on the
   /// processor. More would make the other texts of a batch wait longer for a prompt's step.
-  static constexpr std::int64_t kMaxRows = 32;
+  static constexpr std::int64_t kMaxRows = 64;
 
   struct Facts {
     std::string device;            ///< empty: the processor

@@ -89,11 +89,17 @@ BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alph
   const std::int64_t chunks = std::max<std::int64_t>(1, divide_up(units_, product_->chunk_units));
   chunk_units_ = std::max<std::int64_t>(1, divide_up(units_, chunks));
   chunk_inputs_ = chunk_units_ * product_->unit_inputs;
-  std::int64_t words_of_row = 0;
-  for (std::int64_t chunk = 0; chunk * chunk_inputs_ < shape.columns; ++chunk) {
-    words_of_row += chunk_words(chunk);
-  }
-  word_bytes_ = static_cast<std::size_t>(row_blocks_ * words_of_row * product_->word_bytes);
+  const auto bytes = [&](std::int64_t inputs) {  // of one block's words
+    const std::int64_t whole = inputs / product_->unit_inputs;
+    return product_->word_bytes *
+           (whole * divide_up(product_->unit_inputs, product_->word_inputs) +
+            divide_up(inputs % product_->unit_inputs, product_->word_inputs));
+  };
+  chunk_bytes_ = bytes(chunk_inputs_);
+  const std::int64_t last_chunk = std::max<std::int64_t>(0, shape.columns - 1) / chunk_inputs_;
+  last_chunk_bytes_ = bytes(shape.columns - last_chunk * chunk_inputs_);
+  block_bytes_ = last_chunk * chunk_bytes_ + last_chunk_bytes_;
+  word_bytes_ = static_cast<std::size_t>(row_blocks_ * block_bytes_);
   if (!arena) own_ = AlignedMemory(word_bytes_);
   std::byte* words = arena ? arena->take(word_bytes_) : own_.data();
   words_ = words;
@@ -102,21 +108,21 @@ BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alph
   });
 }
 
-/// Words of one block.
-std::int64_t BinaryLinear::chunk_words(std::int64_t chunk) const {
-  const std::int64_t inputs = std::min(chunk_inputs_, shape_.columns - chunk * chunk_inputs_);
-  const std::int64_t whole = inputs / product_->unit_inputs, rest = inputs % product_->unit_inputs;
-  return whole * divide_up(product_->unit_inputs, product_->word_inputs) +
-         divide_up(rest, product_->word_inputs);
-}
-
-const std::byte* BinaryLinear::chunk_place(std::int64_t chunk, std::int64_t block) const {
-  const std::int64_t group = product_->group_blocks, first = block / group * group;
-  const std::int64_t group_bytes = first * (static_cast<std::int64_t>(word_bytes_) / row_blocks_);
-  const std::int64_t blocks = std::min(group, row_blocks_ - first);
-  // All chunks before are full.
-  const std::int64_t words = chunk * chunk_words(0) * blocks + (block - first) * chunk_words(chunk);
-  return words_ + group_bytes + words * product_->word_bytes;
+/// Divisions take long, so there is one for a group of blocks.
+void BinaryLinear::chunk_words(std::int64_t chunk, std::int64_t first, std::int64_t blocks,
+                               const std::byte** words) const {
+  const std::int64_t together = product_->group_blocks, end = first + blocks;
+  const bool last = (chunk + 1) * chunk_inputs_ >= shape_.columns;
+  const std::int64_t bytes = last ? last_chunk_bytes_ : chunk_bytes_;  // all chunks before are full
+  for (std::int64_t block = first; block < end;) {
+    const std::int64_t group = block / together * together;
+    const std::int64_t group_end = std::min(group + together, row_blocks_);
+    const std::byte* place =
+        words_ + group * block_bytes_ + chunk * chunk_bytes_ * (group_end - group);
+    for (; block < std::min(group_end, end); ++block) {
+      words[block - first] = place + (block - group) * bytes;
+    }
+  }
 }
 
 void BinaryLinear::repack(const std::uint8_t* bits, std::int64_t block, std::byte* words) const {
@@ -124,8 +130,10 @@ void BinaryLinear::repack(const std::uint8_t* bits, std::int64_t block, std::byt
   const std::int64_t unit_words = divide_up(product_->unit_inputs, product_->word_inputs);
   for (std::int64_t unit = 0; unit < units_; ++unit) {
     const std::int64_t first = unit * product_->unit_inputs, chunk = unit / chunk_units_;
-    const std::int64_t place = chunk_place(chunk, block) - words_ +
-                               unit % chunk_units_ * unit_words * product_->word_bytes;
+    const std::byte* chunk_begin;
+    chunk_words(chunk, block, 1, &chunk_begin);
+    const std::int64_t place =
+        chunk_begin - words_ + unit % chunk_units_ * unit_words * product_->word_bytes;
     product_->repack(bits + row * row_stride, row_stride,
                      std::min(product_->block_rows, shape_.rows - row), first,
                      std::min(product_->unit_inputs, shape_.columns - first), words + place);
@@ -169,17 +177,18 @@ void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_
       static_cast<std::int64_t>(kTableHeader) + chunk * chunk_units_ * product_->unit_table_bytes;
   const auto table_stride = static_cast<std::int64_t>(table_bytes_);
   constexpr std::int64_t sums_stride = kMaxGroupBlocks * kMaxBlockRows;
+  const std::byte* words[kMaxGroupBlocks];
+  chunk_words(chunk, first, blocks, words);
   std::int64_t t = 0;
   for (; product_->add_chunk_of_group && t + kTokenGroup <= tokens; t += kTokenGroup) {
     for (std::int64_t k = 0; k < blocks; ++k) {
-      product_->add_chunk_of_group(chunk_place(chunk, first + k), tables + t * table_stride + place,
-                                   table_stride, count, sums + t * sums_stride + k * kMaxBlockRows,
-                                   sums_stride);
+      product_->add_chunk_of_group(words[k], tables + t * table_stride + place, table_stride, count,
+                                   sums + t * sums_stride + k * kMaxBlockRows, sums_stride);
     }
   }
   for (; t < tokens; ++t) {
     for (std::int64_t k = 0; k < blocks; ++k) {
-      product_->add_chunk(chunk_place(chunk, first + k), tables + t * table_stride + place, count,
+      product_->add_chunk(words[k], tables + t * table_stride + place, count,
                           sums + t * sums_stride + k * kMaxBlockRows);
     }
   }
@@ -212,7 +221,7 @@ void BinaryLinear::multiply_blocks_in_lanes(std::int64_t first, std::int64_t blo
   std::fill_n(sums, blocks * block_sums, 0.0f);
   const std::byte* words[kMaxLaneBlocks];
   for (std::int64_t chunk = 0; chunk * chunk_inputs_ < shape_.columns; ++chunk) {
-    for (std::int64_t k = 0; k < blocks; ++k) words[k] = chunk_place(chunk, first + k);
+    chunk_words(chunk, first, blocks, words);
     const std::int64_t unit = chunk * chunk_units_;
     lanes.add_chunk(words, blocks, tables + kTableHeader + unit * product_->unit_table_bytes,
                     static_cast<std::int64_t>(table_bytes_), tokens,

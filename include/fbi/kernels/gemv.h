@@ -71,8 +71,8 @@ class BinaryLinear {
                 float* y, std::int64_t stride) const;
 
  private:
-  std::int64_t chunk_words(std::int64_t chunk) const;
-  const std::byte* chunk_place(std::int64_t chunk, std::int64_t block) const;
+  void chunk_words(std::int64_t chunk, std::int64_t first, std::int64_t blocks,
+                   const std::byte** words) const;
   void repack(const std::uint8_t* bits, std::int64_t block, std::byte* words) const;
   void add_chunk(std::int64_t chunk, std::int64_t first, std::int64_t blocks,
                  const std::byte* tables, std::int64_t tokens, float* sums) const;
@@ -92,6 +92,7 @@ class BinaryLinear {
   const std::byte* words_ = nullptr;  // [group of row blocks][chunk][row block][word]
   std::size_t word_bytes_ = 0;
   std::int64_t row_blocks_ = 0, units_ = 0, chunk_units_ = 0, chunk_inputs_ = 0;
+  std::int64_t chunk_bytes_ = 0, last_chunk_bytes_ = 0, block_bytes_ = 0;  // words of one block
   std::size_t table_bytes_ = 0;
 };
 

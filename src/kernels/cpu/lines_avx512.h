@@ -9,8 +9,8 @@ namespace fbi::kernels {
 namespace {
 
 /// Entries' places as bytes, in units of the eight that an address scales by: of two tables they
-/// come out of one register without a shift. The last one may have fewer inputs; the signs of others
-/// are 0.
+/// come out of one register without a shift. The last one may have fewer inputs; the signs of
+/// others are 0.
 class RowEntries {
  public:
   explicit RowEntries(std::uint64_t signs)

@@ -77,7 +77,7 @@ inline float long_row(const std::byte* w, std::int64_t columns, const float* x) 
   for (auto& sum : sums) sum = splat(0);
   std::int64_t i = 0;
   for (; i + 4 * kLanes <= columns; i += 4 * kLanes) {
-    if (Load::bytes == 1) ask_ahead(w);  // a line; wider values gained nothing by it
+    for (std::int64_t line = 0; line < 4 * kLanes * Load::bytes; line += 64) ask_ahead(w + line);
     for (int k = 0; k < 4; ++k) {
       sums[k] = fma(load_weights(w), load(x + i + k * kLanes), sums[k]);
       w += kLanes * Load::bytes;

@@ -9,9 +9,9 @@
 /// Products with signs of many tokens, which lie side by side in the lanes of a table's entries: a
 /// look-up is no instruction of its own then but the address that an addition reads from. Per five
 /// inputs a table holds the 32 sums of ±x, a cache line each. Up to kMaxLaneBlocks of rows pass
-/// by the tables of a pass, up to 64 inputs whose signs are one word per row; its twelve or thirteen
-/// tables leave the first-level cache some KB for the sums. The file that includes this one has
-/// Products with
+/// by the tables of a pass, up to 64 inputs whose signs are one word per row; its twelve or
+/// thirteen tables leave the first-level cache some KB for the sums. The file that includes this
+/// one has Products with
 ///   walk        a LaneWalk;
 ///   Line        a cache line of kTokens tokens' sums: read, store, + and -; add<table>, of the
 ///               entry at an offset into the table that lies so many bytes behind the first one;
