@@ -94,17 +94,21 @@ std::vector<ops::ParameterSlot*> LlamaForCausalLM::stage_slots(std::int64_t stag
   return layers_[stage]->slots();
 }
 
-void LlamaForCausalLM::allocate_gradients(bool one_layer) {
+void LlamaForCausalLM::allocate_gradients(LayerGradients layers) {
   const auto zeros = [&](const ops::ParameterSlot& slot) {
     return at::zeros(slot.shape, at::TensorOptions().dtype(at::kFloat).device(options_.device));
   };
   const auto first_layer = layers_.front()->slots();
-  for (auto* slot : first_layer) slot->grad = zeros(*slot);
-  for (std::size_t index = 1; index < layers_.size(); ++index) {
+  for (std::size_t index = 0; index < layers_.size(); ++index) {
     const auto layer = layers_[index]->slots();
-    for (std::size_t i = 0; i < layer.size(); ++i)
-      layer[i]->grad = one_layer && layer[i]->kind != ops::SlotKind::kVector ? first_layer[i]->grad
-                                                                             : zeros(*layer[i]);
+    for (std::size_t i = 0; i < layer.size(); ++i) {
+      const bool matrix = layer[i]->kind != ops::SlotKind::kVector;
+      layer[i]->grad_on_demand = matrix && layers == LayerGradients::kOnDemand;
+      if (layer[i]->grad_on_demand) continue;
+      layer[i]->grad = matrix && index > 0 && layers == LayerGradients::kOneLayer
+                           ? first_layer[i]->grad
+                           : zeros(*layer[i]);
+    }
   }
   for (auto* slot : {&embedding_, &norm_, &head_}) slot->grad = zeros(*slot);
   if (config_.tie_word_embeddings) head_.grad = embedding_.tied_grad = zeros(embedding_);

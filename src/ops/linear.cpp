@@ -2,6 +2,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "fbi/core/error.h"
@@ -155,6 +156,8 @@ at::Tensor slot_products_backward(const at::Tensor& input, const std::vector<at:
   for (std::size_t i = slots.size(); i-- > 0;) {
     auto& slot = *slots[i];
     const at::Tensor dy = as_matrix(grads[i]);
+    if (slot.grad_on_demand && !slot.grad.defined())
+      slot.grad = at::zeros(slot.shape, dy.options().dtype(at::kFloat));
     if (slot.grad.defined()) accumulate_outer(slot.grad, dy, input);
     if (dx.defined())
       add_product_transposed(dx, dy, slot);

@@ -85,18 +85,15 @@ SlotState AdamW::make_state(ParameterSlot& slot) const {
   state.rows = {0, slot.rows()};
   if (sharded)
     state.rows = distributed::range(slot.rows(), communicator_.rank(), communicator_.size());
-  const auto own_rows = [&](const at::Tensor& whole) {
-    return whole.narrow(0, state.rows.begin, state.rows.rows());
-  };
   if (slot.kind == SlotKind::kPacked) {
-    state.latent = at::zeros_like(own_rows(slot.grad));
+    state.latent = at::zeros({state.rows.rows(), slot.columns()},
+                             at::TensorOptions().dtype(at::kFloat).device(slot.bits.device()));
     if (slot.owns_alpha()) state.alpha_moments = zero_moments(slot.alpha);
     if (slot.learns_shift) state.beta_moments = zero_moments(slot.beta);
   } else {
-    state.latent = own_rows(slot.value);
+    state.latent = slot.value.narrow(0, state.rows.begin, state.rows.rows());
   }
-  if (slot.kind != SlotKind::kVector)
-    state.grad = sharded ? at::zeros_like(state.latent) : slot.grad;
+  if (sharded) state.grad = at::zeros_like(state.latent);
   state.moments = zero_moments(state.latent);
   return state;
 }
@@ -109,6 +106,10 @@ AdamW::AdamW(const std::vector<ParameterSlot*>& slots, const config::OptimizerCo
     states_.back().alpha_owner = find_alpha_owner(*slot);
   }
   allocate_replicated_gradients();
+}
+
+const at::Tensor& SlotState::gradient() const {
+  return grad.defined() ? grad : slot->grad;
 }
 
 AdamW::AdamW(AdamW&&) noexcept = default;
@@ -171,9 +172,9 @@ void AdamW::reduce_gradients(std::span<ParameterSlot* const> slots) {
     }
     SlotState& state = state_of(*slot);
     state.reduced = true;
-    parts.push_back({slot->grad, state.grad});
+    if (communicator_.size() > 1) parts.push_back({slot->grad, state.grad});
   }
-  if (communicator_.size() == 1 || parts.empty()) return;
+  if (parts.empty()) return;
   wait_for_reductions(kReductionsUnderWay - 1);
   reductions_.push_back(
       std::make_unique<distributed::RowReduction>(communicator_, parts, wire_dtype_));
@@ -209,7 +210,7 @@ double AdamW::finish_gradients() {
   auto* squares = matrix_squares.data_ptr<double>();
   for (std::size_t i = 0; i < states_.size(); ++i) {
     SlotState& state = states_[i];
-    if (state.slot->kind == SlotKind::kDense) ops::sum_of_squares(state.grad, squares + i);
+    if (state.slot->kind == SlotKind::kDense) ops::sum_of_squares(state.gradient(), squares + i);
     if (state.slot->kind == SlotKind::kPacked) form_scale_gradients(state, squares + i);
   }
   reduce_replicated_gradients();
@@ -231,7 +232,7 @@ void AdamW::form_scale_gradients(SlotState& state, double* squares) {
   const ParameterSlot& slot = *state.slot;
   const at::Tensor alpha_grad = slot.owns_alpha() ? state.alpha_grad : at::empty_like(slot.alpha);
   const at::Tensor beta_grad = slot.learns_shift ? state.beta_grad : at::empty_like(slot.beta);
-  ops::scale_gradients(rows_of(state), state.grad, scale_part(state, alpha_grad),
+  ops::scale_gradients(rows_of(state), state.gradient(), scale_part(state, alpha_grad),
                        scale_part(state, beta_grad), squares);
   if (!slot.owns_alpha()) states_[state.alpha_owner].alpha_grad.add_(alpha_grad);
 }
@@ -253,7 +254,7 @@ kernels::AdamWStep AdamW::step_for(ParameterGroup group, double lr, double grad_
 
 void AdamW::update_latent(SlotState& state, double lr, double grad_scale, std::int64_t* flips) {
   ops::adamw_latent(rows_of(state), state.latent, state.moments.exp_avg, state.moments.exp_avg_sq,
-                    state.grad, step_for(state.slot->group, lr, grad_scale), flips);
+                    state.gradient(), step_for(state.slot->group, lr, grad_scale), flips);
 }
 
 void AdamW::update_scales(SlotState& state, double lr, double grad_scale) {
@@ -274,7 +275,7 @@ void AdamW::update(double lr, double grad_norm) {
     if (state.slot->kind == SlotKind::kPacked)
       update_latent(state, lr, grad_scale, flips.data_ptr<std::int64_t>() + i);
     else
-      update_dense(state.latent, state.moments, state.grad,
+      update_dense(state.latent, state.moments, state.gradient(),
                    step_for(state.slot->group, lr, grad_scale));
   }
   // The latent gradient is alpha·G with the alpha of this step's forward, which slots may share:
@@ -311,12 +312,14 @@ void AdamW::gather_working_copies() {
 
 void AdamW::zero_gradients() {
   for (auto& state : states_) {
-    const bool summed_elsewhere =
-        state.reduced && communicator_.size() > 1;  // then slot->grad is 0 already
-    if (!summed_elsewhere || state.slot->kind == SlotKind::kVector) state.slot->grad.zero_();
-    if (state.slot->tied_grad.defined()) state.slot->tied_grad.zero_();
-    if (communicator_.size() > 1 && state.slot->kind != SlotKind::kVector)
-      state.grad.zero_();  // on one rank it is slot->grad
+    ParameterSlot& slot = *state.slot;
+    const bool sharded = communicator_.size() > 1 && slot.kind != SlotKind::kVector;
+    if (slot.grad_on_demand)
+      slot.grad.reset();
+    else if (!sharded || !state.reduced)  // else it is 0 already
+      slot.grad.zero_();
+    if (slot.tied_grad.defined()) slot.tied_grad.zero_();
+    if (sharded) state.grad.zero_();
     state.reduced = false;
   }
 }

@@ -62,8 +62,14 @@ LayerWalk::Buffer LayerWalk::linear_of_fp8_signs(const config::LinearShape& line
   return y;
 }
 
+void LayerWalk::add_gradient(const config::LinearShape& linear) {
+  if (gradients_)
+    gradients_->push_back(ledger_.make(MemoryKind::kGradients, linear.outputs * linear.inputs * 4));
+}
+
 /// slot.grad += dYᵀ x, then dx = dY W~ in the compute dtype.
 LayerWalk::Buffer LayerWalk::linear_backward(const config::LinearShape& linear) {
+  add_gradient(linear);
   if (shape_.element != 4 && !shape_.mixed_products)
     workspace(shape_.tokens * (linear.outputs + linear.inputs) * 4);
   const Buffer weight = working_weight(linear);
@@ -80,10 +86,12 @@ LayerWalk::Buffer LayerWalk::shared_input_gradient(const config::LinearShape& li
 }
 
 void LayerWalk::add_to(const Buffer&, const config::LinearShape& linear) {
-  if (shape_.mixed_products)
-    working_weight(linear);
-  else
+  if (!shape_.mixed_products) {
     linear_backward(linear);
+    return;
+  }
+  add_gradient(linear);
+  working_weight(linear);
 }
 
 LayerWalk::Buffer LayerWalk::norm_forward(Buffer* inverse_rms) {

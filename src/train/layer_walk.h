@@ -41,6 +41,9 @@ class LayerWalk {
             const std::array<config::LinearShape, 7>& linears)
       : ledger_(ledger), shape_(shape), linears_(linears) {}
 
+  /// From now on backward makes a gradient buffer for each matrix, in `gradients`; nullptr: they
+  /// are there already.
+  void make_gradients(std::vector<Buffer>* gradients) { gradients_ = gradients; }
   /// The residual stream [T, D] fp32.
   Buffer stream() { return activation(shape_.tokens * shape_.hidden * 4); }
   /// x -> y; `graph` is null under no_grad.
@@ -64,6 +67,7 @@ class LayerWalk {
   Buffer linear(const Buffer& input, const config::LinearShape& linear);
   void attend(const Buffer& q, const Buffer& k, const Buffer& v, Graph& graph);
   Buffer linear_backward(const config::LinearShape& linear);
+  void add_gradient(const config::LinearShape& linear);
   Buffer shared_input_gradient(const config::LinearShape& linear);
   void add_to(const Buffer& dx, const config::LinearShape& linear);
   Buffer rotary(const Buffer& x, std::int64_t width);
@@ -75,6 +79,7 @@ class LayerWalk {
   MemoryLedger& ledger_;
   PassShape shape_;
   std::array<config::LinearShape, 7> linears_;
+  std::vector<Buffer>* gradients_ = nullptr;
 };
 
 }  // namespace fbi::train

@@ -82,7 +82,9 @@ Session::Session(const config::RunConfig& config, distributed::Communicator& com
   student_ = std::make_unique<nn::LlamaForCausalLM>(
       config.model, nn::LlamaOptions{device, torch_dtype(config.train.precision)});
   const bool shard_gradients = config.parallel.shard_gradients && communicator.size() > 1;
-  student_->allocate_gradients(/*one_layer=*/shard_gradients);
+  student_->allocate_gradients(communicator.size() == 1 ? nn::LayerGradients::kOnDemand
+                               : shard_gradients        ? nn::LayerGradients::kOneLayer
+                                                        : nn::LayerGradients::kAll);
   optimizer_ = std::make_unique<optim::AdamW>(student_->slots(), config.optimizer, communicator,
                                               torch_dtype(config.parallel.gradient_dtype));
   trainer_ = std::make_unique<Trainer>(

@@ -151,19 +151,31 @@ class StepWalk {
                                                 student_.norm_elements + replicated));
   }
 
-  /// Buffers that backward writes matrix gradients to.
+  /// Buffers that backward writes matrix gradients to, as far as they are held all the time: as
+  /// nn::LayerGradients says.
   std::int64_t gradient_elements() const {
-    const std::int64_t all =
-        student_.over_matrices([](const MatrixShape& m) { return m.elements(); });
-    const std::int64_t tied = student_.has_head ? 0 : student_.embedding.elements();
-    if (world_size_ == 1 || !config_.parallel.shard_gradients) return all + tied;
-    std::int64_t one_layer = 0;
-    for (const auto& matrix : student_.layer) one_layer += matrix.elements();
-    return one_layer + 2 * student_.embedding.elements();
+    const std::int64_t layers = world_size_ == 1                   ? 0
+                                : config_.parallel.shard_gradients ? 1
+                                                                   : student_.layers;
+    return layers * layer_elements() + 2 * student_.embedding.elements();  // and head, or tied part
+  }
+  std::int64_t layer_elements() const {
+    return student_.over_layer([](const MatrixShape& m) { return m.elements(); });
+  }
+
+  /// Gradients of layers on demand. Of several micro-steps any but the first has the largest peak.
+  void demand_gradients() {
+    if (world_size_ > 1) return;
+    if (config_.train.global_batch > config_.train.micro_batch)
+      gradients_.push_back(
+          make(MemoryKind::kGradients, student_.layers * layer_elements() * kFloatBytes));
+    else
+      walk_.make_gradients(&gradients_);
   }
 
   void micro_step() {
     ledger_.begin(teacher_ ? "teacher" : "forward");
+    demand_gradients();
     if (config_.parallel.shard_gradients &&
         config_.train.global_batch > config_.train.micro_batch * world_size_) {
       reduce(student_.layer);  // of the micro-step before, still under way
@@ -323,6 +335,7 @@ class StepWalk {
   MemoryLedger ledger_;  // before everything that holds blocks of it
   LayerWalk walk_;
   std::vector<Buffer> constant_;
+  std::vector<Buffer> gradients_;  // of layers on demand
   Buffer final_inverse_rms_;
   std::deque<Buffer> reductions_;
 };

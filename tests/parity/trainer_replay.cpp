@@ -102,12 +102,12 @@ NamedTensors gradients(const optim::AdamW& optimizer, distributed::Communicator&
   for (const auto& state : optimizer.states()) {
     const auto& slot = *state.slot;
     if (slot.kind != ops::SlotKind::kPacked) {
-      out[slot.name] =
-          whole(communicator, state.grad, slot.kind == ops::SlotKind::kVector ? -1 : slot.rows());
+      out[slot.name] = whole(communicator, state.gradient(),
+                             slot.kind == ops::SlotKind::kVector ? -1 : slot.rows());
       continue;
     }
     const auto shape = ops::scale_shape(slot);
-    out[slot.name] = whole(communicator, state.grad, slot.rows()) * slot.alpha.view(shape);
+    out[slot.name] = whole(communicator, state.gradient(), slot.rows()) * slot.alpha.view(shape);
     if (slot.owns_alpha())
       out[ops::sibling_name(slot.name, "wscale")] = state.alpha_grad.view(shape).clone();
     if (slot.learns_shift)

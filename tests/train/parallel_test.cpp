@@ -160,7 +160,9 @@ std::string train_rank(distributed::Communicator& communicator, const Case& c) {
   config::OptimizerConfig adamw;
 
   nn::LlamaForCausalLM student(tiny_model(c, false), {});
-  student.allocate_gradients(c.shard_gradients && communicator.size() > 1);
+  student.allocate_gradients(communicator.size() == 1 ? nn::LayerGradients::kOnDemand
+                             : c.shard_gradients      ? nn::LayerGradients::kOneLayer
+                                                      : nn::LayerGradients::kAll);
   optim::AdamW optimizer(student.slots(), adamw, communicator,
                          c.wire == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat);
   const auto source = nn::random_weights(student.config(), 3);

@@ -42,12 +42,12 @@ void read_samples(std::int64_t first, std::int64_t count, std::span<std::int32_t
 
 /// A student with random weights under next-token training, and everything that its trainer needs.
 struct Training {
-  Training() {
+  explicit Training(nn::LayerGradients layers = nn::LayerGradients::kAll) {
     train.seq_len = 8;
     train.global_batch = 4;
     train.micro_batch = 2;
     train.loss_chunk_tokens = 7;
-    student.allocate_gradients();
+    student.allocate_gradients(layers);
     optimizer =
         std::make_unique<optim::AdamW>(student.slots(), config::OptimizerConfig{}, *communicator);
     const auto source = nn::random_weights(student.config(), 3);
@@ -88,6 +88,25 @@ float& norm_element(Training& training) {
   for (auto* slot : training.student.slots())
     if (slot->name == "model.norm.weight") return slot->value.data_ptr<float>()[0];
   throw DataError("no final norm");
+}
+
+/// Also where a step is skipped.
+TEST(Trainer, GradientsOnDemandChangeNoBitAndAreGoneAfterAStep) {
+  Training held, on_demand(nn::LayerGradients::kOnDemand);
+  for (int step = 0; step < 3; ++step) {
+    if (step == 1)
+      for (Training* t : {&held, &on_demand})
+        norm_element(*t) = std::numeric_limits<float>::infinity();
+    const StepMetrics expected = held.trainer->step(), found = on_demand.trainer->step();
+    EXPECT_EQ(found.skipped, step == 1);
+    if (step == 1)
+      for (Training* t : {&held, &on_demand}) norm_element(*t) = 1;
+    else
+      EXPECT_EQ(found.loss, expected.loss);
+    expect_same(on_demand, held.copies());
+    for (const auto* slot : on_demand.student.slots())
+      EXPECT_EQ(slot->grad.defined(), !slot->grad_on_demand) << slot->name;
+  }
 }
 
 TEST(Trainer, CountsStepsTokensAndSamples) {

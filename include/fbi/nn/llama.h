@@ -63,6 +63,15 @@ struct LlamaOptions {
                                 ///< owner of the model gives them one
 };
 
+/// Gradient buffers of the matrices in decoder layers.
+enum class LayerGradients {
+  kAll,       ///< held all the time
+  kOneLayer,  ///< all layers use those of one: for a trainer that takes the gradients of a layer
+              ///< away before the next one forms its own (AdamW::reduce_gradients on several ranks)
+  kOnDemand,  ///< from a step's first backward to the end of its update: until then activations,
+              ///< which go as backward comes, have their room
+};
+
 /// The trainer's LLaMA: parameters are ParameterSlots (packed signs or dense), gradients go into
 /// the slots. It holds working copies only; latent weights live in the optimizer.
 class LlamaForCausalLM final : public eval::LanguageModel {
@@ -74,10 +83,8 @@ class LlamaForCausalLM final : public eval::LanguageModel {
   /// Every parameter once, in the published order (a tied head is not listed); addresses stay
   /// valid.
   const std::vector<ops::ParameterSlot*>& slots() const { return slots_; }
-  /// Zeroed fp32 buffers for all slots. `one_layer`: the matrices of all decoder layers use the
-  /// buffers of one, for a trainer that takes the gradients of a layer away before the next one
-  /// forms its own (AdamW::reduce_gradients on several ranks).
-  void allocate_gradients(bool one_layer = false);
+  /// Zeroed fp32 buffers for all slots, but for the matrices of decoder layers as `layers` says.
+  void allocate_gradients(LayerGradients layers = LayerGradients::kAll);
 
   /// Evaluation only: rounds every weight to `dtype`. Binarized ones become fp16(fp16(beta) ±
   /// fp16(alpha)), as in the published evaluation, or bf16(beta ± alpha), as in bf16 training.

@@ -56,6 +56,8 @@ struct ParameterSlot {
 
   at::Tensor grad;  ///< fp32, shape; raw dL/dW~ summed over the micro-steps of a step (packed), or
                     ///< dL/dvalue
+  /// grad is made when backward first adds to it, and gone once the optimizer has zeroed it.
+  bool grad_on_demand = false;
   at::Tensor tied_grad;  ///< fp32, shape; second buffer of a tied embedding (the head's part),
                          ///< added once per step
 

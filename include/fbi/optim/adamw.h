@@ -31,7 +31,8 @@ struct SlotState {
   ops::ParameterSlot* slot = nullptr;
   distributed::RowRange rows;  ///< of a matrix that this rank owns; all of a vector
   at::Tensor latent;  ///< fp32, what AdamW updates; of a dense slot the rows of its own value
-  at::Tensor grad;    ///< fp32, like latent: summed over ranks once the gradients are finished
+  at::Tensor grad;  ///< fp32, like latent: summed over ranks once the gradients are finished; of a
+                    ///< matrix that one rank has alone undefined, slot->grad serves
   Moments moments;
   at::Tensor alpha_grad, beta_grad;  ///< packed only; of a tied alpha with the slot that owns it,
                                      ///< of beta where it is learned
@@ -40,6 +41,8 @@ struct SlotState {
       0;                   ///< packed: position of the state that has gradient and moments of alpha
   bool reduced = false;    ///< grad holds (or will hold, once waited for) all that slot->grad had
   std::int64_t flips = 0;  ///< signs changed by the last update, on all ranks
+
+  const at::Tensor& gradient() const;  ///< what the update takes
 };
 
 /// A tensor of a checkpoint: whole and equal on all ranks, or the rows from `row_begin` on of one
@@ -58,7 +61,8 @@ struct NamedTensor {
 /// are in registers; they travel packed). All methods that a step calls are collective.
 class AdamW {
  public:
-  /// `slots` must outlive the optimizer and have their gradients allocated.
+  /// `slots` must outlive the optimizer and have their gradients allocated, but for those on
+  /// demand, which one rank alone may have.
   AdamW(const std::vector<ops::ParameterSlot*>& slots, const config::OptimizerConfig& config,
         distributed::Communicator& communicator, at::ScalarType gradient_wire_dtype = at::kFloat);
   AdamW(AdamW&&) noexcept;
