@@ -31,8 +31,9 @@ struct TokenRow {
 /// prompt) or to several; each gives the bits that it gives alone.
 class Forward {
  public:
-  /// Rows that are computed together, at most: as many as lie side by side in 8-bit products on the
-  /// processor. More would make the other texts of a batch wait longer for a prompt's step.
+  /// Rows that are computed together, at most: twice as many as lie side by side in 8-bit products
+  /// on the processor, so that two threads each have some by all rows of a matrix. More would make
+  /// the other texts of a batch wait longer for a prompt's step.
   static constexpr std::int64_t kMaxRows = 64;
 
   struct Facts {
