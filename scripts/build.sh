@@ -62,5 +62,7 @@ ninja -C "$build" -j "${FBI_JOBS:-$(default_jobs)}" "${targets[@]}" ||
   die "the build stopped at the error above"
 
 if [[ -x $build/bin/fbi-llm ]]; then
-  echo "build: the program is $build/bin/fbi-llm. Next: scripts/quickstart.sh, or $build/bin/fbi-llm --help"
+  next=''
+  ((${#targets[@]})) || next=". Next: scripts/quickstart.sh, or $build/bin/fbi-llm --help"
+  echo "build: the program is $build/bin/fbi-llm$next"
 fi

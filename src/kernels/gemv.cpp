@@ -141,11 +141,10 @@ void BinaryLinear::repack(const std::uint8_t* bits, std::int64_t block, std::byt
 }
 
 std::int64_t BinaryLinear::tokens_in_lanes(std::int64_t tokens) const {
-  const std::int64_t lanes = product_->lanes.tokens;
-  if (lanes == 0) return 0;
-  const std::int64_t rest = tokens % lanes;
-  // Empty lanes take as long as others; alone a token takes 1.4 to 1.6 times as long (gemv_bench).
-  return 3 * rest > 2 * lanes ? tokens : tokens - rest;
+  const LaneProduct& lanes = product_->lanes;
+  if (lanes.tokens == 0) return 0;
+  const std::int64_t rest = tokens % lanes.tokens;
+  return rest >= lanes.least ? tokens : tokens - rest;
 }
 
 std::int64_t BinaryLinear::tokens_at_once() const {

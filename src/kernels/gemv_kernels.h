@@ -30,6 +30,9 @@ inline constexpr std::int64_t kPadding = 16;
 /// A product with signs for many tokens that lie side by side in the lanes of its tables.
 struct LaneProduct {
   std::int64_t tokens = 0;  ///< side by side; 0: the level has no such form
+  /// So many take less time so than one by one: empty lanes take as long as others, and gemv_bench
+  /// prints how many times as long a token takes alone.
+  std::int64_t least = 0;
   /// As SignProduct::tables; what it leaves of a token has the same place.
   void (*inputs)(const float* x, const float* scale, bool per_column, std::int64_t count,
                  std::int64_t units, std::byte* table) = nullptr;

@@ -258,11 +258,11 @@ TEST_P(Gemv, LargeProductsDoNotDependOnTheirRanges) {
   }
 }
 
-/// More than eight blocks of rows and one chunk of inputs, in ranges, of tokens side by side and a
-/// few more.
+/// More than sixteen blocks of rows and one chunk of inputs, in ranges, of tokens side by side and
+/// a few more.
 TEST_P(Gemv, LargeProductsOfManyTokensHaveTheBitsOfSingleOnes) {
   for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
-    constexpr std::int64_t kRows = 1300, kColumns = 2100, kTokens = 35;
+    constexpr std::int64_t kRows = 2200, kColumns = 2100, kTokens = 35;
     const Problem problem({kRows, kColumns}, ScaleStrides::per_column(), kTokens);
     const BinaryLinear w = problem.linear(activations);
     AlignedMemory tables(static_cast<std::size_t>(kTokens) * w.table_bytes());

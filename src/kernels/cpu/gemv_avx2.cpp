@@ -319,16 +319,16 @@ using Exact = Product<ExactNumbers, kExactPlanes, store_exact_group, ExactLine>;
 using Int8 = Product<Int8Numbers, kInt8Planes, store_int8_group, Int8Line>;
 
 template <class Product>
-constexpr LaneProduct whole_lanes() {
-  return lane_product<Product>(whole_inputs<Product>);
+constexpr LaneProduct whole_lanes(std::int64_t least) {
+  return lane_product<Product>(least, whole_inputs<Product>);
 }
 
 }  // namespace
 
 constinit const GemvKernels kAvx2Gemv =
     vec16_gemv(whole_product<Exact>(4, repack_steps<kExactPlanes.rows(), kExactPlanes.steps>,
-                                    whole_chunk_of_group<Exact>, whole_lanes<Exact>()),
+                                    whole_chunk_of_group<Exact>, whole_lanes<Exact>(11)),
                whole_product<Int8>(8, repack_steps<kInt8Planes.rows(), kInt8Planes.steps>,
-                                   whole_chunk_of_group<Int8>, whole_lanes<Int8>()));
+                                   whole_chunk_of_group<Int8>, whole_lanes<Int8>(22)));
 
 }  // namespace fbi::kernels

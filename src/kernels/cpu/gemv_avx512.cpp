@@ -309,11 +309,11 @@ struct Int8 {
 
 }  // namespace
 
-constinit const GemvKernels kAvx512Gemv =
-    vec16_gemv({kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, kExactChunkUnits,
-                8, repack_words32, exact_tables, exact_chunk, exact_chunk_of_group,
-                lane_product<Exact>(exact_inputs)},
-               {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8, 8,
-                repack_words16, int8_tables, int8_chunk, nullptr, lane_product<Int8>(int8_inputs)});
+constinit const GemvKernels kAvx512Gemv = vec16_gemv(
+    {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, kExactChunkUnits, 8,
+     repack_words32, exact_tables, exact_chunk, exact_chunk_of_group,
+     lane_product<Exact>(15, exact_inputs)},
+    {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8, 8, repack_words16,
+     int8_tables, int8_chunk, nullptr, lane_product<Int8>(17, int8_inputs)});
 
 }  // namespace fbi::kernels

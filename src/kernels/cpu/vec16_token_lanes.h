@@ -195,8 +195,8 @@ void lane_chunk(const std::byte* const* words, std::int64_t blocks, const std::b
 }
 
 template <class Product>
-constexpr LaneProduct lane_product(decltype(LaneProduct::inputs) inputs) {
-  return {Product::Line::kTokens, inputs, lane_chunk<Product>};
+constexpr LaneProduct lane_product(std::int64_t least, decltype(LaneProduct::inputs) inputs) {
+  return {Product::Line::kTokens, least, inputs, lane_chunk<Product>};
 }
 
 }  // namespace
