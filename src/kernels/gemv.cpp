@@ -108,7 +108,8 @@ BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alph
   });
 }
 
-/// Divisions take long, so there is one for a group of blocks.
+/// words[k]: where those of block first + k in a chunk begin. Divisions take long, so there is one
+/// for a group of blocks.
 void BinaryLinear::chunk_words(std::int64_t chunk, std::int64_t first, std::int64_t blocks,
                                const std::byte** words) const {
   const std::int64_t together = product_->group_blocks, end = first + blocks;
@@ -252,7 +253,7 @@ void BinaryLinear::multiply(std::int64_t begin, std::int64_t end, const std::byt
     take(first, last - first, 0, in_lanes, product_->lanes.tokens,
          &BinaryLinear::multiply_blocks_in_lanes);
   }
-  const std::int64_t together = rest == 1 ? product_->group_blocks : kMaxGroupBlocks;
+  const std::int64_t together = blocks_at_once(rest);
   for (std::int64_t first = begin, blocks; rest > 0 && first < end; first += blocks) {
     blocks = std::min(together - first % together, end - first);
     take(first, blocks, in_lanes, tokens, kTokensAtOnce, &BinaryLinear::multiply_blocks);

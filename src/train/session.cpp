@@ -82,9 +82,7 @@ Session::Session(const config::RunConfig& config, distributed::Communicator& com
   student_ = std::make_unique<nn::LlamaForCausalLM>(
       config.model, nn::LlamaOptions{device, torch_dtype(config.train.precision)});
   const bool shard_gradients = config.parallel.shard_gradients && communicator.size() > 1;
-  student_->allocate_gradients(communicator.size() == 1 ? nn::LayerGradients::kOnDemand
-                               : shard_gradients        ? nn::LayerGradients::kOneLayer
-                                                        : nn::LayerGradients::kAll);
+  student_->allocate_gradients(layer_gradients(communicator.size(), shard_gradients));
   optimizer_ = std::make_unique<optim::AdamW>(student_->slots(), config.optimizer, communicator,
                                               torch_dtype(config.parallel.gradient_dtype));
   trainer_ = std::make_unique<Trainer>(

@@ -151,8 +151,8 @@ class StepWalk {
                                                 student_.norm_elements + replicated));
   }
 
-  /// Buffers that backward writes matrix gradients to, as far as they are held all the time: as
-  /// nn::LayerGradients says.
+  /// Buffers that backward writes matrix gradients to, as far as they are held all the time; as
+  /// layer_gradients says.
   std::int64_t gradient_elements() const {
     const std::int64_t layers = world_size_ == 1                   ? 0
                                 : config_.parallel.shard_gradients ? 1

@@ -151,9 +151,7 @@ class SmallRun {
     student_ = std::make_unique<nn::LlamaForCausalLM>(
         config_.model, nn::LlamaOptions{at::kCPU, torch_dtype(c.precision)});
     took(MemoryKind::kValues);
-    student_->allocate_gradients(c.ranks == 1        ? nn::LayerGradients::kOnDemand
-                                 : c.shard_gradients ? nn::LayerGradients::kOneLayer
-                                                     : nn::LayerGradients::kAll);
+    student_->allocate_gradients(layer_gradients(c.ranks, c.shard_gradients));
     took(MemoryKind::kGradients);
     optimizer_ = std::make_unique<optim::AdamW>(student_->slots(), config_.optimizer, communicator_,
                                                 torch_dtype(c.gradients));

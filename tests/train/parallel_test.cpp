@@ -160,9 +160,7 @@ std::string train_rank(distributed::Communicator& communicator, const Case& c) {
   config::OptimizerConfig adamw;
 
   nn::LlamaForCausalLM student(tiny_model(c, false), {});
-  student.allocate_gradients(communicator.size() == 1 ? nn::LayerGradients::kOnDemand
-                             : c.shard_gradients      ? nn::LayerGradients::kOneLayer
-                                                      : nn::LayerGradients::kAll);
+  student.allocate_gradients(layer_gradients(communicator.size(), c.shard_gradients));
   optim::AdamW optimizer(student.slots(), adamw, communicator,
                          c.wire == config::Precision::kBf16 ? at::kBFloat16 : at::kFloat);
   const auto source = nn::random_weights(student.config(), 3);

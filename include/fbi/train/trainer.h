@@ -31,6 +31,12 @@ struct TrainerParts {
   SampleReader read_samples;
 };
 
+/// Of a student that so many ranks train.
+constexpr nn::LayerGradients layer_gradients(int ranks, bool shard_gradients) {
+  if (ranks == 1) return nn::LayerGradients::kOnDemand;
+  return shard_gradients ? nn::LayerGradients::kOneLayer : nn::LayerGradients::kAll;
+}
+
 /// One optimizer step at a time. The order of work in step() is the whole training algorithm;
 /// nothing is hooked in elsewhere.
 class Trainer {
