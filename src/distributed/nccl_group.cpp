@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "distributed/process_meeting.h"
+#include "fbi/core/error.h"
 
 namespace fbi::distributed {
 namespace {
@@ -22,13 +23,14 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::seconds kPatience{
     2};  ///< after which a wait asks whether the others still live
 
-/// LibTorch's watchdog would end the process when a rank is lost, or when a kernel fails. We wait
-/// ourselves, and throw.
-void switch_off_watchdog() {
+/// LibTorch's watchdog would end the process when a rank is lost, or when a kernel fails, and sleep
+/// for a minute before; it still runs, but only looks. We wait ourselves, and throw.
+void disarm_watchdog() {
   setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0", 1);
   setenv("TORCH_NCCL_ENABLE_MONITORING", "0", 1);
   setenv("TORCH_NCCL_DUMP_ON_TIMEOUT", "0", 1);
   setenv("TORCH_NCCL_RETHROW_CUDA_ERRORS", "0", 1);
+  setenv("TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC", "0", 1);
 }
 
 /// What a rank and its collectives under way share.
@@ -218,6 +220,16 @@ std::string bus_address(at::Device device) {
   return cudaDeviceGetPCIBusId(text, sizeof(text), device.index()) == cudaSuccess ? text : "";
 }
 
+/// ProcessGroupNCCL::Options is made here, with the size that this program's nccl.h gives it, and
+/// read by LibTorch.
+void check_nccl_header() {
+  const auto [major, minor, patch] = c10d::getNcclVersionTuple();
+  if (major == NCCL_MAJOR && minor == NCCL_MINOR) return;
+  throw UsageError(concat("this program was built with nccl.h of NCCL ", NCCL_MAJOR, ".", NCCL_MINOR,
+                          ", but LibTorch has NCCL ", major, ".", minor, ".", patch,
+                          ": build again with FBI_NCCL_INCLUDE_DIR at LibTorch's own header"));
+}
+
 }  // namespace
 
 bool has_nccl() {
@@ -227,7 +239,8 @@ bool has_nccl() {
 std::unique_ptr<Communicator> make_nccl_group(const Rendezvous& rendezvous, at::Device device,
                                               const ProcessGroupOptions& options) {
   const QuietLibTorch quiet;
-  switch_off_watchdog();
+  disarm_watchdog();
+  check_nccl_header();
   c10::cuda::set_device(device.index());
   const Met met = meet(rendezvous, options, bus_address(device));
   auto nccl = guarded(*met.pulse, concat("connecting rank ", rendezvous.rank), [&] {

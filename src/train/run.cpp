@@ -63,21 +63,20 @@ struct Requests {
 };
 
 /// auto means what it meant when the run began: another processor must not change the arithmetic
-/// unseen.
-config::RunConfig with_own_sign_products(config::RunConfig config, const fs::path& directory,
-                                         at::Device device) {
+/// unseen. A GPU has no tables: there a run of a CPU goes on with dense products, and says so.
+void keep_sign_products(config::RunConfig& config, RunOptions& options, at::Device device) {
   std::string& products = config.train.sign_products;
-  if (products != "auto") return config;
-  if (const auto saved = saved_run_config(directory)) {
+  if (products != "auto") return;
+  const auto dtype =
+      config.train.precision == config::Precision::kFp32 ? at::kFloat : at::kBFloat16;
+  const auto chosen = ops::choose_sign_products(products, device, dtype, config.model.hidden_size);
+  products = chosen == ops::SignProducts::kDense ? "dense" : "tables";
+  const auto saved = saved_run_config(options.directory);
+  if (!saved) return;
+  if (saved->train.sign_products == "tables" && !device.is_cpu())
+    options.allow_change.push_back("train.sign_products");
+  else
     products = saved->train.sign_products;
-  } else {
-    const auto dtype =
-        config.train.precision == config::Precision::kFp32 ? at::kFloat : at::kBFloat16;
-    const auto chosen =
-        ops::choose_sign_products(products, device, dtype, config.model.hidden_size);
-    products = chosen == ops::SignProducts::kDense ? "dense" : "tables";
-  }
-  return config;
 }
 
 class TrainingRun {
@@ -328,11 +327,12 @@ std::optional<config::RunConfig> saved_run_config(const fs::path& directory) {
   }
 }
 
-RunOutcome run_training(const config::RunConfig& given, const RunOptions& options,
+RunOutcome run_training(const config::RunConfig& given, const RunOptions& given_options,
                         distributed::Communicator& communicator, RunObserver& observer) {
+  config::RunConfig config = given;
+  RunOptions options = given_options;
   RunFolder folder(options, communicator);
-  const config::RunConfig config =
-      with_own_sign_products(given, options.directory, communicator.device());
+  keep_sign_products(config, options, communicator.device());
   // A finished run that is started again, as the later jobs of a chain do, needs neither data nor
   // teacher.
   if (const auto* newest = folder.checkpoint();

@@ -33,6 +33,8 @@ constexpr std::int64_t kFlipTolerance = 4;
 // bf16 has 8 bits: 0.4 % in each product, which average out over the 32 tokens of a step.
 constexpr double kBf16Tolerance = 0.02;
 
+constexpr std::int64_t kGpuSteps = 12;  // an emulated GPU takes a quarter of a second for each
+
 struct Outcome {
   RunOutcome outcome{};
   std::vector<StepMetrics> steps;
@@ -91,35 +93,37 @@ TEST_P(GpuKinds, FirstStepsAgreeWithTheCpu) {
 }
 
 TEST_P(GpuKinds, TwoRunsGiveTheSameBits) {
-  const config::RunConfig c = config();
+  config::RunConfig c = config();
+  c.train.steps = kGpuSteps;
   train(gpu_, c, "one");
   train(gpu_, c, "two");
   EXPECT_EQ(metrics_lines(runs_.path("two")), metrics_lines(runs_.path("one")));
-  EXPECT_EQ(end_of(runs_.path("two")), end_of(runs_.path("one")));
+  EXPECT_EQ(end_of(runs_.path("two"), kGpuSteps), end_of(runs_.path("one"), kGpuSteps));
 }
 
 /// NCCL refuses two ranks on one GPU: this is what a machine with a single one can test.
 TEST_P(GpuKinds, OneRankOverNcclGivesTheBitsOfOneRank) {
   config::RunConfig c = config();
-  c.train.steps = 10;
+  c.train.steps = kGpuSteps;
   train(gpu_, c, "alone");
   const auto ranks =
       distributed::make_nccl_group({0, 1, 0, "127.0.0.1", test::free_port(), "test"}, gpu_);
   runs_.run_rank(*ranks, c, "nccl", "none");
   EXPECT_EQ(metrics_lines(runs_.path("nccl")), metrics_lines(runs_.path("alone")));
-  EXPECT_EQ(end_of(runs_.path("nccl")), end_of(runs_.path("alone")));
+  EXPECT_EQ(end_of(runs_.path("nccl"), kGpuSteps), end_of(runs_.path("alone"), kGpuSteps));
 }
 
 TEST_P(GpuKinds, ResumingGivesTheSameBits) {
   config::RunConfig c = config();
-  c.checkpoint.every_steps = 17;
+  c.train.steps = kGpuSteps;
+  c.checkpoint.every_steps = 7;
   train(gpu_, c, "whole");
-  copy_run_at(runs_.path("whole"), runs_.path("resumed"), 17);
+  copy_run_at(runs_.path("whole"), runs_.path("resumed"), 7);
   const Outcome resumed = train(gpu_, c, "resumed", "auto");
   EXPECT_EQ(resumed.outcome, RunOutcome::kFinished);
-  EXPECT_EQ(resumed.steps.size(), kSteps - 17);
+  EXPECT_EQ(resumed.steps.size(), kGpuSteps - 7);
   EXPECT_EQ(metrics_lines(runs_.path("resumed")), metrics_lines(runs_.path("whole")));
-  EXPECT_EQ(end_of(runs_.path("resumed")), end_of(runs_.path("whole")));
+  EXPECT_EQ(end_of(runs_.path("resumed"), kGpuSteps), end_of(runs_.path("whole"), kGpuSteps));
 }
 
 TEST_P(GpuKinds, ContinuesFromACheckpointOfTheCpu) {
@@ -134,7 +138,7 @@ TEST_P(GpuKinds, ContinuesFromACheckpointOfTheCpu) {
 
 TEST_P(GpuKinds, StaysNearInBf16) {
   config::RunConfig c = config();
-  c.train.steps = 20;
+  c.train.steps = 10;
   const Outcome fp32 = train(gpu_, c, "fp32");
   c.train.precision = config::Precision::kBf16;
   const Outcome bf16 = train(gpu_, c, "bf16");
@@ -201,7 +205,7 @@ TEST_F(Gpu, TrainingWithSignsInFp8AgreesWithTheCpu) {
   c.model.num_key_value_heads = c.model.num_attention_heads;  // keys of width 16
   c.train.precision = config::Precision::kBf16;
   c.train.sign_products = "fp8";
-  c.train.steps = 20;
+  c.train.steps = 10;
   Outcome gpu;
   try {
     gpu = train(gpu_, c, "gpu");

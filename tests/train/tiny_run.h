@@ -174,8 +174,8 @@ inline void copy_run_at(const std::filesystem::path& from, const std::filesystem
                         std::filesystem::copy_options::recursive);
 }
 
-inline Fingerprint end_of(const std::filesystem::path& run) {
-  return checkpoint_fingerprint(checkpoint_of(run, kSteps));
+inline Fingerprint end_of(const std::filesystem::path& run, std::int64_t steps = kSteps) {
+  return checkpoint_fingerprint(checkpoint_of(run, steps));
 }
 
 }  // namespace fbi::train

@@ -15,8 +15,9 @@
 /// barriers (emulator.cpp). What a launch does wrong throws std::logic_error: a barrier or a warp
 /// operation that not all threads reach, or reach at different lines; a lane outside of the mask.
 /// Shared and allocated memory begins as NaN; device memory has marked borders, checked when it is
-/// freed, and poisoned under AddressSanitizer. A warp runs as far as it can
-/// before the next one does; lanes, warps and blocks run upwards, downwards or
+/// freed, and poisoned under AddressSanitizer. The processor cannot touch device memory; what is
+/// copied to pinned memory comes when the host waits for it, and pinned memory that is changed while
+/// it is copied from throws at that wait. A warp runs as far as it can before the next one does; lanes, warps and blocks run upwards, downwards or
 /// shuffled from launch to launch, so that results which depend on their order differ.
 ///
 /// It does not say anything about speed, nor about a device's memory order; its exponentials are
@@ -222,6 +223,22 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
 namespace emulator {
 /// Does the work now, or records it.
 void enqueue(cudaStream_t stream, std::function<void()> work);
+/// Whether a stream is being captured.
+bool captures();
+
+/// While one lives, this process can touch device memory: kernels and copies run.
+class DeviceAccess {
+ public:
+  DeviceAccess();
+  ~DeviceAccess();
+  DeviceAccess(const DeviceAccess&) = delete;
+  DeviceAccess& operator=(const DeviceAccess&) = delete;
+};
+bool on_device(const void* memory, std::size_t bytes);
+bool is_pinned(const void* memory);
+std::size_t used_memory();
+/// What the host finds when it has waited for the device.
+void finish_copies();
 }  // namespace emulator
 
 struct cudaLaunchConfig_t {

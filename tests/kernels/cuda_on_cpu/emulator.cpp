@@ -80,7 +80,7 @@ std::string describe(Site site) {
   return std::string(site.file) + ":" + std::to_string(site.line);
 }
 bool same(Site a, Site b) {
-  return a.line == b.line && std::string_view(a.file) == b.file;
+  return a.line == b.line && (a.file == b.file || std::string_view(a.file) == b.file);
 }
 
 /// The threads of one block at a time.
@@ -278,6 +278,7 @@ void Machine::throw_failure(const std::string& message) {
 }  // namespace
 
 void launch(dim3 grid, dim3 block, const std::function<void()>& kernel) {
+  const DeviceAccess access;
   machine().run_grid(grid, block, kernel);
 }
 void block_barrier(Site site) {

@@ -127,8 +127,9 @@ void store_at(int* x) {
 TEST(CudaOnCpu, GuardsDeviceMemory) {
   void* memory = nullptr;
   ASSERT_EQ(cudaMalloc(&memory, 12), cudaSuccess);
-  const auto* words = static_cast<const unsigned*>(memory);
-  EXPECT_EQ(words[0], 0xFFFFFFFFu) << "begins as NaN";
+  std::uint32_t first = 0;
+  ASSERT_EQ(cudaMemcpy(&first, memory, sizeof first, cudaMemcpyDeviceToHost), cudaSuccess);
+  EXPECT_EQ(first, 0xFFFFFFFFu) << "begins as NaN";
 #if defined(__SANITIZE_ADDRESS__)
   EXPECT_DEATH(run(1, 1, store_at, static_cast<int*>(memory)), "AddressSanitizer");
   EXPECT_EQ(cudaFree(memory), cudaSuccess);
@@ -136,6 +137,37 @@ TEST(CudaOnCpu, GuardsDeviceMemory) {
   run(1, 1, store_at, static_cast<int*>(memory));
   EXPECT_EQ(cudaFree(memory), cudaErrorIllegalAddress);
 #endif
+}
+
+TEST(CudaOnCpu, TheProcessorCannotTouchDeviceMemory) {
+  void* memory = nullptr;
+  ASSERT_EQ(cudaMalloc(&memory, 12), cudaSuccess);
+  EXPECT_DEATH(*static_cast<volatile int*>(memory) = 1, "touched memory of the emulated GPU");
+  EXPECT_EQ(cudaFree(memory), cudaSuccess);
+}
+
+TEST(CudaOnCpu, CopiesTakeUntilTheyAreWaitedFor) {
+  void *memory = nullptr, *host = nullptr;
+  ASSERT_EQ(cudaMalloc(&memory, sizeof(int)), cudaSuccess);
+  ASSERT_EQ(cudaMallocHost(&host, sizeof(int)), cudaSuccess);
+  int& value = *static_cast<int*>(host);
+  value = 7;
+  const auto copy = [&](cudaMemcpyKind kind) {
+    const bool up = kind == cudaMemcpyHostToDevice;
+    return cudaMemcpyAsync(up ? memory : host, up ? host : memory, sizeof(int), kind, nullptr);
+  };
+  ASSERT_EQ(copy(cudaMemcpyHostToDevice), cudaSuccess);
+  ASSERT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+  value = 8;
+  ASSERT_EQ(copy(cudaMemcpyDeviceToHost), cudaSuccess);
+  EXPECT_EQ(value, -1) << "nothing is there yet";
+  ASSERT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+  EXPECT_EQ(value, 7);
+  ASSERT_EQ(copy(cudaMemcpyHostToDevice), cudaSuccess);
+  value = 9;
+  EXPECT_THROW(cudaStreamSynchronize(nullptr), std::logic_error);
+  EXPECT_EQ(cudaFreeHost(host), cudaSuccess);
+  EXPECT_EQ(cudaFree(memory), cudaSuccess);
 }
 
 TEST(CudaOnCpu, RefusesWhatADeviceRefuses) {
