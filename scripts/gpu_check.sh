@@ -52,6 +52,7 @@ fi
 cd "$repo"
 report=${report:-$build/gpu-report.md}
 tests=(kernels_cuda_test train_gpu_test infer_cuda_test nccl_test) # what matters most comes first
+(($(nvidia-smi --list-gpus 2>/dev/null | wc -l) < 2)) || tests+=(train_gpu_ranks_test)
 
 # --- What is here -------------------------------------------------------------------------------
 

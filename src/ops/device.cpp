@@ -43,4 +43,11 @@ std::int64_t peak_device_bytes(at::Device device) {
       .peak;
 }
 
+AnyLengthAttention::AnyLengthAttention() : cudnn_(at::globalContext().userEnabledCuDNNSDP()) {
+  at::globalContext().setSDPUseCuDNN(false);
+}
+AnyLengthAttention::~AnyLengthAttention() {
+  at::globalContext().setSDPUseCuDNN(cudnn_);
+}
+
 }  // namespace fbi::ops

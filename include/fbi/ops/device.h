@@ -20,4 +20,18 @@ at::Device choose_device(const std::string& name, int local_rank);
 /// CPU.
 std::int64_t peak_device_bytes(at::Device device);
 
+/// While one lives, attention on a GPU suits sequences of any length. cuDNN's, which LibTorch
+/// prefers on H100 and H200, prepares a plan for each new length, as of every token that is
+/// generated.
+class AnyLengthAttention {
+ public:
+  AnyLengthAttention();
+  ~AnyLengthAttention();
+  AnyLengthAttention(const AnyLengthAttention&) = delete;
+  AnyLengthAttention& operator=(const AnyLengthAttention&) = delete;
+
+ private:
+  bool cudnn_;
+};
+
 }  // namespace fbi::ops

@@ -135,6 +135,7 @@ Allocations& allocations() {
   static Allocations all;
   return all;
 }
+std::size_t allocated_bytes = 0;  ///< the sum over allocations()
 Allocations& pinned() {
   static Allocations all;
   return all;
@@ -206,9 +207,7 @@ bool emulator::is_pinned(const void* memory) {
 }
 std::size_t emulator::used_memory() {
   const Lock lock(memory_mutex());
-  std::size_t sum = 0;
-  for (const auto& [memory, allocation] : allocations()) sum += allocation.bytes;
-  return sum;
+  return allocated_bytes;
 }
 void emulator::finish_copies() {
   const Lock lock(memory_mutex());
@@ -234,6 +233,7 @@ cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
   mark(block + kBorder + bytes, kBorder);
   *memory = block + kBorder;
   allocations()[*memory] = {bytes, block, whole};
+  allocated_bytes += bytes;
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* memory) {
@@ -243,6 +243,7 @@ cudaError_t cudaFree(void* memory) {
   if (found == allocations().end()) return memory ? cudaErrorInvalidValue : cudaSuccess;
   const auto [bytes, block, whole] = found->second;
   allocations().erase(found);
+  allocated_bytes -= bytes;
   const emulator::DeviceAccess access;
   const bool before = marked(block, kBorder), after = marked(block + kBorder + bytes, kBorder);
   unpoison(block, whole);

@@ -34,7 +34,7 @@ extern char __stop_emulated_shared[] __attribute__((weak));
 namespace emulator {
 namespace {
 
-constexpr int kWarp = 32;
+constexpr int kWarp = 32, kMaxWarps = 32;
 constexpr std::size_t kStackBytes = 128 << 10;
 
 enum class State { kRuns, kAtBlockBarrier, kAtWarpOperation, kEnded };
@@ -73,7 +73,6 @@ struct Fiber {
   Site site = {};
   unsigned mask = 0;
   std::uint64_t value = 0;
-  std::array<std::uint64_t, kWarp> received = {};
 };
 
 std::string describe(Site site) {
@@ -95,7 +94,7 @@ class Machine {
     fiber.value = value;
     switch_stacks(fiber.context, scheduler_);
   }
-  const std::uint64_t* received() const { return fibers_[current_].received.data(); }
+  const std::uint64_t* received() const { return received_[current_ / kWarp].data(); }
   int lane() const { return static_cast<int>(current_ % kWarp); }
   [[noreturn]] void fail(const char* what, Site site) {
     failure_ = what;  // no string: what is on this stack is never destroyed
@@ -110,14 +109,15 @@ class Machine {
   void run_warp(std::size_t base, const std::vector<std::size_t>& lanes);
   static void make(Fiber& fiber);
   void resume(std::size_t thread);
-  bool have_met(std::size_t base, std::size_t first,
-                std::array<std::uint64_t, kWarp>& values) const;
+  bool have_met(std::size_t base, std::size_t first) const;
   bool release_lanes(std::size_t base);
   bool release_block();
   [[noreturn]] void stuck();
   [[noreturn]] void throw_failure(const std::string& message);
   std::vector<std::size_t> order_of(std::size_t count);
 
+  /// By warp, what its lanes handed to each other last: all of them run on before the next time.
+  std::array<std::array<std::uint64_t, kWarp>, kMaxWarps> received_ = {};
   std::deque<Fiber> fibers_;  // as many as the largest block had; contexts stay where they are
   std::size_t threads_ = 0, current_ = 0;
   Context scheduler_;
@@ -127,9 +127,9 @@ class Machine {
   unsigned launches_ = 0;
 };
 
+Machine machine_;
 Machine& machine() {
-  static Machine instance;
-  return instance;
+  return machine_;
 }
 
 std::vector<std::size_t> Machine::order_of(std::size_t count) {
@@ -211,9 +211,8 @@ void Machine::resume(std::size_t thread) {
                 " at " + describe(fibers_[thread].site));
 }
 
-/// Whether all lanes of the first one's mask wait where it does; their values.
-bool Machine::have_met(std::size_t base, std::size_t first,
-                       std::array<std::uint64_t, kWarp>& values) const {
+/// Whether all lanes of the first one's mask wait where it does.
+bool Machine::have_met(std::size_t base, std::size_t first) const {
   const Fiber& waits = fibers_[base + first];
   for (std::size_t lane = 0; lane < kWarp; ++lane) {
     if (!(waits.mask >> lane & 1)) continue;
@@ -222,7 +221,6 @@ bool Machine::have_met(std::size_t base, std::size_t first,
     if (other.state != State::kAtWarpOperation || other.mask != waits.mask ||
         !same(other.site, waits.site))
       return false;
-    values[lane] = other.value;
   }
   return true;
 }
@@ -231,14 +229,13 @@ bool Machine::have_met(std::size_t base, std::size_t first,
 bool Machine::release_lanes(std::size_t base) {
   bool released = false;
   for (std::size_t first = 0; first < kWarp && base + first < threads_; ++first) {
-    std::array<std::uint64_t, kWarp> values = {};
-    if (fibers_[base + first].state != State::kAtWarpOperation || !have_met(base, first, values))
-      continue;
+    if (fibers_[base + first].state != State::kAtWarpOperation || !have_met(base, first)) continue;
     const unsigned mask = fibers_[base + first].mask;
     for (std::size_t lane = first; lane < kWarp; ++lane) {
       if (!(mask >> lane & 1)) continue;
-      fibers_[base + lane].received = values;
-      fibers_[base + lane].state = State::kRuns;
+      Fiber& fiber = fibers_[base + lane];
+      received_[base / kWarp][lane] = fiber.value;
+      fiber.state = State::kRuns;
     }
     released = true;
   }

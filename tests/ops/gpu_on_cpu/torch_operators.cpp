@@ -1,3 +1,4 @@
+#include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -256,9 +257,11 @@ at::Tensor scaled_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor&
   return to_gpu(product_in_fp32(a, b).mul(on_cpu(scale_a)).mul(on_cpu(scale_b)).to(*type), a.device());
 }
 
-std::int64_t math_attention(const at::Tensor&, const at::Tensor&, const at::Tensor&,
+std::int64_t math_attention(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor&,
                             const std::optional<at::Tensor>&, double, bool, std::optional<double>,
                             bool) {
+  TORCH_CHECK(queries.size(2) == keys.size(2) || !at::globalContext().userEnabledCuDNNSDP(),
+              "emulated GPU: cuDNN would prepare a plan for ", keys.size(2), " keys alone");
   return 0;  // sdp::SDPBackend::math: of operations that are here
 }
 struct RegisterAttention {
