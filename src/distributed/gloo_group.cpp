@@ -1,6 +1,8 @@
 #include <ATen/ops/empty.h>
 
+#include <chrono>
 #include <functional>
+#include <thread>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <utility>
@@ -16,23 +18,55 @@ namespace {
 
 using c10d::ProcessGroupGloo;
 
+/// What a rank and its collectives under way share.
+struct GlooRanks {
+  Met met;
+  c10::intrusive_ptr<ProcessGroupGloo> group;
+
+  /// Its threads wait for a rank that never answers, and its destructor for them until the time-out:
+  /// they end with the process.
+  void abandon() { group.release(); }
+};
+
 /// A collective in the background; `finish` turns what arrived into the result.
 class GlooWork final : public Work {
  public:
-  GlooWork(std::string operation, std::shared_ptr<Pulse> pulse, c10::intrusive_ptr<c10d::Work> work,
-           std::function<void()> finish)
+  GlooWork(std::string operation, std::shared_ptr<GlooRanks> ranks,
+           c10::intrusive_ptr<c10d::Work> work, std::function<void()> finish)
       : operation_(std::move(operation)),
-        pulse_(std::move(pulse)),
+        ranks_(std::move(ranks)),
         work_(std::move(work)),
         finish_(std::move(finish)) {}
   void wait() override {
-    guarded(*pulse_, operation_, [&] { return work_->wait(); });
+    if (!done_within(kPatience)) watch();
+    guarded(*ranks_->met.pulse, operation_, [&] { return work_->wait(); });
     if (finish_) std::exchange(finish_, {})();
   }
 
  private:
+  /// False when the time is over.
+  bool done_within(std::chrono::milliseconds time) {
+    try {
+      return work_->wait(time);
+    } catch (const std::exception&) {  // the time is over, or it has failed
+      return work_->isCompleted();
+    }
+  }
+
+  void watch() {
+    Pulse& pulse = *ranks_->met.pulse;
+    while (!work_->isCompleted()) {
+      if (!pulse.long_missing().empty()) {
+        ranks_->abandon();
+        throw_lost(pulse, operation_, "it gives no sign of life");
+      }
+      std::this_thread::sleep_for(Pulse::kAskAgain);
+    }
+    pulse.stop_looking();
+  }
+
   std::string operation_;
-  std::shared_ptr<Pulse> pulse_;
+  std::shared_ptr<GlooRanks> ranks_;
   c10::intrusive_ptr<c10d::Work> work_;
   std::function<void()> finish_;
 };
@@ -40,14 +74,17 @@ class GlooWork final : public Work {
 class GlooRank final : public Communicator {
  public:
   GlooRank(Met met, c10::intrusive_ptr<ProcessGroupGloo> group, bool deterministic)
-      : met_(std::move(met)), group_(std::move(group)), deterministic_(deterministic) {}
+      : rank_(group->getRank()),
+        size_(group->getSize()),
+        ranks_(std::make_shared<GlooRanks>(GlooRanks{std::move(met), std::move(group)})),
+        deterministic_(deterministic) {}
 
-  ~GlooRank() override { met_.pulse->leave(); }
+  ~GlooRank() override { pulse().leave(); }
   GlooRank(const GlooRank&) = delete;
   GlooRank& operator=(const GlooRank&) = delete;
 
-  int rank() const override { return group_->getRank(); }
-  int size() const override { return group_->getSize(); }
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
   std::string description() const override {
     return concat("process ", rank(), " of ", size(), " over Gloo");
   }
@@ -61,7 +98,7 @@ class GlooRank final : public Communicator {
                        : op == Reduce::kMax ? c10d::ReduceOp::MAX
                                             : c10d::ReduceOp::MIN;
     std::vector<at::Tensor> tensors = {tensor};
-    return start("all_reduce", [&] { return group_->allreduce(tensors, options); });
+    return start("all_reduce", [&] { return group().allreduce(tensors, options); });
   }
 
   std::unique_ptr<Work> start_reduce_scatter(at::Tensor& output, const at::Tensor& input) override {
@@ -70,14 +107,14 @@ class GlooRank final : public Communicator {
     at::Tensor sent = input.view({-1});
     if (!deterministic_) {
       at::Tensor received = output.view({-1});
-      return start("reduce_scatter", [&] { return group_->_reduce_scatter_base(received, sent); });
+      return start("reduce_scatter", [&] { return group()._reduce_scatter_base(received, sent); });
     }
     at::Tensor received = at::empty({size(), output.numel()}, input.options());
     at::Tensor flat = received.view({-1});
     std::vector<std::int64_t> equal_parts;
     return start(
         "reduce_scatter",
-        [&] { return group_->alltoall_base(flat, sent, equal_parts, equal_parts); },
+        [&] { return group().alltoall_base(flat, sent, equal_parts, equal_parts); },
         [received, output]() mutable {
           output.copy_(reduce_in_rank_order(received.unbind(0), Reduce::kSum).view(output.sizes()));
         });
@@ -89,7 +126,7 @@ class GlooRank final : public Communicator {
     // `input` may be a part of `output`, which Gloo does not expect.
     at::Tensor sent = input.is_alias_of(output) ? input.clone().view({-1}) : input.view({-1});
     at::Tensor received = output.view({-1});
-    return start("all_gather", [&] { return group_->_allgather_base(received, sent); });
+    return start("all_gather", [&] { return group()._allgather_base(received, sent); });
   }
 
   std::unique_ptr<Work> start_broadcast(at::Tensor& tensor, int root) override {
@@ -101,29 +138,33 @@ class GlooRank final : public Communicator {
     c10d::BroadcastOptions options;
     options.rootRank = root;
     std::vector<at::Tensor> tensors = {tensor};
-    return start("broadcast", [&] { return group_->broadcast(tensors, options); });
+    return start("broadcast", [&] { return group().broadcast(tensors, options); });
   }
 
   void barrier() override {
-    start("barrier", [&] { return group_->barrier(); })->wait();
+    start("barrier", [&] { return group().barrier(); })->wait();
   }
-  void give_up(const std::string& reason) override { met_.pulse->leave(reason); }
+  void give_up(const std::string& reason) override { pulse().leave(reason); }
 
  private:
   template <class Start>
   std::unique_ptr<Work> start(const char* operation, Start&& call,
                               std::function<void()> finish = {}) {
     const std::string name = concat(operation, " on rank ", rank());
-    met_.pulse->count_collective();
-    return std::make_unique<GlooWork>(name, met_.pulse, guarded(*met_.pulse, name, call),
+    if (!ranks_->group) throw PeerError(concat(name, ": a rank was lost before"));
+    pulse().count_collective();
+    return std::make_unique<GlooWork>(name, ranks_, guarded(pulse(), name, call),
                                       std::move(finish));
   }
+
+  Pulse& pulse() const { return *ranks_->met.pulse; }
+  ProcessGroupGloo& group() const { return *ranks_->group; }
 
   std::unique_ptr<Work> sum_in_rank_order(at::Tensor& tensor) {
     at::Tensor all = at::empty({size(), tensor.numel()}, tensor.options());
     at::Tensor received = all.view({-1}), sent = tensor.view({-1});
     return start(
-        "all_reduce", [&] { return group_->_allgather_base(received, sent); },
+        "all_reduce", [&] { return group()._allgather_base(received, sent); },
         [all, tensor]() mutable {
           tensor.copy_(reduce_in_rank_order(all.unbind(0), Reduce::kSum).view(tensor.sizes()));
         });
@@ -146,8 +187,8 @@ class GlooRank final : public Communicator {
   }
 
   QuietLibTorch quiet_;
-  Met met_;
-  c10::intrusive_ptr<ProcessGroupGloo> group_;
+  int rank_, size_;
+  std::shared_ptr<GlooRanks> ranks_;
   bool deterministic_;
 };
 

@@ -20,9 +20,6 @@ namespace {
 using c10d::ProcessGroupNCCL;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds kPatience{
-    2};  ///< after which a wait asks whether the others still live
-
 /// LibTorch's watchdog would end the process when a rank is lost, or when a kernel fails, and sleep
 /// for a minute before; it still runs, but only looks. We wait ourselves, and throw.
 void disarm_watchdog() {
@@ -91,7 +88,7 @@ class NcclWork final : public Work {
         give_up(concat("no answer for ", group_->timeout.count(), " ms"));
       patient = waited < kPatience;
       if (!patient && !group_->pulse->long_missing().empty()) give_up("it gives no sign of life");
-      std::this_thread::sleep_for(std::chrono::microseconds(patient ? 20 : 10'000));
+      std::this_thread::sleep_for(patient ? std::chrono::microseconds(20) : Pulse::kAskAgain);
     }
     if (!patient) group_->pulse->stop_looking();
   }

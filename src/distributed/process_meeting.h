@@ -2,6 +2,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <chrono>
 #include <functional>
 #include <string>
 #include <torch/csrc/distributed/c10d/Work.hpp>
@@ -39,6 +40,10 @@ Met meet(const Rendezvous& rendezvous, const ProcessGroupOptions& options,
 
 /// Without LibTorch's backtrace.
 std::string message_of(const std::exception& error);
+
+/// After which a wait asks whether the others still live: a network that is cut, or NCCL between
+/// GPUs of one machine, says nothing of a lost rank.
+constexpr std::chrono::seconds kPatience{2};
 
 /// Names the ranks that are missing.
 [[noreturn]] void throw_lost(Pulse& pulse, const std::string& operation, const std::string& reason);

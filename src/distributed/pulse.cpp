@@ -44,6 +44,8 @@ constexpr milliseconds kBeat{500};  ///< between two signs of life
 constexpr milliseconds kLook{100};  ///< between two looks at the others
 constexpr int kSilentLooks = 20;    ///< four beats: a rank that lives has given a sign by then
 constexpr int kLongLooks = 200;
+/// As long, by the questions of one who waits: a clock would count the time that all were stopped.
+constexpr int kLongQuestions = static_cast<int>(kLongLooks * kLook / Pulse::kAskAgain);
 constexpr milliseconds kStoreTime{3000};  ///< for the store of rank 0
 constexpr const char* kFinding = "fbi/missing";
 constexpr const char* kHeard = "fbi/heard";  ///< ranks that know the finding, or have left
@@ -89,6 +91,7 @@ struct Pulse::State {
   bool told = false, all_know = false;  // of the finding
   bool silent_store = false;            // that of rank 0 does not answer
   int looks = 0;
+  int questions = 0;  // since the last look
   std::vector<Peer> peers;
   std::optional<Finding> finding;
 
@@ -149,6 +152,7 @@ struct Pulse::State {
 
   void note(const std::vector<std::vector<std::uint8_t>>& signs) {
     const bool first = looks++ == 0;
+    questions = 0;
     for (std::size_t peer = 0; peer < peers.size(); ++peer) {
       const Sign sign = read_sign(signs[peer]);
       const bool fresh = !first && sign.beat != peers[peer].sign.beat;
@@ -160,7 +164,7 @@ struct Pulse::State {
   void start_looking() {
     if (looking) return;
     looking = true;
-    looks = 0;
+    looks = questions = 0;
     changed.notify_all();
   }
 
@@ -285,7 +289,7 @@ std::string Pulse::long_missing() {
   const std::lock_guard lock(s.mutex);
   s.start_looking();
   if (s.finding) return s.finding->text;
-  if (s.ended) return s.without_rank_0().text;
+  if (s.ended || (s.rank != 0 && ++s.questions > kLongQuestions)) return s.without_rank_0().text;
   return s.conclude(kLongLooks).text;
 }
 

@@ -2,6 +2,7 @@
 
 #include <c10/util/intrusive_ptr.h>
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <torch/csrc/distributed/c10d/Store.hpp>
@@ -17,6 +18,8 @@ using StorePointer = c10::intrusive_ptr<c10d::Store>;
 /// rank 0, over a connection of its own.
 class Pulse {
  public:
+  static constexpr std::chrono::milliseconds kAskAgain{10};
+
   /// Gives the first sign of life. Before the handshake, so that all ranks that pass it have one.
   Pulse(const StorePointer& store, const Hello& self);
   ~Pulse() { leave(); }
@@ -30,8 +33,9 @@ class Pulse {
   /// When a collective has failed: who is missing, as the first rank saw that looked; "" when
   /// nobody is known to be. Takes two seconds, on rank 0 until the others know too.
   std::string find_missing();
-  /// For a wait that no error ends: looks in the background, and returns who has been missing for
-  /// long; "" as long as nobody has.
+  /// For a wait that no error ends, as a network that is cut gives none: looks in the background,
+  /// and returns who has been missing for long; "" as long as nobody has. To be asked again after
+  /// kAskAgain.
   std::string long_missing();
   /// The wait is over.
   void stop_looking();

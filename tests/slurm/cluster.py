@@ -1,5 +1,6 @@
-"""A real Slurm of one node, with everything it needs in a folder of its own: configuration, munge key and socket, state, ports.
-Needs root, slurmctld, slurmd and munged. Whatever it starts is a descendant of the calling process and ends with it."""
+"""A real Slurm, with everything it needs in a folder of its own: configuration, munge key and socket, state, ports. Of one node, this machine,
+or of several, which are hosts of network.py. Needs root, slurmctld, slurmd and munged. Whatever it starts is a descendant of the calling
+process and ends with it."""
 import contextlib
 import ctypes
 import os
@@ -14,6 +15,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from ports import reserve_port  # noqa: E402
+
+from network import Network  # noqa: E402
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
@@ -61,14 +64,17 @@ def descendants():
 
 
 class Cluster:
-    def __init__(self, cpus):
+    def __init__(self, cpus, nodes=1):
+        """`cpus` of each node."""
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1)  # steps, which the daemons detach, stay our descendants
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="fbi-slurm-"))
-        self.daemons, self.ports = [], []
+        self.daemons, self.ports, self.network = [], [], None
         self.environment = {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
         for name in [name for name in self.environment if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name != "SLURM_CONF"]:
             del self.environment[name]
         try:
+            if nodes > 1:
+                self.network = Network(["head", *(f"node{i + 1}" for i in range(nodes))], self.folder)
             self.start_munge()
             self.start_slurm(cpus)
         except BaseException:
@@ -85,11 +91,13 @@ class Cluster:
         wait_until(files["socket"].exists, "munged")
 
     def start_slurm(self, cpus):
-        host = socket.gethostname().split(".")[0]
+        head, *nodes = self.network.names if self.network else [socket.gethostname().split(".")[0]] * 2
+        address = self.network.address if self.network else lambda _: "127.0.0.1"
         (controller, _), (node, _) = self.ports = reserve_port(), reserve_port()
+        lines = "\n".join(f"NodeName={name} NodeAddr={address(name)} CPUs={cpus}" for name in nodes)
         (self.folder / "slurm.conf").write_text(f"""
 ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={head}({address(head)})
 SlurmctldPort={controller}
 SlurmdPort={node}
 SlurmUser=root
@@ -100,11 +108,11 @@ AuthType=auth/munge
 # a requeued job waits until its credential has expired
 AuthInfo=socket={self.folder}/munge.socket,cred_expire=5
 StateSaveLocation={self.folder}/state
-SlurmdSpoolDir={self.folder}/spool
+SlurmdSpoolDir={self.folder}/spool.%n
 SlurmctldPidFile={self.folder}/slurmctld.pid
-SlurmdPidFile={self.folder}/slurmd.pid
+SlurmdPidFile={self.folder}/slurmd.%n.pid
 SlurmctldLogFile={self.folder}/slurmctld.log
-SlurmdLogFile={self.folder}/slurmd.log
+SlurmdLogFile={self.folder}/slurmd.%n.log
 SlurmctldDebug=info
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -119,28 +127,37 @@ KillWait=120
 MpiDefault=none
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus}
+{lines}
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """)
         (self.folder / "state").mkdir()
-        (self.folder / "spool").mkdir()
-        self.daemon("slurmctld", "-D", "-c")
-        self.daemon("slurmd", "-D")
-        wait_until(lambda: "idle" in self.try_call("sinfo", "-h", "-o", "%T"), "an idle node")
+        self.daemon("slurmctld", "-D", "-c", host=head)
+        for name in nodes:
+            (self.folder / f"spool.{name}").mkdir()
+            self.daemon("slurmd", "-D", "-N", name, host=name)
+        wait_until(lambda: self.try_call("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * len(nodes), "idle nodes")
 
-    def daemon(self, name, *words):
+    def on(self, host, words, folder="/"):
+        """The command as it runs on one of several hosts; here when there is one."""
+        return self.network.words(host, *words, folder=folder) if self.network else [str(word) for word in words]
+
+    def daemon(self, name, *words, host=None):
         def die_with_parent():
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        output = open(self.folder / f"{name}.out", "wb")
-        self.daemons.append(subprocess.Popen([find(name), *words], env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
+        output = open(self.folder / f"{name}.out", "ab")
+        command = self.on(host, [find(name), *words]) if host else [find(name), *words]
+        self.daemons.append(subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
                                              stderr=output, preexec_fn=die_with_parent, start_new_session=True))
         output.close()
 
+    def run(self, words, cwd="/"):
+        return subprocess.run(self.on("head", words, cwd), env=self.environment, capture_output=True, text=True, timeout=HANG, cwd=cwd)
+
     def try_call(self, *words):
-        return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=HANG).stdout
+        return self.run(words).stdout
 
     def call(self, *words, **options):
-        done = subprocess.run([str(word) for word in words], env=self.environment, capture_output=True, text=True, timeout=HANG, **options)
+        done = self.run(words, **options)
         if done.returncode != 0:
             raise AssertionError(f"{words} ended with {done.returncode}\n{done.stdout}{done.stderr}\n{self.logs()}")
         return done.stdout
@@ -175,4 +192,6 @@ PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
                 pass
         for _, reserved in self.ports:
             reserved.close()
+        if self.network:
+            self.network.close()
         shutil.rmtree(self.folder, ignore_errors=True)
