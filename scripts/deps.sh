@@ -284,7 +284,7 @@ main() {
 
   if $cluster; then
     [[ -z $prefix ]] || usage_error "--cluster-tests and --prefix exclude each other: Slurm's daemons need root"
-    library_packages+=(slurm-wlm munge)
+    library_packages+=(slurm-wlm munge iproute2)
   fi
   if [[ -n $copy ]]; then
     copy_libraries "$copy"
