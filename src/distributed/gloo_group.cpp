@@ -23,8 +23,8 @@ struct GlooRanks {
   Met met;
   c10::intrusive_ptr<ProcessGroupGloo> group;
 
-  /// Its threads wait for a rank that never answers, and its destructor for them until the time-out:
-  /// they end with the process.
+  /// Its threads wait for a rank that never answers, and its destructor for them until the
+  /// time-out: they end with the process.
   void abandon() { group.release(); }
 };
 

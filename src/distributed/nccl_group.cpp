@@ -222,8 +222,8 @@ std::string bus_address(at::Device device) {
 void check_nccl_header() {
   const auto [major, minor, patch] = c10d::getNcclVersionTuple();
   if (major == NCCL_MAJOR && minor == NCCL_MINOR) return;
-  throw UsageError(concat("this program was built with nccl.h of NCCL ", NCCL_MAJOR, ".", NCCL_MINOR,
-                          ", but LibTorch has NCCL ", major, ".", minor, ".", patch,
+  throw UsageError(concat("this program was built with nccl.h of NCCL ", NCCL_MAJOR, ".",
+                          NCCL_MINOR, ", but LibTorch has NCCL ", major, ".", minor, ".", patch,
                           ": build again with FBI_NCCL_INCLUDE_DIR at LibTorch's own header"));
 }
 

@@ -36,12 +36,14 @@ def shape(hidden, layers, heads, inner, vocab, seq_len):
 S = shape(256, 6, 4, 688, 4096, 256)
 M = shape(768, 12, 12, 2048, 32000, 512)
 M_TEACHER = shape(1024, 16, 16, 2816, 32000, 512)
+# What LLaMA models are published in is 16 bits: held so, and multiplied in fp32, which loses nothing of such a file.
+HELD_AS_IN_FILES = "teacher.dtype=fp16"
 CASES = {
     "S": dict(student=S, teacher=S, seq_len=256, micro_batch=8, micro_steps=1, ours=[], published=(1.57, 1.7)),
-    "M": dict(student=M, teacher=M_TEACHER, seq_len=512, micro_batch=2, micro_steps=1, ours=["train.loss_chunk_tokens=256"], published=(15.3, 6.7)),
+    "M": dict(student=M, teacher=M_TEACHER, seq_len=512, micro_batch=2, micro_steps=1, ours=["train.loss_chunk_tokens=256", HELD_AS_IN_FILES],
+              published=(15.3, 6.7)),
     "M-low-memory": dict(student=M, teacher=M_TEACHER, seq_len=512, micro_batch=2, micro_steps=1,
-                         ours=["train.recompute=true", "train.loss_chunk_tokens=128", "train.micro_batch=1"],
-                         published=(15.3, 6.7)),
+                         ours=["train.recompute=true", "train.loss_chunk_tokens=128", HELD_AS_IN_FILES], published=(15.3, 6.7)),
 }
 COUNTS = 1.1  # times the published processor time that the baseline may take
 PUBLISHED_CORE_RATE = 145e9  # fp32 matrix products of the machine of those figures, a core

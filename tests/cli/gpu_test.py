@@ -1,6 +1,10 @@
-"""fbi-llm and its verbs on a GPU: with emulated ones (tests/ops/gpu_on_cpu), and in builds for real ones on those that are there.
-Usage: gpu_test.py PATH-OF-FBI-LLM GPUS [unittest arguments]"""
+"""fbi-llm and fbi-run on GPUs: with emulated ones (tests/ops/gpu_on_cpu), and in builds for real ones on those that are there.
+Usage: gpu_test.py PATH-OF-FBI-LLM PATH-OF-FBI-RUN GPUS [unittest arguments]"""
+import http.client
 import json
+import pathlib
+import re
+import subprocess
 import sys
 import unittest
 
@@ -9,7 +13,11 @@ from program import DISTILL, WORK, metrics, run, setUpModule, tearDownModule, tr
 
 ON_GPU = {"train.device": "cuda", "train.steps": 3}
 ON_CPU = {**ON_GPU, "train.device": "cpu", "train.sign_products": "dense"}
-GPUS = 0
+FBI_RUN, GPUS = None, 0
+
+
+def run_packed(*words):
+    return subprocess.run([FBI_RUN, *map(str, words)], cwd=WORK, check=True, capture_output=True, text=True).stdout
 
 
 class OnAGpu(unittest.TestCase):
@@ -47,6 +55,24 @@ class OnAGpu(unittest.TestCase):
         words = ("generate", "--model", "student", "--prompt", "Once upon a time", "--max-new-tokens", 12, "--temperature", 0, "--dtype", "fp32")
         self.assertEqual(run(*words, "--device", "cuda"), run(*words, "--device", "cpu"))
 
+    def test_a_packed_model_runs_and_is_served(self):
+        run("export", "--checkpoint", "student", "--format", "packed", "--out", "packed")
+        words = ("generate", "--model", "packed", "--prompt", "Once upon a time", "--max-new-tokens", 12, "--temperature", 0)
+        expected = run_packed(*words, "--device", "cpu")
+        self.assertEqual(run_packed(*words, "--device", "cuda"), expected)
+        self.assertIn("tokens/s", run_packed("bench", "--model", "packed", "--device", "cuda", "--prompt-tokens", 8, "--new-tokens", 4))
+        server = subprocess.Popen([FBI_RUN, "serve", "--model", "packed", "--port", "0", "--device", "cuda"], cwd=WORK, stderr=subprocess.PIPE,
+                                  text=True)
+        port = next(int(found.group(1)) for found in (re.search(r"listening on http://127\.0\.0\.1:(\d+)", line) for line in server.stderr) if found)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+        connection.request("POST", "/v1/completions", json.dumps({"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}))
+        text = json.loads(connection.getresponse().read())["choices"][0]["text"]
+        connection.close()
+        server.terminate()
+        server.stderr.close()
+        self.assertEqual(server.wait(600), 0)
+        self.assertIn(text.strip(), expected)
+
     def test_ranks_meet_over_nccl(self):
         if GPUS < 2:
             self.skipTest("needs 2 GPUs")
@@ -59,5 +85,5 @@ class OnAGpu(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    GPUS = int(sys.argv.pop(2))
+    FBI_RUN, GPUS = str(pathlib.Path(sys.argv.pop(2)).resolve()), int(sys.argv.pop(2))
     program.main()

@@ -16,9 +16,10 @@
 /// operation that not all threads reach, or reach at different lines; a lane outside of the mask.
 /// Shared and allocated memory begins as NaN; device memory has marked borders, checked when it is
 /// freed, and poisoned under AddressSanitizer. The processor cannot touch device memory; what is
-/// copied to pinned memory comes when the host waits for it, and pinned memory that is changed while
-/// it is copied from throws at that wait. A warp runs as far as it can before the next one does; lanes, warps and blocks run upwards, downwards or
-/// shuffled from launch to launch, so that results which depend on their order differ.
+/// copied to pinned memory comes when the host waits for it, and pinned memory that is changed
+/// while it is copied from throws at that wait. A warp runs as far as it can before the next one
+/// does; lanes, warps and blocks run upwards, downwards or shuffled from launch to launch, so that
+/// results which depend on their order differ.
 ///
 /// It does not say anything about speed, nor about a device's memory order; its exponentials are
 /// off as a device's may be.

@@ -92,7 +92,8 @@ class Arena {
   static constexpr std::size_t kBytes = std::size_t{4} << 30;
 
   Arena() : page_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))) {
-    void* memory = mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, kBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::runtime_error("no room for the emulated device's memory");
     begin_ = static_cast<unsigned char*>(memory);
     holes_[0] = kBytes;
@@ -289,8 +290,8 @@ cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t bytes,
     const bool to_host = kind == cudaMemcpyDeviceToHost;
     if (kind != cudaMemcpyDeviceToDevice) {
       const void* memory = to_host ? target : source;
-      copies_under_way().push_back({static_cast<unsigned char*>(const_cast<void*>(memory)), to_host,
-                                    {from, from + bytes}});
+      copies_under_way().push_back(
+          {static_cast<unsigned char*>(const_cast<void*>(memory)), to_host, {from, from + bytes}});
     }
     if (to_host)
       std::memset(target, kNothing, bytes);  // comes when it is waited for

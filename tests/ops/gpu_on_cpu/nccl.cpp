@@ -38,7 +38,10 @@ class ProcessGroupNCCL::Exchange final : public Work {
  public:
   Exchange(c10::intrusive_ptr<Store> store, std::string name, int size, at::Tensor sent,
            at::Tensor output, std::function<at::Tensor(const Parts&)> result)
-      : store_(std::move(store)), like_(std::move(sent)), output_(std::move(output)), result_(std::move(result)) {
+      : store_(std::move(store)),
+        like_(std::move(sent)),
+        output_(std::move(output)),
+        result_(std::move(result)) {
     for (int rank = 0; rank < size; ++rank) keys_.push_back(name + std::to_string(rank));
   }
 
@@ -48,7 +51,8 @@ class ProcessGroupNCCL::Exchange final : public Work {
     Parts parts;
     for (const std::string& key : keys_) {
       std::vector<std::uint8_t> bytes = store_->get(key);
-      parts.push_back(at::from_blob(bytes.data(), like_.sizes(), like_.options().device(at::kCPU)).clone());
+      parts.push_back(
+          at::from_blob(bytes.data(), like_.sizes(), like_.options().device(at::kCPU)).clone());
     }
     output_.copy_(result_(parts).view(output_.sizes()));
     return done_ = true;
@@ -73,7 +77,8 @@ std::string ProcessGroupNCCL::send(const at::Tensor& input) {
   const std::string name = std::to_string(collectives_++) + "/";
   const at::Tensor copy = input.cpu();
   const auto* bytes = static_cast<const std::uint8_t*>(copy.const_data_ptr());
-  store_->set(name + std::to_string(rank_), std::vector<std::uint8_t>(bytes, bytes + copy.nbytes()));
+  store_->set(name + std::to_string(rank_),
+              std::vector<std::uint8_t>(bytes, bytes + copy.nbytes()));
   return name;
 }
 
@@ -92,9 +97,9 @@ c10::intrusive_ptr<Work> ProcessGroupNCCL::broadcast(std::vector<at::Tensor>& te
   const at::Tensor& x = tensors.at(0);
   const std::string name = send(x);
   fill_with_nan(x);
-  return c10::make_intrusive<Exchange>(
-      store_, name, size_, x, x,
-      [root = static_cast<std::size_t>(options.rootRank)](const Parts& parts) { return parts[root]; });
+  return c10::make_intrusive<Exchange>(store_, name, size_, x, x,
+                                       [root = static_cast<std::size_t>(options.rootRank)](
+                                           const Parts& parts) { return parts[root]; });
 }
 
 c10::intrusive_ptr<Work> ProcessGroupNCCL::_reduce_scatter_base(at::Tensor& output,
@@ -103,9 +108,11 @@ c10::intrusive_ptr<Work> ProcessGroupNCCL::_reduce_scatter_base(at::Tensor& outp
   TORCH_CHECK(input.numel() == output.numel() * size_);
   const std::string name = send(input);
   fill_with_nan(output);
-  return c10::make_intrusive<Exchange>(store_, name, size_, input, output, [rank = rank_, part = output.numel()](const Parts& parts) {
-    return reduced(parts, ReduceOp::SUM).slice(0, rank * part, (rank + 1) * part);
-  });
+  return c10::make_intrusive<Exchange>(
+      store_, name, size_, input, output,
+      [rank = rank_, part = output.numel()](const Parts& parts) {
+        return reduced(parts, ReduceOp::SUM).slice(0, rank * part, (rank + 1) * part);
+      });
 }
 
 c10::intrusive_ptr<Work> ProcessGroupNCCL::_allgather_base(at::Tensor& output, at::Tensor& input) {

@@ -13,8 +13,8 @@
 #include <memory>
 #include <utility>
 
-// Devices "cuda:0" and "cuda:1" for a LibTorch whose CUDA half is not loaded: memory and kernels are
-// those of tests/kernels/cuda_on_cpu. Each has one stream, the default one.
+// Devices "cuda:0" and "cuda:1" for a LibTorch whose CUDA half is not loaded: memory and kernels
+// are those of tests/kernels/cuda_on_cpu. Each has one stream, the default one.
 namespace {
 
 constexpr c10::DeviceIndex kDevices = 2;

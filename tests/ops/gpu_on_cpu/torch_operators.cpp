@@ -29,8 +29,8 @@ using torch::jit::Stack;
 at::Tensor on_cpu(const at::Tensor& x) {
   const auto options = x.options().device(at::kCPU);
   if (x.numel() == 0) return at::empty_strided(x.sizes(), x.strides(), options);
-  return at::from_blob(x.unsafeGetTensorImpl()->mutable_data(), x.sizes(), x.strides(),
-                       [](void*) {}, options);
+  return at::from_blob(
+      x.unsafeGetTensorImpl()->mutable_data(), x.sizes(), x.strides(), [](void*) {}, options);
 }
 
 at::Tensor to_gpu(const at::Tensor& x, at::Device device) {
@@ -64,8 +64,8 @@ class Call {
       for (std::size_t j = 0; j < count; ++j) {
         if (!schema.may_alias({c10::SchemaArgType::output, i}, {c10::SchemaArgType::input, j}))
           continue;
-        TORCH_CHECK(schema.is_mutable({c10::SchemaArgType::input, j}), "emulated GPU: ",
-                    op_.operator_name(), " is a view");
+        TORCH_CHECK(schema.is_mutable({c10::SchemaArgType::input, j}),
+                    "emulated GPU: ", op_.operator_name(), " is a view");
         result = given[j];
       }
       result = returned(result);
@@ -105,8 +105,9 @@ class Call {
   }
 
   void use(at::Device device) {
-    TORCH_CHECK(!device_ || *device_ == device, "Expected all tensors to be on the same device, but ",
-                op_.operator_name(), " found ", *device_, " and ", device);
+    TORCH_CHECK(!device_ || *device_ == device,
+                "Expected all tensors to be on the same device, but ", op_.operator_name(),
+                " found ", *device_, " and ", device);
     device_ = device;
   }
 
@@ -167,8 +168,8 @@ const at::Tensor& resize_(const at::Tensor& self, c10::IntArrayRef sizes,
                           std::optional<at::MemoryFormat>) {
   auto* impl = self.unsafeGetTensorImpl();
   impl->set_sizes_contiguous(sizes);
-  const auto needed = static_cast<std::size_t>(self.storage_offset() + self.numel()) *
-                      self.dtype().itemsize();
+  const auto needed =
+      static_cast<std::size_t>(self.storage_offset() + self.numel()) * self.dtype().itemsize();
   if (needed > self.storage().nbytes())
     impl->set_storage_keep_dtype(at::empty(sizes, self.options()).storage());
   return self;
@@ -196,8 +197,9 @@ at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking)
   const bool pinned = emulator::is_pinned(host);
   TORCH_CHECK(up || pinned, "emulated GPU: the host may read memory before it is copied to");
   if (pinned) {
-    const auto status = cudaMemcpyAsync(self.mutable_data_ptr(), sent.const_data_ptr(), self.nbytes(),
-                                        up ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost, nullptr);
+    const auto status =
+        cudaMemcpyAsync(self.mutable_data_ptr(), sent.const_data_ptr(), self.nbytes(),
+                        up ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost, nullptr);
     TORCH_CHECK(status == cudaSuccess, "emulated GPU: ", cudaGetErrorString(status));
   } else {
     visible(self).copy_(sent);
@@ -217,7 +219,8 @@ void check_wider(const at::Tensor& a, const at::Tensor& b, at::ScalarType type) 
                   (a.scalar_type() == at::kBFloat16 || a.scalar_type() == at::kHalf ||
                    a.scalar_type() == type) &&
                   (type == a.scalar_type() || type == at::kFloat),
-              "emulated GPU: no product of ", a.scalar_type(), " and ", b.scalar_type(), " in ", type);
+              "emulated GPU: no product of ", a.scalar_type(), " and ", b.scalar_type(), " in ",
+              type);
 }
 at::Tensor product_in_fp32(const at::Tensor& a, const at::Tensor& b) {
   return on_cpu(a).to(at::kFloat).mm(on_cpu(b).to(at::kFloat));
@@ -254,7 +257,8 @@ at::Tensor scaled_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor&
               scale_a.scalar_type() == at::kFloat && scale_b.scalar_type() == at::kFloat);
   TORCH_CHECK(!bias && !scale_result && type == at::kBFloat16, "emulated GPU: results are bf16");
   const emulator::DeviceAccess access;
-  return to_gpu(product_in_fp32(a, b).mul(on_cpu(scale_a)).mul(on_cpu(scale_b)).to(*type), a.device());
+  return to_gpu(product_in_fp32(a, b).mul(on_cpu(scale_a)).mul(on_cpu(scale_b)).to(*type),
+                a.device());
 }
 
 std::int64_t math_attention(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor&,
@@ -275,7 +279,8 @@ TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("empty.memory_format", empty_memory_format);
   library.impl("empty_strided", empty_strided);
   library.impl("as_strided", at::native::as_strided_tensorimpl);
-  library.impl("view", static_cast<at::Tensor (*)(const at::Tensor&, at::IntArrayRef)>(at::native::view));
+  library.impl("view",
+               static_cast<at::Tensor (*)(const at::Tensor&, at::IntArrayRef)>(at::native::view));
   library.impl("_reshape_alias", at::native::_reshape_alias);
   library.impl("resize_", resize_);
   library.impl("copy_", copy_);

@@ -25,8 +25,7 @@ class ProcessGroupNCCL : public torch::CustomClassHolder {
     static c10::intrusive_ptr<Options> create() { return c10::make_intrusive<Options>(); }
   };
 
-  ProcessGroupNCCL(c10::intrusive_ptr<Store> store, int rank, int size,
-                   c10::intrusive_ptr<Options>)
+  ProcessGroupNCCL(c10::intrusive_ptr<Store> store, int rank, int size, c10::intrusive_ptr<Options>)
       : store_(std::move(store)), rank_(rank), size_(size) {}
 
   int getRank() const { return rank_; }
