@@ -59,8 +59,8 @@ class SignalQueue {
   Descriptor descriptor_;
 };
 
-std::string describe(const RankEnd& end, pid_t pid) {
-  const std::string who = concat("rank ", end.rank, " (process ", pid, ") ");
+std::string describe(const RankEnd& end, int rank, pid_t pid) {
+  const std::string who = concat("rank ", rank, " (process ", pid, ") ");
   if (end.code > 128)
     return concat(who, "was ended by signal ", end.code - 128, " (", strsignal(end.code - 128),
                   ")");
@@ -121,16 +121,21 @@ class Launcher {
 
   Descriptor capture(int rank, int target) {
     Pipe pipe;
-    streams_.emplace_back(std::move(pipe.read), concat("[", rank, "] "), target);
+    streams_.emplace_back(std::move(pipe.read), concat("[", global(rank), "] "), target);
     return std::move(pipe.write);
   }
 
+  /// Of one among the ranks of all nodes; what counts ranks here counts those of this one.
+  int global(int rank) const { return options_.node * options_.processes + rank; }
+
   std::map<std::string, std::string> environment_of(int rank) const {
+    const bool alone = options_.nodes == 1;
     auto environment = distributed::current_environment();
-    environment["RANK"] = environment["LOCAL_RANK"] = std::to_string(rank);
-    environment["WORLD_SIZE"] = std::to_string(options_.processes);
-    environment["MASTER_ADDR"] = "127.0.0.1";
-    environment["MASTER_PORT"] = std::to_string(port_.number());
+    environment["RANK"] = std::to_string(global(rank));
+    environment["LOCAL_RANK"] = std::to_string(rank);
+    environment["WORLD_SIZE"] = std::to_string(options_.nodes * options_.processes);
+    environment["MASTER_ADDR"] = alone ? "127.0.0.1" : options_.master_host;
+    environment["MASTER_PORT"] = std::to_string(alone ? port_.number() : options_.master_port);
     environment.emplace("OMP_NUM_THREADS",
                         std::to_string(std::max(1, usable_processors() / options_.processes)));
     return environment;
@@ -192,7 +197,7 @@ class Launcher {
     if (end.code == 0 || end.code == kStopped) return end.code;
     const Rank& rank = ranks_[static_cast<std::size_t>(end.rank)];
     if (rank.errors >= 0) streams_[static_cast<std::size_t>(rank.errors)].show_kept(STDERR_FILENO);
-    log::error(describe(end, rank.pid),
+    log::error(describe(end, global(end.rank), rank.pid),
                options_.processes > 1 ? "; the other ranks have been ended" : "");
     return end.code;
   }

@@ -57,6 +57,19 @@ class Start(unittest.TestCase):
             self.assertEqual(int(values["OMP_NUM_THREADS"]), max(1, processors // 3))
         self.assertEqual(len({re.search(r"MASTER_PORT=(\d+)", line).group(1) for line in lines}), 1)
 
+    def test_ranks_of_several_machines_are_counted_through(self):
+        script = "echo $RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT"
+        for master, port in {"host0": "29500", "host0:1234": "1234"}.items():
+            done = launch(2, script, "--nodes", "3", "--node", "1", "--master", master, "--output", "all")
+            self.assertEqual(sorted(done.stdout.splitlines()), [f"[2] 2 0 6 host0 {port}", f"[3] 3 1 6 host0 {port}"])
+
+    def test_machines_that_do_not_make_sense(self):
+        for options, said in {("--node", "0"): "give --nodes", ("--nodes", "2"): "needs --node", ("--nodes", "0"): "expected 1 to",
+                              ("--nodes", "2", "--node", "2", "--master", "a"): "expected 0 to 1, found 2",
+                              ("--nodes", "2", "--node", "0", "--master", "a:b"): "found 'a:b'",
+                              ("--nodes", "2", "--node", "0", "--master", ":1"): "found ':1'"}.items():
+            self.assertIn(said, launch(1, "true", *options, code=2).stderr)
+
     def test_number_of_threads_can_be_chosen(self):
         self.assertEqual(launch(2, "echo $OMP_NUM_THREADS", env={**os.environ, "OMP_NUM_THREADS": "5"}).stdout, "5\n")
 

@@ -1,5 +1,5 @@
 """A real Slurm, with everything it needs in a folder of its own: configuration, munge key and socket, state, ports. Of one node, this machine,
-or of several, which are hosts of network.py. Needs root, slurmctld, slurmd and munged. Whatever it starts is a descendant of the calling
+or of several, which are hosts of tests/support/network.py. Needs root, slurmctld, slurmd and munged. Whatever it starts is a descendant of the calling
 process and ends with it."""
 import contextlib
 import ctypes
@@ -14,9 +14,8 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from ports import reserve_port  # noqa: E402
-
 from network import Network  # noqa: E402
+from ports import reserve_port  # noqa: E402
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")

@@ -1,4 +1,4 @@
-"""Training over several nodes of a real Slurm, each with a host name and a network of its own (network.py): over a network that is not
+"""Training over several nodes of a real Slurm, each with a host name and a network of its own (tests/support/network.py): over a network that is not
 loopback, and when a node drops out of it.
 Usage: nodes_test.py PATH-OF-FBI-LLM [unittest arguments]; exit status 77: skipped, it cannot be done here"""
 import pathlib
@@ -9,11 +9,11 @@ import tempfile
 import unittest
 
 import cluster
-import network
 from cluster import wait_until
 from jobs import Jobs
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import network  # noqa: E402
 import small_job  # noqa: E402
 
 PROGRAM = None

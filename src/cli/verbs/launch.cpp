@@ -1,4 +1,5 @@
 #include <cmath>
+#include <cstdlib>
 
 #include "cli/launch.h"
 #include "cli/verbs.h"
@@ -7,7 +8,37 @@
 namespace fbi::cli {
 namespace {
 
-constexpr std::int64_t kMostProcesses = 1024;
+constexpr std::int64_t kMostProcesses = 1024, kMostNodes = 65536;
+constexpr int kDefaultPort = 29500;  // as other launchers have it
+
+/// --nodes, --node and --master.
+void read_nodes(const Arguments& arguments, LaunchOptions& options) {
+  const std::int64_t nodes = arguments.integer("nodes");
+  if (nodes < 1 || nodes > kMostNodes)
+    throw UsageError(concat("--nodes: expected 1 to ", kMostNodes, ", found ", nodes));
+  options.nodes = static_cast<int>(nodes);
+  const std::string node = arguments.text("node"), master = arguments.text("master");
+  if (nodes == 1) {
+    if (!node.empty() || !master.empty())
+      throw UsageError("--node and --master are for several machines: give --nodes, too");
+    return;
+  }
+  if (node.empty() || master.empty())
+    throw UsageError(
+        "--nodes: each machine needs --node, its number from 0 on, and --master, the host of "
+        "number 0 as all of them reach it");
+  const std::int64_t number = arguments.integer("node");
+  if (number < 0 || number >= nodes)
+    throw UsageError(concat("--node: expected 0 to ", nodes - 1, ", found ", number));
+  options.node = static_cast<int>(number);
+  const auto colon = master.find(':');
+  const std::string port = colon == std::string::npos ? "" : master.substr(colon + 1);
+  options.master_host = master.substr(0, colon);
+  options.master_port = port.empty() ? kDefaultPort : std::atoi(port.c_str());
+  if (options.master_host.empty() || options.master_port < 1 || options.master_port > 65535 ||
+      (colon != std::string::npos && std::to_string(options.master_port) != port))
+    throw UsageError(concat("--master: expected HOST or HOST:PORT, found '", master, "'"));
+}
 
 int run_launch(const Arguments& arguments) {
   LaunchOptions options;
@@ -15,6 +46,7 @@ int run_launch(const Arguments& arguments) {
   if (processes < 1 || processes > kMostProcesses)
     throw UsageError(concat("--nproc: expected 1 to ", kMostProcesses, ", found ", processes));
   options.processes = static_cast<int>(processes);
+  read_nodes(arguments, options);
   options.program = arguments.text("program");
   options.arguments = arguments.list("command");
   if (options.program.empty() && options.arguments.front() == "launch")
@@ -35,10 +67,11 @@ int run_launch(const Arguments& arguments) {
 
 Verb launch_verb() {
   return {"launch",
-          "run a verb on several ranks of this machine",
+          "run a verb on several ranks of this machine, or of several",
           "Starts N processes of this program, which find each other by RANK, WORLD_SIZE, "
           "LOCAL_RANK, MASTER_ADDR and MASTER_PORT (a "
-          "free port). What follows -- is the verb with its options. Signals are passed on to all "
+          "free port). What follows -- is the verb with its options. With --nodes the same is "
+          "started on every machine, within half a minute. Signals are passed on to all "
           "ranks. When one fails, the others "
           "are ended, and its exit code is that of the launch: a failure of its own counts before "
           "5 (another rank lost), that before 75. "
@@ -46,7 +79,14 @@ Verb launch_verb() {
           "OMP_NUM_THREADS is set. Under Slurm "
           "srun does all of this.",
           "command",
-          {{"nproc", "N", "how many ranks: one per GPU, or a few on CPUs", "", true, false},
+          {{"nproc", "N", "how many ranks on this machine: one per GPU, or a few on CPUs", "", true,
+            false},
+           {"nodes", "N", "how many machines, each with as many ranks", "1", false, false},
+           {"node", "I", "which of them this is, from 0 on", "", false, false},
+           {"master", "HOST[:PORT]",
+            concat("machine 0, as all of them reach it, and where its first rank listens (port ",
+                   kDefaultPort, " without one)"),
+            "", false, false},
            {"command", "WORDS", "the verb and its options, after --", "", true, true},
            {"output", "WHAT",
             "first: what rank 0 prints, and the last lines of a rank that fails; all: every line "
@@ -59,6 +99,8 @@ Verb launch_verb() {
             false, false}},
           {"fbi-llm launch --nproc 4 -- train --config configs/130m.json --run-dir runs/130m "
            "--resume auto",
+           "fbi-llm launch --nodes 2 --node 0 --master host0 --nproc 4 -- train --config "
+           "configs/1.3b.json --run-dir runs/1.3b",
            "fbi-llm launch --nproc 2 --output all -- config configs/130m.json --world-size 2"},
           run_launch};
 }
