@@ -265,7 +265,8 @@ void list(FieldList& f, ParallelConfig& c) {
         "Each rank holds a part of the teacher and gathers its layers when it uses them: less "
         "memory, more traffic.");
   f.add("timeout_seconds", &c.timeout_seconds, {0, kInfinity, true},
-        "How long a rank waits for one that stands still before the run ends with exit code 5.");
+        "How long a rank waits for one that lives but does not come before the run ends with exit "
+        "code 5; for one without a sign of life, 20 seconds at most.");
 }
 
 void list(FieldList& f, CheckpointConfig& c) {

@@ -12,10 +12,15 @@
 #include <utility>
 
 #include "distributed/process_meeting.h"
-#include "fbi/core/error.h"
 
 namespace fbi::distributed {
 namespace {
+
+// ProcessGroupNCCL::Options holds a struct of nccl.h that grows with the version: it is made here
+// and read by LibTorch 2.11, which was built with this one.
+static_assert(NCCL_MAJOR == 2 && NCCL_MINOR == 28,
+              "nccl.h is of another version than LibTorch's: set FBI_NCCL_INCLUDE_DIR to the one "
+              "of NCCL 2.28");
 
 using c10d::ProcessGroupNCCL;
 using Clock = std::chrono::steady_clock;
@@ -217,16 +222,6 @@ std::string bus_address(at::Device device) {
   return cudaDeviceGetPCIBusId(text, sizeof(text), device.index()) == cudaSuccess ? text : "";
 }
 
-/// ProcessGroupNCCL::Options is made here, with the size that this program's nccl.h gives it, and
-/// read by LibTorch.
-void check_nccl_header() {
-  const auto [major, minor, patch] = c10d::getNcclVersionTuple();
-  if (major == NCCL_MAJOR && minor == NCCL_MINOR) return;
-  throw UsageError(concat("this program was built with nccl.h of NCCL ", NCCL_MAJOR, ".",
-                          NCCL_MINOR, ", but LibTorch has NCCL ", major, ".", minor, ".", patch,
-                          ": build again with FBI_NCCL_INCLUDE_DIR at LibTorch's own header"));
-}
-
 }  // namespace
 
 bool has_nccl() {
@@ -237,7 +232,6 @@ std::unique_ptr<Communicator> make_nccl_group(const Rendezvous& rendezvous, at::
                                               const ProcessGroupOptions& options) {
   const QuietLibTorch quiet;
   disarm_watchdog();
-  check_nccl_header();
   c10::cuda::set_device(device.index());
   const Met met = meet(rendezvous, options, bus_address(device));
   auto nccl = guarded(*met.pulse, concat("connecting rank ", rendezvous.rank), [&] {

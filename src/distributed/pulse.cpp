@@ -168,6 +168,9 @@ struct Pulse::State {
     changed.notify_all();
   }
 
+  /// Of the store of rank 0, though one who waits has asked for long.
+  bool hears_nothing() const { return rank != 0 && questions > kLongQuestions; }
+
   bool all_heard() const {
     for (int peer = 0; peer < size; ++peer)
       if (peer != rank && !peers[static_cast<std::size_t>(peer)].heard &&
@@ -264,13 +267,14 @@ std::string Pulse::find_missing() {
   std::unique_lock lock(s.mutex);
   s.start_looking();
   const auto seen = [&] { return s.looks > kSilentLooks || (s.looks > 1 && s.all_heard()); };
-  const auto done = [&] { return s.finding || s.ended || seen(); };
+  const auto deaf = [&] { return s.ended || s.hears_nothing(); };
+  const auto done = [&] { return s.finding || deaf() || seen(); };
   // A slow store answers late, that of a lost rank 0 not at all.
   for (int before = s.looks; !done(); before = s.looks) {
     const auto answered = [&] { return done() || s.looks != before; };
     if (!s.changed.wait_for(lock, kStoreTime, answered)) break;
   }
-  if (!s.finding && s.rank != 0 && (s.ended || !seen())) {
+  if (!s.finding && s.rank != 0 && (deaf() || !seen())) {
     s.silent_store = true;
     return s.without_rank_0().text;
   }
@@ -289,7 +293,8 @@ std::string Pulse::long_missing() {
   const std::lock_guard lock(s.mutex);
   s.start_looking();
   if (s.finding) return s.finding->text;
-  if (s.ended || (s.rank != 0 && ++s.questions > kLongQuestions)) return s.without_rank_0().text;
+  ++s.questions;
+  if (s.ended || s.hears_nothing()) return s.without_rank_0().text;
   return s.conclude(kLongLooks).text;
 }
 

@@ -167,7 +167,7 @@ at::Tensor LlamaForCausalLM::hidden_states(const at::Tensor& ids) {
 at::Tensor LlamaForCausalLM::forward_cached(const at::Tensor& ids,
                                             std::vector<KeyValueCache>& caches) {
   const at::NoGradGuard no_grad;
-  const ops::AnyLengthAttention any_length;
+  const ops::AnyLengthAttention any_length(options_.device);
   const RotaryTable table = rotary(caches.front().length, ids.size(1));
   at::Tensor x = embed(ids);
   for (std::size_t layer = 0; layer < layers_.size(); ++layer)
@@ -182,7 +182,7 @@ at::Tensor LlamaForCausalLM::head_logits(const at::Tensor& hidden) {
 
 void LlamaForCausalLM::logits(std::span<const std::int32_t> tokens, std::int64_t batch,
                               std::int64_t seq, std::span<float> out) {
-  const ops::AnyLengthAttention any_length;
+  const ops::AnyLengthAttention any_length(options_.device);
   const at::Tensor hidden = hidden_states(ids_tensor(tokens, batch, seq, options_.device))
                                 .view({-1, config_.hidden_size});
   for (std::int64_t begin = 0; begin < batch * seq; begin += kEvalChunkTokens) {
@@ -197,7 +197,7 @@ void LlamaForCausalLM::logits(std::span<const std::int32_t> tokens, std::int64_t
 
 void LlamaForCausalLM::token_nll(std::span<const std::int32_t> tokens, std::int64_t batch,
                                  std::int64_t seq, std::span<float> out) {
-  const ops::AnyLengthAttention any_length;
+  const ops::AnyLengthAttention any_length(options_.device);
   const at::Tensor ids = ids_tensor(tokens, batch, seq, options_.device);
   const at::Tensor hidden =
       hidden_states(ids.slice(1, 0, seq - 1)).reshape({batch * (seq - 1), config_.hidden_size});

@@ -43,11 +43,12 @@ std::int64_t peak_device_bytes(at::Device device) {
       .peak;
 }
 
-AnyLengthAttention::AnyLengthAttention() : cudnn_(at::globalContext().userEnabledCuDNNSDP()) {
-  at::globalContext().setSDPUseCuDNN(false);
+AnyLengthAttention::AnyLengthAttention(at::Device device)
+    : cudnn_(device.is_cuda() && at::globalContext().userEnabledCuDNNSDP()) {
+  if (cudnn_) at::globalContext().setSDPUseCuDNN(false);
 }
 AnyLengthAttention::~AnyLengthAttention() {
-  at::globalContext().setSDPUseCuDNN(cudnn_);
+  if (cudnn_) at::globalContext().setSDPUseCuDNN(true);
 }
 
 }  // namespace fbi::ops

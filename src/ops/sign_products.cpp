@@ -97,9 +97,8 @@ SignProducts choose_sign_products(std::string_view option, at::Device device, at
   if (option == "dense") return SignProducts::kDense;
   if (option == "auto") {
     // Measured (docs/benchmarks.md): with AVX2 tables are 1.3 to 3 times as fast as dense products,
-    // least in narrow models, of which filling them takes most; with AVX-512 an earlier form was
-    // two to three times as fast. With NEON it is twice by the counts of instructions; not
-    // measured.
+    // with AVX-512 1.2 to 2.1 times, least in narrow models, of which filling them takes most. With
+    // NEON it is twice by the counts of instructions; not measured.
     constexpr std::int64_t kWide = 256;
     const kernels::Level level = kernels::chosen_level();
     const bool faster = level == kernels::Level::kAvx512 ||

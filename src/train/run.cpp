@@ -64,14 +64,15 @@ struct Requests {
 
 /// auto means what it meant when the run began: another processor must not change the arithmetic
 /// unseen. A GPU has no tables: there a run of a CPU goes on with dense products, and says so.
-void keep_sign_products(config::RunConfig& config, RunOptions& options, at::Device device) {
+/// `saved`: of the run that is continued, if any.
+void keep_sign_products(config::RunConfig& config, RunOptions& options,
+                        const std::optional<config::RunConfig>& saved, at::Device device) {
   std::string& products = config.train.sign_products;
   if (products != "auto") return;
   const auto dtype =
       config.train.precision == config::Precision::kFp32 ? at::kFloat : at::kBFloat16;
   const auto chosen = ops::choose_sign_products(products, device, dtype, config.model.hidden_size);
   products = chosen == ops::SignProducts::kDense ? "dense" : "tables";
-  const auto saved = saved_run_config(options.directory);
   if (!saved) return;
   if (saved->train.sign_products == "tables" && !device.is_cpu())
     options.allow_change.push_back("train.sign_products");
@@ -327,16 +328,16 @@ std::optional<config::RunConfig> saved_run_config(const fs::path& directory) {
   }
 }
 
-RunOutcome run_training(const config::RunConfig& given, const RunOptions& given_options,
+RunOutcome run_training(config::RunConfig config, RunOptions options,
                         distributed::Communicator& communicator, RunObserver& observer) {
-  config::RunConfig config = given;
-  RunOptions options = given_options;
   RunFolder folder(options, communicator);
-  keep_sign_products(config, options, communicator.device());
+  const auto* newest = folder.checkpoint();
+  keep_sign_products(config, options,
+                     newest ? checkpoint_config(*newest) : saved_run_config(options.directory),
+                     communicator.device());
   // A finished run that is started again, as the later jobs of a chain do, needs neither data nor
   // teacher.
-  if (const auto* newest = folder.checkpoint();
-      newest && newest->manifest().step >= config.train.steps) {
+  if (newest && newest->manifest().step >= config.train.steps) {
     check_identity(checkpoint_config(*newest), config, options.allow_change);
     log::info("nothing left to do: ", options.directory.string(), " has been trained for ",
               newest->manifest().step, " steps");

@@ -150,20 +150,21 @@ class Lost(Faults):
 
 
 class Still(Faults):
-    """Ranks that stand still end all others after a timeout. The groups wait for it at the same time, so that it may be longer than any rank
-    needs on a busy machine."""
+    """Ranks that stand still end all others after a timeout, and without one after 20 seconds without a sign of life. The groups wait at the
+    same time, so that the timeout may be longer than any rank needs on a busy machine."""
 
     TIMEOUT = "parallel.timeout_seconds=12"
 
     def stop_one_of(self, size, run_dir, victim, *sets):
-        ranks = self.start(size, run_dir, ENDLESS, self.TIMEOUT, *sets)
+        ranks = self.start(size, run_dir, ENDLESS, *sets)
         self.wait_for_steps(ranks, run_dir)
         ranks[victim].process.send_signal(signal.SIGSTOP)
         return ranks
 
     def test_all_others_end(self):
-        two = self.stop_one_of(2, "still", 1)
-        three = self.stop_one_of(3, "still-0", 0, THREE)  # with rank 0 the place where ranks meet stands still
+        silent = [self.stop_one_of(2, f"silent-{victim}", victim) for victim in (0, 1)]
+        two = self.stop_one_of(2, "still", 1, self.TIMEOUT)
+        three = self.stop_one_of(3, "still-0", 0, self.TIMEOUT, THREE)  # with rank 0 the place where ranks meet stands still
         process, pids, output = self.start_launch("launched-still", "--set", self.TIMEOUT)
         os.kill(pids[0], signal.SIGSTOP)
         with self.subTest("rank 1 of 2"):
@@ -173,6 +174,9 @@ class Still(Faults):
         with self.subTest("rank 0 of 3"):
             for number in (1, 2):
                 self.assert_lost(number, three[number], 0)
+        for victim, ranks in enumerate(silent):
+            with self.subTest("no sign of life", victim=victim):
+                self.assert_lost(1 - victim, ranks[1 - victim], victim)
         with self.subTest("launched"):
             code, text = self.end(process, pids, output)
             self.assertEqual(code, 5, text)

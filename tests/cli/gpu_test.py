@@ -1,4 +1,4 @@
-"""fbi-llm and fbi-run on GPUs: with emulated ones (tests/ops/gpu_on_cpu), and in builds for real ones on those that are there.
+"""fbi-llm and fbi-run on GPUs, emulated ones (tests/ops/gpu_on_cpu).
 Usage: gpu_test.py PATH-OF-FBI-LLM PATH-OF-FBI-RUN GPUS [unittest arguments]"""
 import http.client
 import json
@@ -63,6 +63,7 @@ class OnAGpu(unittest.TestCase):
         self.assertIn("tokens/s", run_packed("bench", "--model", "packed", "--device", "cuda", "--prompt-tokens", 8, "--new-tokens", 4))
         server = subprocess.Popen([FBI_RUN, "serve", "--model", "packed", "--port", "0", "--device", "cuda"], cwd=WORK, stderr=subprocess.PIPE,
                                   text=True)
+        self.addCleanup(server.kill)
         port = next(int(found.group(1)) for found in (re.search(r"listening on http://127\.0\.0\.1:(\d+)", line) for line in server.stderr) if found)
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
         connection.request("POST", "/v1/completions", json.dumps({"prompt": "Once upon a time", "max_tokens": 12, "temperature": 0}))
@@ -71,6 +72,7 @@ class OnAGpu(unittest.TestCase):
         server.terminate()
         server.stderr.close()
         self.assertEqual(server.wait(600), 0)
+        self.assertTrue(text.strip())
         self.assertIn(text.strip(), expected)
 
     def test_ranks_meet_over_nccl(self):

@@ -48,12 +48,18 @@ def codes(launchers):
 
 
 class TwoMachines(unittest.TestCase):
+    def start(self, *words):
+        launchers = start(*words)
+        for launcher in launchers:
+            self.addCleanup(launcher.kill)  # its ranks end with it
+        return launchers
+
     def test_train_as_one_does_and_stop_together(self):
         subprocess.run([PROGRAM, "launch", "--nproc", str(2 * RANKS), "--", *train_words("here")], cwd=WORK, check=True, capture_output=True)
-        self.assertEqual(codes(start("nodes")), [0, 0])
+        self.assertEqual(codes(self.start("nodes")), [0, 0])
         self.assertEqual(*[small_job.what_was_computed(WORK / name) for name in ("nodes", "here")])
 
-        launchers = start("stopped", "--set", "train.steps=1000000")
+        launchers = self.start("stopped", "--set", "train.steps=1000000")
         deadline = time.monotonic() + HANG
         while small_job.steps_done(WORK / "stopped") < 5 and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -64,9 +64,11 @@ class Start(unittest.TestCase):
             self.assertEqual(sorted(done.stdout.splitlines()), [f"[2] 2 0 6 host0 {port}", f"[3] 3 1 6 host0 {port}"])
 
     def test_machines_that_do_not_make_sense(self):
-        for options, said in {("--node", "0"): "give --nodes", ("--nodes", "2"): "needs --node", ("--nodes", "0"): "expected 1 to",
+        launch(1, "true", "--nodes", "1", "--node", "0", "--master", "a")  # as a script of any number has it
+        for options, said in {("--node", "1"): "give --nodes", ("--master", "a"): "give --nodes", ("--nodes", "2"): "needs --node", ("--nodes", "0"): "expected 1 to",
                               ("--nodes", "2", "--node", "2", "--master", "a"): "expected 0 to 1, found 2",
                               ("--nodes", "2", "--node", "0", "--master", "a:b"): "found 'a:b'",
+                              ("--nodes", "2", "--node", "0", "--master", "a:99999999999"): "found 'a:99999999999'",
                               ("--nodes", "2", "--node", "0", "--master", ":1"): "found ':1'"}.items():
             self.assertIn(said, launch(1, "true", *options, code=2).stderr)
 

@@ -104,7 +104,7 @@ class GpuCheck(unittest.TestCase):
         self.program("cmake", f"""case "$*" in
   *'--target help') ;;
   --build*) mkdir -p build/gpu/bin
-    for name in kernels_cuda_test train_gpu_test infer_cuda_test nccl_test fbi-run; do
+    for name in kernels_cuda_test train_gpu_test train_gpu_ranks_test infer_cuda_test nccl_test fbi-run; do
       printf '#!/bin/sh\\n%s\\n' '{text}' >build/gpu/bin/$name; chmod +x build/gpu/bin/$name
     done ;;
   *) echo "$*" ;;
@@ -127,6 +127,14 @@ esac""")
         done = self.check()
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         self.assertIn("no GPU is found", done.stderr)
+
+    def test_ranks_are_tested_where_there_are_two_gpus(self):
+        self.make_tests_that("echo all is well")
+        self.check()
+        self.assertNotIn("train_gpu_ranks_test", self.report())
+        self.program("nvidia-smi", 'case $1 in --list-gpus) echo "GPU 0"; echo "GPU 1" ;; *name) echo "Some GPU" ;; *compute_cap) echo 9.0 ;; *) echo 580.1 ;; esac')
+        self.check()
+        self.assertIn("train_gpu_ranks_test", self.report())
 
     def test_the_report_has_every_part(self):
         self.make_tests_that("echo all is well")

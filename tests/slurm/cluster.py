@@ -2,7 +2,6 @@
 or of several, which are hosts of tests/support/network.py. Needs root, slurmctld, slurmd and munged. Whatever it starts is a descendant of the calling
 process and ends with it."""
 import contextlib
-import ctypes
 import os
 import pathlib
 import shutil
@@ -14,13 +13,12 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from network import Network  # noqa: E402
+from network import Network, die_with_parent, libc  # noqa: E402
 from ports import reserve_port  # noqa: E402
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_CHILD_SUBREAPER = 36
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 HANG = 300  # seconds after which something hangs
-libc = ctypes.CDLL(None, use_errno=True)
 
 
 def why_not():
@@ -43,7 +41,7 @@ def wait_until(condition, what, seconds=HANG):
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds} s in vain: {what}")
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def descendants():
@@ -141,8 +139,6 @@ PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         return self.network.words(host, *words, folder=folder) if self.network else [str(word) for word in words]
 
     def daemon(self, name, *words, host=None):
-        def die_with_parent():
-            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         output = open(self.folder / f"{name}.out", "ab")
         command = self.on(host, [find(name), *words]) if host else [find(name), *words]
         self.daemons.append(subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,

@@ -2,6 +2,7 @@
 Needs root, and unshare, nsenter and ip. What it starts ends with the calling process."""
 import ctypes
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,11 @@ PROGRAMS = ("unshare", "nsenter", "ip", "mount", "hostname")
 libc = ctypes.CDLL(None, use_errno=True)
 
 
+def die_with_parent():
+    """In a child: ends it when this process ends."""
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def why_not():
     """The reason why there can be no such hosts here, or None."""
     missing = [name for name in PROGRAMS if not shutil.which(name)]
@@ -19,7 +25,9 @@ def why_not():
         return f"{', '.join(missing)} not installed"
     if os.geteuid() != 0:
         return "namespaces need root"
-    done = subprocess.run(["unshare", "--net", "--uts", "--mount", "ip", "link", "add", "bridge0", "type", "bridge"], capture_output=True, text=True)
+    steps = ("ip link add bridge0 type bridge && ip link add one type veth peer name two netns $$ && hostname one && "
+             "nsenter --target $$ --net --uts --mount --wdns=/ true")
+    done = subprocess.run(["unshare", "--net", "--uts", "--mount", "sh", "-c", steps], capture_output=True, text=True)
     return None if done.returncode == 0 else f"no network namespaces: {done.stderr.strip()}"
 
 
@@ -31,7 +39,7 @@ class Network:
         hosts = folder / "hosts"
         hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{self.address(name)} {name}\n" for name in self.names))
         for name in self.names:
-            self.holders[name] = subprocess.Popen(["unshare", "--net", "--uts", "--mount", "sleep", "infinity"], preexec_fn=self.die_with_parent)
+            self.holders[name] = subprocess.Popen(["unshare", "--net", "--uts", "--mount", "sleep", "infinity"], preexec_fn=die_with_parent)
         switch, *others = self.names
         for name in self.names:
             self.wait_for_namespace(name)
@@ -47,16 +55,12 @@ class Network:
             self.call(name, "ip", "addr", "add", f"{self.address(name)}/24", "dev", "eth0")
             self.call(name, "ip", "link", "set", "eth0", "up")
 
-    @staticmethod
-    def die_with_parent():
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
     def address(self, name):
         return f"10.77.0.{1 + self.names.index(name)}"
 
     def wait_for_namespace(self, name):
-        here = os.readlink("/proc/self/ns/mnt")
-        while os.readlink(f"/proc/{self.holders[name].pid}/ns/mnt") == here:
+        """Until unshare has made the mounts private, too, and become `sleep`."""
+        while pathlib.Path(f"/proc/{self.holders[name].pid}/comm").read_text().strip() != "sleep":
             time.sleep(0.01)
 
     def words(self, name, *command, folder="/"):

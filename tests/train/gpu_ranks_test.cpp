@@ -7,6 +7,7 @@
 #include <string>
 
 #include "distributed/free_port.h"
+#include "fbi/core/error.h"
 #include "fbi/distributed/process_group.h"
 #include "fbi/ops/device.h"
 #include "support/child_process.h"
@@ -17,7 +18,7 @@ namespace {
 
 constexpr int kRanks = 2;
 constexpr std::int64_t kRankSteps = 6;
-constexpr int kTooFewGpus = 77;
+constexpr int kTooFewGpus = 77, kLost = 9, kPeerLost = 5;
 // Gradients of two ranks are added in another order than those of two micro-steps.
 constexpr double kTolerance = 1e-5;
 
@@ -62,7 +63,7 @@ class GpuRanks : public testing::Test {
 
   config::RunConfig config(const std::string& kind) {
     config::RunConfig c;
-    test::Child([&] { runs_.config(kind); }).wait();  // trains the teacher, which starts threads
+    EXPECT_EQ(test::Child([&] { runs_.config(kind); }).wait(), 0);  // the teacher takes threads
     c = runs_.config(kind);
     c.train.steps = c.optimizer.total_steps = kRankSteps;
     c.optimizer.schedule_micro_steps = 2;  // the schedule of one rank on any number
@@ -118,12 +119,17 @@ TEST_F(GpuRanks, AnotherNumberOfThemContinues) {
 TEST_F(GpuRanks, ALostOneIsAnErrorOfTheOthers) {
   const auto c = config("kd");
   const auto statuses = run_ranks(kRanks, [&](distributed::Communicator& ranks) {
-    runs_.run_rank(ranks, c, "lost", "none", [&](const StepMetrics& step) {
-      if (ranks.rank() == 1 && step.step == 2) _exit(9);
-    });
+    try {
+      runs_.run_rank(ranks, c, "lost", "none", [&](const StepMetrics& step) {
+        if (ranks.rank() == 1 && step.step == 2) _exit(kLost);
+      });
+    } catch (const PeerError& error) {
+      EXPECT_NE(std::string(error.what()).find("rank 1 (process"), std::string::npos);
+      _exit(testing::Test::HasFailure() ? 1 : kPeerLost);
+    }
   });
-  EXPECT_EQ(WEXITSTATUS(statuses[1]), 9);
-  EXPECT_EQ(WEXITSTATUS(statuses[0]), 1) << "threw";
+  EXPECT_EQ(WEXITSTATUS(statuses[1]), kLost);
+  EXPECT_EQ(WEXITSTATUS(statuses[0]), kPeerLost);
 }
 
 }  // namespace

@@ -130,10 +130,20 @@ TEST_P(GpuKinds, ContinuesFromACheckpointOfTheCpu) {
   config::RunConfig c = config();
   c.train.steps = 30;
   c.checkpoint.every_steps = 25;
-  Outcome cpu = train(at::kCPU, c, "cpu");
+  config::RunConfig with_tables = c;
+  with_tables.train.sign_products = "tables";
+  Outcome cpu = train(at::kCPU, with_tables, "cpu");
   cpu.steps.erase(cpu.steps.begin(), cpu.steps.begin() + 25);
   copy_run_at(runs_.path("cpu"), runs_.path("gpu"), 25);
+  copy_run_at(runs_.path("cpu"), runs_.path("ends"), 25);
   expect_near(train(gpu_, c, "gpu", "auto"), cpu);
+
+  // With products that a GPU lacks; the first start on it may end before it has saved anything.
+  const auto ends = [](const StepMetrics&) { throw PeerError("lost"); };
+  const auto ranks = distributed::make_single_rank(gpu_);
+  EXPECT_THROW(runs_.run_rank(*ranks, c, "ends", "auto", ends), PeerError);
+  EXPECT_EQ(saved_run_config(runs_.path("ends"))->train.sign_products, "dense");
+  expect_near(train(gpu_, c, "ends", "auto"), cpu);
 }
 
 TEST_P(GpuKinds, StaysNearInBf16) {

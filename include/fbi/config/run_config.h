@@ -154,7 +154,7 @@ struct ParallelConfig {
       false;  ///< sum gradients over ranks after every micro-step, keep only this rank's rows
   bool shard_teacher =
       false;  ///< each rank holds a part of the teacher; layers are gathered when they are used
-  double timeout_seconds = 600;  ///< how long a collective waits for a rank that stands still
+  double timeout_seconds = 600;  ///< how long a collective waits for a rank that lives
 };
 
 struct RunConfig {

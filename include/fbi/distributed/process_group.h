@@ -13,7 +13,7 @@ namespace fbi::distributed {
 struct ProcessGroupOptions {
   /// By when all ranks must have found each other.
   std::chrono::milliseconds start_timeout{30'000};
-  /// How long a collective waits for a rank that stands still.
+  /// How long a collective waits for a rank that lives and does not come.
   std::chrono::milliseconds timeout{600'000};
   /// Sums are formed in rank order, bit for bit as in a group of threads, at the price of more
   /// traffic for all_reduce.
@@ -29,8 +29,8 @@ bool has_gloo();
 
 /// Joins the group of processes that `rendezvous` describes, over Gloo; tensors lie on the CPU. One
 /// rank gives make_single_rank(). Collectives run in the background until wait(); they throw
-/// PeerError when a rank is gone (at once) or stands still (after `timeout`). Throws UsageError on
-/// every rank, within start_timeout, when the port is in use, rank 0 can't be reached, ranks are
+/// PeerError when a rank is gone (at once), gives no sign of life (after 20 seconds), or lives and
+/// does not come (after `timeout`). Throws UsageError on every rank, within start_timeout, when the port is in use, rank 0 can't be reached, ranks are
 /// missing or there twice, or they disagree in world size or in `must_agree`; the odd one is named.
 /// PeerError when a rank is lost while the connections are made.
 /// From here on the process ignores SIGPIPE, unless it handles it: writing to a lost rank must be

@@ -20,18 +20,18 @@ at::Device choose_device(const std::string& name, int local_rank);
 /// CPU.
 std::int64_t peak_device_bytes(at::Device device);
 
-/// While one lives, attention on a GPU suits sequences of any length. cuDNN's, which LibTorch
-/// prefers on H100 and H200, prepares a plan for each new length, as of every token that is
-/// generated.
+/// While one lives, attention on this device, if it is a GPU, suits sequences of any length.
+/// cuDNN's, which LibTorch prefers on H100 and H200, prepares a plan for each new length, as of
+/// every token that is generated. A setting of the process, made by one thread.
 class AnyLengthAttention {
  public:
-  AnyLengthAttention();
+  explicit AnyLengthAttention(at::Device device);
   ~AnyLengthAttention();
   AnyLengthAttention(const AnyLengthAttention&) = delete;
   AnyLengthAttention& operator=(const AnyLengthAttention&) = delete;
 
  private:
-  bool cudnn_;
+  bool cudnn_;  ///< it was in use
 };
 
 }  // namespace fbi::ops

@@ -44,7 +44,7 @@ std::optional<config::RunConfig> saved_run_config(const std::filesystem::path& d
 /// Starts or continues a run and trains until train.steps, a signal, or too many non-finite steps
 /// in a row (DivergedError naming the last checkpoint). Files as in design §7. A full disk while
 /// saving is logged and training goes on; only the last save of a run throws DiskError.
-RunOutcome run_training(const config::RunConfig& config, const RunOptions& options,
+RunOutcome run_training(config::RunConfig config, RunOptions options,
                         distributed::Communicator& communicator, RunObserver& observer);
 
 }  // namespace fbi::train

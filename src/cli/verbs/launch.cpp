@@ -1,5 +1,6 @@
+#include <algorithm>
+#include <charconv>
 #include <cmath>
-#include <cstdlib>
 
 #include "cli/launch.h"
 #include "cli/verbs.h"
@@ -19,7 +20,7 @@ void read_nodes(const Arguments& arguments, LaunchOptions& options) {
   options.nodes = static_cast<int>(nodes);
   const std::string node = arguments.text("node"), master = arguments.text("master");
   if (nodes == 1) {
-    if (!node.empty() || !master.empty())
+    if ((!node.empty() && node != "0") || (!master.empty() && node.empty()))
       throw UsageError("--node and --master are for several machines: give --nodes, too");
     return;
   }
@@ -31,12 +32,15 @@ void read_nodes(const Arguments& arguments, LaunchOptions& options) {
   if (number < 0 || number >= nodes)
     throw UsageError(concat("--node: expected 0 to ", nodes - 1, ", found ", number));
   options.node = static_cast<int>(number);
-  const auto colon = master.find(':');
-  const std::string port = colon == std::string::npos ? "" : master.substr(colon + 1);
+  const auto colon = std::min(master.find(':'), master.size());
   options.master_host = master.substr(0, colon);
-  options.master_port = port.empty() ? kDefaultPort : std::atoi(port.c_str());
-  if (options.master_host.empty() || options.master_port < 1 || options.master_port > 65535 ||
-      (colon != std::string::npos && std::to_string(options.master_port) != port))
+  options.master_port = kDefaultPort;
+  if (colon < master.size()) {
+    const char *port = master.c_str() + colon + 1, *end = master.c_str() + master.size();
+    const auto [rest, error] = std::from_chars(port, end, options.master_port);
+    if (error != std::errc() || rest != end) options.master_port = 0;
+  }
+  if (options.master_host.empty() || options.master_port < 1 || options.master_port > 65535)
     throw UsageError(concat("--master: expected HOST or HOST:PORT, found '", master, "'"));
 }
 
@@ -89,8 +93,8 @@ Verb launch_verb() {
             "", false, false},
            {"command", "WORDS", "the verb and its options, after --", "", true, true},
            {"output", "WHAT",
-            "first: what rank 0 prints, and the last lines of a rank that fails; all: every line "
-            "of every rank, after [rank]",
+            "first: what the first rank of this machine prints, and the last lines of a rank that "
+            "fails; all: every line of every rank, after [rank]",
             "first", false, false},
            {"grace-seconds", "X",
             "how long the other ranks may take to end after one has failed, before they are killed",

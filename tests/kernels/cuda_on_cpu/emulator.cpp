@@ -127,9 +127,9 @@ class Machine {
   unsigned launches_ = 0;
 };
 
-Machine machine_;
+Machine the_machine;  // no static of a function: every lane asks for it at every step
 Machine& machine() {
-  return machine_;
+  return the_machine;
 }
 
 std::vector<std::size_t> Machine::order_of(std::size_t count) {

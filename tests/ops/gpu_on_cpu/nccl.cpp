@@ -124,10 +124,6 @@ c10::intrusive_ptr<Work> ProcessGroupNCCL::_allgather_base(at::Tensor& output, a
                                        [](const Parts& parts) { return at::cat(parts); });
 }
 
-std::tuple<int, int, int> getNcclVersionTuple() {
-  return {NCCL_MAJOR, NCCL_MINOR, 0};
-}
-
 }  // namespace c10d
 
 cudaError_t cudaDeviceGetPCIBusId(char* text, int bytes, int device) {

@@ -16,8 +16,6 @@
 
 namespace c10d {
 
-std::tuple<int, int, int> getNcclVersionTuple();
-
 class ProcessGroupNCCL : public torch::CustomClassHolder {
  public:
   struct Options : torch::CustomClassHolder {
