@@ -43,9 +43,8 @@ class GpuRanks : public testing::Test {
     for (int rank = 0; rank < size; ++rank)
       children.push_back(std::make_unique<test::Child>([&, rank] {
         const at::Device gpu = ops::choose_device("cuda", rank);
-        distributed::ProcessGroupOptions options;
-        const auto ranks = distributed::make_nccl_group(
-            {rank, size, rank, "127.0.0.1", port, "test"}, gpu, options);
+        const auto ranks =
+            distributed::make_nccl_group({rank, size, rank, "127.0.0.1", port, "test"}, gpu);
         body(*ranks);
       }));
     std::vector<int> statuses;
@@ -62,9 +61,8 @@ class GpuRanks : public testing::Test {
   }
 
   config::RunConfig config(const std::string& kind) {
-    config::RunConfig c;
     EXPECT_EQ(test::Child([&] { runs_.config(kind); }).wait(), 0);  // the teacher takes threads
-    c = runs_.config(kind);
+    config::RunConfig c = runs_.config(kind);
     c.train.steps = c.optimizer.total_steps = kRankSteps;
     c.optimizer.schedule_micro_steps = 2;  // the schedule of one rank on any number
     return c;
