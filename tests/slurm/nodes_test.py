@@ -53,11 +53,11 @@ class SeveralNodes(unittest.TestCase):
         wait_until(lambda: small_job.steps_done(WORK / "cut") >= 20, "some steps")
         ranks = JOBS.rank_processes()
         self.assertEqual(len(ranks), NODES * RANKS)
-        for number in (signal.SIGSTOP, signal.SIGCONT):  # held meanwhile, so that no speed of any machine matters
-            if number == signal.SIGCONT:
-                JOBS.cluster.network.unplug("node2")
-            for pid in ranks:
-                os.kill(pid, number)
+        for pid in ranks:  # held meanwhile, so that no speed of any machine matters
+            os.kill(pid, signal.SIGSTOP)
+        JOBS.cluster.network.unplug("node2")
+        for pid in ranks:
+            os.kill(pid, signal.SIGCONT)
         wait_until(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in ranks), "the end of all ranks")
         JOBS.cluster.network.plug_in("node2")
         self.assertEqual(JOBS.end_of(job), ("COMPLETED", "0"), JOBS.output("cut"))
