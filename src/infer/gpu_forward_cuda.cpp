@@ -42,6 +42,10 @@ class DeviceCache final : public SequenceCache {
     memory_ = std::move(grown);
     capacity_ = capacity;
   }
+  void copy(const SequenceCache& other, std::int64_t positions) override {
+    cuda::copy_on_device(memory_.data(), static_cast<const DeviceCache&>(other).data(),
+                         static_cast<std::size_t>(positions * position_bytes_), queue_.stream());
+  }
   std::byte* data() const { return memory_.data(); }
 
  private:

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "fbi/config/model_size.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "infer/gpu_weights.h"
 
@@ -11,8 +12,8 @@ namespace {
 
 namespace cuda = kernels::cuda;
 
-/// In the order of kLinears.
-constexpr std::array<cuda::RepackedMatrix LayerMatrices::*, kLinears.size()> kMatrices = {
+/// In the order of config::decoder_linears.
+constexpr std::array<cuda::RepackedMatrix LayerMatrices::*, 7> kMatrices = {
     &LayerMatrices::q,    &LayerMatrices::k,  &LayerMatrices::v,   &LayerMatrices::o,
     &LayerMatrices::gate, &LayerMatrices::up, &LayerMatrices::down};
 
@@ -48,7 +49,8 @@ std::int64_t largest_bit_bytes(const config::ModelConfig& model) {
 Weights::Weights(const ModelParts& parts, const std::optional<kernels::Storage>& head,
                  ParallelFor& parallel, const cuda::Queue& queue) {
   const config::ModelConfig& model = parts.config();
-  const kernels::DenseLinear table = dense_weights(parts, kEmbedding, std::nullopt, parallel);
+  const kernels::DenseLinear table =
+      dense_weights(parts, config::kEmbedding, std::nullopt, parallel);
   std::optional<kernels::DenseLinear> dense;  // none: tied, and kept as the embedding is
   if (!model.tie_word_embeddings || head.value_or(table.storage()) != table.storage()) {
     dense = dense_weights(parts, head_name(model), head, parallel);
@@ -60,7 +62,7 @@ Weights::Weights(const ModelParts& parts, const std::optional<kernels::Storage>&
   for (std::int64_t index = 0; index < model.num_hidden_layers; ++index) {
     load_layer(parts, index, staging.data(), queue);
   }
-  upload(final_norm_, parts.norm(kFinalNorm));
+  upload(final_norm_, parts.norm(config::kFinalNorm));
   upload(embedding_, table);
   if (dense) upload(head_, *dense);
 }
@@ -72,12 +74,12 @@ void Weights::place(Places& places, const config::ModelConfig& model,
   layers_.assign(static_cast<std::size_t>(model.num_hidden_layers), {});
   sign_bytes_ = 0;
   for (LayerMatrices& layer : layers_) {
-    for (std::size_t n = 0; n < kLinears.size(); ++n) {
+    for (std::size_t n = 0; n < linears.size(); ++n) {
       const std::int64_t scales = config::scale_count(model.binarize, linears[n]);
       const std::int64_t bytes = cuda::repacked_bytes(shape_of(linears[n]));
       sign_bytes_ += static_cast<std::uint64_t>(bytes);
       layer.*kMatrices[n] = {places.take<std::byte>(bytes), places.take<float>(scales),
-                             places.take<float>(scales), scale_strides(model),
+                             places.take<float>(scales), kernels::ScaleStrides::of(model.binarize),
                              shape_of(linears[n])};
     }
     layer.input_norm = places.take<float>(model.hidden_size);
@@ -91,11 +93,12 @@ void Weights::place(Places& places, const config::ModelConfig& model,
 void Weights::load_layer(const ModelParts& parts, std::int64_t index, std::byte* staging,
                          const cuda::Queue& queue) {
   const config::ModelConfig& model = parts.config();
-  const std::string prefix = layer_prefix(index);
+  const std::string prefix = config::layer_prefix(index);
+  const auto linears = config::decoder_linears(model);
   LayerMatrices& layer = layers_[static_cast<std::size_t>(index)];
   std::vector<std::uint8_t> memory;
-  for (std::size_t n = 0; n < kLinears.size(); ++n) {
-    const std::string name = concat(prefix, kLinears[n]);
+  for (std::size_t n = 0; n < linears.size(); ++n) {
+    const std::string name = concat(prefix, linears[n].name);
     const cuda::RepackedMatrix& matrix = layer.*kMatrices[n];
     upload(matrix.alpha, parts.alpha(name));
     if (model.shift) upload(matrix.beta, parts.beta(name));  // the memory is 0 otherwise

@@ -87,8 +87,4 @@ void effective_weight_bf16(const std::uint8_t* bits, const float* alpha, const f
   });
 }
 
-std::int64_t count_flips(const std::uint8_t* before, const std::uint8_t* after, MatrixShape shape) {
-  return cpu_kernels().differing_bits(before, after, shape.rows * row_bytes(shape.columns));
-}
-
 }  // namespace fbi::kernels

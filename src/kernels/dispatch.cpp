@@ -22,8 +22,7 @@ std::string never() {
   return {};
 }
 
-/// Best first. A level for another kind of device (cuda) goes on top: it declines pointers that are
-/// not its own and then has entries of its own beside the loops over CpuKernels.
+/// Best first.
 constexpr std::array kTable = {
     TableRow{Level::kAvx512, &kAvx512Kernels, kAvx512Features, avx512_declined},
     TableRow{Level::kAvx2, &kAvx2Kernels, kAvx2Features, avx2_declined},

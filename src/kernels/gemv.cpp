@@ -9,7 +9,6 @@
 #include "kernels/blocks.h"
 #include "kernels/dispatch.h"
 #include "kernels/gemv_kernels.h"
-#include "kernels/half.h"
 
 namespace fbi::kernels {
 namespace {
@@ -338,19 +337,6 @@ void DenseLinear::set_row(std::int64_t row, std::span<const float> values) {
       bytes[i] = static_cast<std::int8_t>(std::lrint(values[i] * inverse));
     }
     row_scale_[row] = largest / 127;
-  }
-}
-
-void DenseLinear::get_row(std::int64_t row, std::span<float> out) const {
-  const std::byte* from = values_.data() + row * row_stride_bytes_;
-  if (storage_ == Storage::kFp32) {
-    std::memcpy(out.data(), from, out.size_bytes());
-  } else if (storage_ == Storage::kFp16) {
-    const auto* halves = reinterpret_cast<const std::uint16_t*>(from);
-    for (std::size_t i = 0; i < out.size(); ++i) out[i] = half_to_float(halves[i]);
-  } else {
-    const auto* bytes = reinterpret_cast<const std::int8_t*>(from);
-    for (std::size_t i = 0; i < out.size(); ++i) out[i] = row_scale_[row] * bytes[i];
   }
 }
 

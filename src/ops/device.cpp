@@ -3,7 +3,10 @@
 #include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
 
+#include <filesystem>
+
 #include "fbi/core/error.h"
+#include "fbi/core/log.h"
 #include "ops/gpu_kernels.h"
 
 namespace fbi::ops {
@@ -23,12 +26,16 @@ at::Device choose_device(const std::string& name, int local_rank) {
   const bool available = gpu::built() && at::hasCUDA();
   if (name == "cuda" && !gpu::built())
     throw UsageError(
-        "device cuda is asked for, but this program was built without it: configure with "
-        "FBI_CUDA=ON, or use cpu or auto");
+        "device cuda is asked for, but this program was built without it: build it with "
+        "scripts/build.sh --cuda, or use cpu or auto");
   if (name == "cuda" && !available)
     throw UsageError(
         "device cuda is asked for, but no GPU is found (nvidia-smi shows what the driver sees); "
         "use cpu or auto");
+  if (name == "auto" && !gpu::built() && std::filesystem::exists("/dev/nvidiactl"))
+    log::warn(
+        "there is a GPU, but this program was built without CUDA and runs on the CPU: "
+        "scripts/build.sh --cuda builds it with");
   if (name == "cpu" || !available) return at::kCPU;
   const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu_of_rank(
                                          local_rank, static_cast<int>(at::getNumGPUs()))));

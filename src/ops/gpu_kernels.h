@@ -39,8 +39,8 @@ at::Tensor distill_loss(const at::Tensor& logits, const at::Tensor& teacher_logi
                         const at::Tensor& targets, const LossWeights& weights, double grad_scale);
 at::Tensor next_token_nll(const at::Tensor& logits, const at::Tensor& targets);
 
-/// fp32 in and out; inverse_rms [T] is written.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
+/// fp32 x, result in `dtype`; inverse_rms [T] is written.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::ScalarType dtype,
                     at::Tensor& inverse_rms);
 /// dweight may be undefined.
 at::Tensor rms_norm_backward(const at::Tensor& x, const at::Tensor& weight,

@@ -48,7 +48,7 @@ at::Tensor distill_loss(const at::Tensor&, const at::Tensor&, const at::Tensor&,
 at::Tensor next_token_nll(const at::Tensor&, const at::Tensor&) {
   absent();
 }
-at::Tensor rms_norm(const at::Tensor&, const at::Tensor&, double, at::Tensor&) {
+at::Tensor rms_norm(const at::Tensor&, const at::Tensor&, double, at::ScalarType, at::Tensor&) {
   absent();
 }
 at::Tensor rms_norm_backward(const at::Tensor&, const at::Tensor&, const at::Tensor&,

@@ -157,9 +157,9 @@ at::Tensor next_token_nll(const at::Tensor& logits, const at::Tensor& targets) {
   return out;
 }
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, at::ScalarType dtype,
                     at::Tensor& inverse_rms) {
-  at::Tensor out = at::empty_like(x);
+  at::Tensor out = at::empty(x.sizes(), x.options().dtype(dtype));
   cuda::rms_norm(norm_input(x, weight), eps, out.mutable_data_ptr(), element_of(out.scalar_type()),
                  inverse_rms.data_ptr<float>(), stream());
   return out;
@@ -254,15 +254,15 @@ at::Tensor fp8_product(const Fp8Rows& a, const Fp8Rows& b, at::ScalarType dtype,
 }
 
 at::Tensor product(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype) {
-  return at::mm(a, b, dtype);
+  return a.scalar_type() == dtype ? at::mm(a, b) : at::mm(a, b, dtype);
 }
 
 void add_product(at::Tensor& target, const at::Tensor& a, const at::Tensor& b) {
   if (a.scalar_type() == target.scalar_type()) {
     target.addmm_(a, b);
   } else {
-    at::addmm_out(target, target, a, b, target.scalar_type(), 1,
-                  1);  // products of 16 bits, sums in fp32
+    // Products of 16 bits, sums in fp32.
+    at::addmm_out(target, target, a, b, target.scalar_type(), 1, 1);
   }
 }
 

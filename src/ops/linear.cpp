@@ -92,6 +92,18 @@ void add_product_transposed(at::Tensor& sum, const at::Tensor& dy, ParameterSlot
   sum.add_(product_transposed(dy, slot, dy.scalar_type()));
 }
 
+/// slot.grad += dYᵀ input, where it has a gradient or makes one on demand.
+void add_to_gradient(ParameterSlot& slot, const at::Tensor& dy, const at::Tensor& input) {
+  if (slot.grad_on_demand && !slot.grad.defined()) {
+    if (dy.is_cuda()) {
+      slot.grad = gpu::product(dy.t(), input, at::kFloat);  // instead of zeros that it is added to
+      return;
+    }
+    slot.grad = at::zeros(slot.shape, dy.options().dtype(at::kFloat));
+  }
+  if (slot.grad.defined()) accumulate_outer(slot.grad, dy, input);
+}
+
 struct SlotLinears : torch::autograd::Function<SlotLinears> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x,
                                const std::vector<ParameterSlot*>& slots, at::ScalarType dtype) {
@@ -156,9 +168,7 @@ at::Tensor slot_products_backward(const at::Tensor& input, const std::vector<at:
   for (std::size_t i = slots.size(); i-- > 0;) {
     auto& slot = *slots[i];
     const at::Tensor dy = as_matrix(grads[i]);
-    if (slot.grad_on_demand && !slot.grad.defined())
-      slot.grad = at::zeros(slot.shape, dy.options().dtype(at::kFloat));
-    if (slot.grad.defined()) accumulate_outer(slot.grad, dy, input);
+    add_to_gradient(slot, dy, input);
     if (dx.defined())
       add_product_transposed(dx, dy, slot);
     else

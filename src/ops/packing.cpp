@@ -37,10 +37,6 @@ bool filled_through_host(ParameterSlot& slot, const Fill& fill) {
 
 }  // namespace
 
-std::string sibling_name(const std::string& weight_name, const std::string& suffix) {
-  return weight_name.substr(0, weight_name.rfind('.') + 1) + suffix;
-}
-
 void pack_signs(ParameterSlot& slot, const at::Tensor& latent) {
   if (filled_through_host(slot, [&](ParameterSlot& host) { pack_signs(host, latent.cpu()); }))
     return;

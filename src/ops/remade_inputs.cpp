@@ -27,19 +27,20 @@ struct NormedLinears : torch::autograd::Function<NormedLinears> {
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["slots"] = addresses_of(slots);
     ctx->saved_data["dtype"] = dtype;
-    const at::Tensor input = as_input(normed_rows(kept, *norm, eps).rows, dtype);
-    return slot_products(input, x.sizes(), slots);
+    const NormedRows normed = normed_rows(kept, *norm, eps, dtype);
+    return slot_products(as_matrix(normed.rows), x.sizes(), slots);
   }
 
   /// Frees what it no longer needs, `grads` too, before the norm's part begins.
   static variable_list backward(AutogradContext* ctx, variable_list& grads) {
     auto* norm = slots_at(ctx->saved_data["norm"].toIntVector()).front();
     const at::Tensor x = ctx->get_saved_variables()[0];
-    NormedRows normed = normed_rows(x, *norm, ctx->saved_data["eps"].toDouble());
-    at::Tensor input = as_input(std::move(normed.rows), ctx->saved_data["dtype"].toScalarType());
-    const at::Tensor dnormed = slot_products_backward(
-        input, grads, slots_at(ctx->saved_data["slots"].toIntVector()), at::kFloat);
-    input.reset();
+    NormedRows normed = normed_rows(x, *norm, ctx->saved_data["eps"].toDouble(),
+                                    ctx->saved_data["dtype"].toScalarType());
+    const at::Tensor dnormed =
+        slot_products_backward(as_matrix(normed.rows), grads,
+                               slots_at(ctx->saved_data["slots"].toIntVector()), at::kFloat);
+    normed.rows.reset();
     grads.clear();
     const at::Tensor dx = normed_rows_backward(x, *norm, normed.inverse_rms, dnormed);
     return {dx, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
@@ -74,7 +75,13 @@ struct SiluProductLinear : torch::autograd::Function<SiluProductLinear> {
 std::vector<at::Tensor> normed_linears(const at::Tensor& x, ParameterSlot& norm, double eps,
                                        const std::vector<ParameterSlot*>& slots,
                                        at::ScalarType dtype) {
-  if (!at::GradMode::is_enabled()) return linears(rms_norm(x, norm, eps), slots, dtype);
+  if (!at::GradMode::is_enabled()) {
+    // Products in 8 bits round their inputs once: from fp32.
+    const bool fp8 = slots.front()->value_scales.defined();
+    const NormedRows normed =
+        normed_rows(x.to(at::kFloat).contiguous(), norm, eps, fp8 ? at::kFloat : dtype);
+    return linears(normed.rows, slots, dtype);
+  }
   return NormedLinears::apply(x, &norm, eps, slots, dtype);
 }
 

@@ -25,7 +25,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, ParameterSlot* slot,
                             double eps) {
     const at::Tensor input = x.to(at::kFloat).contiguous();
-    const NormedRows normed = normed_rows(input, *slot, eps);
+    const NormedRows normed = normed_rows(input, *slot, eps, at::kFloat);
     ctx->save_for_backward({input, normed.inverse_rms});
     ctx->saved_data["slot"] = addresses_of({slot});
     return normed.rows;
@@ -40,16 +40,18 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
 
 }  // namespace
 
-NormedRows normed_rows(const at::Tensor& x, const ParameterSlot& slot, double eps) {
+NormedRows normed_rows(const at::Tensor& x, const ParameterSlot& slot, double eps,
+                       at::ScalarType dtype) {
   NormedRows out;
   out.inverse_rms = at::empty(x.sizes().slice(0, x.dim() - 1), x.options());
   if (x.is_cuda()) {
-    out.rows = gpu::rms_norm(x, slot.value, eps, out.inverse_rms);
+    out.rows = gpu::rms_norm(x, slot.value, eps, dtype, out.inverse_rms);
     return out;
   }
   out.rows = at::empty_like(x);
   kernels::rms_norm(kernel_input(x, slot), eps, out.rows.data_ptr<float>(),
                     out.inverse_rms.data_ptr<float>(), torch_parallel_for());
+  out.rows = out.rows.to(dtype);
   return out;
 }
 

@@ -71,14 +71,17 @@ bool uses_fp8_signs(const ParameterSlot& slot) {
 /// Scales of columns go into the inputs, those of rows are factors of the results.
 at::Tensor multiply_signs_fp8(const ParameterSlot& slot, const at::Tensor& x) {
   const bool by_column = slot.pattern == ScalePattern::kColumn;
-  const at::Tensor columns = at::ones({slot.columns()}, slot.alpha.options());
-  const at::Tensor rows = at::ones({slot.rows()}, slot.alpha.options());
+  const std::int64_t others = by_column ? slot.rows() : slot.columns();
+  const at::Tensor ones = at::ones({others}, slot.alpha.options());
+  const auto of_rows = [&](const at::Tensor& scales) {  // also where all rows share one
+    return by_column ? ones : scales.expand({slot.rows()}).contiguous();
+  };
   const Fp8SignInputs inputs =
-      quantize_for_signs(x, by_column ? slot.alpha : columns, by_column ? slot.beta : columns);
-  const Fp8Rows signs{signs_as_fp8(slot), by_column ? rows : rows * slot.alpha};
+      quantize_for_signs(x, by_column ? slot.alpha : ones, by_column ? slot.beta : ones);
+  const Fp8Rows signs{signs_as_fp8(slot), of_rows(slot.alpha)};
   // Backward takes the sums of this product as exact.
   at::Tensor y = fp8_product(inputs.rows, signs, x.scalar_type(), Fp8Sums::kFp32);
-  if (slot.learns_shift) y.addcmul_(inputs.sums.unsqueeze(1), by_column ? rows : rows * slot.beta);
+  if (slot.learns_shift) y.addcmul_(inputs.sums.unsqueeze(1), of_rows(slot.beta));
   return y;
 }
 

@@ -25,11 +25,12 @@ std::vector<at::Tensor> slot_products(const at::Tensor& input, at::IntArrayRef s
 at::Tensor slot_products_backward(const at::Tensor& input, const std::vector<at::Tensor>& grads,
                                   const std::vector<ParameterSlot*>& slots, at::ScalarType dtype);
 
-/// Of contiguous fp32 x; also 1 / sqrt(mean(x²) + eps) of every row.
+/// Of contiguous fp32 x, rounded to `dtype`; also 1 / sqrt(mean(x²) + eps) of every row.
 struct NormedRows {
   at::Tensor rows, inverse_rms;
 };
-NormedRows normed_rows(const at::Tensor& x, const ParameterSlot& slot, double eps);
+NormedRows normed_rows(const at::Tensor& x, const ParameterSlot& slot, double eps,
+                       at::ScalarType dtype);
 /// Adds to slot.grad and returns dx.
 at::Tensor normed_rows_backward(const at::Tensor& x, ParameterSlot& slot,
                                 const at::Tensor& inverse_rms, const at::Tensor& dout);

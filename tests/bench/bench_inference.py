@@ -6,9 +6,10 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+from run_program import run
 
 ROOT = Path(__file__).resolve().parents[2]
 LLAMA = ROOT / "tests/bench/bench_inference_llama.py"
@@ -22,14 +23,6 @@ OURS = {
     "exact, int8 head, fp16 cache": ["--head", "int8", "--cache", "fp16"],
     "int8, int8 head": ["--activations", "int8", "--head", "int8"],
 }
-
-
-def run(command):
-    command = [str(word) for word in command]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        sys.exit(f"{' '.join(command)}\n{result.stdout[-2000:]}{result.stderr[-2000:]}\nfailed with {result.returncode}")
-    return result.stdout
 
 
 def read_shape(path):

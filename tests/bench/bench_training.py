@@ -18,9 +18,10 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 from pathlib import Path
+
+from run_program import run
 
 ROOT = Path(__file__).resolve().parents[2]
 BASELINE = ROOT / "tests/bench/pytorch_baseline.py"
@@ -134,14 +135,6 @@ def prepare(case, folder, options):
     if not teacher.exists():
         run([python, BASELINE, "--teacher", json.dumps(case["teacher"]), "--write-teacher", teacher, *device_options(options.device)])
     return lines, data, teacher
-
-
-def run(command, **options):
-    command = [str(word) for word in command]
-    result = subprocess.run(command, capture_output=True, text=True, **options)
-    if result.returncode:
-        sys.exit(f"{' '.join(command)}\n{result.stdout[-2000:]}{result.stderr[-2000:]}\nfailed with {result.returncode}")
-    return result.stdout
 
 
 def run_ours(case, data, teacher, folder, options, changes=()):

@@ -1,7 +1,6 @@
 // Over a binarized matrix, and what updates one.
 #include "bench/kernels_bench.h"
 #include "fbi/kernels/adamw.h"
-#include "fbi/kernels/convert.h"
 
 namespace fbi::bench {
 namespace {
@@ -24,13 +23,6 @@ void transpose(benchmark::State& state) {
   std::vector<std::uint8_t> out(kBitBytes);
   measure(state, 2 * kBitBytes, [&](ParallelFor& parallel) {
     transpose_signs(bits.data(), kShape, out.data(), parallel);
-  });
-}
-
-void flips(benchmark::State& state) {
-  const std::vector<std::uint8_t> before(kBitBytes, 0x5A), after(kBitBytes, 0x5B);
-  measure_in_cache(state, 2 * kBitBytes, [&] {
-    benchmark::DoNotOptimize(count_flips(before.data(), after.data(), kShape));
   });
 }
 
@@ -104,26 +96,11 @@ void latent_update(benchmark::State& state) {
   });
 }
 
-void narrow(benchmark::State& state) {
-  const auto x = normals(kElements, 1);
-  std::vector<std::uint16_t> out(kElements);
-  measure(state, 6 * kElements,
-          [&](ParallelFor& parallel) { to_bfloat16(x.data(), kElements, out.data(), parallel); });
-}
-
-void widen(benchmark::State& state) {
-  const std::vector<std::uint16_t> x(kElements, 0x3F80);
-  std::vector<float> out(kElements);
-  measure(state, 6 * kElements,
-          [&](ParallelFor& parallel) { from_bfloat16(x.data(), kElements, out.data(), parallel); });
-}
-
 }  // namespace
 
 void register_matrix_kernels() {
   add("pack_signs", pack);
   add("transpose_signs", transpose);
-  add_serial("count_flips", flips);
   add("initial_scales", scales);
   add("effective_weight", effective_fp32);
   add("effective_weight_bf16", effective_bf16);
@@ -132,8 +109,6 @@ void register_matrix_kernels() {
   add("sum_of_squares", norm);
   add("adamw", dense_update);
   add("adamw_latent", latent_update);
-  add("to_bfloat16", narrow);
-  add("from_bfloat16", widen);
 }
 
 }  // namespace fbi::bench

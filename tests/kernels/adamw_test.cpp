@@ -54,6 +54,15 @@ Updated run_latent(const State& state, const std::vector<float>& alpha, ScaleStr
           bits.values(), flips};
 }
 
+std::int64_t differing_bits(const std::vector<std::uint8_t>& a,
+                            const std::vector<std::uint8_t>& b) {
+  std::int64_t count = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    count += std::popcount(static_cast<std::uint8_t>(a[i] ^ b[i]));
+  }
+  return count;
+}
+
 TEST_P(AdamW, EqualsTheReferenceBitForBitAtEverySize) {
   for (std::int64_t count : kOddSizes) {
     const State state(count);
@@ -141,8 +150,7 @@ TEST_P(AdamW, LatentEqualsDenseOnTheScaledGradient) {
       std::vector<float> after;
       for (std::uint32_t u : expected.value) after.push_back(std::bit_cast<float>(u));
       expected.bits = packed(after, shape);
-      const auto before = packed(state.value, shape);
-      expected.flips = count_flips(before.data(), expected.bits.data(), shape);
+      expected.flips = differing_bits(packed(state.value, shape), expected.bits);
       for (int parts : {1, 2, 3}) {
         CutFor parallel(parts);
         EXPECT_EQ(run_latent(state, alpha, strides, shape, step, parallel), expected)

@@ -20,8 +20,8 @@ const std::vector<Sizes> kSizes = {{1, 1, 1, 1, 2},    {2, 7, 2, 1, 8},   {1, 47
 
 /// Queries, keys, values and the gradient of the output, and what attention makes of them in
 /// double. Queries, keys and values lie in one row of memory, as a joint product would leave them.
-struct Problem {
-  explicit Problem(const Sizes& sizes)
+struct AttentionCase {
+  explicit AttentionCase(const Sizes& sizes)
       : s(sizes),
         width((s.heads + 2 * s.key_value_heads) * s.head_dim),
         x(normals(s.batch * s.positions * width, 1)),
@@ -60,7 +60,7 @@ double dot(const float* a, const float* b, std::int64_t count) {
 
 /// The definition, in double.
 struct Expected {
-  explicit Expected(const Problem& p)
+  explicit Expected(const AttentionCase& p)
       : out(p.out_count()), queries(p.out_count()), keys(p.key_count()), values(p.key_count()) {
     for (std::int64_t b = 0; b < p.s.batch; ++b) {
       for (std::int64_t h = 0; h < p.s.heads; ++h) {
@@ -68,7 +68,7 @@ struct Expected {
       }
     }
   }
-  void add_query(const Problem& p, std::int64_t b, std::int64_t h, std::int64_t t) {
+  void add_query(const AttentionCase& p, std::int64_t b, std::int64_t h, std::int64_t t) {
     const auto [batch, positions, heads, key_heads, dim] = p.s;
     const std::int64_t key_head = h / (heads / key_heads);
     const auto row = [&, b = b](const HeadValues& v, std::int64_t head, std::int64_t position) {
@@ -105,7 +105,7 @@ struct Expected {
 };
 
 struct Result {
-  Result(const Problem& p, ParallelFor& parallel)
+  Result(const AttentionCase& p, ParallelFor& parallel)
       : out(p.out_count(), NAN),
         queries(p.out_count(), NAN),
         keys(p.key_count(), NAN),
@@ -130,7 +130,7 @@ void expect_near(Guarded<float>& found, const std::vector<double>& expected, con
 
 TEST_P(Attention, IsTheDefinitionForwardAndBackward) {
   for (const Sizes& sizes : kSizes) {
-    const Problem problem(sizes);
+    const AttentionCase problem(sizes);
     const Expected expected(problem);
     CutFor two(2);
     Result found(problem, two);
@@ -142,7 +142,7 @@ TEST_P(Attention, IsTheDefinitionForwardAndBackward) {
 }
 
 TEST_P(Attention, DoesNotDependOnThreadsOrOtherSequences) {
-  const Problem problem({3, 61, 4, 2, 24});
+  const AttentionCase problem({3, 61, 4, 2, 24});
   SerialFor serial;
   CutFor five(5);
   Result all(problem, serial), cut(problem, five);
@@ -166,7 +166,7 @@ TEST_P(Attention, DoesNotDependOnThreadsOrOtherSequences) {
 
 TEST_P(Attention, LargeScoresDoNotOverflow) {
   const Sizes sizes = {1, 60, 1, 1, 16};
-  Problem problem(sizes);
+  AttentionCase problem(sizes);
   std::vector<float> large = problem.x;
   for (float& x : large) x *= 300;
   AttentionInput input = problem.input();

@@ -3,6 +3,7 @@
 #include "fbi/core/error.h"
 #include "fbi/kernels/gemv.h"
 #include "kernels/cuda_decode_support.h"
+#include "kernels/stored_row.h"
 #include "support/expect_error.h"
 
 namespace fbi::kernels::cuda {
@@ -263,9 +264,8 @@ TEST_F(CudaDecode, DenseProducts) {
                      in.input(), kTokens, y.data(), nullptr);
       const auto found = y.values();
       const auto seen = in.seen(x);
-      std::vector<float> row(static_cast<std::size_t>(shape.columns));
       for (std::int64_t o = 0; o < shape.rows; ++o) {
-        linear.get_row(o, row);
+        const auto row = stored_row(linear, o);
         for (std::int64_t t = 0; t < kTokens; ++t) {
           double sum = 0, magnitude = 0;
           for (std::int64_t i = 0; i < shape.columns; ++i) {

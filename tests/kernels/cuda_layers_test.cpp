@@ -98,9 +98,10 @@ TEST_F(CudaRmsNorm, AgreesWithTheDefinition) {
   });
   expect_norm<float, __nv_bfloat16>(10, 1027);  // a second pack for some threads
   expect_norm<float, float>(8 * 16 + 1, 4);     // more blocks than slices of the weight's sum
+  expect_norm<float, float>(2 * 1024 + 1, 4);   // three tokens of a block
 }
 
-TEST_F(CudaRmsNorm, RowsWiderThanSharedMemory) {
+TEST_F(CudaRmsNorm, RowsWiderThanRegisters) {
   expect_norm<float, float>(2, 8192);
   expect_norm<float, float>(2, 8196);
 }

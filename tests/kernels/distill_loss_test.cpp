@@ -210,8 +210,8 @@ TEST(DistillLossLevels, VectorLevelsAreBitEqual) {
 
 TEST_P(DistillLoss, IsUnchangedByAShiftOfAllLogits) {
   LossProblem problem(2, 50);
-  for (float& z : problem.logits)
-    z = std::round(z * 4) / 4;  // so that a shift by 2^k rounds nothing
+  // So that a shift by 2^k rounds nothing.
+  for (float& z : problem.logits) z = std::round(z * 4) / 4;
   SerialFor serial;
   const Weights weights = {0.5, 0.5, 1};
   const Losses expected = run(problem, weights, serial);

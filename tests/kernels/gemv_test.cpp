@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "fbi/core/error.h"
+#include "kernels/stored_row.h"
 #include "kernels/support.h"
 #include "support/expect_error.h"
 
@@ -327,9 +328,8 @@ TEST_P(Gemv, DenseProductOfEveryStorage) {
         Guarded<float> y(kTokens * rows);
         SerialFor serial;
         multiply(w, x.data(), kTokens, y.data(), serial);
-        std::vector<float> row(static_cast<std::size_t>(columns));
         for (std::int64_t o = 0; o < rows; ++o) {
-          w.get_row(o, row);
+          const auto row = stored_row(w, o);
           for (std::int64_t t = 0; t < kTokens; ++t) {
             double sum = 0, squares = 0;
             for (std::int64_t i = 0; i < columns; ++i) {
@@ -348,14 +348,12 @@ TEST_P(Gemv, DenseProductOfEveryStorage) {
 
 TEST_P(Gemv, StoredRowsAreRoundedAsTheirStorageSays) {
   const auto values = normals(33, 1);
-  std::vector<float> row(33);
-  dense({1, 33}, Storage::kFp32, values).get_row(0, row);
-  EXPECT_EQ(row, values);
-  dense({1, 33}, Storage::kFp16, values).get_row(0, row);
+  EXPECT_EQ(stored_row(dense({1, 33}, Storage::kFp32, values), 0), values);
+  auto row = stored_row(dense({1, 33}, Storage::kFp16, values), 0);
   for (int i = 0; i < 33; ++i) EXPECT_NEAR(row[i], values[i], std::abs(values[i]) * 0x1p-11);
   float largest = 0;
   for (const float v : values) largest = std::max(largest, std::abs(v));
-  dense({1, 33}, Storage::kInt8, values).get_row(0, row);
+  row = stored_row(dense({1, 33}, Storage::kInt8, values), 0);
   for (int i = 0; i < 33; ++i) EXPECT_NEAR(row[i], values[i], largest / 127 * 0.501);
 }
 

@@ -40,8 +40,8 @@ TEST_P(Layer, RmsNormDividesByTheRootOfTheMeanSquare) {
       EXPECT_NEAR(inverse_rms.data()[t], r, 2e-7 * r);
       for (std::int64_t i = 0; i < width; ++i) {
         const double expected = p.x[t * width + i] * r * p.weight[i];
-        EXPECT_NEAR(out.data()[t * width + i], expected,
-                    3e-7 * std::abs(expected));  // three roundings
+        // Three roundings.
+        EXPECT_NEAR(out.data()[t * width + i], expected, 3e-7 * std::abs(expected));
       }
     }
   }
@@ -54,8 +54,8 @@ TEST_P(Layer, RmsNormBackwardIsTheDerivative) {
     CutFor three(3);
     rms_norm(p.input(), kEps, out.data(), inverse_rms.data(), three);
     Guarded<float> dx(p.dout), dweight(width, 1.0f);
-    rms_norm_backward(p.input(), inverse_rms.data(), dx.data(), dx.data(), dweight.data(),
-                      three);  // in place of dout
+    // In place of dout.
+    rms_norm_backward(p.input(), inverse_rms.data(), dx.data(), dx.data(), dweight.data(), three);
     std::vector<double> expected_dweight(static_cast<std::size_t>(width), 1.0);
     for (std::int64_t t = 0; t < kTokens; ++t) {
       const double r = p.inverse_rms(t);

@@ -374,8 +374,8 @@ TEST(CausalAttentionOp, AgreesWithLibTorchForwardAndBackward) {
   for (const auto& [heads, key_heads] : {std::pair{4, 2}, {3, 3}}) {
     const at::Tensor joint = at::randn({batch, positions, heads + 2 * key_heads, dim});
     const at::Tensor upstream = at::randn({batch, heads, positions, dim});
-    std::array<std::array<at::Tensor, 2>, 2>
-        results;  // ours and LibTorch's: out, gradient of all inputs
+    // Ours and LibTorch's: out, gradient of all inputs.
+    std::array<std::array<at::Tensor, 2>, 2> results;
     for (auto& result : results) {
       const at::Tensor all = joint.clone().requires_grad_(true);
       const at::Tensor by_head = all.transpose(1, 2);

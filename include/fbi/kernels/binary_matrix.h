@@ -19,6 +19,13 @@ struct ScaleStrides {
   static constexpr ScaleStrides per_column() { return {0, 1}; }
   static constexpr ScaleStrides per_row() { return {1, 0}; }
   static constexpr ScaleStrides single() { return {0, 0}; }
+  /// Of an enum with kColumn, kRow and kSingle: config::Binarize, unless it is none, or
+  /// ops::ScalePattern.
+  template <class Pattern>
+  static constexpr ScaleStrides of(Pattern pattern) {
+    if (pattern == Pattern::kColumn) return per_column();
+    return pattern == Pattern::kRow ? per_row() : single();
+  }
   /// Number of alpha (and beta) values for a [rows, columns] matrix.
   constexpr std::int64_t count(std::int64_t rows, std::int64_t columns) const {
     return row ? rows : column ? columns : 1;
@@ -45,7 +52,8 @@ void transpose_signs(const std::uint8_t* bits, MatrixShape shape, std::uint8_t* 
 /// the first exact).
 void effective_weight(const std::uint8_t* bits, const float* alpha, const float* beta,
                       ScaleStrides strides, MatrixShape shape, float* out, ParallelFor& parallel);
-/// The same, rounded to bfloat16 (nearest even): the canonical form of bf16 training.
+/// The same, rounded to bfloat16 (nearest even, NaN to 0x7FC0): the canonical form of bf16
+/// training.
 void effective_weight_bf16(const std::uint8_t* bits, const float* alpha, const float* beta,
                            ScaleStrides strides, MatrixShape shape, std::uint16_t* out,
                            ParallelFor& parallel);
@@ -63,8 +71,5 @@ void initial_scales(const float* latent, ScaleStrides strides, MatrixShape shape
 double scale_gradients(const float* raw_grad, const std::uint8_t* bits, const float* alpha,
                        ScaleStrides strides, MatrixShape shape, float* dalpha, float* dbeta,
                        ParallelFor& parallel);
-
-/// Number of bits that differ, pad bits excluded by being 0 in both.
-std::int64_t count_flips(const std::uint8_t* before, const std::uint8_t* after, MatrixShape shape);
 
 }  // namespace fbi::kernels

@@ -15,6 +15,10 @@
 /// need it (Readers): times their alpha, with the sum that their beta multiplies, and with the
 /// squares that a norm needs. So a product reads its signs and one vector, and a norm costs no
 /// launch.
+///
+/// On compute capability 9.0 project, attend, multiply_add and gate begin while the launch before
+/// them in their stream still runs, and wait where they need what it writes. So that launch must
+/// not be one that writes weights, rows or angles.
 namespace fbi::kernels::cuda {
 
 /// Number of bytes that repack_signs writes.

@@ -118,8 +118,6 @@ class DenseLinear {
 
   /// Rounds `values` [columns] into a row. Rows may be set from several threads.
   void set_row(std::int64_t row, std::span<const float> values);
-  /// out [columns] = a row, as the products see it.
-  void get_row(std::int64_t row, std::span<float> out) const;
 
   /// y[t * y_stride + o] for rows [begin, end); token t reads x + t * x_stride.
   void multiply(std::int64_t begin, std::int64_t end, const float* x, std::int64_t x_stride,

@@ -1,16 +1,10 @@
 #pragma once
 
-#include <cstdint>
-#include <string>
-
 #include <ATen/core/Tensor.h>
 
 #include "fbi/ops/parameter_slot.h"
 
 namespace fbi::ops {
-
-/// Published name of a scale or shift: "….q_proj.weight" -> "….q_proj.wscale".
-std::string sibling_name(const std::string& weight_name, const std::string& suffix);
 
 /// slot.bits from the latent weight (fp32 [O, I]): `latent >= 0` is +1.
 void pack_signs(ParameterSlot& slot, const at::Tensor& latent);

@@ -34,8 +34,8 @@ struct ParameterSlot {
   std::vector<std::int64_t> shape;               ///< [O, I] or [D]
   ScalePattern pattern = ScalePattern::kColumn;  ///< packed only
 
-  at::Tensor
-      bits;  ///< packed: uint8 [O, ceil(I/8)], least significant bit first, 1 = +1, pad bits 0
+  /// Packed: uint8 [O, ceil(I/8)], least significant bit first, 1 = +1, pad bits 0.
+  at::Tensor bits;
   at::Tensor alpha;          ///< packed: fp32, flat, numel = I (column), O (row) or 1 (single)
   at::Tensor beta;           ///< packed: like alpha; zeros when learns_shift is false
   bool learns_shift = true;  ///< false: beta is 0 for ever, no parameter, and in no file

@@ -83,8 +83,8 @@ void softmax_backward_row(float* p, float* dp, std::int64_t count, float inverse
     for_lanes(size, [&](std::int64_t i, auto lanes) {
       const Floats probability = mul(load(p + first + i, lanes), splat(inverse_sum));
       store(p + first + i, probability, lanes);
-      partial =
-          fma(probability, load(dp + first + i, lanes), partial);  // lanes beyond a part read as 0
+      // Lanes beyond a part read as 0.
+      partial = fma(probability, load(dp + first + i, lanes), partial);
     });
     accumulate(sum, widen(partial));
   });

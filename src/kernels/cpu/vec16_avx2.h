@@ -180,13 +180,6 @@ inline void store_bfloat16(std::uint16_t* out, Floats x) {
   const __m256i ordered = _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), ordered);
 }
-inline __m256 widen_bfloat16(__m128i x) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
-}
-inline Floats load_bfloat16(const std::uint16_t* x) {
-  return {widen_bfloat16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))),
-          widen_bfloat16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 8)))};
-}
 
 }  // namespace
 }  // namespace fbi::kernels

@@ -136,10 +136,6 @@ inline void store_bfloat16(std::uint16_t* out, Floats x) {
   const __m512i result = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7FC0));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi32_epi16(result));
 }
-inline Floats load_bfloat16(const std::uint16_t* x) {
-  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-}
 
 }  // namespace
 }  // namespace fbi::kernels

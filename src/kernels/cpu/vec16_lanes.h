@@ -79,24 +79,13 @@ inline double sum_of_lanes(const Doubles& x) {
   return sum;
 }
 
-inline void copy_part(std::uint16_t* out, const std::uint16_t* x, int n) {
-  for (int j = 0; j < n; ++j) out[j] = x[j];
-}
 inline void store_bfloat16(std::uint16_t* out, Floats x, Full) {
   store_bfloat16(out, x);
 }
 inline void store_bfloat16(std::uint16_t* out, Floats x, Part part) {
   std::uint16_t lanes[kLanes];
   store_bfloat16(lanes, x);
-  copy_part(out, lanes, part.n);
-}
-inline Floats load_bfloat16(const std::uint16_t* x, Full) {
-  return load_bfloat16(x);
-}
-inline Floats load_bfloat16(const std::uint16_t* x, Part part) {
-  std::uint16_t lanes[kLanes] = {};
-  copy_part(lanes, x, part.n);
-  return load_bfloat16(lanes);
+  for (int j = 0; j < part.n; ++j) out[j] = lanes[j];
 }
 
 }  // namespace

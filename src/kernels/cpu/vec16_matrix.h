@@ -42,18 +42,6 @@ void effective_row_bf16(const BinaryRow& row, std::uint16_t* out) {
   row.per_column ? effective_row_bf16_of<true>(row, out) : effective_row_bf16_of<false>(row, out);
 }
 
-std::int64_t differing_bits(const std::uint8_t* a, const std::uint8_t* b, std::int64_t bytes) {
-  std::int64_t count = 0, i = 0;
-  for (; i + 8 <= bytes; i += 8) {
-    std::uint64_t x, y;
-    std::memcpy(&x, a + i, sizeof x);
-    std::memcpy(&y, b + i, sizeof y);
-    count += __builtin_popcountll(x ^ y);
-  }
-  for (; i < bytes; ++i) count += __builtin_popcount(a[i] ^ b[i]);
-  return count;
-}
-
 struct AdamW {
   explicit AdamW(const AdamWConstants& c)
       : decay(splat(c.decay)),
@@ -176,18 +164,6 @@ void gradient_column_sums(const GradientBlock& block, double* sums) {
   for (int k = 0; k < 3; ++k) {
     for (int j = 0; j < part.n; ++j) sums[k * columns + full + j] = tail[k][j];
   }
-}
-
-void to_bfloat16(const float* x, std::int64_t count, std::uint16_t* out) {
-  for_lanes(count, [&](std::int64_t i, auto lanes) {
-    store_bfloat16(out + i, load(x + i, lanes), lanes);
-  });
-}
-
-void from_bfloat16(const std::uint16_t* x, std::int64_t count, float* out) {
-  for_lanes(count, [&](std::int64_t i, auto lanes) {
-    store(out + i, load_bfloat16(x + i, lanes), lanes);
-  });
 }
 
 }  // namespace

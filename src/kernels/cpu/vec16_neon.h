@@ -193,13 +193,6 @@ inline uint16x4_t bfloat16_bits(float32x4_t x) {
 inline void store_bfloat16(std::uint16_t* out, Floats x) {
   unrolled<4>([&](int i) { vst1_u16(out + 4 * i, bfloat16_bits(x.part[i])); });
 }
-inline float32x4_t widen_bfloat16(const std::uint16_t* x) {
-  return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(x)), 16));
-}
-inline Floats load_bfloat16(const std::uint16_t* x) {
-  return {
-      {widen_bfloat16(x), widen_bfloat16(x + 4), widen_bfloat16(x + 8), widen_bfloat16(x + 12)}};
-}
 
 /// Four rows and columns; each column becomes a row, with its shift.
 template <bool shifted>

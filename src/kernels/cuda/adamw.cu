@@ -85,8 +85,8 @@ __global__ void __launch_bounds__(kMatrixThreads)
   }
   flipped = over_warp(flipped, Sum());
   if (threadIdx.x % kWarp == 0 && flipped != 0) {
-    atomicAdd(flips,
-              static_cast<unsigned long long>(flipped));  // integers: any order gives the same sum
+    // Integers: any order gives the same sum.
+    atomicAdd(flips, static_cast<unsigned long long>(flipped));
   }
 }
 

@@ -5,7 +5,7 @@ namespace fbi::kernels::cuda {
 namespace {
 
 constexpr int kPackRows = 16;  // of one block: enough loads to hide what a thread begins with
-constexpr int kUnpackRows = 32;
+constexpr int kUnpackRows = 8;
 
 template <bool whole>
 __global__ void __launch_bounds__(kMatrixThreads)
@@ -29,65 +29,87 @@ struct Values {
   }
 };
 
-template <class T, bool per_column, bool whole>
-__global__ void __launch_bounds__(kMatrixThreads)
-    effective_kernel(const std::uint8_t* bits, const float* alpha, const float* beta,
-                     std::int64_t row_stride, MatrixShape shape, T* out) {
-  constexpr int kSize = kPackSize<T>;
-  const Part part = part_of<kSize>(shape, kUnpackRows);
-  if (part.count <= 0) return;
-  Values<T> values[per_column ? kSize : 1];
-  for (int j = 0; per_column && j < kSize; ++j) {
-    const std::int64_t i = part.column + (j < part.count ? j : 0);
-    values[per_column ? j : 0].set(alpha[i], beta[i]);
+/// Those of what a thread writes; a dimension is 1 where they do not differ along it.
+template <class T, int rows, int columns>
+struct Palette {
+  Values<T> values[rows][columns];
+  __device__ const Values<T>& of(int row, int column) const {
+    return values[rows == 1 ? 0 : row][columns == 1 ? 0 : column];
   }
-#pragma unroll 4
-  for (std::int64_t o = part.row; o < part.end_row; ++o) {
-    if (!per_column) values[0].set(alpha[o * row_stride], beta[o * row_stride]);
-    const unsigned byte = bits[o * row_bytes(shape.columns) + part.column / 8];
-    const unsigned signs = byte >> (part.column % 8);
-    T pack[kSize];
-    for (int j = 0; j < kSize; ++j) {
-      const Values<T>& value = values[per_column ? j : 0];
-      pack[j] = signs >> j & 1 ? value.plus : value.minus;
+};
+
+/// The row of a part, or its last one where it has fewer.
+__device__ inline std::int64_t row_of(const Part& part, int k) {
+  return part.row + k < part.end_row ? part.row + k : part.end_row - 1;
+}
+
+/// Writes a part's elements as the signs choose. Signs of all rows are on their way before the
+/// first row is stored, for the compiler moves no load across a store.
+template <bool whole, int size, class T, class Palette>
+__device__ inline void write_part(const std::uint8_t* bits, MatrixShape shape, const Part& part,
+                                  const Palette& palette, T* out) {
+  unsigned signs[kUnpackRows];
+#pragma unroll
+  for (int k = 0; k < kUnpackRows; ++k) {
+    const unsigned byte = bits[row_of(part, k) * row_bytes(shape.columns) + part.column / 8];
+    signs[k] = byte >> (part.column % 8);
+  }
+#pragma unroll
+  for (int k = 0; k < kUnpackRows; ++k) {
+    if (k > 0 && part.row + k >= part.end_row) continue;  // every part has a row
+    T pack[size];
+    for (int j = 0; j < size; ++j) {
+      const Values<T>& value = palette.of(k, j);
+      pack[j] = signs[k] >> j & 1 ? value.plus : value.minus;
     }
-    T* target = out + o * shape.columns + part.column;
+    T* target = out + (part.row + k) * shape.columns + part.column;
     if (whole) {
       store_pack(target, pack);
     } else {
-      for (int j = 0; j < kSize; ++j) {
+      for (int j = 0; j < size; ++j) {
         if (j < part.count) target[j] = pack[j];
       }
     }
   }
 }
 
-/// A thread turns a byte of signs into eight.
+/// `whole` holds for alpha and beta of columns, too.
+template <class T, bool per_column, bool whole>
 __global__ void __launch_bounds__(kMatrixThreads)
-    signs_kernel(const std::uint8_t* bits, MatrixShape shape, bool whole, std::uint8_t* out) {
-  constexpr std::uint8_t kPlus = 0x38, kMinus = 0xB8;  // 1 and -1 in e4m3
-  const Part part = part_of<kEight>(shape, kUnpackRows);
+    effective_kernel(const std::uint8_t* bits, const float* alpha, const float* beta,
+                     std::int64_t row_stride, MatrixShape shape, T* out) {
+  constexpr int kSize = kPackSize<T>, kQuarter = kPackSize<float>;
+  const Part part = part_of<kSize>(shape, kUnpackRows);
   if (part.count <= 0) return;
-#pragma unroll 4
-  for (std::int64_t o = part.row; o < part.end_row; ++o) {
-    const unsigned signs = bits[o * row_bytes(shape.columns) + part.group];
-    std::uint8_t pack[kEight];
-    for (int j = 0; j < kEight; ++j) pack[j] = signs >> j & 1 ? kPlus : kMinus;
-    std::uint8_t* target = out + o * shape.columns + part.column;
-    if (whole) {
-      store_pack(target, pack);
-    } else {
-      for (int j = 0; j < kEight; ++j) {
-        if (j < part.count) target[j] = pack[j];
-      }
-    }
+  Palette<T, per_column ? 1 : kUnpackRows, per_column ? kSize : 1> palette;
+  for (int i = 0; per_column && i < kSize; i += kQuarter) {
+    float a[kQuarter], b[kQuarter];
+    load<whole>(a, alpha + part.column + i, part.count - i);
+    load<whole>(b, beta + part.column + i, part.count - i);
+    for (int j = 0; j < kQuarter; ++j) palette.values[0][per_column ? i + j : 0].set(a[j], b[j]);
   }
+#pragma unroll
+  for (int k = 0; !per_column && k < kUnpackRows; ++k) {
+    const std::int64_t scale = row_of(part, k) * row_stride;
+    palette.values[per_column ? 0 : k][0].set(alpha[scale], beta[scale]);
+  }
+  write_part<whole, kSize>(bits, shape, part, palette, out);
+}
+
+/// A thread turns a byte of signs into eight.
+template <bool whole>
+__global__ void __launch_bounds__(kMatrixThreads)
+    signs_kernel(const std::uint8_t* bits, MatrixShape shape, std::uint8_t* out) {
+  constexpr Palette<std::uint8_t, 1, 1> kOnes = {{{{0x38, 0xB8}}}};  // 1 and -1 in e4m3
+  const Part part = part_of<kEight>(shape, kUnpackRows);
+  if (part.count > 0) write_part<whole, kEight>(bits, shape, part, kOnes, out);
 }
 
 template <class T>
 void effective(const std::uint8_t* bits, const float* alpha, const float* beta,
                ScaleStrides strides, MatrixShape shape, T* out, Stream stream) {
-  const bool whole = whole_packs(out, shape.columns, kPackSize<T>);
+  const bool whole = whole_packs(out, shape.columns, kPackSize<T>) &&
+                     (!strides.column || (aligned_to(alpha, 16) && aligned_to(beta, 16)));
   const auto kernel =
       strides.column
           ? (whole ? effective_kernel<T, true, true> : effective_kernel<T, true, false>)
@@ -115,8 +137,9 @@ void effective_weight(const std::uint8_t* bits, const float* alpha, const float*
 
 void unpack_signs_e4m3(const std::uint8_t* bits, MatrixShape shape, std::uint8_t* out,
                        Stream stream) {
-  launch("unpack_signs_e4m3", signs_kernel, matrix_grid(shape, kEight, kUnpackRows), kMatrixThreads,
-         stream, bits, shape, whole_packs(out, shape.columns, kEight), out);
+  const bool whole = whole_packs(out, shape.columns, kEight);
+  launch("unpack_signs_e4m3", whole ? signs_kernel<true> : signs_kernel<false>,
+         matrix_grid(shape, kEight, kUnpackRows), kMatrixThreads, stream, bits, shape, out);
 }
 
 }  // namespace fbi::kernels::cuda

@@ -69,6 +69,7 @@ __global__ void __launch_bounds__(kThreads)
                      part = column / kWarp, token = blockIdx.y;
   if (part >= readers.parts) return;  // a whole warp
   const bool inside = column < readers.width;
+  wait_for_previous();
   const auto* row =
       static_cast<const std::byte*>(table.values) + rows[token].id * table.row_stride_bytes;
   const float x = inside ? to_float(reinterpret_cast<const T*>(row)[column]) : 0;

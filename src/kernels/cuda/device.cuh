@@ -76,13 +76,25 @@ __device__ inline void store_pack(T* target, const T (&x)[size]) {
   __stwb(reinterpret_cast<Pack<T, size>*>(target), word);  // an assignment may be split again
 }
 
+/// A pack from and to where it is aligned.
+template <int size, class T>
+__device__ inline void load_floats(float (&x)[size], const T* source) {
+  T pack[size];
+  load_pack(pack, source);
+  for (int j = 0; j < size; ++j) x[j] = to_float(pack[j]);
+}
+template <int size, class T>
+__device__ inline void store_floats(T* target, const float (&x)[size]) {
+  T pack[size];
+  for (int j = 0; j < size; ++j) pack[j] = rounded<T>(x[j]);
+  store_pack(target, pack);
+}
+
 /// x[j] = source[j] for j < n, the others 0. `whole`: source is aligned to the pack.
 template <int size, class T>
 __device__ inline void load(float (&x)[size], const T* source, std::int64_t n, bool whole) {
   if (whole && n >= size) {
-    T pack[size];
-    load_pack(pack, source);
-    for (int j = 0; j < size; ++j) x[j] = to_float(pack[j]);
+    load_floats(x, source);
   } else {
     for (int j = 0; j < size; ++j) x[j] = j < n ? to_float(source[j]) : 0.0f;
   }
@@ -90,13 +102,30 @@ __device__ inline void load(float (&x)[size], const T* source, std::int64_t n, b
 template <int size, class T>
 __device__ inline void store(T* target, const float (&x)[size], std::int64_t n, bool whole) {
   if (whole && n >= size) {
-    T pack[size];
-    for (int j = 0; j < size; ++j) pack[j] = rounded<T>(x[j]);
-    store_pack(target, pack);
+    store_floats(target, x);
   } else {
     for (int j = 0; j < size; ++j) {
       if (j < n) target[j] = rounded<T>(x[j]);
     }
+  }
+}
+
+/// The same for kernels that exist twice: `whole` stands for n >= size, too. Nothing is checked
+/// then, so that a loop's loads can all be under way before one of them is used.
+template <bool whole, int size, class T>
+__device__ inline void load(float (&x)[size], const T* source, std::int64_t n) {
+  if (whole) {
+    load_floats(x, source);
+  } else {
+    load(x, source, n, false);
+  }
+}
+template <bool whole, int size, class T>
+__device__ inline void store(T* target, const float (&x)[size], std::int64_t n) {
+  if (whole) {
+    store_floats(target, x);
+  } else {
+    store(target, x, n, false);
   }
 }
 

@@ -28,7 +28,6 @@ struct Loss {
   const T* teacher;
   const std::int32_t* targets;  ///< null: no next-token loss
   std::int64_t vocab_size;
-  bool whole;  ///< rows can be moved in packs
   bool gradient;
   Weights weights;
   float* loss_next;
@@ -62,18 +61,19 @@ struct Sums {
     cross *= factor;
     teacher_max = top;
   }
-  template <int size>
+  /// n of the elements, or all where the packs are whole.
+  template <bool whole, int size>
   __device__ void add(const float (&z)[size], const float (&t)[size], std::int64_t n,
                       float exponent) {
     float top = max, teacher_top = teacher_max;
     for (int j = 0; j < size; ++j) {
-      if (j < n && z[j] > top) top = z[j];
-      if (soft && j < n && t[j] > teacher_top) teacher_top = t[j];
+      if ((whole || j < n) && z[j] > top) top = z[j];
+      if (soft && (whole || j < n) && t[j] > teacher_top) teacher_top = t[j];
     }
     raise(top, exponent);
     if (soft) raise_teacher(teacher_top, exponent);
     for (int j = 0; j < size; ++j) {
-      if (j >= n) continue;
+      if (!whole && j >= n) continue;
       const float shifted = z[j] - max;
       if (soft) {
         const float q = exp2f((t[j] - teacher_max) * exponent);
@@ -93,7 +93,7 @@ struct Factors {
   std::int64_t target = -1;  ///< -1: none
 };
 
-template <class T, bool soft, bool hard>
+template <bool whole, class T, bool soft, bool hard>
 __device__ inline void write_gradient(const Loss<T>& loss, T* row, const T* teacher_row,
                                       const Sums<soft, hard>& maxima, const Factors& factors) {
   constexpr int kSize = kPackSize<T>;
@@ -101,8 +101,8 @@ __device__ inline void write_gradient(const Loss<T>& loss, T* row, const T* teac
   for (std::int64_t v = std::int64_t{threadIdx.x} * kSize; v < loss.vocab_size;
        v += std::int64_t{blockDim.x} * kSize) {
     float z[kSize], t[kSize];
-    load(z, row + v, loss.vocab_size - v, loss.whole);
-    if (soft) load(t, teacher_row + v, loss.vocab_size - v, loss.whole);
+    load<whole>(z, row + v, loss.vocab_size - v);
+    if (soft) load<whole>(t, teacher_row + v, loss.vocab_size - v);
     for (int j = 0; j < kSize; ++j) {
       const float shifted = z[j] - maxima.max;
       float gradient = 0;
@@ -114,7 +114,7 @@ __device__ inline void write_gradient(const Loss<T>& loss, T* row, const T* teac
       if (v + j == factors.target) gradient -= factors.onehot;
       z[j] = gradient;
     }
-    store(row + v, z, loss.vocab_size - v, loss.whole);
+    store<whole>(row + v, z, loss.vocab_size - v);
   }
 }
 
@@ -134,12 +134,13 @@ __device__ inline RowSums row_sums(Sums<soft, hard>& part, const Weights& weight
     sums.teacher = over_block(double{part.teacher}, Sum());
     sums.cross = over_block(double{part.cross}, Sum()) * weights.inverse_temperature;
   }
-  sums.next = hard ? over_block(double{part.next}, Sum())
-                   : sums.student;  // at temperature 1 they are the same
+  // At temperature 1 they are the same.
+  sums.next = hard ? over_block(double{part.next}, Sum()) : sums.student;
   return sums;
 }
 
-template <class T, bool soft, bool hard>
+/// `whole`: rows can be moved in packs.
+template <class T, bool soft, bool hard, bool whole>
 __global__ void __launch_bounds__(kMaxThreads) loss_kernel(Loss<T> loss) {
   constexpr int kSize = kPackSize<T>;
   const std::int64_t token = blockIdx.x;
@@ -154,9 +155,9 @@ __global__ void __launch_bounds__(kMaxThreads) loss_kernel(Loss<T> loss) {
   for (std::int64_t v = std::int64_t{threadIdx.x} * kSize; v < loss.vocab_size;
        v += std::int64_t{blockDim.x} * kSize) {
     float z[kSize], t[kSize] = {};
-    load(z, row + v, loss.vocab_size - v, loss.whole);
-    if (soft) load(t, teacher_row + v, loss.vocab_size - v, loss.whole);
-    part.add(z, t, loss.vocab_size - v, loss.weights.exponent);
+    load<whole>(z, row + v, loss.vocab_size - v);
+    if (soft) load<whole>(t, teacher_row + v, loss.vocab_size - v);
+    part.template add<whole>(z, t, loss.vocab_size - v, loss.weights.exponent);
   }
   const RowSums sums = row_sums(part, loss.weights);
 
@@ -179,7 +180,7 @@ __global__ void __launch_bounds__(kMaxThreads) loss_kernel(Loss<T> loss) {
     factors.teacher = static_cast<float>(weights.distill / sums.teacher);
   }
   if (hard) factors.next = static_cast<float>(next / sums.next);
-  write_gradient(loss, row, teacher_row, part, factors);
+  write_gradient<whole>(loss, row, teacher_row, part, factors);
 }
 
 /// Threads for rows of so many packs: results depend on it, so it depends on the row alone.
@@ -188,13 +189,18 @@ int threads_for(std::int64_t packs) {
   return static_cast<int>(warps * kWarp < kMaxThreads ? warps * kWarp : kMaxThreads);
 }
 
+template <class T, bool whole>
+auto kernel_of(bool soft, bool hard) {
+  return !soft  ? loss_kernel<T, false, true, whole>
+         : hard ? loss_kernel<T, true, true, whole>
+                : loss_kernel<T, true, false, whole>;
+}
+
 template <class T>
-void run(Loss<T> loss, bool soft, bool hard, std::int64_t tokens, Stream stream) {
-  loss.whole = loss.vocab_size % kPackSize<T> == 0 && aligned_to(loss.logits, 16) &&
-               (!soft || aligned_to(loss.teacher, 16));
-  const auto kernel = !soft  ? loss_kernel<T, false, true>
-                      : hard ? loss_kernel<T, true, true>
-                             : loss_kernel<T, true, false>;
+void run(const Loss<T>& loss, bool soft, bool hard, std::int64_t tokens, Stream stream) {
+  const bool whole = loss.vocab_size % kPackSize<T> == 0 && aligned_to(loss.logits, 16) &&
+                     (!soft || aligned_to(loss.teacher, 16));
+  const auto kernel = whole ? kernel_of<T, true>(soft, hard) : kernel_of<T, false>(soft, hard);
   launch("distill_loss", kernel, Grid{tokens}, threads_for(ceil_div(loss.vocab_size, kPackSize<T>)),
          stream, loss);
 }

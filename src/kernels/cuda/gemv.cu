@@ -11,12 +11,12 @@
 ///
 /// Bound. For 4,096 weights a warp moves 512 bytes of signs from memory and as many bytes of inputs
 /// from the L2 cache; shared memory takes 32 accesses for the look-ups and 16 for the tables, 85
-/// weights per clock and multiprocessor; and some 190 instructions are issued, 4 per clock. On 132
+/// weights per clock and multiprocessor; and some 170 instructions are issued, 4 per clock. On 132
 /// multiprocessors at 1.7 GHz the 6.5 billion weights of the 7B model then take 0.34 ms, against
 /// 0.17 ms for reading their 0.81 GB at 4.8 TB/s and 0.3 ms for signs and inputs from an L2 cache
 /// of 5.5 TB/s. A select and an addition per weight would take 0.7 to 0.9 ms. The head adds 0.06
-/// ms, and 162 launches 0.2 to 0.3 ms if each start and end in a graph takes 1 to 2 µs. Nothing of
-/// this is measured.
+/// ms, and 162 launches 0.2 to 0.3 ms if each start and end in a graph takes 1 to 2 µs and
+/// beginning early hides none of it. Nothing of this is measured.
 namespace fbi::kernels::cuda {
 namespace {
 
@@ -25,8 +25,8 @@ constexpr int kChunk = 128;  // columns
 constexpr int kGroup = 4;    // columns of a table
 constexpr int kGroups = kChunk / kGroup;
 constexpr int kEntries = 1 << kGroup;
-constexpr int kTableStride =
-    kEntries + 4;  // so that the lanes' tables begin in different banks when they are written
+// So that the lanes' tables begin in different banks when they are written.
+constexpr int kTableStride = kEntries + 4;
 constexpr int kThreads = 256;  // of repacking
 
 // ---- signs in the kernels' order
@@ -71,9 +71,10 @@ struct Product {
 
 /// Of a block.
 struct Scratch {
-  alignas(16) float tables[kMaxWarps][kGroups * kTableStride];
+  alignas(256) float tables[kMaxWarps][kGroups * kTableStride];
   float row_sums[kMaxWarps][kWarp];
 };
+static_assert(sizeof(Scratch::tables[0]) % 256 == 0);  // see look_up
 
 /// The 16 sums of ±a, the sign of a[j] by bit j of the index.
 __device__ inline void write_table(const float (&a)[kGroup], float* table) {
@@ -85,51 +86,84 @@ __device__ inline void write_table(const float (&a)[kGroup], float* table) {
   }
 }
 
-/// Σ of the entries that the nibbles of 32 columns choose.
-__device__ inline float look_up(unsigned word, const float* tables) {
+/// Σ of the entries that the nibbles of 32 columns choose. `tables`: the address of the first one
+/// in shared memory, a multiple of 256. 4 times a nibble fits into a byte, so one instruction makes
+/// an entry's address, and the table's own offset is part of the load.
+__device__ inline float look_up(unsigned word, unsigned tables, int first) {
+  constexpr unsigned kNibbles = 0x3C3C3C3C;  // times 4, one a byte
+  const unsigned nibbles[2] = {word << 2 & kNibbles, word >> 2 & kNibbles};
   float sum = 0;
 #pragma unroll
-  for (int group = 0; group < 32 / kGroup; ++group) {
-    sum += tables[group * kTableStride + (word >> (kGroup * group) & (kEntries - 1))];
+  for (int k = 0; k < 32 / kGroup; ++k) {
+    const unsigned entry =
+        __byte_perm(nibbles[k % 2], tables, 0x7650u + static_cast<unsigned>(k / 2));
+    sum += static_cast<const float*>(__cvta_shared_to_generic(entry))[(first + k) * kTableStride];
   }
   return sum;
 }
 
+/// The way of a lane through its warp's chunks, the first of whose signs are under way when it
+/// begins: no earlier launch writes signs.
+struct Walk {
+  uint4 signs = {};      ///< of the lane's row in this chunk
+  float x[kGroup] = {};  ///< the inputs whose table the lane writes
+  const uint4* signs_at;
+  const float* x_at;
+  int columns;    ///< from x_at on, 0 or less behind the last one
+  int chunks;     ///< from here on, those of the other warps counted
+  unsigned step;  ///< from a chunk to the warp's next, in uint4
+  bool whole;
+
+  __device__ Walk(const Product& w, std::int64_t row_block, std::int64_t token)
+      : step(blockDim.x), whole(w.whole) {
+    const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    const int column = static_cast<int>(warp * kChunk + lane * kGroup);
+    signs_at = w.words + row_block * w.chunks * kWarp + threadIdx.x;
+    x_at = w.input.scaled + token * w.shape.columns + column;
+    columns = static_cast<int>(w.shape.columns) - column;
+    chunks = static_cast<int>(w.chunks) - static_cast<int>(warp);
+    if (chunks > 0) signs = *signs_at;
+  }
+  __device__ void fetch_inputs() {
+    if (chunks > 0) load(x, x_at, columns, whole);
+  }
+  __device__ void go_on() {
+    signs_at += step;
+    x_at += step * kGroup;
+    columns -= static_cast<int>(step * kGroup);
+    chunks -= static_cast<int>(step / kWarp);
+    if (chunks <= 0) return;
+    signs = *signs_at;
+    load(x, x_at, columns, whole);
+  }
+};
+
 /// The warp's share of Σ ±x, a row per lane.
-__device__ inline float share_of_rows(const Product& w, std::int64_t row_block, std::int64_t token,
-                                      float* tables) {
-  const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-  const float* x = w.input.scaled + token * w.shape.columns;
-  const uint4* words = w.words + row_block * w.chunks * kWarp + lane;
-  constexpr int kWordTables = 32 / kGroup * kTableStride;
-  float sum = 0, a[kGroup];
-  uint4 next = {};
-  const auto fetch = [&](std::int64_t chunk) {
-    if (chunk >= w.chunks) return;
-    const std::int64_t column = chunk * kChunk + lane * kGroup;
-    next = words[chunk * kWarp];
-    load(a, x + column, w.shape.columns - column, w.whole);
-  };
-  fetch(warp);
-  for (std::int64_t chunk = warp; chunk < w.chunks; chunk += warps) {
-    const uint4 signs = next;
+__device__ inline float share_of_rows(Walk walk, Scratch& scratch) {
+  float* tables = scratch.tables[threadIdx.x / kWarp];
+  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(tables));
+  constexpr int kWordTables = 32 / kGroup;
+  float sum = 0;
+  while (walk.chunks > 0) {
+    const uint4 signs = walk.signs;
     __syncwarp();  // nobody reads the tables of the chunk before any more
-    write_table(a, tables + lane * kTableStride);
-    fetch(chunk + warps);
+    write_table(walk.x, tables + threadIdx.x % kWarp * kTableStride);
+    walk.go_on();
     __syncwarp();
-    sum += look_up(signs.x, tables) + look_up(signs.y, tables + kWordTables);
-    sum += look_up(signs.z, tables + 2 * kWordTables) + look_up(signs.w, tables + 3 * kWordTables);
+    sum += look_up(signs.x, address, 0) + look_up(signs.y, address, kWordTables);
+    sum += look_up(signs.z, address, 2 * kWordTables) + look_up(signs.w, address, 3 * kWordTables);
   }
   return sum;
 }
 
 /// The products of the block's rows. All threads call; the lanes of the first warp receive theirs.
-__device__ inline float multiply_rows(const Product& w, std::int64_t row_block, std::int64_t token,
-                                      Scratch& scratch) {
+__device__ inline float multiply_rows(Walk walk, const Product& w, std::int64_t row_block,
+                                      std::int64_t token, Scratch& scratch) {
   const unsigned warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
-  InputSums input;
+  walk.fetch_inputs();
+  InputSums input;  // while the first chunk is on its way
   if (warp == 0) input = sums_of(w.input, token, w.shape.columns);
-  float sum = share_of_rows(w, row_block, token, scratch.tables[warp]);
+  float sum = share_of_rows(walk, scratch);
   __syncthreads();  // the sums of the product before have been read
   scratch.row_sums[warp][lane] = sum;
   __syncthreads();
@@ -153,13 +187,12 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
   const std::int64_t token = blockIdx.y, row = std::int64_t{blockIdx.x} * kWarp + threadIdx.x;
   const bool inside = row < w.shape.rows;  // of the first warp
   float* place = residual + token * w.shape.rows + row;
+  const Walk walk(w, blockIdx.x, token);
   ReaderScales scales;
-  float before = 0;
-  if (threadIdx.x < kWarp) {
-    scales = scales_of(readers, row, inside);
-    before = inside ? *place : 0;
-  }
-  const float x = before + multiply_rows(w, blockIdx.x, token, scratch);
+  if (threadIdx.x < kWarp) scales = scales_of(readers, row, inside);
+  wait_for_previous();
+  const float before = threadIdx.x < kWarp && inside ? *place : 0;
+  const float x = before + multiply_rows(walk, w, blockIdx.x, token, scratch);
   if (threadIdx.x >= kWarp) return;
   if (inside) *place = x;
   publish(readers, scales, token, blockIdx.x, row, inside, x);
@@ -170,10 +203,12 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
   __shared__ Scratch scratch;
   const std::int64_t token = blockIdx.y, row = std::int64_t{blockIdx.x} * kWarp + threadIdx.x;
   const bool inside = row < gate.shape.rows;
+  const Walk walk(gate, blockIdx.x, token);
   ReaderScales scales;
   if (threadIdx.x < kWarp) scales = scales_of(readers, row, inside);
-  const float g = multiply_rows(gate, blockIdx.x, token, scratch);
-  const float u = multiply_rows(up, blockIdx.x, token, scratch);
+  wait_for_previous();
+  const float g = multiply_rows(walk, gate, blockIdx.x, token, scratch);
+  const float u = multiply_rows(Walk(up, blockIdx.x, token), up, blockIdx.x, token, scratch);
   if (threadIdx.x >= kWarp) return;
   publish(readers, scales, token, blockIdx.x, row, inside, g / (1 + expf(-g)) * u);
 }
@@ -218,7 +253,9 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp, 2)
   for (; n < 2 && block >= args.blocks[n]; ++n) block -= args.blocks[n];
   const Product& w = n == 0 ? args.product[0] : n == 1 ? args.product[1] : args.product[2];
   const std::int64_t token = blockIdx.y;
-  float x = multiply_rows(w, block, token, scratch);
+  const Walk walk(w, block, token);
+  wait_for_previous();
+  float x = multiply_rows(walk, w, block, token, scratch);
   if (threadIdx.x >= kWarp) return;
   const unsigned row = block * kWarp + threadIdx.x;
   if (n < 2) x = rotated(args, token, row, x);
@@ -271,16 +308,16 @@ std::int64_t reader_parts(std::int64_t heads, std::int64_t head_dim) {
 void multiply_add(const RepackedMatrix& w, const ProductInput& input, std::int64_t tokens,
                   float* residual, const Readers& readers, Stream stream) {
   const Product product = product_of(w, input);
-  launch("multiply_add", multiply_add_kernel, Grid{ceil_div(w.shape.rows, kWarp), tokens},
-         threads_of(product), stream, product, residual, readers);
+  launch_early("multiply_add", multiply_add_kernel, Grid{ceil_div(w.shape.rows, kWarp), tokens},
+               threads_of(product), stream, product, residual, readers);
 }
 
 void gate(const RepackedMatrix& gate, const ProductInput& gate_input, const RepackedMatrix& up,
           const ProductInput& up_input, std::int64_t tokens, const Readers& readers,
           Stream stream) {
   const Product g = product_of(gate, gate_input), u = product_of(up, up_input);
-  launch("gate", gate_kernel, Grid{ceil_div(gate.shape.rows, kWarp), tokens}, threads_of(g), stream,
-         g, u, readers);
+  launch_early("gate", gate_kernel, Grid{ceil_div(gate.shape.rows, kWarp), tokens}, threads_of(g),
+               stream, g, u, readers);
 }
 
 void project(const ProjectArgs& args, Stream stream) {
@@ -303,8 +340,8 @@ void project(const ProjectArgs& args, Stream stream) {
   projection.rows = args.rows;
   projection.angles = args.angles;
   projection.queries = args.queries;
-  launch("project", project_kernel, Grid{blocks, args.tokens}, threads_of(projection.product[0]),
-         stream, projection);
+  launch_early("project", project_kernel, Grid{blocks, args.tokens},
+               threads_of(projection.product[0]), stream, projection);
 }
 
 }  // namespace fbi::kernels::cuda

@@ -8,6 +8,20 @@
 namespace fbi::kernels::cuda {
 namespace {
 
+/// Every kernel of a decode step calls this before it reads what an earlier launch wrote, and
+/// before it writes anything. Until then it reads only weights and the step's rows and angles,
+/// which are there before the step's first launch, embed, begins: that one is not launched early.
+/// Afterwards the launch before has ended, and with it all earlier ones, since it waited for its
+/// own predecessor; whatever they wrote is there, and nobody reads what this one overwrites. Only
+/// then may the next one begin, so never more than two run at once. For this order it is enough
+/// that one block waits: those without work end at once.
+__device__ inline void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
 /// What the readers multiply one element with. A kernel loads it first of all, so that it is there
 /// when the element is.
 struct ReaderScales {

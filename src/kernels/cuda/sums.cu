@@ -9,7 +9,7 @@ namespace fbi::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kFinishThreads = 512;  // one block
+constexpr int kFinishThreads = 512;  // where one block is enough
 constexpr int kRowsOfBlock = kMatrixThreads / kLanes;
 /// Elements of one block of sum_of_squares.
 constexpr std::int64_t kSumBlock = 1 << 14;
@@ -26,8 +26,8 @@ struct GradientSums {
   __device__ void add(double g, bool plus) {
     if (plus) positive += g;
     sum += g;
-    squares = fma(
-        g, g, squares);  // a square of an fp32 value is exact in double: one rounding either way
+    // A square of an fp32 value is exact in double: one rounding either way.
+    squares = fma(g, g, squares);
   }
 };
 
@@ -105,23 +105,24 @@ __device__ inline double finish(const GradientSums& sums, float alpha, float* da
   return double{alpha} * alpha * sums.squares;
 }
 
-/// sums [3][count], one of each per scale.
-__global__ void __launch_bounds__(kFinishThreads)
-    finish_scales(const double* sums, std::int64_t count, const float* alpha, float* dalpha,
-                  float* dbeta, double* squares) {
+/// sums [3][count], one of each per scale; the block's part of the squares behind them.
+__global__ void __launch_bounds__(kThreads)
+    finish_scales(double* sums, std::int64_t count, const float* alpha, float* dalpha,
+                  float* dbeta) {
+  const std::int64_t k = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   double term = 0;
-  for (std::int64_t k = threadIdx.x; k < count; k += kFinishThreads) {
+  if (k < count) {
     GradientSums scale;
     scale.positive = sums[k];
     scale.sum = sums[count + k];
     scale.squares = sums[2 * count + k];
-    term += finish(scale, alpha[k], &dalpha[k], &dbeta[k]);
+    term = finish(scale, alpha[k], &dalpha[k], &dbeta[k]);
   }
   term = over_block(term, Sum());
-  if (threadIdx.x == 0) *squares = term;
+  if (threadIdx.x == 0) sums[3 * count + blockIdx.x] = term;
 }
 
-/// The same where all rows share one scale.
+/// All of it where all rows share one scale.
 __global__ void __launch_bounds__(kFinishThreads)
     finish_single(const double* sums, std::int64_t rows, const float* alpha, float* dalpha,
                   float* dbeta, double* squares) {
@@ -132,18 +133,25 @@ __global__ void __launch_bounds__(kFinishThreads)
   if (threadIdx.x == 0) *squares = finish(all, *alpha, dalpha, dbeta);
 }
 
-__global__ void __launch_bounds__(kThreads)
-    squares_kernel(const float* x, std::int64_t count, bool whole, double* partial) {
+/// One thread's part of Σ x² over a block's elements, of which `count` are there.
+template <bool whole>
+__device__ inline double squares_of(const float* x, std::int64_t count) {
   constexpr int kSize = kPackSize<float>;
-  const std::int64_t begin = blockIdx.x * kSumBlock;
   double sum = 0;
 #pragma unroll 4
-  for (std::int64_t k = threadIdx.x; k < kSumBlock / kSize; k += kThreads) {
-    const std::int64_t i = begin + k * kSize;
+  for (std::int64_t i = threadIdx.x * kSize; i < kSumBlock; i += kThreads * kSize) {
     float value[kSize];
-    load(value, x + i, count - i, whole);
+    load<whole>(value, x + i, count - i);
     for (int j = 0; j < kSize; ++j) sum = fma(double{value[j]}, double{value[j]}, sum);
   }
+  return sum;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    squares_kernel(const float* x, std::int64_t count, bool aligned, double* partial) {
+  const std::int64_t begin = blockIdx.x * kSumBlock, left = count - begin;
+  double sum = aligned && left >= kSumBlock ? squares_of<true>(x + begin, left)
+                                            : squares_of<false>(x + begin, left);
   sum = over_block(sum, Sum());
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
@@ -158,7 +166,9 @@ __global__ void __launch_bounds__(kFinishThreads)
 
 std::int64_t scale_gradients_workspace(ScaleStrides strides, MatrixShape shape) {
   const std::int64_t blocks = std::max<std::int64_t>(1, ceil_div(shape.rows, kRowBlock));
-  return 3 * (strides.column ? blocks * shape.columns : shape.rows);
+  const std::int64_t count = strides.column ? shape.columns : shape.rows;
+  // The parts of the squares take the place of the other blocks' sums, or follow.
+  return std::max(3 * count * (strides.column ? blocks : 1), 3 * count + ceil_div(count, kThreads));
 }
 
 void scale_gradients(const float* raw_grad, const std::uint8_t* bits, const float* alpha,
@@ -176,9 +186,17 @@ void scale_gradients(const float* raw_grad, const std::uint8_t* bits, const floa
     launch("scale_gradients", row_sums, Grid{ceil_div(shape.rows, kRowsOfBlock)}, kMatrixThreads,
            stream, matrix, workspace);
   }
-  const bool single = !strides.row && !strides.column;
-  launch("scale_gradients", single ? finish_single : finish_scales, Grid{}, kFinishThreads, stream,
-         workspace, strides.column ? shape.columns : shape.rows, alpha, dalpha, dbeta, squares);
+  if (!strides.row && !strides.column) {
+    launch("scale_gradients", finish_single, Grid{}, kFinishThreads, stream, workspace, shape.rows,
+           alpha, dalpha, dbeta, squares);
+    return;
+  }
+  const std::int64_t count = strides.column ? shape.columns : shape.rows;
+  const std::int64_t blocks = ceil_div(count, kThreads);
+  launch("scale_gradients", finish_scales, Grid{blocks}, kThreads, stream, workspace, count, alpha,
+         dalpha, dbeta);
+  launch("scale_gradients", total_kernel, Grid{}, kFinishThreads, stream, workspace + 3 * count,
+         blocks, squares);
 }
 
 std::int64_t sum_of_squares_workspace(std::int64_t count) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "kernels/ref/ref.h"
 
@@ -9,6 +10,13 @@ namespace {
 float effective(const BinaryRow& row, std::int64_t i) {
   const std::int64_t k = row.per_column ? i : 0;
   return with_sign(row.bits, i, row.alpha[k]) + row.beta[k];
+}
+
+/// Rounded to nearest even; NaN becomes 0x7FC0, subnormals are kept.
+std::uint16_t to_bfloat16(float x) {
+  const auto u = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t rounded = (u + 0x7FFF + (u >> 16 & 1)) >> 16;
+  return std::isnan(x) ? 0x7FC0 : static_cast<std::uint16_t>(rounded);
 }
 
 double sum_of_lanes(const double (&lanes)[kLanes]) {
@@ -31,18 +39,7 @@ void effective_row(const BinaryRow& row, float* out) {
 }
 
 void effective_row_bf16(const BinaryRow& row, std::uint16_t* out) {
-  for (std::int64_t i = 0; i < row.columns; ++i) {
-    const float w = effective(row, i);
-    to_bfloat16(&w, 1, &out[i]);
-  }
-}
-
-std::int64_t differing_bits(const std::uint8_t* a, const std::uint8_t* b, std::int64_t bytes) {
-  std::int64_t count = 0;
-  for (std::int64_t i = 0; i < bytes; ++i) {
-    count += std::popcount(static_cast<std::uint8_t>(a[i] ^ b[i]));
-  }
-  return count;
+  for (std::int64_t i = 0; i < row.columns; ++i) out[i] = to_bfloat16(effective(row, i));
 }
 
 double sum_of_squares(const float* x, std::int64_t count) {

@@ -8,7 +8,6 @@ namespace fbi::kernels::ref {
 void pack_row(const float* latent, std::int64_t columns, std::uint8_t* bits);
 void effective_row(const BinaryRow& row, float* out);
 void effective_row_bf16(const BinaryRow& row, std::uint16_t* out);
-std::int64_t differing_bits(const std::uint8_t* a, const std::uint8_t* b, std::int64_t bytes);
 
 void adamw(float* value, float* moment1, float* moment2, const float* grad, std::int64_t count,
            const AdamWConstants& constants);
@@ -24,8 +23,6 @@ double sum_exp(const float* x, std::int64_t count, float max, float factor);
 DistillSums distill_sums(const LogitRow& row);
 void loss_gradient(const LogitRow& row, const LossGradient& factors);
 
-void to_bfloat16(const float* x, std::int64_t count, std::uint16_t* out);
-void from_bfloat16(const std::uint16_t* x, std::int64_t count, float* out);
 void exp(const float* x, std::int64_t count, float* out);
 
 void scaled_product(const float* x, float factor, const float* weight, std::int64_t count,

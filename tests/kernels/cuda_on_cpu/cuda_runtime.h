@@ -52,6 +52,12 @@ struct alignas(16) [[gnu::may_alias]] uint4 {
   unsigned x, y, z, w;
 };
 
+/// Borders of that section, defined by the linker where there is one.
+extern "C" {
+extern char __start_emulated_shared[] __attribute__((weak));
+extern char __stop_emulated_shared[] __attribute__((weak));
+}
+
 /// Of the fiber that runs.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -159,6 +165,21 @@ T __ldcg(const T* source) {
   return *source;
 }
 inline void __threadfence() {}
+/// Four of the eight bytes of low and high, by the lowest three bits of each nibble of `selector`.
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const std::uint64_t bytes = std::uint64_t{high} << 32 | low;
+  unsigned result = 0;
+  for (unsigned k = 0; k < 4; ++k)
+    result |= static_cast<unsigned>(bytes >> (selector >> 4 * k & 7) * 8 & 0xFF) << 8 * k;
+  return result;
+}
+/// Addresses within shared memory.
+inline std::size_t __cvta_generic_to_shared(const void* generic) {
+  return static_cast<std::size_t>(static_cast<const char*>(generic) - __start_emulated_shared);
+}
+inline void* __cvta_shared_to_generic(std::size_t shared) {
+  return __start_emulated_shared + shared;
+}
 inline int __popc(unsigned x) {
   return __builtin_popcount(x);
 }
@@ -242,10 +263,28 @@ std::size_t used_memory();
 void finish_copies();
 }  // namespace emulator
 
+/// A launch waits for the one before it, whatever it allows.
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  attributes->ptxVersion = 90;
+  return cudaSuccess;
+}
+
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   std::size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
 };
 /// Refuses what a device refuses.
 cudaError_t emulated_check(const cudaLaunchConfig_t& config);

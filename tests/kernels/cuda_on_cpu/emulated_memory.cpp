@@ -293,8 +293,9 @@ cudaError_t cudaMemcpyAsync(void* target, const void* source, std::size_t bytes,
       copies_under_way().push_back(
           {static_cast<unsigned char*>(const_cast<void*>(memory)), to_host, {from, from + bytes}});
     }
+    // What the host gets comes when it is waited for.
     if (to_host)
-      std::memset(target, kNothing, bytes);  // comes when it is waited for
+      std::memset(target, kNothing, bytes);
     else
       std::memcpy(target, source, bytes);
   });

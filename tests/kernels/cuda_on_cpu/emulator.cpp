@@ -25,12 +25,6 @@
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
-// Borders of the section of all __shared__ variables, defined by the linker where there is one.
-extern "C" {
-extern char __start_emulated_shared[] __attribute__((weak));
-extern char __stop_emulated_shared[] __attribute__((weak));
-}
-
 namespace emulator {
 namespace {
 

@@ -42,6 +42,27 @@ TEST(CudaOnCpu, SharedMemoryAndBarriersWorkInEveryOrder) {
   }
 }
 
+struct AlignedInts {
+  alignas(256) int values[64];
+};
+void address_by_bytes(int* x) {
+  __shared__ AlignedInts shared;
+  shared.values[threadIdx.x] = static_cast<int>(threadIdx.x);
+  __syncthreads();
+  const auto base = static_cast<unsigned>(__cvta_generic_to_shared(shared.values));
+  const unsigned address = __byte_perm(4 * (63 - threadIdx.x), base, 0x7650);
+  x[threadIdx.x] = *static_cast<const int*>(__cvta_shared_to_generic(address));
+}
+
+TEST(CudaOnCpu, AddressesOfSharedMemoryAreNumbers) {
+  std::vector<int> x(64), expected(64);
+  for (int i = 0; i < 64; ++i) expected[i] = 63 - i;
+  run(1, 64, address_by_bytes, x.data());
+  EXPECT_EQ(x, expected);
+  EXPECT_EQ(__byte_perm(0x33221100, 0x77665544, 0x7531), 0x77553311u);
+  EXPECT_EQ(__byte_perm(0x33221100, 0x77665544, 0x0246), 0x00224466u);
+}
+
 void reverse_without_barrier(int* x) {
   __shared__ int shared[64];
   shared[threadIdx.x] = x[threadIdx.x];
