@@ -6,6 +6,14 @@
 
 namespace fbi::infer {
 
+void Sequence::take_prompt(Sequence& reader) {
+  const std::int64_t count = continuation.prompt_tokens() - 1;
+  cache->reserve(count + 1);
+  cache->copy(*reader.cache, count);
+  if (score_prompt) continuation.take_scores(reader.continuation.result(), count);
+  fed = count;
+}
+
 Batch::Batch(Forward& forward, std::int64_t vocab_size, ParallelFor& parallel)
     : forward_(forward),
       vocab_size_(vocab_size),
@@ -16,14 +24,37 @@ void Batch::step(std::span<Sequence* const> sequences) {
   for (Sequence* sequence : sequences) {
     if (!sequence->ended() && sequence->pending() == 1) add(*sequence, 1);
   }
-  std::int64_t left = Forward::kMaxRows;
-  for (Sequence* sequence : sequences) {
-    if (sequence->ended() || sequence->pending() <= 1) continue;
-    const std::int64_t count = std::min(left, sequence->pending());
-    if (count > 0) add(*sequence, count);
-    left -= count;
-  }
+  share_rows(sequences);
   flush();
+}
+
+/// In equal shares, what is left to the oldest prompts. Where there are too few shares, those that
+/// have waited longest for one come first.
+void Batch::share_rows(std::span<Sequence* const> sequences) {
+  prompts_.clear();
+  for (Sequence* sequence : sequences) {
+    if (!sequence->ended() && sequence->pending() > 1) prompts_.push_back({sequence, 0});
+  }
+  if (prompts_.empty()) return;
+  const std::int64_t even = Forward::kMaxRows / std::ssize(prompts_) / kLeastShare * kLeastShare;
+  const std::int64_t share = std::max(kLeastShare, even);
+  std::int64_t left = Forward::kMaxRows;
+  const auto give = [&left](Part& part, std::int64_t most) {
+    const std::int64_t count = std::min({left, most, part.sequence->pending() - part.count});
+    part.count += count;
+    left -= count;
+  };
+  if (std::ssize(prompts_) * share > left) {
+    std::ranges::stable_sort(prompts_, {},
+                             [](const Part& part) { return part.sequence->last_turn; });
+  }
+  for (Part& part : prompts_) give(part, share);
+  for (Part& part : prompts_) give(part, left);
+  for (const Part& part : prompts_) {
+    if (part.count == 0) continue;
+    part.sequence->last_turn = ++turns_;
+    add(*part.sequence, part.count);
+  }
 }
 
 /// A part that does not fit into the run is cut: the run takes place, the rest goes into the next.
@@ -95,8 +126,8 @@ void Batch::hear() {
     if (row == 0 || heard_[row] != heard_[row - 1]) speakers_.push_back(row);
   }
   speakers_.push_back(heard_.size());
-  constexpr std::int64_t kWorthAThread =
-      8192;  // logits: those of fewer are drawn from before one is awake
+  // Logits: those of fewer are drawn from before one is awake.
+  constexpr std::int64_t kWorthAThread = 8192;
   const std::int64_t grain = 1 + kWorthAThread / vocab_size_;
   parallel_.run(0, std::ssize(speakers_) - 1, grain, [this](std::int64_t begin, std::int64_t end) {
     for (std::size_t row = speakers_[begin]; row < speakers_[end]; ++row) hear(row);

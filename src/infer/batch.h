@@ -25,15 +25,24 @@ struct Sequence {
 
   Continuation continuation;
   std::unique_ptr<SequenceCache> cache;
-  std::int64_t fed = 0;       ///< of continuation.ids()
-  bool score_prompt = false;  ///< the prompt is to be fed to its end in any case
-  std::exception_ptr error;   ///< what ended it before its time
+  std::int64_t fed = 0;        ///< of continuation.ids()
+  std::int64_t last_turn = 0;  ///< when Batch gave it rows for its prompt
+  bool score_prompt = false;   ///< the prompt is to be fed to its end in any case
+  std::exception_ptr error;    ///< what ended it before its time
 
   std::int64_t pending() const { return std::ssize(continuation.ids()) - fed; }
   bool ended() const {
     const bool scored = !score_prompt || fed >= continuation.prompt_tokens();
     return error || (continuation.ended() && scored);
   }
+
+  /// Nothing has been fed of a prompt of several tokens.
+  bool unread() const { return fed == 0 && pending() > 1; }
+  /// The prompt but for its last token has been fed.
+  bool has_read() const { return !error && fed >= continuation.prompt_tokens() - 1; }
+  /// Instead of feeding them, takes over those tokens from one that has_read() the same prompt,
+  /// with the same scores wanted.
+  void take_prompt(Sequence& reader);
 };
 
 /// Continues several sequences together. Each gets the tokens that generate() gives it alone,
@@ -42,17 +51,21 @@ class Batch {
  public:
   Batch(Forward& forward, std::int64_t vocab_size, ParallelFor& parallel);
 
-  /// Gives every sequence that is behind its prompt one more token, and prompts, first come first
-  /// served, Forward::kMaxRows rows: so a long prompt does not hold the others up. What goes wrong
-  /// with a sequence ends it alone; an error of the GPU (CudaError) is no sequence's, and is
+  /// Gives every sequence that is behind its prompt one more token, and prompts share
+  /// Forward::kMaxRows rows: so a long prompt holds up neither texts nor other prompts. What goes
+  /// wrong with a sequence ends it alone; an error of the GPU (CudaError) is no sequence's, and is
   /// thrown.
   void step(std::span<Sequence* const> sequences);
 
  private:
+  /// Rows of a prompt that is not alone, at least: kernels take as many at once.
+  static constexpr std::int64_t kLeastShare = 16;
+
   struct Part {
     Sequence* sequence;
     std::int64_t count;  // of its pending tokens
   };
+  void share_rows(std::span<Sequence* const> sequences);
   void add(Sequence& sequence, std::int64_t count);
   void flush();
   void run(std::span<const Part> parts);
@@ -63,7 +76,9 @@ class Batch {
   Forward& forward_;
   std::int64_t vocab_size_;
   ParallelFor& parallel_;
-  std::vector<Part> parts_;  // of the next run
+  std::int64_t turns_ = 0;
+  std::vector<Part> prompts_;  // what a step gives to each
+  std::vector<Part> parts_;    // of the next run
   std::int64_t part_rows_ = 0;
   std::vector<TokenRow> rows_, silent_rows_;
   std::vector<Sequence*> heard_;       // whose logits those of the first rows are

@@ -37,7 +37,8 @@ Continuation::Continuation(const text::Tokenizer& tokenizer, const eval::Languag
 }
 
 void Continuation::draw(std::span<const float> logits) {
-  const std::int32_t id = sampler_.next(logits.first(drawn_vocab_), ids_);
+  const std::int32_t id = sampler_.next(logits.first(drawn_vocab_), ids_,
+                                        static_cast<std::size_t>(result_.prompt_tokens));
   if (score_best_) add_score(id, logits);
   if (std::ranges::count(eos_ids_, id) > 0) return end(FinishReason::kEos);
   ids_.push_back(id);

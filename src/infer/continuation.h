@@ -30,6 +30,11 @@ class Continuation {
   /// The score of ids()[position + 1] from the logits [V] behind ids()[position].
   void score(std::int64_t position, std::span<const float> logits);
 
+  /// The first `count` scores of one that has the same prompt.
+  void take_scores(const GenerateResult& other, std::int64_t count) {
+    result_.scores.assign(other.scores.begin(), other.scores.begin() + count);
+  }
+
   bool ended() const { return ended_; }
   /// Draws from the logits [V] behind the last of ids(). Unless the text has ended then, the token
   /// drawn is the new last one. Errors as of Sampler::next.

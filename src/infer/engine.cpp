@@ -131,11 +131,18 @@ class Engine::Impl {
   struct Job {
     std::shared_ptr<Generation> generation;
     std::size_t index;
+    std::size_t prompt;  // the first index that has the same one
     std::unique_ptr<Sequence> sequence;
     Clock::time_point submitted = Clock::now();
     std::optional<Clock::time_point> begun = {};  // when the first token was there
   };
 
+  static bool reads_the_same(const EngineRequest& a, const EngineRequest& b) {
+    return a.prompt == b.prompt && a.score_best == b.score_best && a.score_prompt == b.score_prompt;
+  }
+  static bool reads_the_same(const Job& a, const Job& b) {
+    return a.generation == b.generation && a.prompt == b.prompt;
+  }
   static void check(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
     if (value >= least && value <= most) return;
     throw UsageError(concat(name, ": expected ", least, " to ", most, ", found ", value));
@@ -145,6 +152,8 @@ class Engine::Impl {
   void take_in();
   void take_out();
   void step();
+  void share_prompts();
+  bool is_read_by_another(const Job& job) const;
   static void finish(Job& job);  // leaves job.sequence empty
 
   PackedModel& model_;
@@ -175,7 +184,8 @@ std::shared_ptr<Generation> Engine::Impl::submit(const std::vector<EngineRequest
     const EngineRequest& request = requests[index];
     check_prompt(model_, request.prompt);
     Generation::Impl* const texts = generation->impl_.get();  // the job holds the generation
-    jobs.push_back({generation, index,
+    const bool again = index > 0 && reads_the_same(request, requests[index - 1]);
+    jobs.push_back({generation, index, again ? jobs.back().prompt : index,
                     std::make_unique<Sequence>(
                         tokenizer_, model_, request.options, request.prompt,
                         [texts, index](std::string_view text) { texts->add(index, text); },
@@ -226,9 +236,12 @@ void Engine::Impl::take_in() {
 
 void Engine::Impl::step() {
   std::vector<Sequence*> sequences;
-  for (const Job& job : running_) sequences.push_back(job.sequence.get());
+  for (const Job& job : running_) {
+    if (!is_read_by_another(job)) sequences.push_back(job.sequence.get());
+  }
   try {
     batch_.step(sequences);
+    share_prompts();
   } catch (const kernels::cuda::CudaError& error) {
     const std::lock_guard lock(mutex_);
     failure_ = concat("the GPU has failed: ", error.what());
@@ -238,6 +251,34 @@ void Engine::Impl::step() {
   }
   for (Job& job : running_) {
     if (!job.begun && job.sequence->continuation.result().new_tokens > 0) job.begun = Clock::now();
+  }
+}
+
+/// Texts of one prompt read it once: the first of those that run together, for all of them.
+bool Engine::Impl::is_read_by_another(const Job& job) const {
+  if (!job.sequence->unread()) return false;
+  for (const Job& other : running_) {
+    if (&other == &job) return false;
+    if (reads_the_same(other, job) && !other.sequence->ended()) return true;
+  }
+  return false;
+}
+
+/// Right after a step, when also one that has ended in it still has its cache.
+void Engine::Impl::share_prompts() {
+  for (auto job = running_.begin(); job != running_.end(); ++job) {
+    if (!job->sequence->unread() || job->sequence->ended()) continue;
+    const auto reader = std::find_if(running_.begin(), job, [&](const Job& other) {
+      return reads_the_same(other, *job) && other.sequence->has_read();
+    });
+    if (reader == job) continue;
+    try {
+      job->sequence->take_prompt(*reader->sequence);
+    } catch (const kernels::cuda::CudaError&) {
+      throw;
+    } catch (...) {  // no memory
+      job->sequence->error = std::current_exception();
+    }
   }
 }
 

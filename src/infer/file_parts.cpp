@@ -3,9 +3,9 @@
 
 #include "fbi/config/huggingface.h"
 #include "fbi/config/model_size.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
-#include "fbi/formats/packed_names.h"
 #include "fbi/formats/safetensors.h"
 #include "fbi/infer/packed_model.h"
 #include "infer/model_parts.h"
@@ -21,11 +21,6 @@ bool is_float(DType dtype) {
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
 }
 
-Shape scale_shape(config::Binarize binarize, kernels::MatrixShape shape) {
-  if (binarize == config::Binarize::kColumn) return {1, shape.columns};
-  return binarize == config::Binarize::kRow ? Shape{shape.rows, 1} : Shape{};
-}
-
 /// Compares a folder's tensors with an architecture before anything is allocated.
 class TensorCheck {
  public:
@@ -33,12 +28,14 @@ class TensorCheck {
       : tensors_(tensors), model_(model) {}
 
   void run() {
-    expect_float(kEmbedding, {model_.vocab_size, model_.hidden_size});
+    expect_float(config::kEmbedding, {model_.vocab_size, model_.hidden_size});
     for (std::int64_t layer = 0; layer < model_.num_hidden_layers && few_problems(); ++layer) {
-      expect_layer(layer_prefix(layer));
+      expect_layer(config::layer_prefix(layer));
     }
-    expect_float(kFinalNorm, {model_.hidden_size});
-    if (!model_.tie_word_embeddings) expect_float(kHead, {model_.vocab_size, model_.hidden_size});
+    expect_float(config::kFinalNorm, {model_.hidden_size});
+    if (!model_.tie_word_embeddings) {
+      expect_float(config::kHead, {model_.vocab_size, model_.hidden_size});
+    }
     refuse_others();
     if (problems_.empty()) return;
     throw DataError(concat("tensors in ", tensors_.path().string(),
@@ -56,20 +53,18 @@ class TensorCheck {
   void expect_layer(const std::string& prefix) {
     expect_float(prefix + "input_layernorm.weight", {model_.hidden_size});
     expect_float(prefix + "post_attention_layernorm.weight", {model_.hidden_size});
-    const auto shapes = config::decoder_linears(model_);
-    for (std::size_t n = 0; n < kLinears.size(); ++n) {
-      const kernels::MatrixShape shape = {shapes[n].outputs, shapes[n].inputs};
-      const std::string name = concat(prefix, kLinears[n]);
-      const std::string latent = concat(name, formats::kLatentWeight);
+    for (const config::LinearShape& linear : config::decoder_linears(model_)) {
+      const std::string name = concat(prefix, linear.name);
+      const std::string latent = concat(name, config::kLatentWeight);
       if (tensors_.find(latent)) {
-        expect_float(latent, {shape.rows, shape.columns});
+        expect_float(latent, {linear.outputs, linear.inputs});
       } else {
-        expect(concat(name, formats::kSignBits), {shape.rows, kernels::row_bytes(shape.columns)},
+        expect(concat(name, config::kSignBits), {linear.outputs, kernels::row_bytes(linear.inputs)},
                "U8", [](DType dtype) { return dtype == DType::kU8; });
       }
-      expect_float(concat(name, formats::kScale), scale_shape(model_.binarize, shape));
-      if (!model_.shift) continue;
-      expect_float(concat(name, formats::kShift), scale_shape(model_.binarize, shape));
+      const Shape scales = config::scale_shape(model_.binarize, linear);
+      expect_float(concat(name, config::kScale), scales);
+      if (model_.shift) expect_float(concat(name, config::kShift), scales);
     }
   }
 
@@ -93,8 +88,7 @@ class TensorCheck {
 
   void refuse_others() {
     for (const std::string& name : tensors_.names()) {
-      const bool tied_head = model_.tie_word_embeddings && name == kHead;
-      if (!used_.contains(name) && !tied_head && !name.ends_with("rotary_emb.inv_freq")) {
+      if (!used_.contains(name) && !config::is_passed_over(name, model_.tie_word_embeddings)) {
         complain(concat("not used by this architecture: ", name));
       }
     }
@@ -128,23 +122,23 @@ class FileParts final : public ModelParts {
   const config::ModelConfig& config() const override { return config_; }
   std::vector<float> norm(const std::string& name) const override { return values(name); }
   std::vector<float> alpha(const std::string& linear) const override {
-    return values(concat(linear, formats::kScale));
+    return values(concat(linear, config::kScale));
   }
   std::vector<float> beta(const std::string& linear) const override {
-    return values(concat(linear, formats::kShift));
+    return values(concat(linear, config::kShift));
   }
 
   /// Of a packed export they lie in the file; of a native one they come from its latent weights.
   const std::uint8_t* sign_bits(const std::string& linear, kernels::MatrixShape shape,
                                 std::vector<std::uint8_t>& memory) const override {
-    const std::string bits_name = concat(linear, formats::kSignBits);
+    const std::string bits_name = concat(linear, config::kSignBits);
     if (const formats::TensorView* view = tensors_.find(bits_name)) {
       const auto* bits = reinterpret_cast<const std::uint8_t*>(view->bytes.data());
       check_padding(bits_name, bits, shape);
       return bits;
     }
     memory.resize(static_cast<std::size_t>(shape.rows * kernels::row_bytes(shape.columns)));
-    kernels::pack_signs(values(concat(linear, formats::kLatentWeight)).data(), shape, memory.data(),
+    kernels::pack_signs(values(concat(linear, config::kLatentWeight)).data(), shape, memory.data(),
                         parallel_);
     return memory.data();
   }
@@ -199,10 +193,6 @@ class FileParts final : public ModelParts {
 
 }  // namespace
 
-std::string layer_prefix(std::int64_t layer) {
-  return concat("model.layers.", layer, ".");
-}
-
 std::unique_ptr<ModelParts> file_parts(const fs::path& directory, ParallelFor& parallel) {
   return std::make_unique<FileParts>(directory, parallel);
 }
@@ -214,7 +204,7 @@ bool is_packed_folder(const fs::path& directory) {
     return false;  // a run directory, for one
   }
   return formats::TensorFolder(directory).find(
-      concat(layer_prefix(0), kLinears[0], formats::kSignBits));
+      concat(config::layer_prefix(0), "self_attn.q_proj", config::kSignBits));
 }
 
 }  // namespace fbi::infer

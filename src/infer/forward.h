@@ -17,6 +17,8 @@ class SequenceCache {
   virtual ~SequenceCache() = default;
   /// Makes room for that many positions; what is stored stays.
   virtual void reserve(std::int64_t positions) = 0;
+  /// Stores the first `positions`, which are reserved, of another one of the same Forward.
+  virtual void copy(const SequenceCache& other, std::int64_t positions) = 0;
 };
 
 /// One token to feed: its sequence's cache holds `position` tokens or more, of which the first

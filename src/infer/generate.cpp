@@ -22,9 +22,9 @@ void check_prompt(const eval::LanguageModel& model, std::span<const std::int32_t
   const auto count = std::ssize(ids);
   if (count == 0) throw UsageError("an empty prompt needs the BOS token to start from");
   if (count >= model.max_position()) {
-    throw UsageError(concat("the prompt has ", count,
-                            " tokens, which leaves no room in the model's context of ",
-                            model.max_position(), "; shorten the prompt"));
+    throw ContextError(concat("the prompt has ", count,
+                              " tokens, which leaves no room in the model's context of ",
+                              model.max_position(), "; shorten the prompt"));
   }
   for (const std::int32_t id : ids) {
     if (id >= 0 && id < model.vocab_size()) continue;

@@ -18,6 +18,7 @@ class KeyValueCache final : public SequenceCache {
   KeyValueCache(const config::ModelConfig& model, kernels::CacheType type);
 
   void reserve(std::int64_t positions) override;
+  void copy(const SequenceCache& other, std::int64_t positions) override;
   std::size_t bytes() const { return memory_.size(); }
 
   std::byte* key(std::int64_t layer, std::int64_t head, std::int64_t position) {
@@ -31,6 +32,8 @@ class KeyValueCache final : public SequenceCache {
   std::int64_t offset(std::int64_t part, std::int64_t head, std::int64_t position) const {
     return ((part * heads_ + head) * capacity_ + position) * position_bytes_;
   }
+
+  void copy_runs(std::byte* to, std::int64_t to_capacity, std::int64_t positions) const;
 
   std::int64_t layers_, heads_, limit_, position_bytes_;
   std::int64_t capacity_ = 0;

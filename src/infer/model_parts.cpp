@@ -1,15 +1,11 @@
 #include "infer/model_parts.h"
 
+#include "fbi/config/tensor_names.h"
+
 namespace fbi::infer {
 
-kernels::ScaleStrides scale_strides(const config::ModelConfig& model) {
-  if (model.binarize == config::Binarize::kColumn) return kernels::ScaleStrides::per_column();
-  return model.binarize == config::Binarize::kRow ? kernels::ScaleStrides::per_row()
-                                                  : kernels::ScaleStrides::single();
-}
-
 const char* head_name(const config::ModelConfig& model) {
-  return model.tie_word_embeddings ? kEmbedding : kHead;
+  return model.tie_word_embeddings ? config::kEmbedding : config::kHead;
 }
 
 kernels::DenseLinear dense_weights(const ModelParts& parts, const std::string& name,

@@ -1,13 +1,11 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "fbi/config/run_config.h"
@@ -16,15 +14,6 @@
 #include "fbi/kernels/gemv.h"
 
 namespace fbi::infer {
-
-inline constexpr const char* kEmbedding = "model.embed_tokens.weight";
-inline constexpr const char* kFinalNorm = "model.norm.weight";
-inline constexpr const char* kHead = "lm_head.weight";
-std::string layer_prefix(std::int64_t layer);  ///< "model.layers.0."
-/// Behind the prefix, in the order of config::decoder_linears.
-inline constexpr std::array<std::string_view, 7> kLinears = {
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
 
 /// What a binarized model is made of, by published name; every value is finite.
 class ModelParts {
@@ -44,8 +33,6 @@ class ModelParts {
   virtual bool is_half(const std::string& name) const = 0;  ///< stored as fp16
 };
 
-/// How the alphas and betas of a binarized model lie.
-kernels::ScaleStrides scale_strides(const config::ModelConfig& model);
 /// The embedding's own where they are tied.
 const char* head_name(const config::ModelConfig& model);
 /// The embedding or head [V, D], stored as wanted, or as the file has it (BF16 as fp32).

@@ -1,14 +1,16 @@
 #include "infer/packed_weights.h"
 
+#include <array>
 #include <utility>
 
 #include "fbi/config/model_size.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 
 namespace fbi::infer {
 namespace {
 
-/// In the order of kLinears.
+/// In the order of config::decoder_linears.
 constexpr std::array<kernels::BinaryLinear LayerWeights::*, 7> kMembers = {
     &LayerWeights::q,    &LayerWeights::k,  &LayerWeights::v,   &LayerWeights::o,
     &LayerWeights::gate, &LayerWeights::up, &LayerWeights::down};
@@ -16,21 +18,21 @@ constexpr std::array<kernels::BinaryLinear LayerWeights::*, 7> kMembers = {
 LayerWeights layer_weights(const ModelParts& parts, std::int64_t layer,
                            kernels::Activations activations, ParallelFor& parallel,
                            kernels::Arena& arena) {
-  const std::string prefix = layer_prefix(layer);
+  const std::string prefix = config::layer_prefix(layer);
   const auto shapes = config::decoder_linears(parts.config());
   LayerWeights weights;
   weights.input_norm = parts.norm(prefix + "input_layernorm.weight");
   weights.post_attention_norm = parts.norm(prefix + "post_attention_layernorm.weight");
   std::vector<std::uint8_t> memory;
-  for (std::size_t n = 0; n < kLinears.size(); ++n) {
-    const std::string name = concat(prefix, kLinears[n]);
+  for (std::size_t n = 0; n < shapes.size(); ++n) {
+    const std::string name = concat(prefix, shapes[n].name);
     const kernels::MatrixShape shape = {shapes[n].outputs, shapes[n].inputs};
     const std::vector<float> alpha = parts.alpha(name);
     const std::vector<float> beta =
         parts.config().shift ? parts.beta(name) : std::vector<float>(alpha.size());
-    weights.*kMembers[n] =
-        kernels::BinaryLinear(parts.sign_bits(name, shape, memory), alpha, beta,
-                              scale_strides(parts.config()), shape, activations, parallel, &arena);
+    weights.*kMembers[n] = kernels::BinaryLinear(parts.sign_bits(name, shape, memory), alpha, beta,
+                                                 kernels::ScaleStrides::of(parts.config().binarize),
+                                                 shape, activations, parallel, &arena);
   }
   return weights;
 }
@@ -43,7 +45,7 @@ PackedWeights::PackedWeights(std::unique_ptr<ModelParts> parts, const PackedOpti
   for (std::int64_t layer = 0; layer < config().num_hidden_layers; ++layer) {
     layers_.push_back(layer_weights(*parts_, layer, options.activations, parallel, signs_));
   }
-  final_norm_ = parts_->norm(kFinalNorm);
+  final_norm_ = parts_->norm(config::kFinalNorm);
   head_ = dense_weights(*parts_, head_name(config()), options.head, parallel);
 }
 

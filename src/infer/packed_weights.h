@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/parallel.h"
 #include "fbi/infer/packed_model.h"
 #include "fbi/kernels/gemv.h"
@@ -28,7 +29,9 @@ class PackedWeights {
   const std::vector<float>& final_norm() const { return final_norm_; }
   const kernels::DenseLinear& head() const { return head_; }
   /// out [D] = the row of a token; `id` is in the vocabulary. DataError when it is not finite.
-  void embed(std::int32_t id, std::span<float> out) const { parts_->row(kEmbedding, id, out); }
+  void embed(std::int32_t id, std::span<float> out) const {
+    parts_->row(config::kEmbedding, id, out);
+  }
 
  private:
   std::unique_ptr<ModelParts> parts_;

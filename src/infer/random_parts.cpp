@@ -54,8 +54,8 @@ class RandomParts final : public ModelParts {
 
  private:
   config::LinearShape shape_of(const std::string& linear) const {
-    for (std::size_t n = 0; n < kLinears.size(); ++n) {
-      if (linear.ends_with(kLinears[n])) return config::decoder_linears(config_)[n];
+    for (const config::LinearShape& shape : config::decoder_linears(config_)) {
+      if (linear.ends_with(shape.name)) return shape;
     }
     return {0, 0};
   }

@@ -9,8 +9,8 @@
 namespace fbi::infer {
 namespace {
 
-constexpr std::uint64_t kSamplerStream =
-    0x73616d706c6572;  // keeps draws apart from other uses of a seed
+// Keeps draws apart from other uses of a seed.
+constexpr std::uint64_t kSamplerStream = 0x73616d706c6572;
 
 template <class Value>
 void require(bool holds, const char* name, const char* range, Value found) {
@@ -26,8 +26,12 @@ void validate(const SamplerOptions& options) {
   require(options.top_k >= 0, "top_k", ">= 0 (0 is off)", options.top_k);
   require(options.top_p > 0 && options.top_p <= 1, "top_p", "in (0, 1] (1 is off)", options.top_p);
   require(options.min_p >= 0 && options.min_p <= 1, "min_p", "in [0, 1] (0 is off)", options.min_p);
-  require(finite(options.repetition_penalty) && options.repetition_penalty > 0,
-          "repetition_penalty", "a finite number > 0 (1 is off)", options.repetition_penalty);
+  require(options.repetition_penalty >= 0.01 && options.repetition_penalty <= 100,
+          "repetition_penalty", "in [0.01, 100] (1 is off)", options.repetition_penalty);
+  require(std::abs(options.frequency_penalty) <= 2, "frequency_penalty", "in [-2, 2] (0 is off)",
+          options.frequency_penalty);
+  require(std::abs(options.presence_penalty) <= 2, "presence_penalty", "in [-2, 2] (0 is off)",
+          options.presence_penalty);
 }
 
 Sampler::Sampler(const SamplerOptions& options)
@@ -35,7 +39,8 @@ Sampler::Sampler(const SamplerOptions& options)
   validate(options);
 }
 
-std::int32_t Sampler::next(std::span<const float> logits, std::span<const std::int32_t> history) {
+std::int32_t Sampler::next(std::span<const float> logits, std::span<const std::int32_t> history,
+                           std::size_t given) {
   for (std::size_t id = 0; id < logits.size(); ++id) {
     if (std::isnan(logits[id]) || logits[id] == std::numeric_limits<float>::infinity()) {
       throw DataError(concat("the model's logit of token ", id, " is ", logits[id],
@@ -43,7 +48,8 @@ std::int32_t Sampler::next(std::span<const float> logits, std::span<const std::i
     }
   }
   logits_.assign(logits.begin(), logits.end());
-  penalize(history);
+  penalize_repetition(history);
+  penalize_drawn(history.subspan(given));
   const auto best = std::ranges::max_element(logits_);  // the first of equals
   if (best == logits_.end() || std::isinf(*best)) {
     throw DataError("the model excludes every token: all logits are -infinity");
@@ -60,7 +66,7 @@ std::int32_t Sampler::next(std::span<const float> logits, std::span<const std::i
   return draw();
 }
 
-void Sampler::penalize(std::span<const std::int32_t> history) {
+void Sampler::penalize_repetition(std::span<const std::int32_t> history) {
   if (options_.repetition_penalty == 1.0) return;
   repeated_.assign(history.begin(), history.end());
   std::ranges::sort(repeated_);
@@ -70,6 +76,21 @@ void Sampler::penalize(std::span<const std::int32_t> history) {
     if (id < 0 || static_cast<std::size_t>(id) >= logits_.size()) continue;
     double& logit = logits_[static_cast<std::size_t>(id)];
     logit = logit > 0 ? logit / options_.repetition_penalty : logit * options_.repetition_penalty;
+  }
+}
+
+void Sampler::penalize_drawn(std::span<const std::int32_t> drawn) {
+  if (options_.frequency_penalty == 0 && options_.presence_penalty == 0) return;
+  repeated_.assign(drawn.begin(), drawn.end());
+  std::ranges::sort(repeated_);
+  for (auto first = repeated_.begin(); first != repeated_.end();) {
+    const auto next = std::upper_bound(first, repeated_.end(), *first);
+    if (*first >= 0 && static_cast<std::size_t>(*first) < logits_.size()) {
+      logits_[static_cast<std::size_t>(*first)] -=
+          options_.frequency_penalty * static_cast<double>(next - first) +
+          options_.presence_penalty;
+    }
+    first = next;
   }
 }
 

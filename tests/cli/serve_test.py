@@ -18,6 +18,9 @@ import time
 import unittest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests/support"))
+from processes import wait_until  # noqa: E402
+
 FBI_RUN = MAKE_MODEL = None
 WORK = None    # folder with the model
 SHARED = None  # a server that most tests use
@@ -91,8 +94,10 @@ class Server:
         connection = self.connect()
         connection.request("POST", "/v1/completions", json.dumps({**fields, "stream": True}))
         answer = connection.getresponse()
-        if answer.status != 200 or not answer.readline().startswith(b"data: "):
+        if answer.status != 200:
             raise AssertionError(f"status {answer.status}")
+        while not answer.readline().startswith(b"data: "):  # but a comment
+            pass
         return connection, answer
 
     def stream(self, **fields):
@@ -100,27 +105,35 @@ class Server:
         status, headers, body = self.ask("POST", "/v1/completions", {**fields, "stream": True})
         if status != 200 or headers["Content-Type"] != "text/event-stream":
             raise AssertionError(f"status {status}: {body}")
-        parts = body.decode().split("\n\n")
-        if parts.pop() != "" or parts.pop() != "data: [DONE]":
-            raise AssertionError(f"not ended: {body[-200:]}")
-        return [json.loads(part.removeprefix("data: ")) for part in parts]
+        return events_of(body)
 
     def load(self):
         return json.loads(self.ask("GET", "/health")[2])
 
     def wait_for_load(self, **expected):
-        wait_until(lambda: expected.items() <= self.load().items(), f"load {expected}")
+        wait_until(lambda: expected.items() <= self.load().items(), f"load {expected}", LIMIT)
 
     def wait_for_log(self, text):
-        wait_until(lambda: text in self.log, f"'{text}' in the log")
+        wait_until(lambda: text in self.log, f"'{text}' in the log", LIMIT)
 
 
-def wait_until(holds, what):
-    start = time.monotonic()
-    while not holds():
-        if time.monotonic() - start > LIMIT:
-            raise AssertionError(f"waited in vain for {what}")
-        time.sleep(0.02)
+def events_of(body):
+    """All events of a stream, the last of which is [DONE]; without comments."""
+    parts = [part for part in body.decode().split("\n\n") if not part.startswith(": ")]
+    if parts.pop() != "" or parts.pop() != "data: [DONE]":
+        raise AssertionError(f"not ended: {body[-200:]}")
+    return [json.loads(part.removeprefix("data: ")) for part in parts]
+
+
+def bytes_of_token(name):
+    """What a token of "logprobs" stands for."""
+    if not name.startswith("bytes:"):
+        return name.encode()
+    return re.sub(r"\\x(..)", lambda found: chr(int(found.group(1), 16)), name.removeprefix("bytes:")).encode("latin-1")
+
+
+def nested(depth):
+    return "[" * depth + "]" * depth
 
 
 def generate(prompt, *words, model="model"):
@@ -219,8 +232,27 @@ class Answers(unittest.TestCase):
         self.assertEqual(prompt["token_logprobs"][count:], found["token_logprobs"])
         again = SHARED.complete(prompt=[5, *ids], max_tokens=0, logprobs=5, echo=True)["choices"][0]
         self.assertEqual(len(again["logprobs"]["tokens"]), 21)
-        self.assertEqual([len(best) for best in again["logprobs"]["top_logprobs"][1:]], [5] * 20)
         self.assertEqual(again["logprobs"]["tokens"][1:], found["tokens"])
+        for token, best in list(zip(again["logprobs"]["tokens"], again["logprobs"]["top_logprobs"]))[1:]:
+            self.assertIn(token, best)
+            self.assertIn(len(best), (5, 6))  # the token itself besides, where it is not among them
+
+    def test_offsets_are_those_of_the_text(self):
+        fields = dict(max_tokens=25, seed=1, temperature=1.5, logprobs=1)
+        for prompt in ("One day, ", "", "Ä 🦁\n said"):
+            for echo in (False, True):
+                choice = SHARED.complete(prompt=prompt, echo=echo, **fields)["choices"][0]
+                text, found = choice["text"], choice["logprobs"]
+                self.assertEqual(found["text_offset"], sorted(found["text_offset"]))
+                for token, offset in zip(found["tokens"], found["text_offset"]):
+                    if token == "<s>":
+                        self.assertEqual(offset, 0)
+                    elif token.startswith("bytes:"):
+                        self.assertTrue(bytes_of_token(token)[0] in text[offset:offset + 1].encode() or text[offset] == "\ufffd", (token, offset))
+                    elif offset > 0 or not text.startswith(token[1:]):  # the first space of a prompt is not shown
+                        self.assertEqual(text[offset:offset + len(token)], token)
+        stopped = SHARED.complete(prompt="One day, ", stop=SHARED.text(prompt="One day, ", **fields)[3:5], **fields)["choices"][0]
+        self.assertLessEqual(max(stopped["logprobs"]["text_offset"]), len(stopped["text"]))
 
     def test_log_probabilities_are_those_of_perplexity(self):
         ids = [1, *generate("Lily", "--max-new-tokens", 60, "--seed", 2)["ids"]]
@@ -253,7 +285,22 @@ class Answers(unittest.TestCase):
         (model,) = json.loads(text)["data"]
         self.assertEqual((model["id"], model["object"]), ("model", "model"))
         self.assertEqual(SHARED.load()["status"], "ok")
-        self.assertEqual(SHARED.ask("HEAD", "/health")[0], 405)
+        self.assertEqual(json.loads(SHARED.ask("GET", "/v1/models/model")[2]), model)
+        status, _, text = SHARED.ask("GET", "/v1/models/mode")
+        self.assertEqual((status, json.loads(text)["error"]["code"]), (404, "model_not_found"))
+        for path in ("/health", "/v1/models", "/v1/models/model"):
+            self.assertEqual(SHARED.ask("HEAD", path)[::2], (200, b""))
+
+    def test_values_that_others_send(self):
+        fields = dict(prompt="One day, ", max_tokens=12, seed=5, temperature=1.5)
+        expected = SHARED.text(**fields)
+        self.assertEqual(SHARED.text(**{**fields, "max_tokens": 12.0}, n=1.0, top_k=-1, logprobs=False, ignore_eos=False, min_tokens=0,
+                                     skip_special_tokens=True, response_format={"type": "text"}, frequency_penalty=0), expected)
+        self.assertEqual(SHARED.text(**fields, top_p=0), SHARED.text(**{**fields, "temperature": 0}))
+        self.assertEqual(SHARED.text(prompt="a", max_tokens=2**63 - 1, stop=expected[:1], seed=1), SHARED.text(prompt="a", max_tokens=1e18,
+                                                                                                               stop=expected[:1], seed=1))
+        penalized = SHARED.text(prompt="One day, ", max_tokens=40, temperature=0, frequency_penalty=2, presence_penalty=2)
+        self.assertNotEqual(penalized, SHARED.text(prompt="One day, ", max_tokens=40, temperature=0))
 
     def test_a_client_of_http_1_0(self):
         body = json.dumps({"prompt": "a", "max_tokens": 3, "temperature": 0}).encode()
@@ -278,32 +325,47 @@ class ByteLevel(unittest.TestCase):
             self.assertEqual(server.text(**fields), expected["text"])
             self.assertEqual("".join(event["choices"][0]["text"] for event in server.stream(**fields)), expected["text"])
             self.assertTrue(server.text(**fields, echo=True).startswith(prompt))
+            found = server.complete(prompt=prompt, max_tokens=0, echo=True, logprobs=0)["choices"][0]["logprobs"]
+            names = found["tokens"][1:]
+            self.assertEqual(b"".join(map(bytes_of_token, names)), prompt.encode())
+            self.assertTrue(any(re.search(r"^bytes:.*\\xf0", name) for name in names), names)
+            for name, offset in zip(names, found["text_offset"][1:]):
+                self.assertTrue(name.startswith("bytes:") or prompt[offset:].startswith(name), (name, offset))
             self.assertEqual(server.stop(), 0)
 
 
 class BadRequests(unittest.TestCase):
-    def refuse(self, body, *parts, status=400, field=None, **options):
+    def refuse(self, body, *parts, status=400, field=None, code=None, **options):
         found, _, text = SHARED.ask("POST", "/v1/completions", body, **options)
         self.assertEqual(found, status, text)
         error = json.loads(text)["error"]
         for part in parts:
             self.assertIn(part, error["message"])
-        self.assertEqual(error["param"], field)
+        self.assertEqual((error["param"], error["code"]), (field, code))
         self.assertEqual(error["type"], "invalid_request_error")
 
     def test_bodies_that_are_no_request(self):
-        for body in ("", "{", "nonsense", b"\xff\xfe\x00", '{"prompt": "\xff"}'.encode("latin-1"), "[" * 100000, '{"prompt": "a"} x'):
+        for body in ("", "{", "nonsense", b"\xff\xfe\x00", '{"prompt": "\xff"}'.encode("latin-1"), "[" * 8, '{"prompt": "a"} x'):
             self.refuse(body, "not valid JSON")
         for body in ("[]", "3", '"prompt"', "null"):
             self.refuse(body, "expected a JSON object")
 
+    def test_bodies_that_are_nested_deeply(self):
+        for field in ("prompt", "stop", "metadata"):
+            for depth in (8, 150000):
+                self.refuse(f'{{"{field}": {nested(depth)}}}', "deeper than 8 levels")
+        self.refuse("[" * 100000, "deeper than 8 levels")
+        self.refuse('{"a":' * 100000, "deeper than 8 levels")
+        self.refuse(f'{{"prompt": {nested(7)}}}', "prompt", field="prompt")
+        self.assertEqual(SHARED.ask("POST", "/v1/completions", f'{{"prompt": "a", "max_tokens": 1, "metadata": {nested(7)}}}')[0], 200)
+
     def test_fields(self):
-        for name, values in {"max_tokens": ["5", 1.5, -1, True], "temperature": ["hot", -1], "top_p": [0, 1.1, []], "top_k": [-1, 0.5],
-                             "min_p": [2], "repetition_penalty": [0], "seed": ["x", 0.5], "n": [0, 100000, "1"], "stream": [1, "yes"],
+        for name, values in {"max_tokens": ["5", 1.5, -1, True], "temperature": ["hot", -1], "top_p": [-0.1, 1.1, []], "top_k": [-2, 0.5],
+                             "min_p": [2], "repetition_penalty": [0, 1e-308, 101], "seed": ["x", 0.5], "n": [0, 1.5, 100000, 1e300, "1"], "stream": [1, "yes"],
                              "echo": [0], "stop": [3, [3], "", ["a", ""], ["x"] * 17, {}], "stream_options": [{"include_usage": True}, 3],
                              "prompt": [3, {}, [], [[]], [True], ["a", 3], [1, "a"], [-1], [320], [2**40], [1.5]],
-                             "logprobs": [6, -1, True], "suffix": ["x"], "best_of": [7], "logit_bias": [{"5": 1}], "presence_penalty": [0.5],
-                             "frequency_penalty": [1], "guided_regex": ["a*"]}.items():
+                             "logprobs": [6, -1, True], "suffix": ["x"], "best_of": [7], "logit_bias": [{"5": 1}], "presence_penalty": [2.1, "0"],
+                             "frequency_penalty": [-3], "ignore_eos": [True], "min_tokens": [1], "response_format": [{"type": "json_object"}], "guided_regex": ["a*"]}.items():
             for value in values:
                 with self.subTest(name=name, value=value):
                     self.refuse({"prompt": "a", name: value}, name, field=name)
@@ -314,7 +376,7 @@ class BadRequests(unittest.TestCase):
         self.refuse({"prompt": ["a"] * 100, "n": 100}, "100 prompts with 100 texts each", field="prompt")
 
     def test_too_long(self):
-        self.refuse({"prompt": [5] * 60000}, "60000 tokens", "context of 60000", field="prompt")
+        self.refuse({"prompt": [5] * 60000}, "60000 tokens", "context of 60000", field="prompt", code="context_length_exceeded")
         large = b'{"prompt": "' + b"a" * (1 << 20) + b'"}'
         self.refuse(large, "1048576", status=413)
         pieces = (large[at:at + 9999] for at in range(0, len(large), 9999))
@@ -328,10 +390,15 @@ class BadRequests(unittest.TestCase):
             found, _, text = SHARED.ask(method, path, "{}" if method == "POST" else None)
             self.assertEqual(found, status)
             self.assertIn("error", json.loads(text))
+        self.assertIn("base models", json.loads(SHARED.ask("POST", "/v1/chat/completions", "{}")[2])["error"]["message"])
         self.assertEqual(SHARED.ask("GET", "/a%0Aforged%20line")[0], 404)
         SHARED.wait_for_log("GET /a?forged line 404")
         self.assertEqual(SHARED.ask("GET", "/health", headers={"X": "y" * 20000})[0], 400)
-        self.assertEqual(SHARED.ask("GET", "/health", headers={"Range": "bytes=0-1"})[0], 400)
+        # Ranges are left out of account.
+        for path, ranges, status in (("/health", "bytes=0-1", 200), ("/nowhere", "bytes=0-1", 404), ("/health", "bytes=0-1,x", 416)):
+            found, headers, text = SHARED.ask("GET", path, headers={"Range": ranges})
+            self.assertEqual((found, headers["Content-Range"]), (status, None))
+            json.loads(text)
         self.assertEqual(SHARED.ask("POST", "/v1/completions", "x", headers={"Content-Type": "multipart/form-data; boundary=x"})[0], 415)
 
     def test_what_is_no_http(self):
@@ -368,6 +435,19 @@ class Clients(unittest.TestCase):
         connection.close()
         SHARED.wait_for_load(running=0)
 
+    def test_one_that_leaves_before_its_first_token(self):
+        with Server("--max-batch", 1) as server:
+            first = server.begin(**FOREVER)
+            for stream in (False, True):
+                waiting = server.connect()
+                waiting.request("POST", "/v1/completions", json.dumps({**FOREVER, "stream": stream}))
+                server.wait_for_load(running=1, waiting=1)
+                waiting.close()
+                server.wait_for_load(running=1, waiting=0)
+            self.assertNotIn(": done", server.log)
+            first[1].close()
+            first[0].close()
+
     def test_slow_ones_hold_up_nobody(self):
         expected = generate("Lily", "--max-new-tokens", 40, "--seed", 1)["text"]
         slow = []
@@ -386,9 +466,7 @@ class Clients(unittest.TestCase):
         SHARED.wait_for_load(running=0)  # the engine has ended what nobody has read
         texts = set()
         for client in slow:
-            events = client.getresponse().read().decode().split("\n\n")
-            self.assertEqual(events[-2:], ["data: [DONE]", ""])
-            texts.add("".join(json.loads(event.removeprefix("data: "))["choices"][0]["text"] for event in events[:-2]))
+            texts.add("".join(event["choices"][0]["text"] for event in events_of(client.getresponse().read())))
             client.close()
         half.close()
         self.assertEqual(len(texts), 1)
@@ -447,6 +525,54 @@ class Stopping(unittest.TestCase):
         connection.close()
         whole.close()
         self.assertEqual(server.wait(), 0)
+
+    def drip(self, server, head):
+        """Sends `head`, then byte after byte. Returns when some are sent, with what waits for the end of it."""
+        begun = threading.Event()
+
+        def send():
+            with socket.create_connection(("127.0.0.1", server.port), LIMIT) as client:
+                try:
+                    client.sendall(head)
+                    for number in range(10**6):
+                        client.sendall(b"x")
+                        time.sleep(0.01)
+                        if number == 50:
+                            begun.set()
+                except ConnectionError:
+                    pass
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        self.assertTrue(begun.wait(LIMIT))
+        return thread.join
+
+    def test_a_body_that_comes_byte_by_byte(self):
+        server = Server("--stop-seconds", 0)
+        end = self.drip(server, b"POST /v1/completions HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
+        self.assertEqual(server.stop(), 0)
+        self.assertIn("POST /v1/completions 408", server.log)
+        end()
+
+    def test_a_header_that_comes_byte_by_byte(self):
+        server = Server("--stop-seconds", 0)
+        end = self.drip(server, b"GET /health HTTP/1.1\r\nX: ")
+        self.assertEqual(server.stop(), 0)
+        self.assertIn("connections that do not end are cut", server.log)
+        end()
+
+    def test_an_address_of_ipv6(self):
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError as error:
+            self.skipTest(f"no IPv6: {error}")
+        process = subprocess.Popen([FBI_RUN, "serve", "--model", WORK / "model", "--port", "0", "--host", "::1"], stderr=subprocess.PIPE, text=True)
+        with process:
+            for line in process.stderr:
+                if "listening on" in line:
+                    self.assertRegex(line, r"http://\[::1\]:\d+\n")
+                    process.send_signal(signal.SIGTERM)
+            self.assertEqual(process.wait(LIMIT), 0)
 
     def test_a_port_that_is_taken(self):
         done = subprocess.run([FBI_RUN, "serve", "--model", WORK / "model", "--port", str(SHARED.port)], capture_output=True, text=True,

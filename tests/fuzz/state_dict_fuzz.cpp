@@ -1,7 +1,7 @@
 // The input is the pickle alone; it is put into a sound archive with the storages "0" to "3".
 #include "fbi/core/error.h"
-#include "fbi/formats/torch_file.h"
 #include "formats/stored_zip.h"
+#include "formats/torch_file.h"
 #include "fuzz/memory_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -1,5 +1,5 @@
 #include "fbi/core/error.h"
-#include "fbi/formats/torch_file.h"
+#include "formats/torch_file.h"
 #include "fuzz/memory_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -168,6 +168,54 @@ TEST_F(EngineTest, EachTextIsTheOneThatGenerateGives) {
   }
 }
 
+TEST_F(EngineTest, TextsThatShareAPromptAreThoseOfTheirOwn) {
+  std::vector<EngineRequest> requests;
+  std::vector<GenerateResult> expected;
+  const std::string prompts[] = {std::string(45, 'q'), "abc", "", std::string(30, 'c')};
+  for (int n = 0; n < 16; ++n) {
+    const std::string& prompt = prompts[n / 4];
+    GenerateOptions options;
+    options.max_new_tokens = n % 4 == 0 ? 1 : 5 * (n % 4);  // who reads it may end first
+    options.sampling.seed = static_cast<std::uint64_t>(n);
+    requests.push_back(request(prompt, options));
+    if (n / 4 == 3) {
+      requests.back().score_best = 2;
+      requests.back().score_prompt = true;
+    }
+    expected.push_back(generate(model, words, prompt, options));
+  }
+  for (const std::int64_t batch : {1, 3, 16}) {
+    Engine engine(model, words, {.max_batch = batch, .queue = 16});
+    const auto generation = engine.submit(requests);
+    fetch(*generation, requests.size());
+    for (std::size_t n = 0; n < requests.size(); ++n) {
+      const GenerateResult found = generation->result(n);
+      EXPECT_EQ(found.ids, expected[n].ids) << batch << ", " << n;
+      if (n <= 12) continue;
+      const auto first = generation->result(12).scores;
+      const bool eos = found.finish_reason == FinishReason::kEos;
+      const std::size_t scored = requests[n].prompt.size() - 1;
+      ASSERT_EQ(std::ssize(found.scores),
+                std::ssize(requests[n].prompt) - 1 + found.new_tokens + eos);
+      for (std::size_t t = 0; t < scored; ++t) {
+        EXPECT_EQ(found.scores[t].log_probability, first[t].log_probability);
+      }
+    }
+  }
+}
+
+TEST_F(EngineTest, APromptIsReadWhereTheFirstTextNeedsNone) {
+  const GenerateOptions options = {.max_new_tokens = 5, .sampling = {.seed = 2}};
+  const std::string expected = generate(model, words, "abcdef", options).text;
+  Engine engine(model, words, {.max_batch = 4});
+  GenerateOptions none = options;
+  none.max_new_tokens = 0;
+  const auto generation = engine.submit(
+      {request("abcdef", none), request("abcdef", options), request("abcdef", options)});
+  const auto texts = fetch(*generation, 3);
+  EXPECT_EQ(texts, (std::vector<std::string>{"", expected, expected}));
+}
+
 TEST_F(EngineTest, SeveralThreadsDrawFromALargeVocabulary) {
   config::ModelConfig config = engine_model();
   config.vocab_size = 9000;
@@ -349,7 +397,8 @@ TEST_F(EngineTest, RefusesWhatCannotBeContinued) {
     EXPECT_EQ(engine.load().running + engine.load().waiting, 0);
   };
   refused({{}, {}}, "empty prompt");
-  refused({std::vector<std::int32_t>(64, 5), {}}, "context of 64");
+  const EngineRequest long_one = {std::vector<std::int32_t>(64, 5), {}};
+  expect_error<ContextError>([&] { engine.submit({long_one}); }, "context of 64");
   refused({{1, 61}, {}}, "token id 61");
   refused({{1, -1}, {}}, "token id -1");
   refused(request("a", {.max_new_tokens = -1}), "max_new_tokens");

@@ -65,8 +65,6 @@ TEST(GenerateTest, ContinuesThePromptUntilEos) {
   EXPECT_EQ(result.finish_reason, FinishReason::kEos);
   EXPECT_EQ(result.prompt_tokens, 2);  // BOS and one word
   EXPECT_EQ(result.new_tokens, 4);
-  EXPECT_GE(result.prompt_seconds, 0);
-  EXPECT_GE(result.generate_seconds, 0);
   EXPECT_THAT(chain.pieces, ElementsAre(" upon", " a", " time", "."));
 }
 
@@ -96,7 +94,7 @@ TEST(GenerateTest, StopsAtTheEndOfTheContext) {
   EXPECT_EQ(result.finish_reason, FinishReason::kContext);
   EXPECT_EQ(result.prompt_tokens + result.new_tokens, 8);
   EXPECT_EQ(chain.run("aaaaaa").new_tokens, 1);
-  expect_error<UsageError>([&] { chain.run("aaaaaaa"); }, "8 tokens", "context of 8");
+  expect_error<ContextError>([&] { chain.run("aaaaaaa"); }, "8 tokens", "context of 8");
 }
 
 TEST(GenerateTest, FurtherEosIdsEndTheText) {
@@ -161,8 +159,8 @@ TEST(GenerateTest, PiecesAreTheText) {
   const GenerateResult result = generate(chain.model, chain.tokenizer, "b", options,
                                          [&](std::string_view piece) { pieces += piece; });
   EXPECT_EQ(pieces, result.text);
-  EXPECT_EQ(result.text,
-            generate(chain.model, chain.tokenizer, "b", options).text);  // same seed, same text
+  // Same seed, same text.
+  EXPECT_EQ(result.text, generate(chain.model, chain.tokenizer, "b", options).text);
   options.sampling.seed = 12;
   EXPECT_NE(result.text, generate(chain.model, chain.tokenizer, "b", options).text);
 }

@@ -128,6 +128,23 @@ TEST(SamplerTest, RepetitionPenaltyLowersEverySeenTokenOnce) {
   EXPECT_EQ(sampler.next(logits, std::vector<std::int32_t>{99, -1}), 1);
 }
 
+TEST(SamplerTest, FrequencyAndPresenceCountWhatWasDrawn) {
+  const std::vector<float> logits = {3.0f, 2.0f, 1.0f};
+  const auto best = [&](const SamplerOptions& options, std::vector<std::int32_t> history,
+                        std::size_t given) {
+    return Sampler(options).next(logits, history, given);
+  };
+  const SamplerOptions frequency = {.temperature = 0, .frequency_penalty = 0.6};
+  EXPECT_EQ(best(frequency, {0}, 0), 0);     // 2.4
+  EXPECT_EQ(best(frequency, {0, 0}, 0), 1);  // 1.8
+  EXPECT_EQ(best(frequency, {0, 0}, 1), 0);  // one of them is the prompt's
+  EXPECT_EQ(best(frequency, {0, 1, 0, 1, 0, 1, 0}, 0), 2);
+  const SamplerOptions presence = {.temperature = 0, .presence_penalty = 1.5};
+  EXPECT_EQ(best(presence, {0}, 0), 1);
+  EXPECT_EQ(best(presence, {0, 1, 1, 1, 99, -1}, 0), 0);  // 1.5, 0.5 and 1
+  EXPECT_EQ(best({.temperature = 0, .frequency_penalty = -1}, {1, 1}, 0), 1);
+}
+
 TEST(SamplerTest, IsAFunctionOfTheSeed) {
   std::vector<float> logits(1000);
   for (std::size_t i = 0; i < logits.size(); ++i) logits[i] = std::sin(static_cast<float>(i));
@@ -170,7 +187,13 @@ TEST(SamplerTest, OptionsOutOfRange) {
   expect_error<UsageError>(make({.top_p = 1.5}), "top_p", "found 1.5");
   expect_error<UsageError>(make({.min_p = -0.1}), "min_p", "[0, 1]", "found -0.1");
   expect_error<UsageError>(make({.min_p = NAN}), "min_p", "found nan");
-  expect_error<UsageError>(make({.repetition_penalty = 0}), "repetition_penalty", "> 0", "found 0");
+  for (const double penalty : {0.0, 1e-308, 0.009, 101.0, double{NAN}, double{INFINITY}}) {
+    expect_error<UsageError>(make({.repetition_penalty = penalty}), "repetition_penalty",
+                             "[0.01, 100]");
+  }
+  expect_error<UsageError>(make({.frequency_penalty = 2.1}), "frequency_penalty", "[-2, 2]");
+  expect_error<UsageError>(make({.presence_penalty = -3}), "presence_penalty", "found -3");
+  expect_error<UsageError>(make({.presence_penalty = NAN}), "presence_penalty", "found nan");
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "fbi/core/error.h"
 #include "fbi/eval/language_model.h"
 #include "fbi/infer/sampler.h"
 #include "fbi/text/tokenizer.h"
@@ -51,8 +52,14 @@ struct GenerateResult {
   double generate_seconds = 0;     ///< everything after it
 };
 
+/// A prompt that leaves no room in the model's context.
+class ContextError : public UsageError {
+ public:
+  using UsageError::UsageError;
+};
+
 /// Throws UsageError for ids that cannot be continued: none, so many that they leave no room in the
-/// model's context, one outside of its vocabulary (`remedy` ends that message).
+/// model's context (ContextError), one outside of its vocabulary (`remedy` ends that message).
 void check_prompt(const eval::LanguageModel& model, std::span<const std::int32_t> ids,
                   std::string_view remedy = {});
 /// The checked ids of a text.

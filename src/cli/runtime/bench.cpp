@@ -6,6 +6,7 @@
 
 #include "cli/packed_arguments.h"
 #include "cli/runtime/verbs.h"
+#include "cli/shallow_json.h"
 #include "fbi/config/huggingface.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
@@ -39,9 +40,10 @@ struct Measurement {
 
 /// An architecture file, or the `model` section of a run configuration.
 config::ModelConfig read_architecture(const std::string& file) {
-  auto json = nlohmann::json::parse(read_file(file), nullptr, /*allow_exceptions=*/false,
-                                    /*ignore_comments=*/true);
-  if (!json.is_object()) throw DataError(file + ": expected a JSON object");
+  auto json = parse_shallow(read_file(file));
+  if (!json.is_object())
+    throw DataError(
+        concat(file, ": expected a JSON object, nested at most ", kMostLevels, " levels deep"));
   if (json.contains("model")) json = json["model"];
   config::ModelConfig model = config::model_config_from_hf_json(json.dump(), file);
   if (model.binarize == config::Binarize::kNone) model.binarize = config::Binarize::kColumn;
@@ -194,6 +196,11 @@ std::unique_ptr<infer::PackedModel> measure(const Arguments& arguments, Measurem
     throw UsageError("--prompt-tokens and --new-tokens: expected at least 1");
   kernels::force_level(m.level);
   auto model = open(arguments, m.options);
+  const std::int64_t context = model->max_position();
+  if (prompt_tokens > context || new_tokens > context - prompt_tokens)
+    throw UsageError(concat("--prompt-tokens ", prompt_tokens, " and --new-tokens ", new_tokens,
+                            ": expected at most ", context,
+                            " together, the model's context; ask for less"));
   m.dtype = model->dtype_description();
   m.kernels = kernels::level_name(kernels::chosen_level());
   m.bytes_per_token =

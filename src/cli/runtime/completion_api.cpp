@@ -2,98 +2,49 @@
 
 #include <algorithm>
 #include <chrono>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
-#include <set>
 #include <utility>
 
+#include "cli/runtime/request_fields.h"
 #include "fbi/core/error.h"
+#include "fbi/text/byte_level.h"
 
 namespace fbi::cli::runtime {
 
-using Json = nlohmann::json;
-
-/// The fields of a body. Each that is read counts as known; null is the same as absent.
-class Fields {
- public:
-  Fields(const Json& object, std::string prefix) : object_(object), prefix_(std::move(prefix)) {}
-
-  /// nullptr: absent.
-  const Json* find(const std::string& name) {
-    known_.insert(name);
-    const auto found = object_.find(name);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  double number(const std::string& name, double otherwise) {
-    const Json* value = find(name);
-    if (value && !value->is_number()) wrong_type(name, "a number", *value);
-    return value ? value->get<double>() : otherwise;
-  }
-  std::int64_t integer(const std::string& name, std::int64_t otherwise, std::int64_t least,
-                       std::int64_t most) {
-    const Json* value = find(name);
-    if (!value) return otherwise;
-    if (!value->is_number_integer()) wrong_type(name, "an integer", *value);
-    const bool large = value->is_number_unsigned() &&
-                       value->get<std::uint64_t>() >
-                           static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-    if (large || value->get<std::int64_t>() < least || value->get<std::int64_t>() > most) {
-      refuse(name, concat("expected ", least, " to ", most, ", found ", value->dump()));
-    }
-    return value->get<std::int64_t>();
-  }
-  bool flag(const std::string& name, bool otherwise) {
-    const Json* value = find(name);
-    if (value && !value->is_boolean()) wrong_type(name, "true or false", *value);
-    return value ? value->get<bool>() : otherwise;
-  }
-
-  /// Fields that change nothing here.
-  void ignore(std::initializer_list<const char*> names) {
-    known_.insert(names.begin(), names.end());
-  }
-  /// A field that would change the result, unless it has the value that does nothing.
-  void only(const std::string& name, const Json& neutral) {
-    const Json* value = find(name);
-    if (!value || *value == neutral) return;
-    refuse(name, concat("is not supported; leave it out", neutral.is_null() ? "" : " or send ",
-                        neutral.is_null() ? "" : neutral.dump()));
-  }
-  void refuse_others() const {
-    for (const auto& [name, value] : object_.items()) {
-      if (!known_.contains(name) && !value.is_null()) {
-        throw ApiError(400, concat("unknown field ", prefix_, name), prefix_ + name);
-      }
-    }
-  }
-
-  [[noreturn]] void refuse(const std::string& name, const std::string& what) const {
-    throw ApiError(400, concat(prefix_, name, ": ", what), prefix_ + name);
-  }
-  [[noreturn]] void wrong_type(const std::string& name, const char* expected,
-                               const Json& found) const {
-    const char* type = found.is_number_float() ? "a number with a fraction" : found.type_name();
-    refuse(name, concat("expected ", expected, ", found ", type));
-  }
-
- private:
-  const Json& object_;
-  std::string prefix_;
-  std::set<std::string> known_;
-};
-
 namespace {
 
+constexpr int kMaxDepth = 8;  // values are walked recursively; no field needs as many levels
 constexpr std::size_t kMaxStops = 16;
 constexpr std::int64_t kMaxLogprobs = 5;
-constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+
+Json parsed(std::string_view body) {
+  const auto check_depth = [](int depth, Json::parse_event_t event, Json&) {
+    const bool opens =
+        event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
+    if (opens && depth >= kMaxDepth) {
+      throw ApiError(400, concat("the body is nested deeper than ", kMaxDepth, " levels"));
+    }
+    return true;
+  };
+  Json json = Json::parse(body, check_depth, /*allow_exceptions=*/false);
+  if (json.is_discarded()) throw ApiError(400, "the body is not valid JSON");
+  if (!json.is_object()) {
+    throw ApiError(400, concat("expected a JSON object, found ", json.type_name()));
+  }
+  return json;
+}
+
+/// Those of an array; of anything else itself.
+std::span<const Json> values_of(const Json& value) {
+  if (value.is_array()) return value.get_ref<const Json::array_t&>();
+  return {&value, 1};
+}
 
 std::vector<std::string> stop_strings(Fields& fields) {
   const Json* value = fields.find("stop");
   if (!value) return {};
-  const Json list = value->is_array() ? *value : Json::array({*value});
+  const auto list = values_of(*value);
   if (list.size() > kMaxStops) {
     fields.refuse("stop", concat("at most ", kMaxStops, " texts, found ", list.size()));
   }
@@ -120,10 +71,16 @@ std::uint64_t seed(Fields& fields) {
 infer::SamplerOptions sampling(Fields& fields) {
   infer::SamplerOptions options;
   options.temperature = fields.number("temperature", 1);
-  options.top_k = fields.integer("top_k", 0, 0, kMost);
+  options.top_k = std::max<std::int64_t>(fields.integer("top_k", 0, -1, kMost), 0);
   options.top_p = fields.number("top_p", 1);
+  if (options.top_p == 0) {  // the interface has it; the fewest tokens are one
+    options.top_k = 1;
+    options.top_p = 1;
+  }
   options.min_p = fields.number("min_p", 0);
   options.repetition_penalty = fields.number("repetition_penalty", 1);
+  options.frequency_penalty = fields.number("frequency_penalty", 0);
+  options.presence_penalty = fields.number("presence_penalty", 0);
   options.seed = seed(fields);
   try {
     infer::validate(options);
@@ -132,6 +89,28 @@ infer::SamplerOptions sampling(Fields& fields) {
     throw ApiError(400, message, message.substr(0, message.find(' ')));
   }
   return options;
+}
+
+/// How many alternatives are wanted; -1: not even the tokens' own.
+std::int64_t logprobs(Fields& fields) {
+  const Json* value = fields.find("logprobs");
+  if (value && value->is_boolean() && !value->get<bool>()) return -1;
+  return fields.integer("logprobs", -1, 0, kMaxLogprobs);
+}
+
+/// Fields that clients send with the value that does nothing.
+void refuse_unsupported(Fields& fields, std::int64_t n) {
+  fields.ignore({"model", "user", "metadata", "store", "service_tier"});
+  fields.only("best_of", n);
+  fields.only("logit_bias", Json::object());
+  fields.only("suffix", "");
+  // Of vLLM's interface.
+  fields.only("ignore_eos", false);
+  fields.only("min_tokens", 0);
+  fields.only("skip_special_tokens", true);
+  fields.only("response_format", {{"type", "text"}});
+  fields.find("prompt");
+  fields.refuse_others();
 }
 
 bool include_usage(Fields& fields, bool stream) {
@@ -152,6 +131,54 @@ std::int64_t seconds_since_1970() {
       .count();
 }
 
+std::int64_t characters(std::string_view text) {
+  return std::ranges::count_if(text, [](char c) { return (c & 0xC0) != 0x80; });
+}
+
+/// The byte of a SentencePiece model's "<0x0A>".
+char byte_of_piece(const std::string& piece) {
+  return static_cast<char>(std::stoi(piece.substr(3, 2), nullptr, 16));
+}
+
+/// The byte that a character stands for in the pieces of byte-level BPE: printable ones for
+/// themselves, those from U+0100 on for the others, in order.
+char byte_of_character(unsigned code) {
+  if (code < 0x100) return static_cast<char>(code);
+  const auto printable = [](unsigned byte) {
+    return (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+  };
+  unsigned others = code - 0x100, byte = 0;
+  while (byte < 0xFF && (printable(byte) || others-- > 0)) ++byte;
+  return static_cast<char>(byte);
+}
+
+std::string bytes_of_byte_level(std::string_view piece) {
+  std::string bytes;
+  for (std::size_t at = 0; at < piece.size(); ++at) {
+    unsigned code = static_cast<unsigned char>(piece[at]);
+    if (code >= 0xC0 && at + 1 < piece.size()) {  // the alphabet ends at U+0143
+      code = (code & 0x1F) << 6 | (static_cast<unsigned char>(piece[++at]) & 0x3F);
+    }
+    bytes += byte_of_character(code);
+  }
+  return bytes;
+}
+
+/// As the interface names tokens that are no text: "bytes:\xc3".
+std::string spelled(std::string_view bytes) {
+  constexpr const char* kDigits = "0123456789abcdef";
+  std::string name = "bytes:";
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= ' ' && byte <= '~' && byte != '\\') {
+      name += c;
+    } else {
+      name += {'\\', 'x', kDigits[byte >> 4], kDigits[byte & 15]};
+    }
+  }
+  return name;
+}
+
 /// Texts of clients may stand in messages; a broken character there must not matter.
 std::string dumped(const nlohmann::ordered_json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
@@ -159,13 +186,15 @@ std::string dumped(const nlohmann::ordered_json& json) {
 
 }  // namespace
 
-std::string error_json(int status, std::string_view message, std::string_view field) {
+std::string error_json(int status, std::string_view message, std::string_view field,
+                       std::string_view code) {
   const char* type = status == 503  ? "overloaded_error"
                      : status < 500 ? "invalid_request_error"
                                     : "server_error";
   nlohmann::ordered_json error = {
       {"message", message}, {"type", type}, {"param", nullptr}, {"code", nullptr}};
   if (!field.empty()) error["param"] = field;
+  if (!code.empty()) error["code"] = code;
   return dumped({{"error", error}});
 }
 
@@ -180,6 +209,7 @@ CompletionApi::CompletionApi(const infer::PackedModel& model, const text::Tokeni
       tokenizer_(tokenizer),
       model_name_(std::move(model_name)),
       max_texts_(max_texts),
+      byte_level_(text::byte_level_rules(tokenizer).has_value()),
       started_(seconds_since_1970()) {}
 
 CompletionApi::Prompt CompletionApi::prompt_of_text(const std::string& text) const {
@@ -204,7 +234,7 @@ std::vector<CompletionApi::Prompt> CompletionApi::prompts(Fields& fields, std::i
   const auto is_ids = [](const Json& json) {
     return json.is_array() && !json.empty() && json.front().is_number();
   };
-  const Json list = value->is_array() && !is_ids(*value) ? *value : Json::array({*value});
+  const auto list = is_ids(*value) ? std::span(value, 1) : values_of(*value);
   if (list.empty()) fields.refuse("prompt", "the array is empty");
   if (const auto count = std::ssize(list); count > max_texts_ / n) {
     fields.refuse("prompt", concat(count, " prompts with ", n, " texts each; this server takes ",
@@ -234,11 +264,7 @@ std::vector<CompletionApi::Prompt> CompletionApi::prompts(Fields& fields, std::i
 }
 
 CompletionRequest CompletionApi::parse(std::string_view body) const {
-  const Json json = Json::parse(body, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) throw ApiError(400, "the body is not valid JSON");
-  if (!json.is_object()) {
-    throw ApiError(400, concat("expected a JSON object, found ", json.type_name()));
-  }
+  const Json json = parsed(body);
   Fields fields(json, "");
   CompletionRequest request;
   infer::GenerateOptions options;
@@ -251,18 +277,11 @@ CompletionRequest CompletionApi::parse(std::string_view body) const {
   const std::int64_t n = fields.integer("n", 1, 1, max_texts_);
   request.echo = fields.flag("echo", false);
   request.stream = fields.flag("stream", false);
-  const std::int64_t best = fields.integer("logprobs", -1, 0, kMaxLogprobs);
+  const std::int64_t best = logprobs(fields);
   request.logprobs = best >= 0;
   if (request.logprobs && request.stream) fields.refuse("logprobs", "not together with \"stream\"");
   request.include_usage = include_usage(fields, request.stream);
-  fields.ignore({"model", "user", "metadata", "store", "service_tier"});
-  fields.only("best_of", n);
-  fields.only("frequency_penalty", 0);
-  fields.only("presence_penalty", 0);
-  fields.only("logit_bias", Json::object());
-  fields.only("suffix", "");
-  fields.find("prompt");
-  fields.refuse_others();
+  refuse_unsupported(fields, n);
 
   try {
     for (const Prompt& prompt : prompts(fields, n)) {
@@ -275,48 +294,80 @@ CompletionRequest CompletionApi::parse(std::string_view body) const {
         request.before.push_back(request.echo ? prompt.text : "");
       }
     }
+  } catch (const infer::ContextError& error) {
+    throw ApiError(400, error.what(), "prompt", "context_length_exceeded");
   } catch (const UsageError& error) {
     throw ApiError(400, error.what(), "prompt");
   }
   return request;
 }
 
-/// As it reads within a text. Bytes, control pieces and parts of characters as the vocabulary
-/// spells them, so that different tokens have different names.
+/// As it reads within a text; else its bytes, or how the vocabulary spells a control piece. So
+/// different tokens have different names.
 std::string CompletionApi::token_text(std::int32_t id) const {
   const auto decoder = tokenizer_.start_decoding();
   for (const std::int32_t before : tokenizer_.encode("a")) decoder->feed(before);
   std::string text = decoder->feed(id);
-  const bool whole = !text.empty() && text.find("\uFFFD") == std::string::npos;
-  return whole && tokenizer_.type(id) != text::PieceType::kByte ? text : tokenizer_.piece(id);
+  const text::PieceType type = tokenizer_.type(id);
+  const bool whole_characters =
+      !text.empty() && text.find("\uFFFD") == std::string::npos && decoder->finish().empty();
+  if (type == text::PieceType::kByte)
+    return spelled(std::string(1, byte_of_piece(tokenizer_.piece(id))));
+  if (whole_characters) return text;
+  if (!byte_level_ || type == text::PieceType::kControl) return tokenizer_.piece(id);
+  return spelled(bytes_of_byte_level(tokenizer_.piece(id)));
 }
 
-nlohmann::ordered_json CompletionApi::logprobs_json(const Likelihoods& likelihoods) const {
-  using Array = nlohmann::ordered_json::array_t;
-  Array tokens, own, best, offsets;
+/// Where named tokens, those of the prompt with "echo" and the new ones, begin in the text of a
+/// choice, in characters.
+std::vector<std::int64_t> CompletionApi::offsets(const Likelihoods& likelihoods,
+                                                 std::span<const std::string> names,
+                                                 std::string_view text) const {
+  std::vector<std::int64_t> offsets;
+  const auto decoder = tokenizer_.start_decoding();
   std::int64_t offset = 0;
-  const auto add = [&](std::int32_t id) {
-    const std::string text = token_text(id);
-    offsets.emplace_back(offset);
-    tokens.emplace_back(text);
-    offset += std::ranges::count_if(text, [](char c) { return (c & 0xC0) != 0x80; });  // characters
+  const auto add = [&](std::int32_t id, bool named, std::int64_t end) {
+    const std::string added = decoder->feed(id);
+    if (named) {  // in front of it may be bytes that turn out to be no character
+      const std::string& name = names[offsets.size()];
+      const std::int64_t before = added.ends_with(name) ? characters(added) - characters(name) : 0;
+      offsets.push_back(std::min(offset + before, end));
+    }
+    offset += characters(added);
   };
-  if (likelihoods.first) {
-    add(*likelihoods.first);
+  const std::int64_t prompt_end = characters(likelihoods.before), end = characters(text);
+  for (const std::int32_t id : likelihoods.prompt) add(id, likelihoods.echo, prompt_end);
+  offset = prompt_end;
+  const std::size_t scored = likelihoods.echo ? likelihoods.prompt.size() - 1 : 0;
+  for (std::size_t n = scored; n < likelihoods.scores.size(); ++n) {
+    add(likelihoods.scores[n].id, true, end);  // a stop text may have cut it off
+  }
+  return offsets;
+}
+
+nlohmann::ordered_json CompletionApi::logprobs_json(const Likelihoods& likelihoods,
+                                                    std::string_view text) const {
+  std::vector<std::string> tokens;
+  nlohmann::ordered_json::array_t own, best;
+  if (likelihoods.echo) {  // nothing comes before the first
+    tokens.push_back(token_text(likelihoods.prompt.front()));
     own.emplace_back(nullptr);
     best.emplace_back(nullptr);
   }
   for (const infer::TokenScore& score : likelihoods.scores) {
-    add(score.id);
+    tokens.push_back(token_text(score.id));
     own.emplace_back(score.log_probability);
-    auto others = nlohmann::ordered_json::object();
-    for (const auto& [id, log_probability] : score.best) others[token_text(id)] = log_probability;
-    best.emplace_back(others);
+    auto alternatives = nlohmann::ordered_json::object();
+    for (const auto& [id, log_probability] : score.best) {
+      alternatives[token_text(id)] = log_probability;
+    }
+    alternatives[tokens.back()] = score.log_probability;
+    best.emplace_back(std::move(alternatives));
   }
   return {{"tokens", tokens},
           {"token_logprobs", own},
           {"top_logprobs", best},
-          {"text_offset", offsets}};
+          {"text_offset", offsets(likelihoods, tokens, text)}};
 }
 
 std::string CompletionApi::completion_json(std::uint64_t number, std::int64_t created,
@@ -328,7 +379,7 @@ std::string CompletionApi::completion_json(std::uint64_t number, std::int64_t cr
                                    {"index", choice.index},
                                    {"logprobs", nullptr},
                                    {"finish_reason", nullptr}};
-    if (choice.logprobs) json["logprobs"] = logprobs_json(*choice.logprobs);
+    if (choice.logprobs) json["logprobs"] = logprobs_json(*choice.logprobs, choice.text);
     if (!choice.finish_reason.empty()) json["finish_reason"] = choice.finish_reason;
     list.push_back(json);
   }
@@ -345,10 +396,14 @@ std::string CompletionApi::completion_json(std::uint64_t number, std::int64_t cr
   return dumped(json);
 }
 
+std::string CompletionApi::model_json() const {
+  return dumped(model());
+}
 std::string CompletionApi::models_json() const {
-  const nlohmann::ordered_json model = {
-      {"id", model_name_}, {"object", "model"}, {"created", started_}, {"owned_by", "fbi-llm"}};
-  return dumped({{"object", "list"}, {"data", nlohmann::ordered_json::array({model})}});
+  return dumped({{"object", "list"}, {"data", nlohmann::ordered_json::array({model()})}});
+}
+nlohmann::ordered_json CompletionApi::model() const {
+  return {{"id", model_name_}, {"object", "model"}, {"created", started_}, {"owned_by", "fbi-llm"}};
 }
 
 }  // namespace fbi::cli::runtime

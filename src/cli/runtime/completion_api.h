@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -16,14 +17,19 @@ namespace fbi::cli::runtime {
 /// A request that cannot be answered.
 class ApiError : public std::runtime_error {
  public:
-  ApiError(int status, const std::string& message, std::string field = {})
-      : std::runtime_error(message), status(status), field(std::move(field)) {}
+  ApiError(int status, const std::string& message, std::string field = {}, std::string code = {})
+      : std::runtime_error(message),
+        status(status),
+        field(std::move(field)),
+        code(std::move(code)) {}
   const int status;         ///< of HTTP
   const std::string field;  ///< of the body; empty: none in particular
+  const std::string code;   ///< by which programs tell it from others; may be empty
 };
 
 /// {"error": {"message", "type", "param", "code"}}
-std::string error_json(int status, std::string_view message, std::string_view field = {});
+std::string error_json(int status, std::string_view message, std::string_view field = {},
+                       std::string_view code = {});
 
 /// What POST /v1/completions asks for: `n` texts for each prompt, one prompt after the other.
 struct CompletionRequest {
@@ -42,7 +48,9 @@ struct Usage {
 
 /// How likely the tokens of a choice are.
 struct Likelihoods {
-  std::optional<std::int32_t> first;  ///< with "echo": of the prompt, which nothing comes before
+  std::span<const std::int32_t> prompt;
+  bool echo = false;        ///< scores begin with those of the prompt
+  std::string_view before;  ///< with "echo": the prompt as the choice's text has it
   std::vector<infer::TokenScore> scores;
 };
 
@@ -70,6 +78,8 @@ class CompletionApi {
   /// answer's id; `created` is in seconds since 1970.
   std::string completion_json(std::uint64_t number, std::int64_t created,
                               const std::vector<Choice>& choices, const Usage* usage) const;
+  const std::string& model_name() const { return model_name_; }
+  std::string model_json() const;
   std::string models_json() const;
 
  private:
@@ -80,14 +90,19 @@ class CompletionApi {
   Prompt prompt_of_text(const std::string& text) const;
   Prompt prompt_of_ids(std::vector<std::int32_t> ids) const;
   std::string token_text(std::int32_t id) const;
-  /// Likelihoods as the interface has them.
-  nlohmann::ordered_json logprobs_json(const Likelihoods& likelihoods) const;
+  std::vector<std::int64_t> offsets(const Likelihoods& likelihoods,
+                                    std::span<const std::string> names,
+                                    std::string_view text) const;
+  /// Likelihoods as the interface has them; `text` is that of the choice.
+  nlohmann::ordered_json logprobs_json(const Likelihoods& likelihoods, std::string_view text) const;
+  nlohmann::ordered_json model() const;
   std::vector<Prompt> prompts(Fields& fields, std::int64_t n) const;
 
   const infer::PackedModel& model_;
   const text::Tokenizer& tokenizer_;
   std::string model_name_;
   std::int64_t max_texts_;
+  bool byte_level_;  // the tokenizer's pieces are bytes, and may be parts of characters
   std::int64_t started_;
 };
 

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <semaphore>
@@ -25,8 +26,13 @@ using Clock = std::chrono::steady_clock;
 
 constexpr const char* kJson = "application/json";
 constexpr const char* kCompletions = "/v1/completions";
-constexpr int kReadSeconds = 10, kWriteSeconds = 30;    // without any progress
-constexpr auto kLook = std::chrono::milliseconds(100);  // how often a client is looked at
+constexpr const char* kModels = "/v1/models";
+constexpr int kReadSeconds = 10, kWriteSeconds = 30;      // without any progress
+constexpr auto kBodyLimit = std::chrono::seconds(30);     // for all of a body,
+constexpr auto kLastBodyLimit = std::chrono::seconds(1);  // and while the server is being stopped
+constexpr auto kLook = std::chrono::milliseconds(100);    // how often a client is looked at
+constexpr auto kStatusLimit = std::chrono::seconds(1);    // then an answer begins without a text
+constexpr auto kQuiet = std::chrono::seconds(10);         // between two signs of life in a stream
 constexpr int kBacklog = 1024;  // connections that the system holds until they are accepted
 
 /// As many threads as connections may be served. When all are busy the server accepts no more, and
@@ -63,6 +69,12 @@ std::string client_of(const httplib::Request& http) {
   return concat(http.remote_addr, ":", http.remote_port);
 }
 
+/// A server may leave ranges out of account; the library would cut our answers, errors too. The
+/// request is its own, and not const.
+void forget_ranges(const httplib::Request& http) {
+  const_cast<httplib::Request&>(http).ranges.clear();
+}
+
 /// What a client sent, for the log: one line, not too long.
 std::string printable(std::string_view text) {
   std::string shown(text.substr(0, 200));
@@ -71,16 +83,19 @@ std::string printable(std::string_view text) {
   return shown;
 }
 
-/// The body, of at most `limit` bytes, however it is sent.
+/// The body, of at most `limit` bytes, however it is sent, unless it takes too long.
 std::string read_body(const httplib::Request& http, const httplib::ContentReader& reader,
-                      std::size_t limit) {
+                      std::size_t limit, const std::function<bool()>& stopping) {
   if (!http.has_header("Content-Length") && !http.has_header("Transfer-Encoding")) {
     throw ApiError(411, "the request has neither Content-Length nor Transfer-Encoding");
   }
   if (http.is_multipart_form_data()) throw ApiError(415, "expected a body of application/json");
   std::string body;
-  bool too_large = false;
+  bool too_large = false, too_slow = false;
+  const auto begun = Clock::now();
   const bool complete = reader([&](const char* data, std::size_t size) {
+    too_slow = Clock::now() - begun > (stopping() ? kLastBodyLimit : kBodyLimit);
+    if (too_slow) return false;
     // What is too much is read and forgotten, so that the client gets to the answer.
     too_large = too_large || size > limit - body.size();
     if (!too_large) body.append(data, size);
@@ -89,6 +104,7 @@ std::string read_body(const httplib::Request& http, const httplib::ContentReader
   if (too_large) {
     throw ApiError(413, concat("the body is larger than ", limit, " bytes (--max-body-bytes)"));
   }
+  if (too_slow) throw ApiError(408, "the body did not come in time");
   if (!complete) throw ApiError(400, "the body is not complete");
   return body;
 }
@@ -124,11 +140,12 @@ class Answer {
 
   bool stream() const { return request_.stream; }
 
-  /// Waits for the first text, so that what goes wrong before it still can have its status. Throws
+  /// Waits a little for the first text, so that what goes wrong before it can have its status; not
+  /// longer, because only while it writes the server sees whether the client is still there. Throws
   /// what ended a text before its time.
   void wait_for_beginning() {
     refused_ = true;
-    while (!fetched_) take(generation_->wait(kLook));
+    take(generation_->wait(kStatusLimit));
     refused_ = false;
   }
 
@@ -150,22 +167,17 @@ class Answer {
 
   /// Adds to choices_; throws what ended a text before its time.
   void take(const News& news) {
-    fetched_ = fetched_ || !news.empty();
     for (const auto& [index, text, ended] : news) {
       choices_[index].text += text;
       if (!ended) continue;
       const infer::GenerateResult result = generation_->result(index);
       choices_[index].finish_reason = finish_reason(result.finish_reason);
       if (request_.logprobs) {
-        choices_[index].logprobs = Likelihoods{first_token(index), result.scores};
+        choices_[index].logprobs = Likelihoods{request_.texts[index].prompt, request_.echo,
+                                               request_.before[index], result.scores};
       }
       usage_.new_tokens += result.new_tokens;
     }
-  }
-
-  std::optional<std::int32_t> first_token(std::size_t index) const {
-    if (!request_.echo) return std::nullopt;
-    return request_.texts[index].prompt.front();
   }
 
   bool write_whole(httplib::DataSink& sink) {
@@ -177,14 +189,20 @@ class Answer {
   }
 
   bool write_stream(httplib::DataSink& sink) {
+    auto written = begun_;
     for (;;) {
       for (Choice& choice : choices_) {
         if (choice.text.empty() && (choice.finish_reason.empty() || told(choice.index))) continue;
         if (!event(sink, api_.completion_json(number_, created_, {choice}, nullptr))) return false;
         choice.text.clear();
+        written = Clock::now();
         if (!choice.finish_reason.empty()) told_.insert(choice.index);
       }
       if (generation_->ended()) break;
+      if (Clock::now() - written > kQuiet) {  // a comment: proxies cut connections that are idle
+        if (!send(sink, ": waiting\n\n")) return false;
+        written = Clock::now();
+      }
       take(generation_->wait(kLook));
       if (!sink.is_writable()) return false;
     }
@@ -221,7 +239,6 @@ class Answer {
   std::vector<Choice> choices_;  // of a stream: what has not been sent
   std::set<std::size_t> told_;   // choices whose end has been sent
   Usage usage_;
-  bool fetched_ = false;
   bool refused_ = false;  // then the answer is an error, which is logged where it is made
   std::optional<std::string> outcome_;  // none: the client has gone
 };
@@ -248,15 +265,20 @@ class HttpServer::Impl {
       if (load.stopping) out.status = 503;
       out.set_content(json.dump(), kJson);
     });
-    server_.Get("/v1/models", [this](const httplib::Request&, httplib::Response& out) {
+    server_.Get(kModels, [this](const httplib::Request&, httplib::Response& out) {
       out.set_content(api_.models_json(), kJson);
+    });
+    server_.Get(concat(kModels, "/.+"), [this](const httplib::Request&, httplib::Response& out) {
+      out.set_content(api_.model_json(), kJson);
     });
     server_.Post(kCompletions,
                  [this](const httplib::Request& http, httplib::Response& out,
                         const httplib::ContentReader& reader) { complete(http, out, reader); });
     // For what the library itself refuses: the lines of a request that are no HTTP, or too long.
     server_.set_error_handler([](const httplib::Request& http, httplib::Response& out) {
-      if (out.body.empty()) refuse(http, out, out.status, "the request is not understood");
+      if (!out.body.empty()) return;
+      forget_ranges(http);
+      refuse(http, out, out.status, "the request is not understood");
     });
   }
 
@@ -305,44 +327,60 @@ class HttpServer::Impl {
   }
 
   static void refuse(const httplib::Request& http, httplib::Response& out, int status,
-                     std::string_view message, std::string_view field = {}) {
+                     std::string_view message, std::string_view field = {},
+                     std::string_view code = {}) {
     out.status = status;
-    out.set_content(error_json(status, message, field), kJson);
+    out.set_content(error_json(status, message, field, code), kJson);
     log::info(printable(http.method), " ", printable(http.path), " ", status, ", ", client_of(http),
               ": ", printable(message));
   }
 
   /// Before the library reads a body that nobody asked for.
-  static httplib::Server::HandlerResponse refuse_unknown(const httplib::Request& http,
-                                                         httplib::Response& out) {
-    const bool get = http.path == "/health" || http.path == "/v1/models";
+  httplib::Server::HandlerResponse refuse_unknown(const httplib::Request& http,
+                                                  httplib::Response& out) const {
+    forget_ranges(http);
+    const bool model = http.path == concat(kModels, "/", api_.model_name());
+    const bool get = model || http.path == "/health" || http.path == kModels;
     const bool post = http.path == kCompletions;
-    const char* allowed = get ? "GET" : "POST";
     if (!get && !post) {
-      refuse(http, out, 404,
-             concat("unknown path; there are ", kCompletions, ", /v1/models and /health"));
-    } else if (http.method != allowed) {
+      refuse_path(http, out);
+    } else if (get ? http.method != "GET" && http.method != "HEAD" : http.method != "POST") {
+      const char* allowed = get ? "GET, HEAD" : "POST";
       out.set_header("Allow", allowed);
       refuse(http, out, 405, concat(http.path, " takes ", allowed));
-    } else if (http.has_header("Range")) {
-      refuse(http, out, 400, "answers have no ranges");
     } else {
       return httplib::Server::HandlerResponse::Unhandled;
     }
     return httplib::Server::HandlerResponse::Handled;
   }
 
+  static void refuse_path(const httplib::Request& http, httplib::Response& out) {
+    if (http.path.starts_with(concat(kModels, "/"))) {
+      refuse(http, out, 404, concat("no such model; GET ", kModels, " names the one there is"), {},
+             "model_not_found");
+    } else if (http.path == "/v1/chat/completions") {
+      refuse(http, out, 404,
+             concat("there is no chat: the models are base models, which continue a text; use ",
+                    kCompletions));
+    } else {
+      refuse(http, out, 404,
+             concat("unknown path; there are ", kCompletions, ", ", kModels, " and /health"));
+    }
+  }
+
   void complete(const httplib::Request& http, httplib::Response& out,
                 const httplib::ContentReader& reader) {
     try {
-      CompletionRequest request = api_.parse(read_body(http, reader, options_.max_body_bytes));
+      const auto stopping = [this] { return engine_.load().stopping; };
+      CompletionRequest request =
+          api_.parse(read_body(http, reader, options_.max_body_bytes, stopping));
       const auto generation = engine_.submit(request.texts);
       const auto answer = std::make_shared<Answer>(api_, http, std::move(request), generation,
                                                    ++requests_, active_);
       answer->wait_for_beginning();
       begin(http, out, answer);
     } catch (const ApiError& error) {
-      refuse(http, out, error.status, error.what(), error.field);
+      refuse(http, out, error.status, error.what(), error.field, error.code);
     } catch (const infer::BusyError& error) {
       out.set_header("Retry-After", "1");
       refuse(http, out, 503, error.what());

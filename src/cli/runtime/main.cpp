@@ -31,6 +31,5 @@ const std::vector<Verb>& verbs() {
 }  // namespace fbi::cli
 
 int main(int argc, char** argv) {
-  // No stop handlers: nothing here has a state to save, so a signal may end the process.
   return fbi::cli::run_program(argc, argv);
 }

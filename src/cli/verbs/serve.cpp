@@ -1,4 +1,6 @@
 #include <chrono>
+#include <cstdlib>
+#include <future>
 #include <thread>
 
 #include "cli/packed_arguments.h"
@@ -17,18 +19,11 @@ namespace {
 using runtime::CompletionApi;
 using runtime::HttpServer;
 
-constexpr std::size_t kOtherConnections = 32;  // of those who look, are refused, or still send
+constexpr std::size_t kOtherConnections = 32;    // of those who look, are refused, or still send
+constexpr std::chrono::seconds kLastSeconds(5);  // for connections, when all texts have ended
 constexpr std::int64_t kMaxBatch = 256,
                        kMaxQueue =
                            700;  // cpp-httplib waits with select: no descriptor may be above 1,023
-
-std::int64_t bounded(const Arguments& arguments, const std::string& name, std::int64_t least,
-                     std::int64_t most) {
-  const std::int64_t value = arguments.integer(name);
-  if (value < least || value > most)
-    throw UsageError(concat("--", name, ": expected ", least, " to ", most, ", found ", value));
-  return value;
-}
 
 /// The folder's own name.
 std::string model_name(const Arguments& arguments) {
@@ -48,22 +43,23 @@ void introduce(const infer::PackedModel& model, const infer::EngineOptions& opti
             format_bytes(cache));
   if (!is_loopback(http.host))
     log::warn("everybody who reaches ", http.host, " may use this server: it asks for no key");
-  log::info("listening on http://", http.host, ":", port);
+  const bool colons = http.host.find(':') != std::string::npos;  // an address of IPv6
+  log::info("listening on http://", colons ? "[" + http.host + "]" : http.host, ":", port);
 }
 
 int run_serve(const Arguments& arguments) {
   install_stop_handlers();
   const infer::EngineOptions engine_options = {
-      .max_batch = bounded(arguments, "max-batch", 1, kMaxBatch),
-      .queue = bounded(arguments, "queue", 0, kMaxQueue)};
+      .max_batch = arguments.integer("max-batch", 1, kMaxBatch),
+      .queue = arguments.integer("queue", 0, kMaxQueue)};
   const std::int64_t texts = engine_options.max_batch + engine_options.queue;
   runtime::HttpOptions http;
   http.host = arguments.text("host");
-  http.port = static_cast<int>(bounded(arguments, "port", 0, 65535));
+  http.port = static_cast<int>(arguments.integer("port", 0, 65535));
   http.max_body_bytes =
-      static_cast<std::size_t>(bounded(arguments, "max-body-bytes", 1, std::int64_t{1} << 30));
+      static_cast<std::size_t>(arguments.integer("max-body-bytes", 1, std::int64_t{1} << 30));
   http.connections = static_cast<std::size_t>(texts) + kOtherConnections;
-  const std::chrono::seconds stop_limit(bounded(arguments, "stop-seconds", 0, 86400));
+  const std::chrono::seconds stop_limit(arguments.integer("stop-seconds", 0, 86400));
 
   infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
   const auto tokenizer = load_packed_tokenizer(arguments, model);
@@ -71,7 +67,7 @@ int run_serve(const Arguments& arguments) {
   const CompletionApi api(model, *tokenizer, model_name(arguments), texts);
   HttpServer server(engine, api, http);
   introduce(model, engine_options, http, server.bind());
-  std::thread listener([&] { server.run(); });
+  auto listener = std::async(std::launch::async, [&] { server.run(); });
   while (!stop_requested() && engine.load().failure.empty())
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
 
@@ -84,9 +80,14 @@ int run_serve(const Arguments& arguments) {
   }
   engine.stop(stop_limit);
   server.stop();
-  listener.join();
+  const int code = engine.load().failure.empty() ? 0 : 1;
+  if (listener.wait_for(kLastSeconds) == std::future_status::timeout) {
+    // The library waits for clients that send a header, or take an answer, byte by byte.
+    log::warn("stopped; connections that do not end are cut");
+    std::_Exit(code);
+  }
   log::info("stopped");
-  return engine.load().failure.empty() ? 0 : 1;
+  return code;
 }
 
 }  // namespace
@@ -97,7 +98,8 @@ Verb serve_verb() {
       "answer completion requests over HTTP",
       "Loads a packed export and answers POST /v1/completions as OpenAI's interface has it "
       "(prompt, max_tokens, temperature, top_p, "
-      "n, seed, stop, echo, logprobs, stream, stream_options; top_k, min_p and repetition_penalty "
+      "n, seed, stop, echo, logprobs, frequency_penalty, presence_penalty, stream, stream_options; "
+      "top_k, min_p and repetition_penalty "
       "besides), GET /v1/models and GET /health. "
       "Requests are continued together, joining and leaving between tokens; each gets the text "
       "that `generate` gives for its prompt, "
