@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "checkpoint/dtype.h"
+#include "checkpoint/retention.h"
 #include "checkpoint/temporary.h"
-#include "fbi/checkpoint/retention.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
@@ -70,8 +70,8 @@ formats::TensorView describe(const TensorPart& part) {
 
 bool is_written_by(int rank, const TensorPart& part) {
   if (part.total_rows < 0) return rank == 0;
-  const bool has_rows =
-      part.rows.dim() == 0 || part.rows.size(0) > 0;  // `describe` refuses scalars
+  // `describe` refuses scalars.
+  const bool has_rows = part.rows.dim() == 0 || part.rows.size(0) > 0;
   return has_rows || (part.total_rows == 0 && rank == 0);
 }
 

@@ -1,12 +1,17 @@
 #include "fbi/checkpoint/run_directory.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "checkpoint/temporary.h"
-#include "fbi/checkpoint/retention.h"
 #include "fbi/core/error.h"
+#include "fbi/formats/checkpoint_reader.h"
 
 namespace fbi::checkpoint {
 namespace {
@@ -19,8 +24,9 @@ enum class Content { kEmpty, kRun, kForeign };
 /// a run, too.
 bool belongs_to_run(const fs::path& entry) {
   static const char* const kNames[] = {"config.json", "environment.json", "metrics.jsonl",
-                                       "train.log",   "checkpoints",      "export"};
-  const fs::path name = entry.extension() == ".tmp" ? entry.stem() : entry.filename();
+                                       "train.log", "checkpoints"};
+  std::string name = entry.filename().string();
+  name.resize(std::min(name.find(".tmp"), name.size()));  // DurableFile's, of a killed process
   return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
 }
 
@@ -94,6 +100,32 @@ Resume Resume::from_text(const std::string& text) {
   return {Mode::kPath, text};
 }
 
+void require_usable(const RunPaths& paths, const Resume& resume) {
+  require_suitable(paths, resume);
+  fs::path existing = fs::absolute(paths.root);
+  std::error_code ignored;
+  while (existing.has_relative_path() && !fs::exists(existing, ignored))
+    existing = existing.parent_path();
+  if (!fs::is_directory(existing))
+    throw DiskError(
+        concat("run directory ", paths.root.string(), ": ", existing.string(), " is not a folder"));
+  if (access(existing.c_str(), W_OK | X_OK) != 0)
+    throw DiskError(concat("run directory ", paths.root.string(), ": ", existing.string(),
+                           " can't be written: ", std::strerror(errno)));
+}
+
+std::vector<fs::path> checkpoints_to_try(const RunPaths& paths, const Resume& resume) {
+  switch (resume.mode) {
+    case Resume::Mode::kNone:
+      return {};
+    case Resume::Mode::kPath:
+      return {resume.checkpoint};
+    case Resume::Mode::kAuto:
+      return formats::list_checkpoints(paths.checkpoints());
+  }
+  return {};
+}
+
 RunDirectory::RunDirectory(RunPaths paths, Resume resume, bool is_continued, RunLock lock)
     : paths_(std::move(paths)),
       resume_(std::move(resume)),
@@ -106,23 +138,15 @@ RunDirectory RunDirectory::create_or_resume(const fs::path& directory, const Res
   require_suitable(paths, resume);
   create_folder(paths.root);
   RunLock lock(paths.root, lock_stale_after);
-  require_suitable(paths,
-                   resume);  // another process may have used the folder before the lock was ours
+  // Another process may have used the folder before the lock was ours.
+  require_suitable(paths, resume);
   const bool is_continued = content_of(paths) == Content::kRun;
   if (is_continued) remove_temporaries(paths.checkpoints());
   return RunDirectory(paths, resume, is_continued, std::move(lock));
 }
 
-std::unique_ptr<formats::CheckpointReader> RunDirectory::open_checkpoint() const {
-  switch (resume_.mode) {
-    case Resume::Mode::kNone:
-      return nullptr;
-    case Resume::Mode::kPath:
-      return std::make_unique<formats::CheckpointReader>(resume_.checkpoint);
-    case Resume::Mode::kAuto:
-      return formats::open_newest_checkpoint(paths_.checkpoints());
-  }
-  return nullptr;
+std::vector<fs::path> RunDirectory::checkpoints_to_try() const {
+  return checkpoint::checkpoints_to_try(paths_, resume_);
 }
 
 }  // namespace fbi::checkpoint

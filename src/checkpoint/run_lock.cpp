@@ -170,8 +170,8 @@ class Claim {
     int error = errno;
     struct stat info = {};  // NFS may lose the answer of a link that succeeded
     if (stat(path_.c_str(), &info) == 0 && info.st_nlink == 2) return true;
-    if (error == EPERM || error == EOPNOTSUPP || error == ENOSYS ||
-        error == EMLINK) {  // no links here
+    // This file system has no links.
+    if (error == EPERM || error == EOPNOTSUPP || error == ENOSYS || error == EMLINK) {
       if (renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target.c_str(), RENAME_NOREPLACE) == 0) {
         return true;
       }

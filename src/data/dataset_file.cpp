@@ -57,13 +57,13 @@ std::string differences(const Json& a, const Json& b) {
   const Json left = a.flatten(), right = b.flatten();
   Json keys = left;
   keys.update(right);
-  std::string names;
+  std::vector<std::string> names;
   for (const auto& [key, value] : keys.items()) {
     if (left.value(key, Json()) != right.value(key, Json())) {
-      names += (names.empty() ? "" : ", ") + key.substr(1);
+      names.push_back(key.substr(1));
     }
   }
-  return names;
+  return join(names);
 }
 
 [[noreturn]] void refuse(const std::filesystem::path& folder, const std::string& why) {

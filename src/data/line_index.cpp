@@ -1,7 +1,12 @@
 #include "data/line_index.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 
@@ -44,8 +49,8 @@ std::string head_tail_hash(const MappedFile& data) {
 Header key_of(const MappedFile& data) {
   Header header;
   header.data_bytes = data.bytes().size();
-  std::error_code
-      ignored;  // a file that is gone by now has a time of its own, which no index carries
+  // A file that is gone by now has a time of its own, which no index carries.
+  std::error_code ignored;
   header.data_time =
       std::filesystem::last_write_time(data.path(), ignored).time_since_epoch().count();
   head_tail_hash(data).copy(header.data_hash, kHashDigits);
@@ -115,8 +120,8 @@ void LineIndex::store(const MappedFile& data, const std::filesystem::path& index
   Header header = key_of(data);
   header.line_count = static_cast<std::uint64_t>(line_count());
   hash128_hex(payload).copy(header.offsets_hash, kHashDigits);
-  // Several processes may build the same index at once: each writes a file of its own, the last
-  // rename wins.
+  // Where locks do not work several processes build the same index at once: each writes a file of
+  // its own, the last rename wins.
   std::filesystem::path own = index_file;
   own += concat(".", host_name(), "-", process_id());
   try {
@@ -135,8 +140,39 @@ void LineIndex::store(const MappedFile& data, const std::filesystem::path& index
   }
 }
 
+namespace {
+
+/// Held by the one process that builds an index, so that the other ranks of a run wait for it
+/// instead of reading the same gigabytes. Without locks, or a folder to write to, each builds.
+class BuildLock {
+ public:
+  explicit BuildLock(const std::filesystem::path& index_file) : path_(index_file) {
+    path_ += ".lock";
+    std::error_code ignored;
+    if (path_.has_parent_path()) std::filesystem::create_directories(path_.parent_path(), ignored);
+    descriptor_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    while (descriptor_ >= 0 && flock(descriptor_, LOCK_EX) != 0 && errno == EINTR) {
+    }
+  }
+  ~BuildLock() {
+    if (descriptor_ < 0) return;
+    unlink(path_.c_str());  // who waits for it finds the index
+    close(descriptor_);
+  }
+  BuildLock(const BuildLock&) = delete;
+  BuildLock& operator=(const BuildLock&) = delete;
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+}  // namespace
+
 LineIndex LineIndex::load_or_build(const MappedFile& data, const std::filesystem::path& index_file,
                                    const Progress& progress) {
+  if (auto stored = load(data, index_file)) return std::move(*stored);
+  const BuildLock lock(index_file);
   if (auto stored = load(data, index_file)) return std::move(*stored);
   LineIndex index = build(data, progress);
   index.store(data, index_file);

@@ -1,5 +1,7 @@
 #include "fbi/data/prepare.h"
 
+#include <simdjson.h>
+#include <algorithm>
 #include <exception>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -12,6 +14,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/hash.h"
+#include "fbi/core/temporary.h"
 
 namespace fbi::data {
 
@@ -33,6 +36,75 @@ bool needs_tokenizer(const PrepareOptions& options) {
   return false;
 }
 
+bool any_json_lines(const PrepareOptions& options) {
+  return std::any_of(options.inputs.begin(), options.inputs.end(),
+                     [&](const fs::path& input) { return is_json_lines(options, input); });
+}
+
+constexpr std::string_view kParquet = "PAR1";  // at both ends
+
+/// How other kinds of files begin, and what makes text of them.
+struct OtherFormat {
+  std::string_view name, beginning, remedy;
+};
+constexpr OtherFormat kOtherFormats[] = {
+    {"gzip", "\x1f\x8b", "unpack it: gzip -dk "},
+    {"zstd", "\x28\xb5\x2f\xfd", "unpack it: zstd -d "},
+    {"xz", "\xfd\x37zXZ", "unpack it: xz -dk "},
+    {"zip", "PK\x03\x04", "unpack it: unzip "},
+    {"Parquet", kParquet, "write its texts as JSON lines, e.g. by duckdb or pandas: "}};
+
+/// A text may hold a few; UTF-16 and binary files hold many.
+void refuse_nul_bytes(std::string_view text, const fs::path& input) {
+  if (std::ranges::count(text, '\0') * 50 <= std::ssize(text)) return;
+  throw DataError(
+      concat(input.string(),
+             " holds many NUL bytes, so it is no text; if it is UTF-16: iconv -f UTF-16 -t "
+             "UTF-8 ",
+             input.string(), " > text.txt"));
+}
+
+/// The key of a JSON object that holds a text, "text" if there is such a one; "" for other lines
+/// and for those with token_ids.
+std::string text_key_of(std::string_view line) {
+  simdjson::dom::parser parser;
+  simdjson::dom::object object;
+  if (parser.parse(line.data(), line.size()).get(object)) return "";
+  std::string found;
+  for (const auto& member : object) {
+    if (member.key == "token_ids") return "";
+    if (member.value.is_string() && (found.empty() || member.key == "text")) found = member.key;
+  }
+  return found;
+}
+
+/// Refuses what is plainly another kind of file than it is taken for, before all of it is read.
+void check_beginning(const PrepareOptions& options, const fs::path& input) {
+  constexpr std::size_t kLooked = 64 << 10, kLongestLine = 1 << 20;
+  const MappedFile file(input);
+  const std::string_view text = text_of(file);
+  for (const OtherFormat& format : kOtherFormats) {
+    if (!text.starts_with(format.beginning)) continue;
+    if (format.beginning == kParquet && !text.ends_with(kParquet)) continue;
+    throw DataError(concat(input.string(), " is a file of ", format.name, ", not text; ",
+                           format.remedy, input.string()));
+  }
+  refuse_nul_bytes(text.substr(0, kLooked), input);
+  if (!is_json_lines(options, input)) return;
+  const std::size_t first = text.find_first_not_of(" \t\r\n");
+  if (first != std::string_view::npos && text[first] == '[')
+    throw DataError(concat(input.string(),
+                           " holds a JSON array; expected one object per line: jq -c '.[]' ",
+                           input.string(), " > lines.jsonl"));
+  const std::string_view line = text.substr(0, text.find('\n'));
+  if (!options.field.empty() || line.size() > kLongestLine) return;
+  const std::string key = text_key_of(line);
+  if (!key.empty())
+    throw UsageError(concat(input.string(),
+                            ", line 1: found no token_ids but a text; give --field ", key,
+                            ", and its tokenizer"));
+}
+
 void check(const PrepareOptions& options) {
   const auto fail = [](const auto&... args) { throw UsageError(concat(args...)); };
   if (options.inputs.empty()) fail("prepare needs at least one input file");
@@ -44,8 +116,13 @@ void check(const PrepareOptions& options) {
     fail("valid_fraction: expected at least 0 and below 1, found ", options.valid_fraction);
   }
   if (options.separator.empty()) fail("the separator between documents must not be empty");
+  if (!options.field.empty() && !any_json_lines(options))
+    fail("field ", options.field,
+         " is for JSON lines, but the input is read as text: leave it out");
+  for (const auto& input : options.inputs) check_beginning(options, input);
   if (!options.tokenizer.empty()) return;
-  if (needs_tokenizer(options)) fail("text input needs a tokenizer (a tokenizer.model)");
+  if (needs_tokenizer(options))
+    fail("text input needs a tokenizer (tokenizer.model or tokenizer.json)");
   if (options.vocab_size < 1 || options.vocab_size >= kMaxVocabSize) {
     fail("token_ids without a tokenizer need vocab_size: expected 1 to ", kMaxVocabSize - 1,
          ", found ", options.vocab_size);
@@ -142,11 +219,14 @@ class Preparation {
   std::int64_t documents_ = 0;
 };
 
-/// A folder beside the output that becomes it; what an interrupted run left there is deleted.
+/// A folder beside the output that becomes it; what killed processes left there is deleted.
 class PartialFolder {
  public:
-  explicit PartialFolder(const fs::path& output) : output_(output), path_(output) {
-    path_ += ".partial";
+  explicit PartialFolder(const fs::path& output) : output_(output) {
+    fs::path prefix = output;
+    prefix += ".partial";
+    remove_dead_temporaries(prefix);
+    path_ = own_temporary(prefix);
     std::error_code error;
     fs::remove_all(path_, error);
     if (!error) fs::create_directories(path_, error);
@@ -162,7 +242,13 @@ class PartialFolder {
   void commit() {
     sync_directory(path_);
     std::error_code error;
-    fs::rename(path_, output_, error);
+    fs::rename(path_, output_, error);  // replaces an empty folder, never a full one
+    if (error == std::errc::directory_not_empty || error == std::errc::file_exists ||
+        error == std::errc::not_a_directory) {
+      throw UsageError(concat("the output ", output_.string(),
+                              " was made by another process meanwhile and is left as it is; choose "
+                              "another folder, or prepare again to compare"));
+    }
     if (error) {
       throw DiskError(concat("cannot rename ", path_.string(), " to ", output_.string(), ": ",
                              error.message()));

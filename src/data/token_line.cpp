@@ -37,9 +37,9 @@ dom::element member(const dom::element& document, const std::string& key, const 
   if (document.get(object)) fail(place, "expected ", expected, ", found JSON of another kind");
   dom::element value;
   if (object.at_key(key).get(value)) {
-    std::string keys;
-    for (const auto& field : object) keys += (keys.empty() ? "" : ", ") + std::string(field.key);
-    fail(place, "expected ", expected, ", found the keys ", keys.empty() ? "(none)" : keys);
+    std::vector<std::string_view> keys;
+    for (const auto& field : object) keys.push_back(field.key);
+    fail(place, "expected ", expected, ", found the keys ", keys.empty() ? "(none)" : join(keys));
   }
   return value;
 }

@@ -7,6 +7,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <utility>
 
+#include "distributed/finished.h"
 #include "distributed/local_address.h"
 #include "distributed/process_meeting.h"
 #include "distributed/rank_order.h"

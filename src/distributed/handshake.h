@@ -6,8 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "fbi/distributed/rendezvous.h"
-
 namespace c10d {
 class Store;
 }

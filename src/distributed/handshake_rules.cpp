@@ -39,13 +39,13 @@ std::string find_odd_values(const std::vector<Hello>& by_rank) {
   }
   for (const std::string& key : keys) {
     const std::string usual = usual_value(by_rank, key);
-    std::string odd;
+    std::vector<std::string> odd;
     for (const Hello& hello : by_rank) {
       if (value_of(hello, key) == usual) continue;
-      odd += concat(odd.empty() ? "" : ", ", name_of(hello), " has ", value_of(hello, key));
+      odd.push_back(concat(name_of(hello), " has ", value_of(hello, key)));
     }
     if (!odd.empty())
-      return concat("ranks disagree in ", key, ": most have ", usual, ", but ", odd);
+      return concat("ranks disagree in ", key, ": most have ", usual, ", but ", join(odd));
   }
   return {};
 }
@@ -85,18 +85,18 @@ std::string find_disagreement(const std::vector<Hello>& hellos, int world_size, 
   }
   if (const std::string shared = find_shared_gpu(by_rank); !shared.empty()) return shared;
   if (!complete) return {};
-  std::string missing;
+  std::vector<int> missing;
   auto next = by_rank.begin();
   for (int rank = 0; rank < world_size; ++rank) {
     if (next != by_rank.end() && next->rank == rank) {
       ++next;
     } else {
-      missing += concat(missing.empty() ? "" : ", ", rank);
+      missing.push_back(rank);
     }
   }
   if (!missing.empty()) {
     return concat("of ", world_size, " ranks only ", by_rank.size(),
-                  " arrived in time; missing: ", missing);
+                  " arrived in time; missing: ", join(missing));
   }
   return find_odd_values(by_rank);
 }

@@ -11,7 +11,10 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #include <utility>
 
+#include "distributed/finished.h"
 #include "distributed/process_meeting.h"
+#include "fbi/core/error.h"
+#include "fbi/distributed/process_group.h"
 
 namespace fbi::distributed {
 namespace {
@@ -75,8 +78,8 @@ class NcclWork final : public Work {
         give_up(message_of(reason));
       }
     }
-    guarded(*group_->pulse, operation_,
-            [&] { return work_->wait(); });  // orders the current stream behind it
+    // Orders the current stream behind it.
+    guarded(*group_->pulse, operation_, [&] { return work_->wait(); });
     --group_->under_way;
     if (finish_) std::exchange(finish_, {})();
   }
@@ -233,6 +236,7 @@ std::unique_ptr<Communicator> make_nccl_group(const Rendezvous& rendezvous, at::
   const QuietLibTorch quiet;
   disarm_watchdog();
   c10::cuda::set_device(device.index());
+  at::zeros({1}, device);  // a GPU without room fails here, before others wait for this rank
   const Met met = meet(rendezvous, options, bus_address(device));
   auto nccl = guarded(*met.pulse, concat("connecting rank ", rendezvous.rank), [&] {
     auto settings = ProcessGroupNCCL::Options::create();

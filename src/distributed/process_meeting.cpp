@@ -9,6 +9,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "distributed/handshake.h"
+#include "fbi/core/error.h"
 #include "fbi/core/system.h"
 
 namespace fbi::distributed {

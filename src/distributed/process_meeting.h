@@ -3,14 +3,12 @@
 #include <c10/util/Exception.h>
 
 #include <chrono>
-#include <functional>
+#include <exception>
+#include <memory>
 #include <string>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
-#include "distributed/finished.h"
 #include "distributed/pulse.h"
-#include "fbi/core/error.h"
-#include "fbi/distributed/communicator.h"
 #include "fbi/distributed/process_group.h"
 
 /// What the process groups on LibTorch's c10d have in common.

@@ -65,8 +65,8 @@ RowGather::RowGather(Communicator& communicator, std::vector<RowExchangePart> pa
                      Payload payload)
     : parts_(std::move(parts)), rank_(communicator.rank()), size_(communicator.size()) {
   if (size_ == 1 || parts_.empty()) return;
-  if (parts_.size() == 1 &&
-      parts_[0].whole.size(0) % size_ == 0) {  // rows lie in the matrix as in the buffer
+  // Rows lie in the matrix as in the buffer.
+  if (parts_.size() == 1 && parts_[0].whole.size(0) % size_ == 0) {
     work_ = communicator.all_gather(parts_[0].whole, parts_[0].own, payload);
     return;
   }

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "eval/option_checks.h"
 #include "eval/python_text.h"
 #include "fbi/core/error.h"
 
@@ -20,9 +21,11 @@ struct Request {
 
 class Encoder {
  public:
-  Encoder(const text::Tokenizer& tokenizer, const LanguageModel& model, bool add_bos)
+  Encoder(const text::Tokenizer& tokenizer, std::int64_t vocab_size, std::int64_t max_position,
+          bool add_bos)
       : tokenizer_(tokenizer),
-        max_ids_(static_cast<std::size_t>(model.max_position()) + 1),
+        vocab_size_(vocab_size),
+        max_ids_(static_cast<std::size_t>(max_position) + 1),
         add_bos_(add_bos) {}
 
   /// The harness's rules: white space at the end of the context belongs to the choice, both are
@@ -50,6 +53,11 @@ class Encoder {
       throw DataError(concat(place, ": a choice of ", request.scored,
                              " tokens, the model's context is ", max_ids_ - 1));
     }
+    for (const std::int32_t id : request.ids) {
+      if (id < 0 || id >= vocab_size_)
+        throw DataError(concat(place, ": token id ", id, " is outside the model's vocabulary of ",
+                               vocab_size_, "; the tokenizer is another model's"));
+    }
     if (request.ids.size() > max_ids_)
       request.ids.erase(request.ids.begin(),
                         request.ids.end() - static_cast<std::ptrdiff_t>(max_ids_));
@@ -64,17 +72,19 @@ class Encoder {
   }
 
   const text::Tokenizer& tokenizer_;
+  std::int64_t vocab_size_;
   std::size_t max_ids_;
   bool add_bos_;
 };
 
-void check(const ChoiceOptions& options) {
-  if (options.batch < 1)
-    throw UsageError(concat("batch must be at least 1, found ", options.batch));
-  if (options.parts < 1 || options.part < 0 || options.part >= options.parts) {
-    throw UsageError(concat("part must be in [0, parts), found part ", options.part, " of ",
-                            options.parts, " parts"));
-  }
+struct ItemRange {
+  std::size_t first = 0, last = 0;
+};
+
+ItemRange items_of(const ChoiceTask& task, const ChoiceOptions& options) {
+  const auto count = static_cast<std::int64_t>(task.items.size());
+  return {static_cast<std::size_t>(count * options.part / options.parts),
+          static_cast<std::size_t>(count * (options.part + 1) / options.parts)};
 }
 
 std::vector<Request> encode_items(const Encoder& encoder, const ChoiceTask& task, std::size_t first,
@@ -133,12 +143,19 @@ ChoiceItemResult judge(const ChoiceItem& item, std::vector<double> log_likelihoo
   return result;
 }
 
+void check_choices(const text::Tokenizer& tokenizer, const ChoiceTask& task,
+                   std::int64_t vocab_size, std::int64_t max_position,
+                   const ChoiceOptions& options) {
+  check_batch_and_part(options.batch, options.part, options.parts);
+  const auto [first, last] = items_of(task, options);
+  encode_items(Encoder(tokenizer, vocab_size, max_position, options.add_bos), task, first, last);
+}
+
 ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& tokenizer,
                               const ChoiceTask& task, const ChoiceOptions& options) {
-  check(options);
+  check_batch_and_part(options.batch, options.part, options.parts);
+  const auto [first, last] = items_of(task, options);
   const auto count = static_cast<std::int64_t>(task.items.size());
-  const auto first = static_cast<std::size_t>(count * options.part / options.parts);
-  const auto last = static_cast<std::size_t>(count * (options.part + 1) / options.parts);
   ChoiceResult result{task.name,
                       task.has_acc_norm,
                       model.dtype_description(),
@@ -150,13 +167,14 @@ ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& token
     result.items.emplace_back().log_likelihoods.resize(task.items[item].choices.size());
   }
   const std::vector<Request> requests =
-      encode_items(Encoder(tokenizer, model, options.add_bos), task, first, last);
+      encode_items(Encoder(tokenizer, model.vocab_size(), model.max_position(), options.add_bos),
+                   task, first, last);
   for (std::size_t begin = 0; begin < requests.size();) {
     const auto batch = std::span(requests).subspan(
         begin, std::min(static_cast<std::size_t>(options.batch), requests.size() - begin));
     const std::vector<double> sums = log_likelihoods(model, batch);
     for (std::size_t b = 0; b < batch.size(); ++b) {
-      if (!std::isfinite(sums[b])) {
+      if (!options.allow_non_finite && !std::isfinite(sums[b])) {
         throw DataError(concat(task.name, ", item ", first + batch[b].item, ", choice ",
                                batch[b].choice, ": log-likelihood is ", sums[b], " (model in ",
                                model.dtype_description(), ")"));

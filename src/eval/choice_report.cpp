@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <nlohmann/json.hpp>
 
@@ -26,9 +28,19 @@ Mean mean_of(const ChoiceResult& result, IsRight is_right) {
   return {mean, count > 1 ? std::sqrt(squares / (count - 1) / count) : 0};
 }
 
+bool is_finite(const ChoiceResult& result) {
+  return std::ranges::all_of(result.items, [](const ChoiceItemResult& item) {
+    return std::ranges::all_of(item.log_likelihoods, [](double x) { return std::isfinite(x); });
+  });
+}
+
 }  // namespace
 
 ChoiceScores scores_of(const ChoiceResult& result) {
+  if (!is_finite(result)) {
+    constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+    return {kUnknown, kUnknown, kUnknown, kUnknown};
+  }
   const Mean acc =
       mean_of(result, [](const ChoiceItemResult& item) { return item.chosen == item.gold; });
   const Mean norm =

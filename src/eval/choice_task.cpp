@@ -1,6 +1,7 @@
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
-#include <map>
 
 #include <nlohmann/json.hpp>
 
@@ -177,20 +178,23 @@ ChoiceItem openbookqa(const Json& line) {
 }
 
 struct Form {
+  const char* name;
   ChoiceItem (*read)(const Json& line);
   bool has_acc_norm;
 };
 
-const std::map<std::string, Form>& forms() {
-  static const std::map<std::string, Form> all = {{"", {plain, true}},
-                                                  {"boolq", {boolq, false}},
-                                                  {"piqa", {piqa, true}},
-                                                  {"hellaswag", {hellaswag, true}},
-                                                  {"winogrande", {winogrande, false}},
-                                                  {"arc_easy", {arc, true}},
-                                                  {"arc_challenge", {arc, true}},
-                                                  {"openbookqa", {openbookqa, true}}};
-  return all;
+constexpr Form kPlain = {"", plain, true};
+constexpr Form kForms[] = {{"boolq", boolq, false},         {"piqa", piqa, true},
+                           {"hellaswag", hellaswag, true},  {"winogrande", winogrande, false},
+                           {"arc_easy", arc, true},         {"arc_challenge", arc, true},
+                           {"openbookqa", openbookqa, true}};
+
+const Form& form_of(const std::string& name) {
+  if (name == kPlain.name) return kPlain;
+  for (const Form& form : kForms)
+    if (name == form.name) return form;
+  throw UsageError(
+      concat("task form '", name, "' is unknown; choose one of ", join(choice_forms())));
 }
 
 ChoiceItem read_item(const Form& form, const std::string& text) {
@@ -207,27 +211,31 @@ ChoiceItem read_item(const Form& form, const std::string& text) {
 }  // namespace
 
 const std::vector<std::string>& choice_forms() {
-  static const std::vector<std::string> names = {
-      "boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"};
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> result;
+    for (const Form& form : kForms) result.emplace_back(form.name);
+    return result;
+  }();
   return names;
 }
 
 ChoiceTask read_choice_task(const std::string& form, const std::filesystem::path& path) {
-  const auto known = forms().find(form);
-  if (known == forms().end()) {
-    std::string names;
-    for (const std::string& name : choice_forms()) names += (names.empty() ? "" : ", ") + name;
-    throw UsageError(concat("task form '", form, "' is unknown; choose one of ", names));
-  }
+  const Form& known = form_of(form);
+  errno = 0;
   std::ifstream file(path);
-  if (!file || std::filesystem::is_directory(path))
-    throw DataError(concat("cannot read ", path.string()));
-  ChoiceTask task{form.empty() ? path.stem().string() : form, known->second.has_acc_norm, {}};
+  const bool folder = std::filesystem::is_directory(path);
+  if (!file || folder) {
+    throw DataError(concat("cannot read ", path.string(), ": ",
+                           folder ? "it is a folder" : std::strerror(errno ? errno : EIO),
+                           "; expected a file of JSON lines, or FORM=FILE with one of the forms ",
+                           join(choice_forms())));
+  }
+  ChoiceTask task{form.empty() ? path.stem().string() : form, known.has_acc_norm, {}};
   std::string text;
   for (std::int64_t number = 1; std::getline(file, text); ++number) {
     if (strip(text).empty()) continue;
     try {
-      task.items.push_back(read_item(known->second, text));
+      task.items.push_back(read_item(known, text));
     } catch (const BadField& problem) {
       throw DataError(concat(path.string(), ", line ", number, ": ", problem.message));
     } catch (const Json::exception& error) {

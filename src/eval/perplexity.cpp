@@ -7,6 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "eval/option_checks.h"
 #include "fbi/core/error.h"
 
 namespace fbi::eval {
@@ -17,38 +18,38 @@ struct Range {
   std::int64_t end = 0;
 };
 
+/// Never more than there are windows, so that room for a batch is no more than is needed.
+std::int64_t batch_of(std::int64_t windows, const PerplexityOptions& options) {
+  return std::clamp<std::int64_t>(options.batch, 1, std::max<std::int64_t>(windows, 1));
+}
+
 /// Windows [begin, end) of a part: a run of whole batches, sizes differing by at most one batch.
 Range part_range(std::int64_t windows, const PerplexityOptions& options) {
-  const std::int64_t batches = (windows + options.batch - 1) / options.batch;
+  const std::int64_t batch = batch_of(windows, options);
+  const std::int64_t batches = (windows + batch - 1) / batch;
   const std::int64_t small = batches / options.parts, larger = batches % options.parts;
   const std::int64_t first = options.part * small + std::min<std::int64_t>(options.part, larger);
   const std::int64_t last = first + small + (options.part < larger ? 1 : 0);
-  return {std::min(first * options.batch, windows), std::min(last * options.batch, windows)};
+  return {std::min(first * batch, windows), std::min(last * batch, windows)};
 }
 
-void check(const LanguageModel& model, const WindowSource& windows,
+void check(const WindowSource& windows, std::int64_t max_position,
            const PerplexityOptions& options) {
   if (windows.length < 2) {
     throw UsageError(
         concat("a window needs at least 2 tokens to hold a prediction, found ", windows.length));
   }
   // The last id of a window is only predicted, never fed.
-  if (windows.length - 1 > model.max_position()) {
+  if (windows.length - 1 > max_position) {
     throw UsageError(concat("windows of ", windows.length, " tokens need ", windows.length - 1,
-                            " positions, but the model supports ", model.max_position(),
+                            " positions, but the model supports ", max_position,
                             "; use a shorter seq_len"));
   }
   if (windows.count < 1) throw UsageError("there is no window of tokens to evaluate");
-  if (options.batch < 1) {
-    throw UsageError(concat("batch must be at least 1, found ", options.batch));
-  }
+  check_batch_and_part(options.batch, options.part, options.parts);
   if (options.max_windows < 0) {
     throw UsageError(
         concat("max_windows must be 0 (all) or positive, found ", options.max_windows));
-  }
-  if (options.parts < 1 || options.part < 0 || options.part >= options.parts) {
-    throw UsageError(concat("part must be in [0, parts), found part ", options.part, " of ",
-                            options.parts, " parts"));
   }
 }
 
@@ -62,10 +63,11 @@ void check_ids(std::span<const std::int32_t> ids, std::int64_t window, std::int6
   }
 }
 
-double window_mean(std::span<const float> nll, std::int64_t window, const LanguageModel& model) {
+double window_mean(std::span<const float> nll, std::int64_t window, const LanguageModel& model,
+                   bool allow_non_finite) {
   double sum = 0;
   for (std::size_t i = 0; i < nll.size(); ++i) {
-    if (!std::isfinite(nll[i])) {
+    if (!allow_non_finite && !std::isfinite(nll[i])) {
       throw DataError(concat("window ", window, ", prediction ", i, ": negative log-likelihood is ",
                              nll[i], " (model in ", model.dtype_description(),
                              "); try dtype fp32, or the weights are broken"));
@@ -82,6 +84,10 @@ double mean(std::span<const double> values) {
                         : sum / static_cast<double>(values.size());
 }
 
+std::int64_t windows_of(const WindowSource& windows, const PerplexityOptions& options) {
+  return options.max_windows > 0 ? std::min(options.max_windows, windows.count) : windows.count;
+}
+
 void summarize(PerplexityResult& result, std::int64_t window_length) {
   result.windows = static_cast<std::int64_t>(result.window_nll.size());
   result.tokens = result.windows * window_length;
@@ -91,23 +97,34 @@ void summarize(PerplexityResult& result, std::int64_t window_length) {
 
 }  // namespace
 
+void check_windows(const WindowSource& windows, std::int64_t vocab_size, std::int64_t max_position,
+                   const PerplexityOptions& options) {
+  check(windows, max_position, options);
+  const Range range = part_range(windows_of(windows, options), options);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(windows.length));
+  for (std::int64_t window = range.begin; window < range.end; ++window) {
+    windows.read(window, ids);
+    check_ids(ids, window, vocab_size);
+  }
+}
+
 PerplexityResult perplexity(LanguageModel& model, const WindowSource& windows,
                             const PerplexityOptions& options) {
-  check(model, windows, options);
+  check(windows, model.max_position(), options);
   PerplexityResult result;
   result.dtype = model.dtype_description();
-  result.windows_total =
-      options.max_windows > 0 ? std::min(options.max_windows, windows.count) : windows.count;
+  result.windows_total = windows_of(windows, options);
   const Range range = part_range(result.windows_total, options);
   result.first_window = range.begin;
   result.window_nll.reserve(static_cast<std::size_t>(range.end - range.begin));
 
   const std::int64_t length = windows.length;
-  std::vector<std::int32_t> tokens(static_cast<std::size_t>(options.batch * length));
+  const std::int64_t largest = batch_of(result.windows_total, options);
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(largest * length));
   double sum = 0;
-  std::vector<float> nll(static_cast<std::size_t>(options.batch * (length - 1)));
-  for (std::int64_t begin = range.begin; begin < range.end; begin += options.batch) {
-    const std::int64_t batch = std::min(options.batch, range.end - begin);
+  std::vector<float> nll(static_cast<std::size_t>(largest * (length - 1)));
+  for (std::int64_t begin = range.begin; begin < range.end; begin += largest) {
+    const std::int64_t batch = std::min(largest, range.end - begin);
     for (std::int64_t b = 0; b < batch; ++b) {
       const auto row = std::span(tokens).subspan(b * length, length);
       windows.read(begin + b, row);
@@ -117,7 +134,7 @@ PerplexityResult perplexity(LanguageModel& model, const WindowSource& windows,
                     std::span(nll).first(batch * (length - 1)));
     for (std::int64_t b = 0; b < batch; ++b) {
       const auto row = std::span<const float>(nll).subspan(b * (length - 1), length - 1);
-      result.window_nll.push_back(window_mean(row, begin + b, model));
+      result.window_nll.push_back(window_mean(row, begin + b, model, options.allow_non_finite));
       sum += result.window_nll.back();
     }
     if (options.on_progress) {

@@ -120,6 +120,18 @@ CheckpointReader::CheckpointReader(const fs::path& directory, bool verify_hash)
   }
 }
 
+void CheckpointReader::check_bytes(std::size_t part, std::size_t parts) const {
+  try {
+    for (std::size_t i = part; i < manifest_.shards.size(); i += parts) {
+      const CheckpointShard& shard = manifest_.shards[i];
+      const std::string found = difference(directory_ / shard.file, shard, /*verify_hash=*/true);
+      if (!found.empty()) fail("shard ", found);
+    }
+  } catch (const DataError& error) {
+    throw CheckpointError(error.what());
+  }
+}
+
 const TensorView* CheckpointReader::find(const std::string& name) const {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? nullptr : found->second;
@@ -163,21 +175,38 @@ std::vector<fs::path> list_checkpoints(const fs::path& checkpoints) {
   return result;
 }
 
-std::unique_ptr<CheckpointReader> open_newest_checkpoint(const fs::path& checkpoints) {
-  const auto folders = list_checkpoints(checkpoints);
-  std::string newest_reason;
+std::unique_ptr<CheckpointReader> open_first_valid(const std::vector<fs::path>& folders,
+                                                   const OpenCheckpoint& open) {
+  std::string first_reason;
   for (const auto& folder : folders) {
     try {
-      return std::make_unique<CheckpointReader>(folder);
+      return open(folder);
     } catch (const CheckpointError& error) {
+      if (folders.size() == 1) throw;
       log::warn("checkpoint ", folder.string(),
                 " is unusable, trying the one before: ", error.what());
-      if (newest_reason.empty()) newest_reason = error.what();
+      if (first_reason.empty()) first_reason = error.what();
     }
   }
   if (folders.empty()) return nullptr;
-  fail("none of the ", folders.size(), " checkpoints in ", checkpoints.string(),
-       " is usable; the newest: ", newest_reason);
+  fail("none of the ", folders.size(), " checkpoints in ", folders.front().parent_path().string(),
+       " is usable; the newest: ", first_reason);
+}
+
+std::unique_ptr<CheckpointReader> open_newest_checkpoint(const fs::path& checkpoints) {
+  return open_first_valid(list_checkpoints(checkpoints), [](const fs::path& folder) {
+    return std::make_unique<CheckpointReader>(folder);
+  });
+}
+
+std::unique_ptr<CheckpointReader> open_checkpoint_of(const fs::path& path) {
+  if (fs::exists(path / kManifestFile)) return std::make_unique<CheckpointReader>(path);
+  const fs::path checkpoints = path / "checkpoints";
+  // A run writes environment.json when it begins, checkpoints/ with its first checkpoint.
+  if (!fs::is_directory(checkpoints) && !fs::exists(path / "environment.json")) return nullptr;
+  auto newest = open_newest_checkpoint(checkpoints);
+  if (!newest) fail(path.string(), ": the run has no checkpoint yet");
+  return newest;
 }
 
 }  // namespace fbi::formats

@@ -58,9 +58,7 @@ std::optional<DType> dtype_from_string(std::string_view text) {
 }
 
 std::string shape_text(std::span<const std::int64_t> shape) {
-  std::string text = "[";
-  for (const std::int64_t extent : shape) text += concat(text.size() > 1 ? ", " : "", extent);
-  return text + "]";
+  return concat("[", join(shape), "]");
 }
 
 std::int64_t TensorView::numel() const {

@@ -7,8 +7,8 @@ namespace fbi::formats {
 /// Numbers that GGUF's reader and writer share.
 inline constexpr char kGgufMagic[] = {'G', 'G', 'U', 'F'};
 inline constexpr std::uint32_t kGgufVersion = 3;
-inline constexpr std::uint64_t kGgufAlignment =
-    32;  ///< of the tensors, from the end of the header on
+/// Of the tensors, from the end of the header on.
+inline constexpr std::uint64_t kGgufAlignment = 32;
 
 enum class GgufKind : std::uint32_t {
   kUint32 = 4,

@@ -143,125 +143,57 @@ class Unpickler {
     return values_[stack_.back()];
   }
 
-  // clang-format off: one operation per line
   /// False at the end of the program.
+  // clang-format off
   bool step(unsigned char code) {
     switch (code) {
-      case '.':
-        return false;  // STOP
-      case 0x80:
-        return check_protocol();  // PROTO
-      case 0x95:
-        take(8);
-        return true;  // FRAME
-      case '(':
-        marks_.push_back(stack_.size());
-        return true;  // MARK
-      case 'N':
-        push(Kind::kNone);
-        return true;  // NONE
-      case 0x88:
-        push(Kind::kBool, 1);
-        return true;  // NEWTRUE
-      case 0x89:
-        push(Kind::kBool, 0);
-        return true;  // NEWFALSE
-      case 'J':
-        push(Kind::kInt, number<std::int32_t>());
-        return true;  // BININT
-      case 'K':
-        push(Kind::kInt, number<std::uint8_t>());
-        return true;  // BININT1
-      case 'M':
-        push(Kind::kInt, number<std::uint16_t>());
-        return true;  // BININT2
-      case 0x8a:
-        push(Kind::kInt, long_number());
-        return true;  // LONG1
-      case 'G':
-        take(8);
-        push(Kind::kFloat);
-        return true;  // BINFLOAT
-      case 'X':
-        push_text(number<std::uint32_t>());
-        return true;  // BINUNICODE
-      case 0x8c:
-        push_text(number<std::uint8_t>());
-        return true;  // SHORT_BINUNICODE
-      case 0x8d:
-        push_text(number<std::uint64_t>());
-        return true;  // BINUNICODE8
-      case ')':
-        push(Kind::kTuple);
-        return true;  // EMPTY_TUPLE
-      case ']':
-        push(Kind::kList);
-        return true;  // EMPTY_LIST
-      case '}':
-        push(Kind::kDict);
-        return true;  // EMPTY_DICT
-      case 't':
-        push(Value{Kind::kTuple, 0, {}, pop_to_mark()});
-        return true;  // TUPLE
-      case 0x85:
-      case 0x86:
-      case 0x87:  // TUPLE1, 2, 3
-        push(Value{Kind::kTuple, 0, {}, pop(code - 0x84u)});
-        return true;
-      case 'a':
-        extend(Kind::kList, "a list", pop(1));
-        return true;  // APPEND
-      case 'e':
-        extend(Kind::kList, "a list", pop_to_mark());
-        return true;  // APPENDS
-      case 's':
-        extend(Kind::kDict, "a dict", pop(2));
-        return true;  // SETITEM
-      case 'u':
-        extend(Kind::kDict, "a dict", pop_to_mark());
-        return true;  // SETITEMS
-      case 'q':
-        remember(number<std::uint8_t>());
-        return true;  // BINPUT
-      case 'r':
-        remember(number<std::uint32_t>());
-        return true;  // LONG_BINPUT
-      case 0x94:
-        remember(memo_.size());
-        return true;  // MEMOIZE
-      case 'h':
-        recall(number<std::uint8_t>());
-        return true;  // BINGET
-      case 'j':
-        recall(number<std::uint32_t>());
-        return true;  // LONG_BINGET
-      case 'c':
-        push_global();
-        return true;  // GLOBAL
-      case 0x93:
-        push_stack_global();
-        return true;  // STACK_GLOBAL
-      case 'R':
-        reduce();
-        return true;  // REDUCE
-      case 'b':
-        build();
-        return true;  // BUILD
-      case 'Q':
-        push_storage();
-        return true;  // BINPERSID
+      case '.':  return false;                                            // STOP
+      case 0x80: check_protocol(); break;                                 // PROTO
+      case 0x95: take(8); break;                                          // FRAME
+      case '(':  marks_.push_back(stack_.size()); break;                  // MARK
+      case 'N':  push(Kind::kNone); break;                                // NONE
+      case 0x88: push(Kind::kBool, 1); break;                             // NEWTRUE
+      case 0x89: push(Kind::kBool, 0); break;                             // NEWFALSE
+      case 'J':  push(Kind::kInt, number<std::int32_t>()); break;         // BININT
+      case 'K':  push(Kind::kInt, number<std::uint8_t>()); break;         // BININT1
+      case 'M':  push(Kind::kInt, number<std::uint16_t>()); break;        // BININT2
+      case 0x8a: push(Kind::kInt, long_number()); break;                  // LONG1
+      case 'G':  take(8); push(Kind::kFloat); break;                      // BINFLOAT
+      case 'X':  push_text(number<std::uint32_t>()); break;               // BINUNICODE
+      case 0x8c: push_text(number<std::uint8_t>()); break;                // SHORT_BINUNICODE
+      case 0x8d: push_text(number<std::uint64_t>()); break;               // BINUNICODE8
+      case ')':  push(Kind::kTuple); break;                               // EMPTY_TUPLE
+      case ']':  push(Kind::kList); break;                                // EMPTY_LIST
+      case '}':  push(Kind::kDict); break;                                // EMPTY_DICT
+      case 't':  push(Value{Kind::kTuple, 0, {}, pop_to_mark()}); break;  // TUPLE
+      case 0x85: push(Value{Kind::kTuple, 0, {}, pop(1)}); break;         // TUPLE1
+      case 0x86: push(Value{Kind::kTuple, 0, {}, pop(2)}); break;         // TUPLE2
+      case 0x87: push(Value{Kind::kTuple, 0, {}, pop(3)}); break;         // TUPLE3
+      case 'a':  extend(Kind::kList, "a list", pop(1)); break;            // APPEND
+      case 'e':  extend(Kind::kList, "a list", pop_to_mark()); break;     // APPENDS
+      case 's':  extend(Kind::kDict, "a dict", pop(2)); break;            // SETITEM
+      case 'u':  extend(Kind::kDict, "a dict", pop_to_mark()); break;     // SETITEMS
+      case 'q':  remember(number<std::uint8_t>()); break;                 // BINPUT
+      case 'r':  remember(number<std::uint32_t>()); break;                // LONG_BINPUT
+      case 0x94: remember(memo_.size()); break;                           // MEMOIZE
+      case 'h':  recall(number<std::uint8_t>()); break;                   // BINGET
+      case 'j':  recall(number<std::uint32_t>()); break;                  // LONG_BINGET
+      case 'c':  push_global(); break;                                    // GLOBAL
+      case 0x93: push_stack_global(); break;                              // STACK_GLOBAL
+      case 'R':  reduce(); break;                                         // REDUCE
+      case 'b':  build(); break;                                          // BUILD
+      case 'Q':  push_storage(); break;                                   // BINPERSID
       default:
-        break;
+        fail("operation ", static_cast<int>(code),
+             " is not needed to hold tensors and is not carried out");
     }
-    fail("operation ", static_cast<int>(code),
-         " is not needed to hold tensors and is not carried out");
+    return true;
   }
   // clang-format on
 
-  bool check_protocol() {
+  void check_protocol() {
     const auto protocol = number<std::uint8_t>();
     if (protocol < 2 || protocol > 5) fail("expected protocol 2 to 5, found ", int{protocol});
-    return true;
   }
 
   std::int64_t long_number() {
@@ -307,8 +239,7 @@ class Unpickler {
     }
     fail("it asks for ", printable(concat(module, ".", name)),
          ", which is not needed to hold tensors; nothing of it was executed. Expected the state "
-         "dict of a model as "
-         "torch.save(model.state_dict(), file) writes it");
+         "dict of a model as torch.save(model.state_dict(), file) writes it");
   }
 
   const KnownGlobal* callable(std::uint32_t index) const {

@@ -5,9 +5,9 @@
 #include "fbi/core/error.h"
 #include "fbi/core/text_distance.h"
 #include "fbi/formats/safetensors.h"
-#include "fbi/formats/torch_file.h"
 #include "formats/folder_names.h"
 #include "formats/strict_json.h"
+#include "formats/torch_file.h"
 
 namespace fbi::formats {
 namespace {

@@ -148,11 +148,4 @@ void TensorFolderWriter::finish() {
   write_file(impl_->directory / kSafetensorsIndex, impl_->index_text());
 }
 
-void write_tensor_folder(const fs::path& directory, std::span<const TensorView> tensors,
-                         std::uint64_t max_shard_bytes) {
-  TensorFolderWriter writer(directory, {tensors.begin(), tensors.end()}, max_shard_bytes);
-  for (const auto& tensor : tensors) writer.write(tensor.bytes);
-  writer.finish();
-}
-
 }  // namespace fbi::formats

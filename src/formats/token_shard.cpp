@@ -53,11 +53,14 @@ template <class... Args>
 Header read_header(std::span<const std::byte> file, const std::filesystem::path& path) {
   Header header;
   if (file.size() < sizeof header) {
-    fail(path, "expected a token shard of at least ", sizeof header, " bytes, found ", file.size());
+    fail(path, "expected a token shard of at least ", sizeof header, " bytes, found ", file.size(),
+         "; fbi-llm prepare makes shards of text");
   }
   std::memcpy(&header, file.data(), sizeof header);
   if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0) {
-    fail(path, "not a token shard (it does not begin with FBITOKEN)");
+    fail(path,
+         "not a token shard (it does not begin with FBITOKEN); make shards of text or JSON lines: "
+         "fbi-llm prepare");
   }
   if (header.version != kVersion) {
     fail(path, "expected token shard version ", kVersion, ", found ", header.version);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/ops/packing.h"
 #include "fbi/ops/scale_strides.h"
@@ -14,9 +15,6 @@
 
 namespace fbi::optim {
 namespace {
-
-constexpr std::size_t kReductionsUnderWay =
-    2;  // each holds a copy of its gradients: enough to overlap, little memory
 
 using ops::ParameterGroup;
 using ops::ParameterSlot;
@@ -343,15 +341,15 @@ std::vector<NamedTensor> AdamW::named_tensors() const {
     const auto viewed = [&](const Moments& m) {
       return Moments{m.exp_avg.view(shape), m.exp_avg_sq.view(shape)};
     };
-    const NamedTensor alpha{ops::sibling_name(slot.name, "wscale"), slot.alpha.view(shape), 0, -1,
+    const NamedTensor alpha{config::scale_name(slot.name), slot.alpha.view(shape), 0, -1,
                             !slot.owns_alpha()};
+    // A tied scale is there under every name, for readers that know none.
     if (slot.owns_alpha())
       add(alpha, viewed(state.alpha_moments));
     else
-      out.push_back(alpha);  // under every name, for readers that know no tied scales
+      out.push_back(alpha);
     if (slot.learns_shift)
-      add({ops::sibling_name(slot.name, "wbias"), slot.beta.view(shape)},
-          viewed(state.beta_moments));
+      add({config::shift_name(slot.name), slot.beta.view(shape)}, viewed(state.beta_moments));
   }
   return out;
 }

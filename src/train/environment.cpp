@@ -8,7 +8,6 @@
 #include <nlohmann/json.hpp>
 
 #include "fbi/config/model_size.h"
-#include "fbi/core/file.h"
 #include "fbi/core/system.h"
 #include "fbi/core/version.h"
 #include "fbi/data/training_data.h"
@@ -32,14 +31,14 @@ std::string utc_now() {
 }  // namespace
 
 std::string environment_json(const config::RunConfig& config, const std::string& command_line,
-                             const std::map<std::string, double>& matrix_rates) {
+                             at::Device device, const std::map<std::string, double>& matrix_rates) {
   nlohmann::ordered_json out = {
       {"program", version()},
       {"libtorch", TORCH_VERSION},
       {"compiler", __VERSION__},
       {"allocator", allocator_name()},
       {"kernels", kernels::level_name(kernels::chosen_level())},
-      {"device", config.train.device},
+      {"device", device.str()},
       {"threads", at::get_num_threads()},
       {"parameters", config::parameter_counts(config.model).total()},
       {"host", host_name()},
@@ -48,7 +47,8 @@ std::string environment_json(const config::RunConfig& config, const std::string&
       {"command_line", command_line},
   };
   if (!matrix_rates.empty()) out["matrix_flops_per_second"] = matrix_rates;
-  return out.dump(2) + "\n";
+  // A command line may hold any bytes.
+  return out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
 void copy_tokenizer(const config::RunConfig& config, const fs::path& run_directory) {

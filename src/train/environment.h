@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <filesystem>
 #include <map>
 #include <string>
@@ -8,10 +10,10 @@
 
 namespace fbi::train {
 
-/// environment.json: program, libraries, machine and command line of the last start; measured rates
-/// of matrix products by their type, where there are any.
+/// environment.json: program, libraries, machine, device and command line of the last start;
+/// measured rates of matrix products by their type, where there are any.
 std::string environment_json(const config::RunConfig& config, const std::string& command_line,
-                             const std::map<std::string, double>& matrix_rates);
+                             at::Device device, const std::map<std::string, double>& matrix_rates);
 
 /// Copies the tokenizer that lies beside the training data, if any, into the run directory:
 /// evaluation, generation and export of the run need it.

@@ -15,13 +15,6 @@ constexpr std::array<std::string_view, kMemoryKinds> kDescriptions = {
     "latent weights", "AdamW moments", "sign bits", "full-precision values", "gradients", "teacher",
     "activations",    "loss chunk",    "workspace"};
 
-std::string count_text(std::int64_t count) {
-  return format_count(static_cast<std::uint64_t>(count));
-}
-std::string bytes_text(std::int64_t bytes) {
-  return format_bytes(static_cast<std::uint64_t>(bytes));
-}
-
 std::string percent(double part, double whole) {
   char text[32];
   std::snprintf(text, sizeof text, "%.0f %%", whole > 0 ? 100 * part / whole : 0.0);
@@ -38,7 +31,7 @@ std::string flop_text(double flops) {
 
 /// "            label              1.2 GB"
 std::string row(std::string_view label, std::int64_t bytes) {
-  const std::string value = bytes_text(bytes);
+  const std::string value = format_bytes(bytes);
   std::string line = "            " + std::string(label);
   line += std::string(line.size() + value.size() < 46 ? 46 - line.size() - value.size() : 1, ' ');
   return line + value + "\n";
@@ -52,16 +45,16 @@ std::string_view to_string(MemoryKind kind) {
 
 std::string model_report(const config::ModelConfig& model) {
   const auto size = config::parameter_counts(model);
-  return concat("model       ", count_text(size.total()),
-                " parameters: ", count_text(size.binarized), " at one bit, ",
-                count_text(size.scales), " scales and shifts, ", count_text(size.dense),
+  return concat("model       ", format_count(size.total()),
+                " parameters: ", format_count(size.binarized), " at one bit, ",
+                format_count(size.scales), " scales and shifts, ", format_count(size.dense),
                 " full precision\n");
 }
 
 std::string teacher_report(const std::optional<TeacherPlan>& teacher, const std::string& source) {
   if (!teacher) return "teacher     none (next-token training)\n";
   return concat("teacher     ", source, ", ",
-                count_text(config::parameter_counts(teacher->model).total()), " parameters of ",
+                format_count(config::parameter_counts(teacher->model).total()), " parameters of ",
                 teacher->value_bytes,
                 teacher->fp8 ? " bytes, of decoder matrices 1\n" : " bytes\n");
 }
@@ -69,14 +62,14 @@ std::string teacher_report(const std::optional<TeacherPlan>& teacher, const std:
 std::string run_report(const config::RunConfig& config, const Estimate& estimate) {
   return concat("step        ", config.train.global_batch, " samples = ", estimate.world_size,
                 " rank(s) x ", estimate.micro_steps, " micro-steps x ", config.train.micro_batch,
-                "; ", count_text(estimate.tokens_per_step), " tokens\nrun         ", estimate.steps,
-                " steps of a schedule of ", config.optimizer.total_steps, ", ",
-                count_text(static_cast<std::int64_t>(estimate.tokens())), " tokens\n");
+                "; ", format_count(estimate.tokens_per_step), " tokens\nrun         ",
+                estimate.steps, " steps of a schedule of ", config.optimizer.total_steps, ", ",
+                format_count(static_cast<std::int64_t>(estimate.tokens())), " tokens\n");
 }
 
 std::string memory_report(const Estimate& estimate) {
   const MemoryPhase& peak = estimate.memory.peak();
-  std::string out = concat("memory      ", bytes_text(total_bytes(peak.bytes)),
+  std::string out = concat("memory      ", format_bytes(total_bytes(peak.bytes)),
                            " per rank at its peak (", peak.name, ")\n");
   for (std::size_t kind = 0; kind < kMemoryKinds; ++kind)
     if (peak.bytes[kind] > 0) out += row(kDescriptions[kind], peak.bytes[kind]);
@@ -86,9 +79,9 @@ std::string memory_report(const Estimate& estimate) {
 std::string traffic_report(const Estimate& estimate) {
   if (estimate.world_size == 1) return "traffic     none: one rank\n";
   const TrafficEstimate& t = estimate.traffic;
-  std::string out =
-      concat("traffic     ", bytes_text(t.total()), " sent per rank and step, as a ring sends it\n",
-             row("gradients, reduce_scatter", t.gradients));
+  std::string out = concat("traffic     ", format_bytes(t.total()),
+                           " sent per rank and step, as a ring sends it\n",
+                           row("gradients, reduce_scatter", t.gradients));
   if (t.bits > 0) out += row("sign bits, all_gather", t.bits);
   out += row("embedding and head, all_gather", t.values);
   out += row("norms and scales, all_reduce", t.scales);
@@ -118,8 +111,8 @@ std::string flops_report(const Estimate& estimate) {
 }
 
 std::string disk_report(const config::RunConfig& config, const Estimate& estimate) {
-  return concat("disk        ", bytes_text(estimate.checkpoint_bytes), " per checkpoint, ",
-                bytes_text(estimate.disk_bytes), " for ", config.checkpoint.keep,
+  return concat("disk        ", format_bytes(estimate.checkpoint_bytes), " per checkpoint, ",
+                format_bytes(estimate.disk_bytes), " for ", config.checkpoint.keep,
                 " and one being written\n");
 }
 

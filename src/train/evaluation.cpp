@@ -3,9 +3,8 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
-#include <limits>
+#include <functional>
 #include <span>
 
 #include "fbi/core/error.h"
@@ -46,6 +45,28 @@ std::vector<double> joined(distributed::Communicator& communicator, std::span<co
   values = values.to(at::kCPU);
   const double* first = values.const_data_ptr<double>();
   return {first, first + whole.size()};
+}
+
+/// Errors of `check`, of the setting that gave it this work.
+void naming(const std::string& what, const std::function<void()>& check) {
+  const auto place = concat("evaluation of ", what, ": ");
+  try {
+    check();
+  } catch (const UsageError& error) {
+    throw UsageError(place + error.what());
+  } catch (const DataError& error) {
+    throw DataError(place + error.what());
+  }
+}
+
+std::unique_ptr<text::Tokenizer> load_tokenizer(const config::DataConfig& data) {
+  const auto tokenizer = data::find_tokenizer(data);
+  if (!tokenizer) {
+    throw DataError(
+        "evaluation.tasks need a tokenizer, and none lies with the data of data.paths: put the "
+        "tokenizer.model or tokenizer.json that the data were prepared with into that folder");
+  }
+  return text::load_tokenizer(*tokenizer);
 }
 
 template <class Options>
@@ -115,15 +136,24 @@ eval::ChoiceTask open_choice_task(const std::string& name) {
   return eval::read_choice_task(name.substr(0, equals), name.substr(equals + 1));
 }
 
-RunEvaluation::RunEvaluation(const config::RunConfig& config,
-                             distributed::Communicator& communicator)
-    : options_(config.evaluation), last_step_(config.train.steps), communicator_(communicator) {
+RunEvaluation::RunEvaluation(const config::RunConfig& config, int rank, int size)
+    : options_(config.evaluation), last_step_(config.train.steps) {
   if (options_.every_steps == 0) return;
+  const config::ModelConfig& model = config.model;
+  const auto own_part = [&](auto options) {
+    options.part = rank;
+    options.parts = size;
+    return options;
+  };
   for (const std::string& file : options_.tokens) {
     const std::string name = std::filesystem::path(file).stem().string();
     check_name(name);
     held_out_.push_back(
-        {name, eval::sample_windows(data::open_token_windows(file, config.model.vocab_size))});
+        {name, eval::sample_windows(data::open_token_windows(file, model.vocab_size))});
+    naming(file, [&] {
+      eval::check_windows(held_out_.back().windows, model.vocab_size, model.max_position_embeddings,
+                          own_part(perplexity_options()));
+    });
   }
   for (const std::string& word : options_.tasks) {
     eval::ChoiceTask task = open_choice_task(word);
@@ -131,14 +161,27 @@ RunEvaluation::RunEvaluation(const config::RunConfig& config,
     tasks_.push_back(std::move(task));
   }
   if (tasks_.empty()) return;
-  const auto tokenizer = data::find_tokenizer(config.data);
-  if (!tokenizer) {
-    throw DataError(
-        "evaluation.tasks need a tokenizer, and none lies with the data of data.paths: put the "
-        "tokenizer.model or "
-        "tokenizer.json that the data were prepared with into that folder");
-  }
-  tokenizer_ = text::load_tokenizer(*tokenizer);
+  tokenizer_ = load_tokenizer(config.data);
+  for (const eval::ChoiceTask& task : tasks_)
+    naming(task.name, [&] {
+      eval::check_choices(*tokenizer_, task, model.vocab_size, model.max_position_embeddings,
+                          own_part(choice_options()));
+    });
+}
+
+eval::PerplexityOptions RunEvaluation::perplexity_options() const {
+  eval::PerplexityOptions options;
+  options.batch = options_.batch;
+  options.max_windows = options_.max_windows;
+  options.allow_non_finite = true;  // the run itself decides when it has diverged
+  return options;
+}
+
+eval::ChoiceOptions RunEvaluation::choice_options() const {
+  eval::ChoiceOptions options;
+  options.batch = options_.batch;
+  options.allow_non_finite = true;
+  return options;
 }
 
 /// Results are told apart by name.
@@ -154,20 +197,23 @@ bool RunEvaluation::due(std::int64_t step) const {
   return options_.every_steps > 0 && (step % options_.every_steps == 0 || step == last_step_);
 }
 
-std::vector<Measurement> RunEvaluation::run(eval::LanguageModel& model) const {
+std::vector<Measurement> RunEvaluation::run(eval::LanguageModel& model,
+                                            distributed::Communicator& communicator,
+                                            const std::function<void()>& on_progress) const {
+  const auto reporting = [&](auto options) {
+    if (on_progress) options.on_progress = [&](const auto&) { on_progress(); };
+    return options;
+  };
   std::vector<Measurement> out;
-  eval::PerplexityOptions perplexity_options;
-  perplexity_options.batch = options_.batch;
-  perplexity_options.max_windows = options_.max_windows;
   for (const HeldOut& text : held_out_) {
-    const auto result = perplexity(communicator_, model, text.windows, perplexity_options);
+    const auto result =
+        perplexity(communicator, model, text.windows, reporting(perplexity_options()));
     if (!result) return {};
     out.push_back({text.name, "perplexity", result->perplexity});
   }
-  eval::ChoiceOptions choice_options;
-  choice_options.batch = options_.batch;
   for (const eval::ChoiceTask& task : tasks_) {
-    const auto result = evaluate_choices(communicator_, model, *tokenizer_, task, choice_options);
+    const auto result =
+        evaluate_choices(communicator, model, *tokenizer_, task, reporting(choice_options()));
     if (!result) return {};
     const auto scores = eval::scores_of(*result);
     out.push_back({task.name, "acc", scores.acc});

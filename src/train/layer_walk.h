@@ -15,10 +15,10 @@ struct PassShape {
   bool fp8_signs = false;     ///< x W~ᵀ from signs and inputs of one byte; backward as it is
   bool packed = true;         ///< linear layers are unpacked when they are used
   bool fused_rotary = false;  ///< one kernel, no parts to be joined
-  bool own_attention =
-      false;  ///< heads that share keys need no copies of them, and the result is not kept
-  bool mixed_products =
-      false;  ///< operands of two bytes add to fp32 sums; else they are widened first
+  /// Heads that share keys need no copies of them, and the result is not kept.
+  bool own_attention = false;
+  /// Operands of two bytes add to fp32 sums; else they are widened first.
+  bool mixed_products = false;
   std::int64_t element = 4;  ///< bytes of the compute dtype
   std::int64_t attention_element = 4;
   std::int64_t value_element = 4;  ///< of dense weights as they are stored

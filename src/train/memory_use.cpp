@@ -70,10 +70,10 @@ std::vector<std::pair<std::string_view, std::int64_t>> MemoryUse::parts() const 
 }
 
 std::string MemoryUse::text() const {
-  std::string out = concat("memory at most ", format_bytes(static_cast<std::uint64_t>(peak())));
+  std::string out = concat("memory at most ", format_bytes(peak()));
   std::string_view separator = ": ";
   for (const auto& [name, bytes] : parts()) {
-    out += concat(separator, name, " ", format_bytes(static_cast<std::uint64_t>(bytes)));
+    out += concat(separator, name, " ", format_bytes(bytes));
     separator = ", ";
   }
   return out;

@@ -1,5 +1,6 @@
 #include "fbi/train/run.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/tensor.h>
 
@@ -9,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "fbi/checkpoint/metrics_log.h"
+#include "fbi/checkpoint/run_directory.h"
 #include "fbi/config/compare.h"
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
@@ -17,10 +19,12 @@
 #include "fbi/core/signals.h"
 #include "fbi/core/system.h"
 #include "fbi/distributed/agreement.h"
+#include "fbi/kernels/dispatch.h"
 #include "fbi/ops/device.h"
 #include "fbi/ops/sign_products.h"
 #include "fbi/train/evaluation.h"
 #include "train/environment.h"
+#include "train/identity.h"
 #include "train/pace_meter.h"
 #include "train/run_folder.h"
 #include "train/session.h"
@@ -31,54 +35,17 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kFirstSteps =
-    2;  // all that a step takes is resident once an update has written to it
+/// All that a step takes is resident once an update has written to it.
+constexpr std::int64_t kFirstSteps = 2;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// Identity fields must be those of the saved run, except the ones that the user allows by name.
-void check_identity(const config::RunConfig& saved, const config::RunConfig& current,
-                    const std::vector<std::string>& allowed) {
-  std::string refused;
-  for (const auto& difference : config::identity_differences(saved, current)) {
-    const std::string text =
-        concat(difference.key, ": the run has ", difference.saved, ", now ", difference.current);
-    if (std::find(allowed.begin(), allowed.end(), difference.key) != allowed.end())
-      log::warn("allowed change of ", text);
-    else
-      refused += "\n  " + text;
-  }
-  if (!refused.empty())
-    throw UsageError(
-        concat("the configuration differs from that of the run to be continued:", refused,
-               "\nUse the run's own values, another --run-dir, or --allow-change KEY for a change "
-               "that is meant."));
 }
 
 /// What the ranks were asked to do after a step.
 struct Requests {
   bool stop = false, save = false;
 };
-
-/// auto means what it meant when the run began: another processor must not change the arithmetic
-/// unseen. A GPU has no tables: there a run of a CPU goes on with dense products, and says so.
-/// `saved`: of the run that is continued, if any.
-void keep_sign_products(config::RunConfig& config, RunOptions& options,
-                        const std::optional<config::RunConfig>& saved, at::Device device) {
-  std::string& products = config.train.sign_products;
-  if (products != "auto") return;
-  const auto dtype =
-      config.train.precision == config::Precision::kFp32 ? at::kFloat : at::kBFloat16;
-  const auto chosen = ops::choose_sign_products(products, device, dtype, config.model.hidden_size);
-  products = chosen == ops::SignProducts::kDense ? "dense" : "tables";
-  if (!saved) return;
-  if (saved->train.sign_products == "tables" && !device.is_cpu())
-    options.allow_change.push_back("train.sign_products");
-  else
-    products = saved->train.sign_products;
-}
 
 class TrainingRun {
  public:
@@ -90,7 +57,7 @@ class TrainingRun {
         observer_(observer),
         folder_(std::move(folder)),
         memory_{0, 0, static_cast<std::int64_t>(resident_bytes()), {}},
-        evaluation_(config, communicator),
+        evaluation_(config, communicator.rank(), communicator.size()),
         session_((open_saved_state(), config), communicator),
         pace_(config, session_.student(), session_.teacher(), communicator.size()) {
     distributed::run_together(communicator_, [&] {
@@ -117,7 +84,10 @@ class TrainingRun {
       step();
       const Requests requests = agree();
       if (requests.stop) return stop();
-      if ((requests.save || save_due_by_steps()) && state().step < config_.train.steps) try_save();
+      save_due_ = save_due_ || requests.save || save_due_by_steps();
+      // What is saved while steps fail would push out the checkpoints from before.
+      if (save_due_ && state().skipped_in_row == 0 && state().step < config_.train.steps)
+        try_save();
       if (steps_done_ == options_.profile_steps) write_trace();
     }
     if (config_.checkpoint.at_end && last_saved_step_ != state().step) save();
@@ -150,11 +120,13 @@ class TrainingRun {
     const auto& paths = folder_.paths();
     if (!folder_.is_continued()) log_file_.emplace(paths.log());
     write_file(paths.config(), config::to_json(config_));
-    write_file(paths.environment(),
-               environment_json(config_, options_.command_line, pace_.matrix_rates()));
+    write_file(paths.environment(), environment_json(config_, options_.command_line,
+                                                     communicator_.device(), pace_.matrix_rates()));
     checkpoint::cut_metrics(paths.metrics(), checkpoint_ ? checkpoint_->manifest().step : 0);
     copy_tokenizer(config_, paths.root);
     metrics_.emplace(paths.metrics());
+    log::info("device: ", communicator_.device().str(), ", ", at::get_num_threads(),
+              " threads, kernels ", kernels::level_name(kernels::chosen_level()));
     for (const auto& [dtype, rate] : pace_.matrix_rates())
       log::info("matrix products in ", dtype, ": ", flops_text(rate), ", measured");
   }
@@ -196,12 +168,9 @@ class TrainingRun {
     ++steps_done_;
     pace.memory = measure_memory();
     if (evaluation_.due(metrics.step)) evaluate(metrics);
+    keep_lock();
     if (metrics_) metrics_->append(metrics_line(metrics, config_.objective, pace));
     observer_.on_step(metrics, pace);
-    if (seconds_since(touched_) > 30) {
-      folder_.touch_lock();
-      touched_ = Clock::now();
-    }
     if (state().skipped_in_row >= config_.train.max_skipped_in_row) diverged();
   }
 
@@ -214,7 +183,20 @@ class TrainingRun {
 
   void evaluate(StepMetrics& metrics) {
     const auto span = timeline().span(Phase::kEvaluation);
-    metrics.evaluation = evaluation_.run(session_.student());
+    metrics.evaluation =
+        evaluation_.run(session_.student(), communicator_, [this] { keep_lock(); });
+  }
+
+  /// Now and then, and before anything is written: throws when another process has taken the run. A
+  /// file system that does not answer must not end a run that can go on.
+  void keep_lock(std::chrono::seconds at_most_every = std::chrono::seconds(30)) {
+    if (Clock::now() - touched_ < at_most_every) return;
+    touched_ = Clock::now();
+    try {
+      folder_.touch_lock();
+    } catch (const DiskError& error) {
+      log::error("lock not refreshed, training goes on: ", error.what());
+    }
   }
 
   /// trace.json, of other ranks than 0 trace.rank-N.json. A run that can go on goes on without.
@@ -244,13 +226,14 @@ class TrainingRun {
 
   [[noreturn]] void diverged() {
     observer_.on_end();
-    const auto last = formats::list_checkpoints(folder_.paths().checkpoints());
+    const auto saved = formats::list_checkpoints(folder_.paths().checkpoints());
     throw DivergedError(concat(
         state().skipped_in_row, " steps in a row had a non-finite loss or gradient norm (step ",
-        state().step,
-        "). Last good checkpoint: ", last.empty() ? std::string("none") : last.front().string(),
+        state().step, "). The newest checkpoint from before them: ",
+        saved.empty() ? std::string("none") : saved.front().string(),
         ". Look at the data of these steps, or resume with a lower rate: --set optimizer.lr=… "
-        "--allow-change optimizer.lr"));
+        "--allow-change optimizer.lr; if the first steps fail again, move that checkpoint away and "
+        "resume from the one before it"));
   }
 
   bool save_due_by_steps() {
@@ -261,10 +244,12 @@ class TrainingRun {
   void save() {
     const auto span = timeline().span(Phase::kCheckpoint);
     distributed::run_together(communicator_, [&] {
+      keep_lock(std::chrono::seconds(0));
       if (metrics_) metrics_->sync();
     });
     const fs::path folder = session_.save(folder_.paths().checkpoints());
     last_saved_step_ = state().step;
+    save_due_ = false;
     saved_at_ = Clock::now();
     log::info("saved ", folder.string());
     observer_.on_checkpoint(state().step, folder);
@@ -277,6 +262,7 @@ class TrainingRun {
       save();
     } catch (const DiskError& error) {
       saved_at_ = Clock::now();
+      save_due_ = false;
       log::error("checkpoint of step ", state().step,
                  " not saved, training goes on: ", error.what());
     }
@@ -301,31 +287,46 @@ class TrainingRun {
   RunFolder folder_;
   MemoryUse memory_;                       // before all that it measures
   std::optional<log::FileSink> log_file_;  // rank 0
-  std::unique_ptr<formats::CheckpointReader>
-      checkpoint_;  // set by open_saved_state(), until begin() has read it
-  std::unique_ptr<nn::WeightSource>
-      initial_weights_;  // set by open_saved_state(), until begin() has loaded it
+  // Set by open_saved_state(), until begin() has read them.
+  std::unique_ptr<formats::CheckpointReader> checkpoint_;
+  std::unique_ptr<nn::WeightSource> initial_weights_;
   RunEvaluation evaluation_;
   Session session_;
   PaceMeter pace_;
   std::optional<MetricsFile> metrics_;  // rank 0
   std::int64_t steps_done_ = 0;         // since this start
   std::int64_t last_saved_step_ = -1;
+  bool save_due_ = false;
   Clock::time_point saved_at_ = Clock::now(), touched_ = Clock::now();
 };
 
 }  // namespace
 
 std::optional<config::RunConfig> saved_run_config(const fs::path& directory) {
-  const fs::path file = directory / "config.json";
+  const fs::path file = checkpoint::RunPaths{directory}.config();
   if (!fs::exists(file)) return std::nullopt;
   try {
     return config::load_run_config(file);
-  } catch (
-      const UsageError& error) {  // most often a model folder, whose config.json is of another kind
+  } catch (const UsageError& error) {
+    const auto saved = formats::list_checkpoints(checkpoint::RunPaths{directory}.checkpoints());
+    if (!saved.empty())
+      throw UsageError(concat(file.string(),
+                              " is damaged, but checkpoints are there: continue in a "
+                              "new directory, --run-dir NEW --resume ",
+                              saved.front().string(), "\n", error.what()));
+    // Most often a model folder, whose config.json is of another kind.
     throw UsageError(concat("run directory ", directory.string(),
                             " holds no run to continue: choose another one\n", error.what()));
   }
+}
+
+std::optional<config::RunConfig> continued_run_config(const fs::path& directory,
+                                                      const std::string& resume_text) {
+  const auto resume = checkpoint::Resume::from_text(resume_text);
+  if (resume.mode == checkpoint::Resume::Mode::kNone) return std::nullopt;
+  if (auto saved = saved_run_config(directory)) return saved;
+  if (resume.mode == checkpoint::Resume::Mode::kAuto) return std::nullopt;
+  return checkpoint_config(formats::CheckpointReader(resume.checkpoint, /*verify_hash=*/false));
 }
 
 RunOutcome run_training(config::RunConfig config, RunOptions options,

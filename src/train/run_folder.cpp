@@ -1,27 +1,60 @@
 #include "train/run_folder.h"
 
+#include <filesystem>
+#include <string>
+#include <vector>
+
 #include "fbi/distributed/agreement.h"
 
 namespace fbi::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// What rank 0 finds, for all ranks: whether it is a run, "0" or "1", then the checkpoints to try,
+/// each with a zero behind it.
+std::string to_text(const checkpoint::RunDirectory& directory) {
+  std::string text = directory.is_continued() ? "1" : "0";
+  for (const fs::path& folder : directory.checkpoints_to_try()) text += folder.string() + '\0';
+  return text;
+}
+
+std::vector<fs::path> checkpoints_in(const std::string& text) {
+  std::vector<fs::path> folders;
+  std::size_t begin = 1;
+  for (std::size_t end; (end = text.find('\0', begin)) != std::string::npos; begin = end + 1)
+    folders.emplace_back(text.substr(begin, end - begin));
+  return folders;
+}
+
+/// Each rank compares a part of the bytes with the manifest: by one alone it would take so long
+/// that the others might give it up.
+std::unique_ptr<formats::CheckpointReader> open_together(const fs::path& folder,
+                                                         distributed::Communicator& communicator) {
+  std::unique_ptr<formats::CheckpointReader> reader;
+  distributed::run_together(communicator, [&] {
+    reader = std::make_unique<formats::CheckpointReader>(folder, /*verify_hash=*/false);
+    reader->check_bytes(static_cast<std::size_t>(communicator.rank()),
+                        static_cast<std::size_t>(communicator.size()));
+  });
+  return reader;
+}
+
+}  // namespace
 
 RunFolder::RunFolder(const RunOptions& options, distributed::Communicator& communicator)
     : paths_{options.directory} {
-  const bool is_writer = communicator.rank() == 0;
-  std::string found;  // "0" or "1" for is_continued, then the checkpoint's path
+  std::string found;
   distributed::run_together(communicator, [&] {
-    if (!is_writer) return;
+    if (communicator.rank() != 0) return;
     held_ = checkpoint::RunDirectory::create_or_resume(
         options.directory, checkpoint::Resume::from_text(options.resume));
-    checkpoint_ = held_->open_checkpoint();
-    found = (held_->is_continued() ? "1" : "0") + (checkpoint_ ? checkpoint_->path().string() : "");
+    found = to_text(*held_);
   });
   found = distributed::all_gather_text(communicator, found).front();
   is_continued_ = found.front() == '1';
-  distributed::run_together(communicator, [&] {
-    if (is_writer || found.size() == 1) return;
-    // Rank 0 has compared every byte with the manifest; once is enough.
-    checkpoint_ =
-        std::make_unique<formats::CheckpointReader>(found.substr(1), /*verify_hash=*/false);
+  checkpoint_ = formats::open_first_valid(checkpoints_in(found), [&](const fs::path& folder) {
+    return open_together(folder, communicator);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/equal.h>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "fbi/checkpoint/checkpoint_tensors.h"
@@ -14,6 +15,7 @@
 #include "fbi/core/log.h"
 #include "fbi/distributed/agreement.h"
 #include "fbi/ops/parallel.h"
+#include "train/tokenizers.h"
 
 namespace fbi::train {
 namespace {
@@ -104,16 +106,10 @@ void Session::load_teacher() {
   teacher_drift_ = distill::store_as_fp8(teacher_->model(), inputs);
 }
 
-/// Rank 0 first: it builds line indexes that are missing, the others find them.
 void Session::open_data() {
-  const auto open = [&] {
+  distributed::run_together(communicator_, [&] {
     data_ = data::open_training_data(config_.data, config_.train, config_.model.vocab_size);
-  };
-  distributed::run_together(communicator_, [&] {
-    if (communicator_.rank() == 0) open();
-  });
-  distributed::run_together(communicator_, [&] {
-    if (communicator_.rank() != 0) open();
+    if (communicator_.rank() == 0) check_tokenizers(config_, *data_);
   });
 }
 
@@ -178,7 +174,9 @@ std::filesystem::path Session::save(const std::filesystem::path& checkpoints) {
                              {"config", Json::parse(config::to_json(config_))}}
                             .dump();
   checkpoint::CommitOptions options;
-  options.keep = config_.checkpoint.keep;
+  // In the middle of failing steps nobody knows which checkpoint is the last good one: all stay.
+  options.keep = trainer_->state().skipped_in_row > 0 ? std::numeric_limits<std::int64_t>::max()
+                                                      : config_.checkpoint.keep;
   return checkpoint::commit_checkpoint(communicator_, checkpoints, std::move(manifest), parts,
                                        options);
 }

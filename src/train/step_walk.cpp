@@ -4,6 +4,7 @@
 #include <deque>
 
 #include "fbi/ops/sign_products.h"
+#include "fbi/optim/adamw.h"
 #include "train/layer_walk.h"
 #include "train/parameter_shapes.h"
 
@@ -13,7 +14,6 @@ namespace {
 using Buffer = MemoryLedger::Buffer;
 
 constexpr std::int64_t kFloatBytes = 4;
-constexpr std::size_t kReductionsUnderWay = 2;  // of optim::AdamW
 
 std::int64_t element_bytes(config::Precision precision) {
   return precision == config::Precision::kBf16 ? 2 : 4;
@@ -309,7 +309,7 @@ class StepWalk {
 
   void reduce(const std::vector<MatrixShape>& matrices) {
     if (world_size_ == 1) return;
-    if (reductions_.size() == kReductionsUnderWay) reductions_.pop_front();
+    if (reductions_.size() == optim::kReductionsUnderWay) reductions_.pop_front();
     reductions_.push_back(exchange(matrices, element_bytes(config_.parallel.gradient_dtype)));
   }
 

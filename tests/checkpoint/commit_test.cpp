@@ -22,6 +22,7 @@
 #include "fbi/core/file.h"
 #include "fbi/distributed/shard_plan.h"
 #include "support/child_process.h"
+#include "support/entries.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 
@@ -29,6 +30,7 @@ namespace fbi::checkpoint {
 namespace {
 
 namespace fs = std::filesystem;
+using test::entries;
 using test::expect_error;
 using testing::ElementsAre;
 
@@ -38,15 +40,6 @@ formats::CheckpointManifest manifest_of(std::int64_t step) {
   manifest.config_hash = "abc";
   manifest.state_json = "{\"tokens\":7}";
   return manifest;
-}
-
-std::vector<std::string> entries(const fs::path& folder) {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    names.push_back(entry.path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
 }
 
 fs::path commit(const fs::path& root, std::int64_t step, const std::vector<TensorPart>& parts,
@@ -182,8 +175,8 @@ TEST(CommitCheckpoint, AFullDiskLeavesTheOneBeforeAndNoRest) {
       const struct rlimit size = {limit, limit};
       if (setrlimit(RLIMIT_FSIZE, &size) != 0) _exit(3);
       CommitOptions options;
-      options.max_shard_bytes =
-          2000;  // the small tensors first, the large one in a file of its own
+      // The small tensors first, the large one in a file of its own.
+      options.max_shard_bytes = 2000;
       try {
         commit(root.path(), 2,
                {{"t", at::zeros({256})}, {"u", at::zeros({256})}, {"v", at::zeros({20000})}},

@@ -13,9 +13,10 @@
 #include <filesystem>
 #include <vector>
 
+#include "checkpoint/retention.h"
+#include "checkpoint/temporary.h"
 #include "fbi/checkpoint/checkpoint_tensors.h"
 #include "fbi/checkpoint/commit.h"
-#include "fbi/checkpoint/retention.h"
 #include "support/child_process.h"
 #include "support/temp_dir.h"
 

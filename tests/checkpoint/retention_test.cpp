@@ -1,4 +1,4 @@
-#include "fbi/checkpoint/retention.h"
+#include "checkpoint/retention.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,15 +8,18 @@
 #include <fstream>
 #include <limits>
 
+#include "checkpoint/temporary.h"
 #include "fbi/core/file.h"
 #include "fbi/core/system.h"
 #include "fbi/formats/checkpoint_reader.h"
+#include "support/entries.h"
 #include "support/temp_dir.h"
 
 namespace fbi::checkpoint {
 namespace {
 
 namespace fs = std::filesystem;
+using test::entries;
 using testing::ElementsAre;
 using testing::IsEmpty;
 using Steps = std::vector<std::int64_t>;
@@ -49,15 +52,6 @@ void make_checkpoint(const fs::path& checkpoints, std::int64_t step) {
   formats::CheckpointManifest manifest;
   manifest.step = step;
   write_file(folder / "manifest.json", formats::manifest_to_json(manifest));
-}
-
-std::vector<std::string> entries(const fs::path& folder) {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    names.push_back(entry.path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
 }
 
 TEST(ApplyRetention, CountsOnlyValidOnesAndLeavesInvalidAndLaterOnes) {

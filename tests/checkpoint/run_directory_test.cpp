@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <memory>
 #include <string>
 
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/system.h"
+#include "fbi/formats/checkpoint_reader.h"
 #include "support/child_process.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
@@ -36,6 +38,12 @@ void make_run(const fs::path& run, std::initializer_list<std::int64_t> steps) {
   }
 }
 
+std::unique_ptr<formats::CheckpointReader> open_checkpoint(const RunDirectory& directory) {
+  return formats::open_first_valid(directory.checkpoints_to_try(), [](const fs::path& folder) {
+    return std::make_unique<formats::CheckpointReader>(folder);
+  });
+}
+
 TEST(Resume, FromText) {
   EXPECT_EQ(Resume::from_text("none").mode, Resume::Mode::kNone);
   EXPECT_EQ(Resume::from_text("auto").mode, Resume::Mode::kAuto);
@@ -51,7 +59,7 @@ TEST(RunDirectory, ANewOneIsCreatedAndLocked) {
     const fs::path run = root / (resume.mode == Resume::Mode::kNone ? "deep/a" : "deep/b");
     const RunDirectory directory = RunDirectory::create_or_resume(run, resume);
     EXPECT_FALSE(directory.is_continued());
-    EXPECT_EQ(directory.open_checkpoint(), nullptr);
+    EXPECT_EQ(open_checkpoint(directory), nullptr);
     EXPECT_EQ(directory.paths().checkpoints(), run / "checkpoints");
     expect_error<UsageError>([&] { RunDirectory::create_or_resume(run, kAuto); }, "in use",
                              host_name(), std::to_string(process_id()));
@@ -86,7 +94,7 @@ TEST(RunDirectory, AutoRefusesWhatIsNoRun) {
 TEST(RunDirectory, AutoContinuesARunThatWasKilledBeforeItsConfiguration) {
   const test::TempDir root;
   write_file(root / "train.log", "started");
-  write_file(root / "config.json.tmp", "{");
+  write_file(root / "config.json.tmp-a.host-1-1", "{");
   EXPECT_TRUE(RunDirectory::create_or_resume(root.path(), kAuto).is_continued());
 }
 
@@ -98,7 +106,7 @@ TEST(RunDirectory, AutoContinuesFromTheNewestValidCheckpoint) {
   fs::create_directories(root / "checkpoints/.tmp-step-00000040-host-1-1");
   const auto directory = RunDirectory::create_or_resume(root.path(), kAuto);
   EXPECT_TRUE(directory.is_continued());
-  EXPECT_EQ(directory.open_checkpoint()->manifest().step, 20);
+  EXPECT_EQ(open_checkpoint(directory)->manifest().step, 20);
   EXPECT_FALSE(fs::exists(root / "checkpoints/.tmp-step-00000040-host-1-1"));
 }
 
@@ -107,7 +115,7 @@ TEST(RunDirectory, AutoSaysWhenNoCheckpointCanBeUsed) {
   make_run(root.path(), {10});
   write_file(root / "checkpoints/step-00000010/manifest.json", "{}");
   const auto directory = RunDirectory::create_or_resume(root.path(), kAuto);
-  EXPECT_THROW(directory.open_checkpoint(), CheckpointError);
+  EXPECT_THROW(open_checkpoint(directory), CheckpointError);
 }
 
 TEST(RunDirectory, APathStartsANewRunOrContinuesItsOwnFromTheNewest) {
@@ -119,12 +127,12 @@ TEST(RunDirectory, APathStartsANewRunOrContinuesItsOwnFromTheNewest) {
   {
     const auto directory = RunDirectory::create_or_resume(root / "new", from_ten);
     EXPECT_FALSE(directory.is_continued());
-    EXPECT_EQ(directory.open_checkpoint()->manifest().step, 10);
+    EXPECT_EQ(open_checkpoint(directory)->manifest().step, 10);
   }
   {
     const auto directory = RunDirectory::create_or_resume(old_run, from_twenty);
     EXPECT_TRUE(directory.is_continued());
-    EXPECT_EQ(directory.open_checkpoint()->manifest().step, 20);
+    EXPECT_EQ(open_checkpoint(directory)->manifest().step, 20);
   }
   expect_error<UsageError>([&] { RunDirectory::create_or_resume(old_run, from_ten); },
                            "later checkpoints", "step-00000020");
@@ -133,7 +141,7 @@ TEST(RunDirectory, APathStartsANewRunOrContinuesItsOwnFromTheNewest) {
                            "holds another run");
   const auto absent = RunDirectory::create_or_resume(
       root / "fourth", Resume::from_text((root / "nowhere").string()));
-  EXPECT_THROW(absent.open_checkpoint(), CheckpointError);
+  EXPECT_THROW(open_checkpoint(absent), CheckpointError);
 }
 
 TEST(RunDirectory, AReadOnlyFolderIsADiskErrorNamingIt) {

@@ -14,11 +14,11 @@
 #include <optional>
 #include <vector>
 
-#include "support/child_process.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
 #include "fbi/core/system.h"
+#include "support/child_process.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 

@@ -151,6 +151,16 @@ TEST_F(JsonLines, TheIndexIsBuiltOnceAndKept) {
   EXPECT_EQ(builds_, 1);
 }
 
+TEST_F(JsonLines, OfManyReadersAtOnceOneBuildsTheIndex) {
+  write_text(file_, token_line(1, 3) + "\n" + token_line(4, 3) + "\n");
+  std::vector<std::thread> readers;
+  for (int reader = 0; reader < 8; ++reader) readers.emplace_back([&] { reopen()->verify(); });
+  for (auto& reader : readers) reader.join();
+  EXPECT_EQ(builds_, 1);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "data.jsonl.lines"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "data.jsonl.lines.lock"));
+}
+
 TEST_F(JsonLines, TheIndexIsRebuiltWhenTheDataChanges) {
   open(token_line(1, 3) + "\n")->verify();
   const auto time = std::filesystem::last_write_time(file_);
@@ -207,8 +217,8 @@ TEST_F(JsonLines, IndexDirTellsFilesOfOneNameApart) {
 
 TEST_F(JsonLines, AnIndexThatCannotBeKeptIsAWarning) {
   write_text(folder_ / "file", "");
-  options_.index_dir =
-      folder_ / "file" / "below";  // a file where a folder should be; root may write anywhere
+  // A file where a folder should be; root may write anywhere.
+  options_.index_dir = folder_ / "file" / "below";
   const log::FileSink sink((folder_ / "log").string());
   const auto source = open(token_line(1, 3) + "\n");
   EXPECT_THAT(read_sample(*source, 0), ElementsAre(1, 2, 3));

@@ -7,8 +7,10 @@
 #include "data/data_files.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/core/system.h"
 #include "fbi/data/training_data.h"
 #include "fbi/text/tokenizer.h"
+#include "support/entries.h"
 #include "support/expect_error.h"
 #include "support/shared_data.h"
 #include "support/temp_dir.h"
@@ -91,7 +93,7 @@ TEST_F(Prepare, TextBecomesDocumentsCutIntoSamples) {
   EXPECT_EQ(read_file(options_.output / "tokenizer.model"), tokenizer_->file_bytes());
   EXPECT_EQ(formats::TokenShard(options_.output / "train-00000.tokens").info().tokenizer_hash,
             tokenizer_->file_hash());
-  EXPECT_FALSE(std::filesystem::exists(folder_ / "out.partial"));
+  EXPECT_THAT(test::entries(folder_.path()), ElementsAre("a.txt", "b.txt", "out"));
 }
 
 TEST_F(Prepare, DatasetJsonTellsWhatWasDone) {
@@ -259,11 +261,57 @@ TEST_F(Prepare, DoneWorkWithMissingShardsIsNotDone) {
 TEST_F(Prepare, AnEmptyFolderAndLeftoversOfAKilledRunAreNoObstacle) {
   input("a.txt", test::small_corpus());
   std::filesystem::create_directory(options_.output);
-  std::filesystem::create_directory(folder_ / "out.partial");
-  test::write_text(folder_ / "out.partial" / "train-00007.tokens", "half");
+  const auto left = folder_ / concat("out.partial-", host_name(), "-999999999-1");
+  std::filesystem::create_directory(left);
+  test::write_text(left / "train-00007.tokens", "half");
   run();
-  EXPECT_FALSE(std::filesystem::exists(folder_ / "out.partial"));
+  EXPECT_THAT(test::entries(folder_.path()), ElementsAre("a.txt", "out"));
   EXPECT_FALSE(std::filesystem::exists(options_.output / "train-00007.tokens"));
+}
+
+TEST_F(Prepare, AnOutputThatAnotherProcessMadeMeanwhileStays) {
+  input("a.txt", test::small_corpus());
+  const auto others = [&](std::string_view what, std::uint64_t, std::uint64_t) {
+    if (!what.starts_with("preparing")) return;
+    std::filesystem::create_directories(options_.output);
+    test::write_text(options_.output / "dataset.json", "theirs");
+  };
+  SerialFor serial;
+  expect_error<UsageError>([&] { prepare(options_, serial, others); }, "out",
+                           "another process meanwhile", "choose another folder");
+  EXPECT_EQ(read_file(options_.output / "dataset.json"), "theirs");
+  EXPECT_THAT(test::entries(folder_.path()), ElementsAre("a.txt", "out"));
+}
+
+TEST_F(Prepare, FilesOfAnotherKindAreNamedWithTheToolThatHelps) {
+  const auto refused = [&](const std::string& name, const std::string& content,
+                           const std::string& part, const std::string& remedy) {
+    options_.inputs.clear();
+    input(name, content);
+    expect_error<DataError>([&] { run(); }, name, part, remedy);
+  };
+  refused("a.jsonl.gz", "\x1f\x8b and more", "a file of gzip", "gzip -dk");
+  refused("a.jsonl.zst", "\x28\xb5\x2f\xfd", "a file of zstd", "zstd -d");
+  refused("a.parquet", "PAR1 and more PAR1", "a file of Parquet", "JSON lines");
+  refused("utf16.txt", std::string("t\0e\0x\0t\0", 8), "NUL bytes", "iconv -f UTF-16");
+  refused("a.json", "\n [{\"text\": \"x\"}]", "a JSON array", "jq -c '.[]'");
+}
+
+TEST_F(Prepare, LinesOfTextWithoutAFieldAskForIt) {
+  input("a.jsonl", "{\"id\": \"7\", \"text\": \"a fox\"}\n");
+  const auto refused = [&](const std::string& part) {
+    expect_error<UsageError>([&] { run(); }, part);
+  };
+  refused("a.jsonl, line 1: found no token_ids but a text; give --field text");
+  options_.tokenizer.clear();
+  refused("give --field text");
+  test::write_text(folder_ / "a.jsonl", "{\"body\": \"a fox\"}\n");
+  refused("give --field body");
+  options_.inputs.clear();
+  input("a.txt", "a fox");
+  options_.tokenizer = tokenizer_.path();
+  options_.field = "text";
+  refused("field text is for JSON lines, but the input is read as text");
 }
 
 TEST_F(Prepare, BrokenInputIsNamedAndLeavesNothing) {
@@ -271,14 +319,14 @@ TEST_F(Prepare, BrokenInputIsNamedAndLeavesNothing) {
   input("a.jsonl", token_line(0, 8) + "\n" + token_line(95, 8) + "\n{\"token_ids\":\n");
   ThreadPool pool(2);
   expect_error<DataError>([&] { prepare(options_, pool); }, "a.jsonl", "line 2", "found 100");
-  EXPECT_FALSE(std::filesystem::exists(options_.output));
-  EXPECT_FALSE(std::filesystem::exists(folder_ / "out.partial"));
+  EXPECT_THAT(test::entries(folder_.path()), ElementsAre("a.jsonl"));
   options_.field = "text";
   options_.tokenizer = tokenizer_.path();
   expect_error<DataError>([&] { run(); }, "a.jsonl", "line 1", "{\"text\": \"text\"}", "token_ids");
   test::write_text(options_.inputs[0], "{\"text\": 5}\n");
   expect_error<DataError>([&] { run(); }, "a.jsonl", "line 1", "no string");
   options_.inputs = {folder_ / "absent.txt"};
+  options_.field.clear();
   expect_error<DataError>([&] { run(); }, "absent.txt");
 }
 
@@ -308,7 +356,8 @@ TEST_F(Prepare, BadOptionsAreNamed) {
       "valid_fraction: expected at least 0 and below 1, found 1");
   bad([](auto& o) { o.valid_fraction = -0.1; }, "found -0.1");
   bad([](auto& o) { o.separator.clear(); }, "separator");
-  bad([](auto& o) { o.tokenizer.clear(); }, "needs a tokenizer");
+  bad([](auto& o) { o.tokenizer.clear(); },
+      "needs a tokenizer (tokenizer.model or tokenizer.json)");
   bad(
       [](auto& o) {
         o.tokenizer.clear();

@@ -84,8 +84,8 @@ TEST_F(OpenTrainingData, AmberLinesAreSamples) {
   data_.format = config::DataFormat::kAmber;
   data_.index_dir = (folder_ / "index").string();
   write_text(folder_ / "train_000.jsonl", token_line(1, 5) + "\n" + token_line(11, 5) + "\n");
-  write_text(folder_ / "train_001.jsonl",
-             token_line(21, 5));  // shorter than the others, which is fine
+  // Shorter than the others, which is fine.
+  write_text(folder_ / "train_001.jsonl", token_line(21, 5));
   EXPECT_EQ(first_ids(*open()), (std::multiset<std::int32_t>{1, 11, 21}));
   expect_error<DataError>([&] { open(25); }, "train_001.jsonl", "line 1", "expected 0 to 24",
                           "found 25");

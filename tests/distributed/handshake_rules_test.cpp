@@ -39,8 +39,8 @@ TEST(FindDisagreement, AnotherWorldSizeAndADoubleRankAreNamedAtOnce) {
 }
 
 TEST(FindDisagreement, TwoRanksOnOneGpuAreNamedAtOnce) {
-  std::vector<Hello> ranks = {hello(0, 4), hello(1, 4), hello(2, 4),
-                              hello(3, 4)};  // two on each node
+  // Two on each node.
+  std::vector<Hello> ranks = {hello(0, 4), hello(1, 4), hello(2, 4), hello(3, 4)};
   for (int rank = 0; rank < 4; ++rank)
     ranks[static_cast<std::size_t>(rank)].gpu = "0000:0" + std::to_string(rank % 2);
   EXPECT_EQ(find_disagreement(ranks, 4, true), "");

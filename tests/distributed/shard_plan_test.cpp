@@ -22,20 +22,21 @@ TEST(ShardPlan, CoversEveryRowOnceInRankOrder) {
         next = range.end;
       }
       EXPECT_EQ(next, rows);
-      EXPECT_GE(plan.padded_rows(), rows);
-      EXPECT_LT(plan.padded_rows() - rows, size) << "padding is less than one row per rank";
+      const std::int64_t padding = plan.block_rows() * size - rows;
+      EXPECT_GE(padding, 0);
+      EXPECT_LT(padding, size) << "less than one row per rank";
     }
   }
 }
 
 TEST(ShardPlan, OneRankOwnsAll) {
   EXPECT_EQ(ShardPlan(2049, 1).range(0), (RowRange{0, 2049}));
-  EXPECT_EQ(ShardPlan(2049, 1).padded_rows(), 2049);
+  EXPECT_EQ(ShardPlan(2049, 1).block_rows(), 2049);
 }
 
 TEST(ShardPlan, ExactDivisionNeedsNoPadding) {
   const ShardPlan plan(12, 4);
-  EXPECT_EQ(plan.padded_rows(), 12);
+  EXPECT_EQ(plan.block_rows(), 3);
   EXPECT_EQ(plan.range(3), (RowRange{9, 12}));
 }
 

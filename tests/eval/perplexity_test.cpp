@@ -84,6 +84,17 @@ TEST(PerplexityTest, BatchesCoverAllWindowsAndTheLastMayBeSmaller) {
   EXPECT_EQ(batched.mean_nll, perplexity(model, stream_windows(tokens, 5)).mean_nll);
 }
 
+TEST(PerplexityTest, ABatchIsNoLargerThanThereAreWindows) {
+  BigramModel model = make_model();
+  const auto windows = stream_windows(make_tokens(35), 5);
+  const double expected = perplexity(model, windows).mean_nll;
+  PerplexityOptions options;
+  options.batch = std::numeric_limits<std::int64_t>::max();
+  EXPECT_EQ(perplexity(model, windows, options).mean_nll, expected);
+  EXPECT_THAT(model.calls.back(), ::testing::Pair(7, 5));
+  check_windows(windows, kVocab, 16, options);
+}
+
 TEST(PerplexityTest, MaxTokensShortensTheStream) {
   BigramModel model = make_model();
   const auto tokens = make_tokens(50);

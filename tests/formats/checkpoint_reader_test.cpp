@@ -187,6 +187,28 @@ TEST_F(Checkpoints, OpensTheNewest) {
   EXPECT_EQ(open_newest_checkpoint(folder_.path())->manifest().step, 2);
 }
 
+TEST_F(Checkpoints, OpensTheOneThatAPathIsOrWhoseRunItIs) {
+  const fs::path checkpoint = write_checkpoint(1), run = folder_ / "run";
+  EXPECT_EQ(open_checkpoint_of(checkpoint)->path(), checkpoint);
+  EXPECT_EQ(open_checkpoint_of(folder_ / "absent"), nullptr);
+  EXPECT_EQ(open_checkpoint_of(checkpoint / "1.safetensors"), nullptr);
+  fs::create_directory(run);
+  write_file(run / "config.json", "{}");  // of a model folder
+  EXPECT_EQ(open_checkpoint_of(run), nullptr);
+
+  const auto expect_none_yet = [&] {
+    expect_error<CheckpointError>([&] { open_checkpoint_of(run); },
+                                  run.string() + ": the run has no checkpoint yet");
+  };
+  write_file(run / "environment.json", "{}");
+  expect_none_yet();
+  fs::remove(run / "environment.json");
+  fs::create_directory(run / "checkpoints");
+  expect_none_yet();
+  fs::rename(checkpoint, run / "checkpoints" / checkpoint_folder_name(1));
+  EXPECT_EQ(open_checkpoint_of(run)->manifest().step, 1);
+}
+
 TEST_F(Checkpoints, FallsBackToTheOneBeforeAndSaysSo) {
   const auto log_file = folder_ / "log";
   const log::FileSink sink(log_file.string());

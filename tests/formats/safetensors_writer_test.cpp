@@ -10,6 +10,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/signals.h"
+#include "fbi/core/temporary.h"
 #include "fbi/formats/safetensors.h"
 #include "formats/tensors.h"
 #include "support/expect_error.h"
@@ -120,11 +121,12 @@ TEST_F(SafetensorsWriting, FullDiskLeavesTheOldFile) {
   const auto tensor = floats("w", {1, 2});
   write_safetensors(path_, views_of({}));
   const std::string old = read_file(path_);
-  std::filesystem::create_symlink("/dev/full", folder_ / "x.safetensors.tmp");
+  const auto temporary = own_temporary(folder_ / "x.safetensors.tmp");
+  std::filesystem::create_symlink("/dev/full", temporary);
   expect_error<DiskError>([&] { write_safetensors(path_, std::vector{tensor.view()}); },
                           path_.string(), "No space left on device");
   EXPECT_EQ(read_file(path_), old);
-  EXPECT_FALSE(std::filesystem::is_symlink(folder_ / "x.safetensors.tmp"));
+  EXPECT_FALSE(std::filesystem::is_symlink(temporary));
 }
 
 TEST_F(SafetensorsWriting, DiskThatFillsUpInTheMiddle) {

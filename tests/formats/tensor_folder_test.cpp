@@ -7,12 +7,14 @@
 #include "formats/tensors.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
+#include "support/write_tensor_folder.h"
 
 namespace fbi::formats {
 namespace {
 
 namespace fs = std::filesystem;
 using test::expect_error;
+using test::write_tensor_folder;
 
 class TensorFolders : public testing::Test {
  protected:
@@ -48,8 +50,8 @@ TEST_F(TensorFolders, ShardsAreCutAtTheLimit) {
   const auto a = floats("a", {1, 2}), b = floats("b", {3}), c = floats("c", {4, 5, 6, 7, 8}),
              d = floats("d", {9});
   const std::vector<TensorView> tensors{a.view(), b.view(), c.view(), d.view()};
-  write_tensor_folder(model_, tensors,
-                      12);  // a + b fit exactly, c is too large for any, d is alone
+  // a + b fit exactly, c is too large for any, d is alone.
+  write_tensor_folder(model_, tensors, 12);
   EXPECT_EQ(SafetensorsFile(model_ / "model-00001-of-00003.safetensors").tensors().size(), 2u);
   EXPECT_EQ(SafetensorsFile(model_ / "model-00002-of-00003.safetensors").tensors().size(), 1u);
   EXPECT_EQ(SafetensorsFile(model_ / "model-00003-of-00003.safetensors").tensors().size(), 1u);

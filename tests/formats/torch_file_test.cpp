@@ -1,4 +1,4 @@
-#include "fbi/formats/torch_file.h"
+#include "formats/torch_file.h"
 
 #include <gtest/gtest.h>
 

@@ -23,11 +23,11 @@
 #include "fbi/train/trainer.h"
 #include "support/child_process.h"
 #include "support/temp_dir.h"
+#include "train/read_samples.h"
 
 namespace fbi::train {
 namespace {
 
-constexpr std::int64_t kUnevenVocab = 61;  // rows that divide over neither 2 nor 4 ranks
 constexpr int kRankSteps = 20;
 
 struct Case {
@@ -44,7 +44,7 @@ struct Case {
 
 config::ModelConfig tiny_model(const Case& c, bool teacher) {
   config::ModelConfig model;
-  model.vocab_size = kUnevenVocab;
+  model.vocab_size = kSampleVocab;
   model.hidden_size = 16;
   model.intermediate_size = 22;
   model.num_hidden_layers = 2;
@@ -63,15 +63,6 @@ config::ObjectiveConfig objective(const Case& c) {
   if (c.objective == "kd") return {0, 1, 1};
   if (c.objective == "mixed") return {0.5, 0.5, 2};
   return {1, 0, 1};
-}
-
-void read_samples(std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) {
-  const auto width = ids.size() / static_cast<std::size_t>(count);
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    const auto sample = static_cast<std::size_t>(first) + i / width;
-    ids[i] =
-        static_cast<std::int32_t>((sample * sample * 17 + (i % width) * 29 + 3) % kUnevenVocab);
-  }
 }
 
 std::span<const std::byte> bytes_of(const at::Tensor& tensor) {

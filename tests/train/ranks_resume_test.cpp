@@ -11,6 +11,7 @@
 #include "fbi/core/error.h"
 #include "fbi/nn/weights.h"
 #include "support/child_process.h"
+#include "train/run_folder.h"
 #include "train/session.h"
 #include "train/tiny_run.h"
 
@@ -38,6 +39,13 @@ void in_ranks(int size, const std::function<void(distributed::Communicator&)>& b
     });
   });
   ASSERT_EQ(child.wait(), 0);
+}
+
+void flip_last_bit(const std::filesystem::path& path) {
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-1, std::ios::end);
+  const char last = static_cast<char>(file.peek());
+  file.put(static_cast<char>(last ^ 1));
 }
 
 void train_until(TinyRuns& runs, const std::string& name, int ranks, int steps) {
@@ -79,6 +87,24 @@ TEST(RunOnRanks, ContinuesOnAnyNumberOfThem) {
   for (std::size_t step = 0; step < found.size();
        ++step)  // the order of sums differs, nothing else
     EXPECT_NEAR(found[step], expected[step], 1e-6 * expected[step]) << "step " << step + 1;
+}
+
+/// Each rank compares a part of the bytes; what one finds, all go by.
+TEST(RunOnRanks, FallBackTogetherFromADamagedFile) {
+  TinyRuns runs;
+  train_until(runs, "run", 3, kStage);
+  train_until(runs, "run", 3, 2 * kStage);
+  const auto newest = checkpoint_of(runs.path("run"), 2 * kStage);
+  const auto shards = formats::CheckpointReader(newest).manifest().shards;
+  for (const auto& shard : shards) {
+    flip_last_bit(newest / shard.file);
+    in_ranks(2, [&](distributed::Communicator& communicator) {
+      const RunFolder folder({runs.path("run"), "auto", {}, "test", 0}, communicator);
+      if (folder.checkpoint()->manifest().step != kStage)
+        throw DataError(concat("rank ", communicator.rank(), " took the damaged one"));
+    });
+    flip_last_bit(newest / shard.file);
+  }
 }
 
 TEST(RunOnRanks, OptimizerStateSurvivesEveryChangeBitForBit) {

@@ -232,15 +232,67 @@ TEST_F(Run, EndsAfterTooManyNonFiniteStepsInARow) {
   config_.optimizer.warmup_steps = 0;
   config_.train.max_skipped_in_row = 3;
   config_.checkpoint.every_steps = 1;
-  test::expect_error<DivergedError>([&] { runs_.run(config_, "diverged"); },
-                                    "3 steps in a row had a non-finite loss",
-                                    "Last good checkpoint: " + runs_.path("diverged").string());
+  test::expect_error<DivergedError>(
+      [&] { runs_.run(config_, "diverged"); }, "3 steps in a row had a non-finite loss",
+      "newest checkpoint from before them: " + runs_.path("diverged").string());
   const auto lines = metrics_lines(runs_.path("diverged"));
   ASSERT_GE(lines.size(), 4u);
   for (std::size_t i = 0; i < lines.size(); ++i) {
     const bool is_skipped = lines[i].find("\"skipped\":true") != std::string::npos;
     EXPECT_EQ(is_skipped, i + 3 >= lines.size()) << lines[i];
   }
+  const auto saved = formats::list_checkpoints(runs_.path("diverged") / "checkpoints");
+  EXPECT_EQ(saved.front(), checkpoint_of(runs_.path("diverged"), std::ssize(lines) - 3))
+      << "nothing is saved while steps fail";
+}
+
+TEST_F(Run, StoppedWhileStepsFailKeepsWhatWasSavedBefore) {
+  config_.optimizer.lr = 1e30;
+  config_.optimizer.warmup_steps = 0;
+  config_.train.max_skipped_in_row = kSteps;
+  config_.checkpoint.keep = 2;
+  config_.checkpoint.every_steps = 1;
+  install_stop_handlers();
+  std::vector<std::int64_t> good;
+  runs_.run(config_, "failing", "none", [&](const StepMetrics& metrics) {
+    if (!metrics.skipped) good.push_back(metrics.step);
+    if (metrics.step == 20) raise(SIGTERM);
+  });
+  clear_stop_request();
+  ASSERT_LT(std::ssize(good), 18);
+  EXPECT_TRUE(fs::exists(checkpoint_of(runs_.path("failing"), 20)));
+  EXPECT_TRUE(fs::exists(checkpoint_of(runs_.path("failing"), good.back())));
+}
+
+TEST_F(Run, GoesOnWhenItsLockCannotBeRefreshed) {
+  runs_.run(config_, "unlocked", "none", [&](const StepMetrics& metrics) {
+    if (metrics.step != 15) return;
+    fs::remove_all(runs_.path("unlocked") / ".lock");
+    std::ofstream(runs_.path("unlocked") / ".lock") << "no folder";
+  });
+  expect_whole("unlocked");
+}
+
+TEST_F(Run, EvaluationSettingsAreCheckedBeforeTheFirstStep) {
+  std::ofstream(runs_.path("long.jsonl"))
+      << nlohmann::json(std::vector<int>(kSeqLen + 2, 3)).dump() << "\n";
+  config_.evaluation.every_steps = 10;
+  config_.evaluation.tokens = {runs_.path("long.jsonl").string()};
+  const auto no_step = [](const StepMetrics&) { ADD_FAILURE() << "a step was run"; };
+  test::expect_error<UsageError>([&] { runs_.run(config_, "checked", "none", no_step); },
+                                 "long.jsonl", "windows of 10 tokens need 9 positions");
+}
+
+TEST_F(Run, EvaluationOfWeightsThatAreNotFiniteIsNoError) {
+  config_.optimizer.groups.norm.lr = 1e40;
+  config_.optimizer.warmup_steps = 0;
+  config_.evaluation.every_steps = 1;
+  config_.evaluation.tokens = config_.data.paths;
+  config_.train.max_skipped_in_row = 3;
+  EXPECT_THROW(runs_.run(config_, "diverged"), DivergedError);
+  EXPECT_NE(metrics_lines(runs_.path("diverged")).back().find("\"perplexity\":null"),
+            std::string::npos)
+      << metrics_lines(runs_.path("diverged")).back();
 }
 
 TEST_F(Run, OfAMeasurementLeavesNoCheckpoint) {
@@ -293,6 +345,21 @@ TEST(Fp8Signs, TrainsAndResumes) {
   config.train.sign_products = "dense";
   test::expect_error<UsageError>([&] { runs.run(config, "resumed", "auto"); },
                                  "train.sign_products");
+}
+
+TEST_F(Run, IsContinuedWithTheConfigurationOfItsCheckpoint) {
+  const std::string checkpoint = checkpoint_of(runs_.path("whole"), 30).string();
+  const fs::path fresh = runs_.path("fresh");
+  EXPECT_EQ(continued_run_config(fresh, checkpoint)->optimizer.schedule_micro_steps, 2);
+  EXPECT_FALSE(continued_run_config(fresh, "auto"));
+  EXPECT_TRUE(continued_run_config(runs_.path("whole"), "auto"));
+  EXPECT_FALSE(continued_run_config(runs_.path("whole"), "none"));
+}
+
+TEST_F(Run, WithADamagedConfigurationNamesItsCheckpoints) {
+  std::ofstream(runs_.path("whole") / "config.json") << "{";
+  test::expect_error<UsageError>([&] { saved_run_config(runs_.path("whole")); }, "is damaged",
+                                 "--run-dir NEW --resume", "step-00000050");
 }
 
 TEST(SavedRunConfig, IsAbsentInANewFolder) {

@@ -13,15 +13,14 @@
 #include "fbi/core/error.h"
 #include "fbi/nn/weights.h"
 #include "support/expect_error.h"
+#include "train/read_samples.h"
 
 namespace fbi::train {
 namespace {
 
-constexpr std::int64_t kVocab = 61;
-
 config::ModelConfig tiny_model() {
   config::ModelConfig model;
-  model.vocab_size = kVocab;
+  model.vocab_size = kSampleVocab;
   model.hidden_size = 16;
   model.intermediate_size = 20;
   model.num_hidden_layers = 2;
@@ -29,15 +28,6 @@ config::ModelConfig tiny_model() {
   model.max_position_embeddings = 8;
   config::resolve(model);
   return model;
-}
-
-/// Ids as a function of the sample's position.
-void read_samples(std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) {
-  const auto width = ids.size() / static_cast<std::size_t>(count);
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    const auto sample = static_cast<std::size_t>(first) + i / width;
-    ids[i] = static_cast<std::int32_t>((sample * sample * 17 + (i % width) * 29 + 3) % kVocab);
-  }
 }
 
 /// A student with random weights under next-token training, and everything that its trainer needs.
@@ -133,7 +123,7 @@ TEST(Trainer, StartsAtTheLossOfAUniformGuess) {
   Training t;
   // Logits of an untrained model of standard deviation 0.02 weights are within a few hundredths of
   // 0.
-  EXPECT_NEAR(t.trainer->step().loss, std::log(static_cast<double>(kVocab)), 0.1);
+  EXPECT_NEAR(t.trainer->step().loss, std::log(static_cast<double>(kSampleVocab)), 0.1);
 }
 
 TEST(Trainer, LearnsTheSamplesItSees) {

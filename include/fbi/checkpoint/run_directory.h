@@ -2,15 +2,14 @@
 
 #include <chrono>
 #include <filesystem>
-#include <memory>
 #include <string>
+#include <vector>
 
 #include "fbi/checkpoint/run_lock.h"
-#include "fbi/formats/checkpoint_reader.h"
 
 namespace fbi::checkpoint {
 
-/// Where the parts of a run lie (design: files).
+/// Where the parts of a run lie (docs/architecture.md, "Files of a run").
 struct RunPaths {
   std::filesystem::path root;
   /// Resolved configuration.
@@ -20,7 +19,6 @@ struct RunPaths {
   std::filesystem::path metrics() const { return root / "metrics.jsonl"; }
   std::filesystem::path log() const { return root / "train.log"; }
   std::filesystem::path checkpoints() const { return root / "checkpoints"; }
-  std::filesystem::path exports() const { return root / "export"; }
 };
 
 /// --resume none | auto | FOLDER
@@ -30,6 +28,14 @@ struct Resume {
   std::filesystem::path checkpoint;  ///< kPath: a checkpoint folder
   static Resume from_text(const std::string& text);
 };
+
+/// Throws what RunDirectory::create_or_resume would, as far as can be told without touching the
+/// folder; a live owner is not looked for.
+void require_usable(const RunPaths& paths, const Resume& resume);
+
+/// The checkpoints to start from, the first that is valid: the one asked for; with auto those of
+/// the run, newest first. None: start at step 0.
+std::vector<std::filesystem::path> checkpoints_to_try(const RunPaths& paths, const Resume& resume);
 
 /// A run directory held by this process (of several ranks, only rank 0 opens it).
 class RunDirectory {
@@ -45,10 +51,8 @@ class RunDirectory {
   const RunPaths& paths() const { return paths_; }
   /// Whether the directory held a run before.
   bool is_continued() const { return is_continued_; }
-  /// The checkpoint to start from, validated: the one asked for; with auto the newest valid one of
-  /// this run. nullptr: start at step 0. Throws CheckpointError when there is one and none can be
-  /// used.
-  std::unique_ptr<formats::CheckpointReader> open_checkpoint() const;
+  /// fbi::checkpoint::checkpoints_to_try of this run.
+  std::vector<std::filesystem::path> checkpoints_to_try() const;
   RunLock& lock() { return lock_; }
 
  private:

@@ -59,8 +59,9 @@ struct PrepareResult {
 /// goes into a temporary folder that is renamed at the end. Input is read through mappings; the
 /// result does not depend on the number of threads.
 ///
-/// Throws UsageError (options; an output folder that holds anything else), DataError (unreadable or
-/// broken input, named by file and line; less than one training sample), DiskError.
+/// Throws UsageError (options; an output folder that holds anything else, or that another process
+/// made meanwhile), DataError (unreadable or broken input, named by file and line; compressed or
+/// other files that are no text; less than one training sample), DiskError.
 PrepareResult prepare(const PrepareOptions& options, ParallelFor& parallel,
                       const Progress& progress = {});
 

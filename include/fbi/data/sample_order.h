@@ -33,8 +33,8 @@ class SampleOrder {
   std::function<std::int64_t(std::int64_t)> sample_count_;
   std::uint64_t seed_;
   mutable std::mutex mutex_;
-  mutable std::vector<std::int64_t>
-      ends_;  ///< samples of an epoch up to and with each counted file
+  /// Samples of an epoch up to and with each counted file.
+  mutable std::vector<std::int64_t> ends_;
 };
 
 }  // namespace fbi::data

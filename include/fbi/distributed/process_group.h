@@ -30,11 +30,11 @@ bool has_gloo();
 /// Joins the group of processes that `rendezvous` describes, over Gloo; tensors lie on the CPU. One
 /// rank gives make_single_rank(). Collectives run in the background until wait(); they throw
 /// PeerError when a rank is gone (at once), gives no sign of life (after 20 seconds), or lives and
-/// does not come (after `timeout`). Throws UsageError on every rank, within start_timeout, when the port is in use, rank 0 can't be reached, ranks are
-/// missing or there twice, or they disagree in world size or in `must_agree`; the odd one is named.
-/// PeerError when a rank is lost while the connections are made.
-/// From here on the process ignores SIGPIPE, unless it handles it: writing to a lost rank must be
-/// an error, not its end.
+/// does not come (after `timeout`). Throws UsageError on every rank, within start_timeout, when the
+/// port is in use, rank 0 can't be reached, ranks are missing or there twice, or they disagree in
+/// world size or in `must_agree`; the odd one is named. PeerError when a rank is lost while the
+/// connections are made. From here on the process ignores SIGPIPE, unless it handles it: writing to
+/// a lost rank must be an error, not its end.
 std::unique_ptr<Communicator> make_gloo_group(const Rendezvous& rendezvous,
                                               const ProcessGroupOptions& options = {});
 

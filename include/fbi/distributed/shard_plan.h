@@ -13,9 +13,9 @@ struct RowRange {
 };
 
 /// How the rows of one [O, I] matrix lie over `size` ranks: equal blocks of ceil(O / size) rows in
-/// rank order. The last blocks may be short or empty; collectives exchange whole blocks, so their
-/// buffers hold `padded_rows()` rows. Throws UsageError when rows < 0, size < 1 or, in `range`, the
-/// rank does not exist.
+/// rank order. The last blocks may be short or empty; collectives exchange whole blocks, so a
+/// gathered buffer holds block_rows() * size() rows. Throws UsageError when rows < 0, size < 1 or,
+/// in `range`, the rank does not exist.
 class ShardPlan {
  public:
   ShardPlan(std::int64_t rows, int size);
@@ -23,8 +23,6 @@ class ShardPlan {
   int size() const { return size_; }
   /// Rows of every rank's part of a collective.
   std::int64_t block_rows() const { return block_rows_; }
-  /// Rows of a gathered buffer, block_rows() * size() >= rows().
-  std::int64_t padded_rows() const { return block_rows_ * size_; }
   /// Rows that `rank` owns; together the ranges cover [0, rows) once.
   RowRange range(int rank) const;
 

@@ -16,8 +16,8 @@ namespace fbi::eval {
 
 struct ChoiceItem {
   struct Continuation {
-    std::string context,
-        text;  ///< the likelihood of `text` after `context`; `text` brings its own space in front
+    /// The likelihood of `text` after `context`; `text` brings its own space in front.
+    std::string context, text;
   };
   std::vector<Continuation> choices;
   std::vector<std::int64_t> characters;  ///< acc_norm divides by the length of the choice itself
@@ -48,6 +48,9 @@ struct ChoiceOptions {
   std::int64_t batch = 8;   ///< choices per forward
   bool add_bos = false;     ///< BOS before every context; the published evaluation has none
   int part = 0, parts = 1;  ///< this call evaluates items of part `part` of `parts`
+  /// A log-likelihood that is not finite is a result, which makes scores NaN, not an error: during
+  /// training.
+  bool allow_non_finite = false;
   std::function<void(const ChoiceProgress&)> on_progress;  ///< after each forward
 };
 
@@ -70,9 +73,15 @@ struct ChoiceResult {
 /// The result of an item from the log-likelihoods of its choices.
 ChoiceItemResult judge(const ChoiceItem& item, std::vector<double> log_likelihoods);
 
+/// Encodes what `evaluate_choices` would of this part and throws as it would, without a model: a
+/// training run does this before it starts.
+void check_choices(const text::Tokenizer& tokenizer, const ChoiceTask& task,
+                   std::int64_t vocab_size, std::int64_t max_position,
+                   const ChoiceOptions& options = {});
+
 /// Contexts too long for the model lose their beginning, as in the harness. Throws UsageError
 /// (options), DataError (an item without choices, a choice without tokens or longer than the
-/// model's context, a log-likelihood that is not finite).
+/// model's context, a token outside its vocabulary, a log-likelihood that is not finite).
 ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& tokenizer,
                               const ChoiceTask& task, const ChoiceOptions& options = {});
 
@@ -82,6 +91,7 @@ ChoiceResult merge(std::span<const ChoiceResult> parts);
 struct ChoiceScores {
   double acc = 0, acc_stderr = 0, acc_norm = 0, acc_norm_stderr = 0;
 };
+/// NaN when a log-likelihood is not finite.
 ChoiceScores scores_of(const ChoiceResult& result);
 
 /// The harness's layout: {"results": {task: {"acc,none": …, "acc_stderr,none": …, …}}, "n-samples":

@@ -12,8 +12,8 @@ struct LogitComparison {
   double max_abs_difference = 0;  ///< of any logit
   double mean_kl = 0;             ///< KL(reference || candidate) in nats, mean over positions
   double max_kl = 0;
-  double same_top =
-      0;  ///< share of positions with the same most likely token (the first of equals)
+  /// Share of positions with the same most likely token (the first of equals).
+  double same_top = 0;
   std::int64_t positions = 0;
 };
 

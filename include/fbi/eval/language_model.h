@@ -23,8 +23,8 @@ class LanguageModel {
   virtual ~LanguageModel() = default;
   virtual std::int64_t vocab_size() const = 0;
   virtual std::int64_t max_position() const = 0;  ///< longest supported sequence
-  virtual std::string dtype_description()
-      const = 0;  ///< e.g. "fp32 (weights rounded to fp16)"; printed with every result
+  /// E.g. "fp32 (weights rounded to fp16)"; printed with every result.
+  virtual std::string dtype_description() const = 0;
   /// tokens [batch, seq] row-major; logits [batch, seq, vocab] fp32.
   virtual void logits(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
                       std::span<float> out) = 0;

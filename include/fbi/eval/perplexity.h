@@ -28,6 +28,8 @@ struct PerplexityOptions {
   /// it.
   int part = 0;
   int parts = 1;
+  /// A log-likelihood that is not finite is a result (NaN), not an error: during training.
+  bool allow_non_finite = false;
   std::function<void(const PerplexityProgress&)> on_progress;  ///< after each forward
 };
 
@@ -42,6 +44,11 @@ struct PerplexityResult {
   std::int64_t windows_total = 0;  ///< of the whole
   std::vector<double> window_nll;  ///< mean of each window of this part, in order
 };
+
+/// Reads what `perplexity` would read of this part and throws as it would, without a model: a
+/// training run does this before it starts.
+void check_windows(const WindowSource& windows, std::int64_t vocab_size, std::int64_t max_position,
+                   const PerplexityOptions& options = {});
 
 /// Throws UsageError when the options or the window length do not fit the model, DataError on an id
 /// outside the vocabulary and on a log-likelihood that is not finite.

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,8 +19,8 @@ inline constexpr int kCheckpointFormatVersion = 2;
 /// One file of a checkpoint as its manifest lists it.
 using CheckpointShard = FileChecksum;
 
-/// What `manifest.json` of a checkpoint folder says (design §7). `state` is the trainer's part,
-/// uninterpreted here.
+/// What `manifest.json` of a checkpoint folder says (docs/formats.md, "Checkpoint"). `state` is the
+/// trainer's part, uninterpreted here.
 struct CheckpointManifest {
   int format_version = kCheckpointFormatVersion;
   std::int64_t step = 0;
@@ -41,6 +42,9 @@ CheckpointManifest manifest_from_file(const std::filesystem::path& path);
 class CheckpointReader {
  public:
   explicit CheckpointReader(const std::filesystem::path& directory, bool verify_hash = true);
+  /// Compares the XXH3 of every `parts`-th shard from shard `part` on: several readers share what
+  /// takes minutes. Throws as the constructor does.
+  void check_bytes(std::size_t part, std::size_t parts) const;
   const CheckpointManifest& manifest() const { return manifest_; }
   const std::filesystem::path& path() const { return directory_; }
   const TensorView* find(const std::string& name) const;
@@ -61,9 +65,20 @@ std::string checkpoint_folder_name(std::int64_t step);
 /// opened).
 std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& checkpoints);
 
-/// Opens the newest checkpoint that passes validation; each one that fails is reported through
-/// log::warn with its reason. nullptr when there is none at all; CheckpointError when there are
-/// some and none is valid.
+using OpenCheckpoint =
+    std::function<std::unique_ptr<CheckpointReader>(const std::filesystem::path& folder)>;
+
+/// The first of `folders` that `open` opens; each one for which it throws CheckpointError is
+/// reported through log::warn with the reason. nullptr when there are no folders; CheckpointError
+/// when none is valid, of a single one its own.
+std::unique_ptr<CheckpointReader> open_first_valid(
+    const std::vector<std::filesystem::path>& folders, const OpenCheckpoint& open);
+
+/// The newest valid one of all checkpoints below `checkpoints`, every byte of it compared.
 std::unique_ptr<CheckpointReader> open_newest_checkpoint(const std::filesystem::path& checkpoints);
+
+/// Opens the checkpoint that `path` is, or the newest valid one of the run directory that it is;
+/// nullptr when it is neither. CheckpointError when it is unusable, or the run has none yet.
+std::unique_ptr<CheckpointReader> open_checkpoint_of(const std::filesystem::path& path);
 
 }  // namespace fbi::formats

@@ -44,8 +44,8 @@ class TensorFolder {
  public:
   explicit TensorFolder(const std::filesystem::path& directory);
   const TensorView* find(const std::string& name) const;
-  const TensorView& at(
-      const std::string& name) const;      ///< DataError with the nearest existing name when absent
+  /// DataError with the nearest existing name when absent.
+  const TensorView& at(const std::string& name) const;
   std::vector<std::string> names() const;  ///< sorted
   const std::filesystem::path& path() const { return directory_; }
 
@@ -98,17 +98,12 @@ class TensorFolderWriter {
   ~TensorFolderWriter();
   std::uint64_t tensor_bytes() const;  ///< of the whole layout
   void write(std::span<const std::byte> tensor);
-  void
-  finish();  ///< commits the last file and writes the index; UsageError when tensors are missing
+  /// Commits the last file and writes the index; UsageError when tensors are missing.
+  void finish();
 
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-/// TensorFolderWriter for tensors that lie in memory.
-void write_tensor_folder(const std::filesystem::path& directory,
-                         std::span<const TensorView> tensors,
-                         std::uint64_t max_shard_bytes = 5'000'000'000);
 
 }  // namespace fbi::formats

@@ -52,8 +52,8 @@ class ShardedTensors {
   /// CheckpointError naming folder and tensor. `reader` must live longer.
   explicit ShardedTensors(const CheckpointReader& reader);
   const ShardedTensor* find(const std::string& name) const;  ///< nullptr when absent
-  const ShardedTensor& at(
-      const std::string& name) const;      ///< CheckpointError with the nearest name when absent
+  /// CheckpointError with the nearest name when absent.
+  const ShardedTensor& at(const std::string& name) const;
   std::vector<std::string> names() const;  ///< sorted
 
  private:

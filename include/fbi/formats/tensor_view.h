@@ -37,8 +37,8 @@ class TensorFile {
 /// Converts numel floating point values to fp32. dtype must be F64, F32, F16 or BF16 (DataError
 /// otherwise); out.size() == numel (UsageError otherwise).
 void to_float(const TensorView& tensor, std::span<float> out);
-std::uint16_t float_to_half(
-    float value);  ///< IEEE 754 binary16, round to nearest even, overflow to infinity
+/// IEEE 754 binary16, round to nearest even, overflow to infinity.
+std::uint16_t float_to_half(float value);
 float half_to_float(std::uint16_t bits);
 std::uint16_t float_to_bfloat16(float value);  ///< round to nearest even, NaN stays NaN
 float bfloat16_to_float(std::uint16_t bits);

@@ -18,6 +18,10 @@
 
 namespace fbi::optim {
 
+/// Exchanges that AdamW::reduce_gradients has under way at once. Each holds a copy of its
+/// gradients: enough to overlap, little memory.
+inline constexpr std::size_t kReductionsUnderWay = 2;
+
 /// Moments of one tensor, fp32, in its shape.
 struct Moments {
   at::Tensor exp_avg;
@@ -37,8 +41,8 @@ struct SlotState {
   at::Tensor alpha_grad, beta_grad;  ///< packed only; of a tied alpha with the slot that owns it,
                                      ///< of beta where it is learned
   Moments alpha_moments, beta_moments;
-  std::size_t alpha_owner =
-      0;                   ///< packed: position of the state that has gradient and moments of alpha
+  /// Packed: position of the state that has gradient and moments of alpha.
+  std::size_t alpha_owner = 0;
   bool reduced = false;    ///< grad holds (or will hold, once waited for) all that slot->grad had
   std::int64_t flips = 0;  ///< signs changed by the last update, on all ranks
 
@@ -109,16 +113,16 @@ class AdamW {
   void form_scale_gradients(SlotState& state, double* squares);
   void update_latent(SlotState& state, double lr, double grad_scale, std::int64_t* flips);
   void update_scales(SlotState& state, double lr, double grad_scale);
-  at::Tensor zeros_per_slot(std::int64_t columns,
-                            at::ScalarType dtype) const;  ///< on the device of the gradients
+  /// On the device of the gradients.
+  at::Tensor zeros_per_slot(std::int64_t columns, at::ScalarType dtype) const;
   void gather_working_copies();
 
   config::OptimizerConfig config_;
   distributed::Communicator& communicator_;
   at::ScalarType wire_dtype_;
   std::vector<SlotState> states_;
-  at::Tensor
-      replicated_grad_;  ///< gradients of vectors, scales and shifts: one buffer, one all_reduce
+  /// Gradients of vectors, scales and shifts: one buffer, one all_reduce.
+  at::Tensor replicated_grad_;
   std::deque<std::unique_ptr<distributed::RowReduction>> reductions_;  ///< under way, oldest first
   std::int64_t updates_ = 0;
 };

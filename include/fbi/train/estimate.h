@@ -10,8 +10,8 @@
 #include "fbi/config/run_config.h"
 
 /// What a run needs, computed from its configuration alone: memory of a rank, traffic between
-/// ranks, arithmetic, disk. No tensor is made. tests/train/estimate_test.cpp holds the figures to
-/// what small runs really allocate and send.
+/// ranks, arithmetic, disk. No tensor is made. tests/train/estimate_memory_test.cpp
+/// (EstimateAgainstARun) holds the figures to what small runs really allocate and send.
 namespace fbi::train {
 
 /// What a rank's memory is used for.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,14 +31,16 @@ std::optional<eval::ChoiceResult> evaluate_choices(distributed::Communicator& co
 /// (eval::read_choice_task).
 eval::ChoiceTask open_choice_task(const std::string& name);
 
-/// What `evaluation.*` of a configuration asks for, opened before training starts. Throws
-/// UsageError, DataError.
+/// What `evaluation.*` of a configuration asks for, opened before training starts; all that rank
+/// `rank` of `size` will need is read and checked there. Throws UsageError, DataError.
 class RunEvaluation {
  public:
-  RunEvaluation(const config::RunConfig& config, distributed::Communicator& communicator);
+  RunEvaluation(const config::RunConfig& config, int rank, int size);
   bool due(std::int64_t step) const;
+  /// Collective. What is not finite is measured as NaN. `on_progress` is called after each forward.
   /// Empty when a stop was asked for meanwhile.
-  std::vector<Measurement> run(eval::LanguageModel& model) const;
+  std::vector<Measurement> run(eval::LanguageModel& model, distributed::Communicator& communicator,
+                               const std::function<void()>& on_progress = {}) const;
 
  private:
   struct HeldOut {
@@ -45,10 +48,11 @@ class RunEvaluation {
     eval::WindowSource windows;
   };
   void check_name(const std::string& name) const;
+  eval::PerplexityOptions perplexity_options() const;
+  eval::ChoiceOptions choice_options() const;
 
   config::EvaluationConfig options_;
   std::int64_t last_step_;
-  distributed::Communicator& communicator_;
   std::vector<HeldOut> held_out_;
   std::vector<eval::ChoiceTask> tasks_;
   std::unique_ptr<text::Tokenizer> tokenizer_;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,9 +14,9 @@ namespace fbi::train {
 struct RunOptions {
   std::filesystem::path directory;
   std::string resume = "none";  ///< none | auto | a checkpoint folder
-  std::vector<std::string>
-      allow_change;          ///< identity fields that may differ from the run that is continued
-  std::string command_line;  ///< recorded in environment.json
+  /// Identity fields that may differ from the run that is continued.
+  std::vector<std::string> allow_change;
+  std::string command_line;        ///< recorded in environment.json
   std::int64_t profile_steps = 0;  ///< so many steps from the start are traced into trace.json
 };
 
@@ -37,13 +36,18 @@ enum class RunOutcome {
   kStopped,   ///< a signal asked for it; state saved
 };
 
-/// The configuration that a run directory was started with, for LoadOptions::continued; nullopt
-/// when there is none.
+/// The configuration that a run directory was started with; nullopt when there is none.
 std::optional<config::RunConfig> saved_run_config(const std::filesystem::path& directory);
 
+/// The configuration of the run that `resume` (RunOptions) goes on with in `directory`, which may
+/// be another one's checkpoint; for LoadOptions::continued. nullopt: a new run.
+std::optional<config::RunConfig> continued_run_config(const std::filesystem::path& directory,
+                                                      const std::string& resume);
+
 /// Starts or continues a run and trains until train.steps, a signal, or too many non-finite steps
-/// in a row (DivergedError naming the last checkpoint). Files as in design §7. A full disk while
-/// saving is logged and training goes on; only the last save of a run throws DiskError.
+/// in a row (DivergedError naming the last checkpoint). Files: docs/architecture.md, "Files of a
+/// run". A full disk while saving is logged and training goes on; only the last save of a run
+/// throws DiskError.
 RunOutcome run_training(config::RunConfig config, RunOptions options,
                         distributed::Communicator& communicator, RunObserver& observer);
 

@@ -36,8 +36,8 @@ struct Measurement {
 
 /// What one optimizer step reports. Losses are means over the step's tokens on all ranks.
 struct StepMetrics {
-  std::int64_t step =
-      0;  ///< optimizer steps done with this one: 1 is the first, its lr is schedule(0)
+  /// Optimizer steps done with this one: 1 is the first, its lr is schedule(0).
+  std::int64_t step = 0;
   std::int64_t tokens = 0;  ///< total after the step
   double loss = 0;
   double loss_next_token = 0;  ///< measured also when the objective does not use it

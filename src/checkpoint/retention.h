@@ -19,9 +19,4 @@ std::vector<std::int64_t> to_delete(std::vector<std::int64_t> valid_steps, std::
 void apply_retention(const std::filesystem::path& checkpoints, std::int64_t newest_step,
                      std::int64_t keep);
 
-/// Removes what killed processes left half written or half deleted; what belongs to a live process
-/// of this machine stays. To be called with the run's lock held, so that no other machine is
-/// writing. What can't be removed is reported through log::warn.
-void remove_temporaries(const std::filesystem::path& checkpoints);
-
 }  // namespace fbi::checkpoint

@@ -15,9 +15,8 @@ namespace fbi::formats {
 class TorchFile final : public TensorFile {
  public:
   explicit TorchFile(const std::filesystem::path& path);
-  const std::vector<TensorView>& tensors() const override {
-    return tensors_;
-  }  ///< in the order of the dict
+  /// In the order of the dict.
+  const std::vector<TensorView>& tensors() const override { return tensors_; }
   const std::filesystem::path& path() const { return file_.path(); }
 
  private:

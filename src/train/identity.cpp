@@ -1,0 +1,56 @@
+#include "train/identity.h"
+
+#include <algorithm>
+
+#include "fbi/config/compare.h"
+#include "fbi/core/error.h"
+#include "fbi/core/log.h"
+#include "fbi/ops/sign_products.h"
+
+namespace fbi::train {
+namespace {
+
+/// What the fields that people trip over are best set to.
+std::string remedy(const config::FieldDifference& difference) {
+  if (difference.key != "optimizer.total_steps") return {};
+  return concat("\n    (the rate's schedule was made for ", difference.saved,
+                " steps: --set optimizer.total_steps=", difference.saved,
+                " trains on at its last rate)");
+}
+
+}  // namespace
+
+void check_identity(const config::RunConfig& saved, const config::RunConfig& current,
+                    const std::vector<std::string>& allowed) {
+  std::string refused;
+  for (const auto& difference : config::identity_differences(saved, current)) {
+    const std::string text =
+        concat(difference.key, ": the run has ", difference.saved, ", now ", difference.current);
+    if (std::ranges::find(allowed, difference.key) != allowed.end())
+      log::warn("allowed change of ", text);
+    else
+      refused += "\n  " + text + remedy(difference);
+  }
+  if (!refused.empty())
+    throw UsageError(
+        concat("the configuration differs from that of the run to be continued:", refused,
+               "\nUse the run's own values, another --run-dir, or --allow-change KEY for a change "
+               "that is meant."));
+}
+
+void keep_sign_products(config::RunConfig& config, RunOptions& options,
+                        const std::optional<config::RunConfig>& saved, at::Device device) {
+  std::string& products = config.train.sign_products;
+  if (products != "auto") return;
+  const auto dtype =
+      config.train.precision == config::Precision::kFp32 ? at::kFloat : at::kBFloat16;
+  const auto chosen = ops::choose_sign_products(products, device, dtype, config.model.hidden_size);
+  products = chosen == ops::SignProducts::kDense ? "dense" : "tables";
+  if (!saved) return;
+  if (saved->train.sign_products == "tables" && !device.is_cpu())
+    options.allow_change.push_back("train.sign_products");
+  else
+    products = saved->train.sign_products;
+}
+
+}  // namespace fbi::train

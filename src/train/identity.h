@@ -1,0 +1,25 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fbi/config/run_config.h"
+#include "fbi/train/run.h"
+
+namespace fbi::train {
+
+/// Identity fields must be those of the saved run, except the ones that the user allows by name:
+/// UsageError naming each.
+void check_identity(const config::RunConfig& saved, const config::RunConfig& current,
+                    const std::vector<std::string>& allowed);
+
+/// auto means what it meant when the run began: another processor must not change the arithmetic
+/// unseen. A GPU has no tables: there a run of a CPU goes on with dense products, and says so.
+/// `saved`: of the run that is continued, if any.
+void keep_sign_products(config::RunConfig& config, RunOptions& options,
+                        const std::optional<config::RunConfig>& saved, at::Device device);
+
+}  // namespace fbi::train

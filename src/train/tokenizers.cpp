@@ -1,0 +1,57 @@
+#include "train/tokenizers.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "fbi/core/error.h"
+#include "fbi/core/log.h"
+#include "fbi/text/tokenizer.h"
+
+namespace fbi::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Null for one that this program cannot read: a teacher needs none for training.
+std::unique_ptr<text::Tokenizer> tokenizer_of_teacher(const fs::path& folder) {
+  const fs::path file = text::find_tokenizer(folder);
+  if (file.empty()) return nullptr;
+  try {
+    return text::load_tokenizer(file);
+  } catch (const DataError& error) {
+    log::warn("the teacher's tokenizer is not compared with that of the data: ", error.what());
+    return nullptr;
+  }
+}
+
+/// By their pieces: one tokenizer may lie in files of several kinds, or have pieces added behind.
+void require_same_pieces(const text::Tokenizer& data, const text::Tokenizer& teacher) {
+  const auto shared = static_cast<std::int32_t>(std::min(data.vocab_size(), teacher.vocab_size()));
+  for (std::int32_t id = 0; id < shared; ++id) {
+    if (data.piece(id) == teacher.piece(id)) continue;
+    throw DataError(concat("the data were prepared with another tokenizer than the teacher's: id ",
+                           id, " is \"", data.piece(id), "\" in ", data.path().string(), " and \"",
+                           teacher.piece(id), "\" in ", teacher.path().string(),
+                           "; prepare the data with the teacher's: fbi-llm prepare --tokenizer ",
+                           teacher.path().string()));
+  }
+}
+
+}  // namespace
+
+void check_tokenizers(const config::RunConfig& config, const data::TrainingData& data) {
+  const auto file = data::find_tokenizer(config.data);
+  if (!file) return;
+  const auto own = text::load_tokenizer(*file);
+  if (!data.tokenizer_hash().empty() && data.tokenizer_hash() != own->file_hash())
+    throw DataError(concat(file->string(),
+                           " is not the tokenizer that the shards beside it were "
+                           "prepared with (XXH3 ",
+                           data.tokenizer_hash(), ", found ", own->file_hash(),
+                           "); put that one there, or prepare the data again"));
+  if (config.objective.distill <= 0) return;
+  const auto teacher = tokenizer_of_teacher(config.teacher.path);
+  if (teacher && teacher->file_hash() != own->file_hash()) require_same_pieces(*own, *teacher);
+}
+
+}  // namespace fbi::train

@@ -1,0 +1,13 @@
+#pragma once
+
+#include "fbi/config/run_config.h"
+#include "fbi/data/training_data.h"
+
+namespace fbi::train {
+
+/// Ids must mean the same to the data and to a teacher: compares the tokenizer beside the data with
+/// the one that made the shards and with the teacher's, as far as they are there (published Amber
+/// files come without). DataError naming both and the first id that differs.
+void check_tokenizers(const config::RunConfig& config, const data::TrainingData& data);
+
+}  // namespace fbi::train
