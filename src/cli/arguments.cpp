@@ -1,11 +1,15 @@
 #include <charconv>
 #include <cxxopts.hpp>
+#include <limits>
 
 #include "cli/verb.h"
 #include "fbi/core/error.h"
 #include "fbi/core/text_distance.h"
 
 namespace fbi::cli {
+namespace {
+constexpr const char* kCommand = "command";  // words for another program
+}
 
 /// Fills Arguments; a struct of its own so that cxxopts stays in this file.
 struct ArgumentParser {
@@ -41,26 +45,41 @@ struct ArgumentParser {
         throw UsageError(concat(error.what(), "; see ", program().name, " ", verb.name, " --help"));
       }
     }();
-    for (const auto& item : parsed.arguments()) result.values_[item.key()].push_back(item.value());
+    for (const auto& item : parsed.arguments()) add(item.key(), item.value());
     for (const auto& word : parsed.unmatched()) {
       if (verb.positional.empty())
         throw UsageError(concat("unexpected argument '", word, "'; see ", program().name, " ",
                                 verb.name, " --help"));
-      result.values_[verb.positional].push_back(word);
+      add(verb.positional, word);
     }
     apply_defaults();
+  }
+
+  void add(const std::string& name, const std::string& value) {
+    result.values_[name].push_back(value);
+    result.given_.insert(name);
   }
 
   /// Before cxxopts, whose message knows no nearest name. A word that is an option's value may
   /// begin with dashes.
   void check_known(const std::vector<std::string>& words) const {
+    std::string first_word;
     for (std::size_t i = 0; i < words.size() && words[i] != "--"; ++i) {
-      if (!words[i].starts_with("--")) continue;
+      if (!words[i].starts_with("--")) {
+        if (first_word.empty()) first_word = words[i];
+        continue;
+      }
       const std::size_t equals = words[i].find('=');
       const std::string name =
           words[i].substr(2, equals == std::string::npos ? equals : equals - 2);
       const Option* option = find(name);
+      if (!option && verb.positional == kCommand && !first_word.empty())
+        throw UsageError(concat("put -- before the verb, so that --", name, " is an option of ",
+                                first_word, ": ", program().name, " ", verb.name, " … -- ",
+                                first_word, " …"));
       if (!option) throw_unknown(name);
+      if (option->value.empty() && equals != std::string::npos)
+        throw UsageError(concat(words[i], ": --", name, " takes no value; leave it out"));
       if (!option->value.empty() && equals == std::string::npos) ++i;
     }
   }
@@ -70,8 +89,8 @@ struct ArgumentParser {
     for (const auto& option : verb.options) names.push_back(option.name);
     const std::string close = nearest(name, names);
     throw UsageError(concat("unknown option --", name, " of ", program().name, " ", verb.name,
-                            close.empty() ? std::string() : concat("; did you mean --", close, "?"),
-                            " See ", program().name, " ", verb.name, " --help"));
+                            close.empty() ? "." : concat("; did you mean --", close, "?"), " See ",
+                            program().name, " ", verb.name, " --help"));
   }
 
   void apply_defaults() {
@@ -85,6 +104,8 @@ struct ArgumentParser {
       } else if (!option.repeated && values[option.name].size() > 1) {
         throw UsageError(concat("--", option.name, " is given ", values[option.name].size(),
                                 " times; once is enough"));
+      } else if (option.required && !option.repeated && values[option.name].front().empty()) {
+        throw UsageError(concat("--", option.name, ": expected ", option.value, ", found ''"));
       }
     }
     if (!missing.empty())
@@ -101,6 +122,11 @@ Arguments parse_arguments(const Verb& verb, const std::vector<std::string>& word
 std::string Arguments::text(const std::string& name) const {
   const auto found = values_.find(name);
   return found == values_.end() ? std::string() : found->second.front();
+}
+
+void Arguments::refuse(const std::vector<std::string>& names, const std::string& reason) const {
+  for (const auto& name : names)
+    if (given(name)) throw UsageError(concat("--", name, " ", reason));
 }
 
 namespace {
@@ -133,6 +159,10 @@ int Arguments::threads() const {
   if (count < 0 || count > 4096)
     throw UsageError(concat("--threads: expected 0 (all processors) to 4096, found ", count));
   return static_cast<int>(count);
+}
+
+std::uint64_t Arguments::seed() const {
+  return static_cast<std::uint64_t>(integer("seed", 0, std::numeric_limits<std::int64_t>::max()));
 }
 
 double Arguments::number(const std::string& name) const {

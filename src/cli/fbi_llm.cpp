@@ -10,7 +10,8 @@ const Program& program() {
       "order:\n"
       "prepare, train --dry-run, train, plot, eval, export, generate. `fbi-llm config` lists what "
       "a run can be told.\n",
-      "try a smaller train.micro_batch, train.loss_chunk_tokens or train.recompute=true"};
+      "use a smaller --batch where there is one, a smaller model, or a machine with more memory",
+      true};
   return self;
 }
 

@@ -20,7 +20,7 @@ infer::GenerateOptions options_of(const Arguments& arguments, const config::Mode
   options.sampling.top_p = arguments.number("top-p");
   options.sampling.min_p = arguments.number("min-p");
   options.sampling.repetition_penalty = arguments.number("repetition-penalty");
-  options.sampling.seed = static_cast<std::uint64_t>(arguments.integer("seed"));
+  options.sampling.seed = arguments.seed();
   options.add_bos = !arguments.has("no-bos");
   options.stop = arguments.list("stop");
   for (const auto id : config.eos_token_id)

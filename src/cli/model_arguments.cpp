@@ -1,6 +1,7 @@
 #include "cli/model_arguments.h"
 
 #include "cli/packed_arguments.h"
+#include "fbi/core/error.h"
 #include "fbi/ops/device.h"
 #include "fbi/ops/parallel.h"
 
@@ -15,6 +16,18 @@ std::vector<Option> model_options() {
       {"dtype", "TYPE", "fp32, bf16 or fp16: what weights are rounded to", "fp32", false, false},
       {"device", "NAME", "auto, cpu or cuda", "auto", false, false},
       {"threads", "N", "0: all processors", "0", false, false}};
+}
+
+void refuse_packed_options(const Arguments& arguments) {
+  arguments.refuse({"activations", "head", "cache"},
+                   concat("is for packed exports, and ", arguments.text("model"),
+                          " is none; --dtype says what its weights are rounded to"));
+}
+
+void refuse_unpacked_options(const Arguments& arguments) {
+  arguments.refuse({"dtype"}, concat("is for other models, and ", arguments.text("model"),
+                                     " is a packed export; --activations, --head and --cache say "
+                                     "how it is run"));
 }
 
 LoadedModel load_model(const Arguments& arguments, int local_rank) {

@@ -16,6 +16,9 @@ struct LoadedModel {
 
 /// --model, --tokenizer, --dtype, --device, --threads: the same for every verb that runs a model.
 std::vector<Option> model_options();
+/// For verbs that run packed exports, too: UsageError for options of the other kind of model.
+void refuse_packed_options(const Arguments& arguments);    ///< --model is no packed export
+void refuse_unpacked_options(const Arguments& arguments);  ///< --model is one
 /// `local_rank` picks the GPU.
 LoadedModel load_model(const Arguments& arguments, int local_rank = 0);
 /// --tokenizer, else the one that lies with the model. DataError when there is none, or its

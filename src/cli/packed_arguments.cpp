@@ -1,6 +1,7 @@
 #include "cli/packed_arguments.h"
 
 #include <map>
+#include <ranges>
 
 #include "fbi/core/error.h"
 #include "fbi/formats/checksums.h"
@@ -15,9 +16,18 @@ Value choice(const Arguments& arguments, const std::string& name,
   const std::string text = arguments.text(name);
   const auto found = choices.find(text);
   if (found != choices.end()) return found->second;
-  std::string names;
-  for (const auto& [key, value] : choices) names += (names.empty() ? "" : ", ") + key;
-  throw UsageError(concat("--", name, ": expected one of ", names, "; found '", text, "'"));
+  throw UsageError(concat("--", name, ": expected one of ", join(choices | std::views::keys),
+                          "; found '", text, "'"));
+}
+
+/// What lies at --model is no export yet.
+void refuse_run(const std::filesystem::path& model) {
+  std::error_code ignored;
+  const bool run = std::filesystem::is_directory(model / "checkpoints", ignored);
+  if (!run && !std::filesystem::exists(model / "manifest.json", ignored)) return;
+  throw UsageError(concat(model.string(), " is a ", run ? "run" : "checkpoint",
+                          "; pack it: fbi-llm export --checkpoint ", model.string(),
+                          " --format packed --out DIR"));
 }
 
 }  // namespace
@@ -51,6 +61,7 @@ std::vector<Option> packed_model_options() {
 }
 
 infer::PackedOptions packed_options_of(const Arguments& arguments) {
+  if (arguments.has("model")) refuse_run(arguments.text("model"));
   infer::PackedOptions options;
   options.threads = arguments.threads();
   options.activations = choice<kernels::Activations>(
@@ -78,8 +89,9 @@ std::unique_ptr<text::Tokenizer> load_fitting_tokenizer(const Arguments& argumen
   const std::filesystem::path path =
       arguments.has("tokenizer") ? std::filesystem::path(arguments.text("tokenizer")) : own;
   if (path.empty())
-    throw DataError(
-        concat(model.string(), " has no tokenizer.model beside it; name one with --tokenizer"));
+    throw DataError(concat(model.string(),
+                           " has no tokenizer.model and no tokenizer.json beside it; name one with "
+                           "--tokenizer"));
   auto tokenizer = text::load_tokenizer(path);
   if (tokenizer->vocab_size() > vocab_size)
     throw DataError(concat(path.string(), " has ", tokenizer->vocab_size(),

@@ -17,6 +17,7 @@ std::vector<Option> packed_options();
 Option device_option();
 /// --model, --tokenizer, --threads, --device and packed_options().
 std::vector<Option> packed_model_options();
+/// UsageError, also when --model is a run or a checkpoint, which is to be packed first.
 infer::PackedOptions packed_options_of(const Arguments& arguments);
 
 std::vector<Option> joined(std::vector<Option> options, const std::vector<Option>& more);

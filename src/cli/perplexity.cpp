@@ -6,6 +6,7 @@
 #include "cli/terminal.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/core/signals.h"
 #include "fbi/data/sample_source.h"
 
 namespace fbi::cli {
@@ -26,8 +27,12 @@ eval::WindowSource open_windows(
     const std::function<std::unique_ptr<text::Tokenizer>()>& tokenizer) {
   if (arguments.has("tokens") == arguments.has("text"))
     throw UsageError("give the data with either --tokens FILE or --text FILE");
-  if (arguments.has("tokens"))
+  if (arguments.has("tokens")) {
+    arguments.refuse({"seq-len", "max-tokens"},
+                     "is for --text; windows of --tokens have a length of their own, and "
+                     "--max-windows takes a part of them");
     return eval::sample_windows(data::open_token_windows(arguments.text("tokens"), vocab_size));
+  }
   return eval::stream_windows(eval::text_tokens(*tokenizer(), read_file(arguments.text("text"))),
                               arguments.integer("seq-len"), arguments.integer("max-tokens"));
 }
@@ -66,8 +71,20 @@ int print_packed_perplexity(const Arguments& arguments) {
   infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
   const auto windows = open_windows(arguments, model.vocab_size(),
                                     [&] { return load_packed_tokenizer(arguments, model); });
-  return print_perplexity(
-      [&](const auto& options) { return eval::perplexity(model, windows, options); }, arguments);
+  struct StopAsked {};
+  const auto measure =
+      [&](eval::PerplexityOptions options) -> std::optional<eval::PerplexityResult> {
+    options.on_progress = [report = options.on_progress](const auto& progress) {
+      if (stop_requested()) throw StopAsked();
+      report(progress);
+    };
+    try {
+      return eval::perplexity(model, windows, options);
+    } catch (const StopAsked&) {
+      return std::nullopt;
+    }
+  };
+  return print_perplexity(measure, arguments);
 }
 
 }  // namespace fbi::cli

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "cli/shallow_json.h"
 #include "fbi/core/error.h"
 
 namespace fbi::cli {
@@ -194,7 +195,7 @@ std::vector<nlohmann::json> read_metrics(const std::filesystem::path& run) {
         concat("cannot read ", path.string(), "; expected a run directory or a metrics.jsonl"));
   std::vector<nlohmann::json> lines;
   for (std::string text; std::getline(file, text);) {
-    auto line = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+    auto line = parse_shallow(text);
     if (!line.is_object() || !line.contains("step") || !line["step"].is_number()) {
       if (file.eof()) break;  // a line that is being written
       throw DataError(concat(path.string(), ":", lines.size() + 1, ": not a line of metrics"));

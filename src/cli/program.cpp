@@ -1,10 +1,14 @@
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <iostream>
+#include <new>
 
 #include "cli/verb.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
+#include "fbi/core/signals.h"
 #include "fbi/core/text_distance.h"
 #include "fbi/core/version.h"
 
@@ -62,11 +66,32 @@ int run_words(std::vector<std::string> words) {
     if (found) return 0;
   }
   const Verb& verb = find_verb(words);
+  if (verb.heeds_stop)
+    install_stop_handlers();
+  else
+    keep_stop_actions();
   if (asks_for_help(words)) {
     std::cout << help_text(verb);
     return 0;
   }
-  return verb.run(parse_arguments(verb, words));
+  try {
+    return verb.run(parse_arguments(verb, words));
+  } catch (const std::bad_alloc&) {
+    log::error("out of memory; ",
+               verb.memory_hint.empty() ? program().memory_hint : verb.memory_hint);
+    return 1;
+  }
+}
+
+/// What was printed may still lie in a buffer, and find a full disk only now.
+void flush_standard_output() {
+  errno = 0;
+  std::cout.flush();
+  const bool flushed = std::fflush(stdout) == 0;
+  if (flushed && std::cout && !std::ferror(stdout)) return;
+  throw DiskError(concat(
+      "cannot write standard output: ", errno ? std::strerror(errno) : "an earlier write failed",
+      "; is the disk full? What was printed is not complete"));
 }
 
 }  // namespace
@@ -74,7 +99,9 @@ int run_words(std::vector<std::string> words) {
 int run_program(int argc, char** argv) {
   log::add_terminal(log::Level::kInfo);
   try {
-    return run_words({argv + 1, argv + argc});
+    const int code = run_words({argv + 1, argv + argc});
+    if (code == 0) flush_standard_output();
+    return code;
   } catch (const Error& error) {
     log::error(error.what());
     return static_cast<int>(error.exit_code());

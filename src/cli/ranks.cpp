@@ -1,5 +1,6 @@
 #include "cli/ranks.h"
 
+#include <limits>
 #include <span>
 
 #include "fbi/config/compare.h"
@@ -15,7 +16,7 @@ namespace {
 
 std::optional<int> number(const Arguments& arguments, const std::string& name) {
   if (!arguments.has(name)) return std::nullopt;
-  return static_cast<int>(arguments.integer(name));
+  return static_cast<int>(arguments.integer(name, 0, std::numeric_limits<int>::max()));
 }
 
 std::optional<std::string> text(const Arguments& arguments, const std::string& name) {
@@ -23,10 +24,10 @@ std::optional<std::string> text(const Arguments& arguments, const std::string& n
   return arguments.text(name);
 }
 
-std::unique_ptr<distributed::Communicator> join(const distributed::Rendezvous& rendezvous,
-                                                const std::string& device_name,
-                                                const config::ParallelConfig& parallel,
-                                                const std::string& must_agree) {
+std::unique_ptr<distributed::Communicator> make_group(const distributed::Rendezvous& rendezvous,
+                                                      const std::string& device_name,
+                                                      const config::ParallelConfig& parallel,
+                                                      const std::string& must_agree) {
   const at::Device device = ops::choose_device(device_name, rendezvous.local_rank);
   if (rendezvous.world_size == 1) return distributed::make_single_rank(device);
   std::string backend = parallel.backend;
@@ -79,14 +80,14 @@ distributed::Rendezvous discover_rank(const Arguments& arguments) {
 
 std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous,
                                                       const config::RunConfig& config) {
-  return join(rendezvous, config.train.device, config.parallel, config::to_json(config));
+  return make_group(rendezvous, config.train.device, config.parallel, config::to_json(config));
 }
 
 std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous,
                                                       const Arguments& arguments) {
   std::vector<std::string> own;
   for (const Option& option : rank_options()) own.push_back(option.name);
-  return join(rendezvous, arguments.text("device"), {}, arguments.all_but(own));
+  return make_group(rendezvous, arguments.text("device"), {}, arguments.all_but(own));
 }
 
 void quieten_other_ranks(const distributed::Rendezvous& rendezvous) {

@@ -46,6 +46,7 @@ std::string right(const std::string& text, std::size_t width) {
 
 void RunDisplay::on_start(const config::RunConfig& config, std::int64_t first_step) {
   config_ = config;
+  first_step_ = first_step;
   const auto size = config::parameter_counts(config.model);
   log::info("model: ", format_count(size.total()), " parameters, of them ",
             format_count(size.binarized), " at one bit");
@@ -80,7 +81,8 @@ std::string RunDisplay::details(const train::StepMetrics& metrics, const train::
 }
 
 void RunDisplay::on_step(const train::StepMetrics& metrics, const train::Pace& pace) {
-  const bool due = metrics.step % config_.log.every_steps == 0 ||
+  // The first one, too: large steps take minutes, and people wait for a sign.
+  const bool due = metrics.step % config_.log.every_steps == 0 || metrics.step == first_step_ + 1 ||
                    metrics.step == config_.train.steps || metrics.skipped;
   if (due) {
     bar_.clear();
@@ -89,11 +91,10 @@ void RunDisplay::on_step(const train::StepMetrics& metrics, const train::Pace& p
   }
   if (!metrics.evaluation.empty()) {
     bar_.clear();
-    std::string text;
+    std::vector<std::string> texts;
     for (const auto& found : metrics.evaluation)
-      text += concat(text.empty() ? "" : ", ", found.data, " ", found.metric, " ",
-                     formatted("%.4g", found.value));
-    log::info("step ", metrics.step, "/", config_.train.steps, "  evaluation: ", text);
+      texts.push_back(concat(found.data, " ", found.metric, " ", formatted("%.4g", found.value)));
+    log::info("step ", metrics.step, "/", config_.train.steps, "  evaluation: ", join(texts));
   }
   bar_.show(metrics.step, config_.train.steps,
             concat("loss ", formatted("%.3f", metrics.loss), "  ",

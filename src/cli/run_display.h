@@ -5,8 +5,9 @@
 
 namespace fbi::cli {
 
-/// Shows a training run: every log.every_steps one line through the log (terminal and train.log)
-/// and a second one with details (train.log alone), and between them a progress bar on a terminal.
+/// Shows a training run: at the first step and every log.every_steps one line through the log
+/// (terminal and train.log) and a second one with details (train.log alone), and between them a
+/// progress bar on a terminal.
 class RunDisplay final : public train::RunObserver {
  public:
   /// Of `world_size` ranks that run together.
@@ -22,6 +23,7 @@ class RunDisplay final : public train::RunObserver {
 
   int world_size_;
   config::RunConfig config_;
+  std::int64_t first_step_ = 0;
   ProgressBar bar_;
 };
 

@@ -120,10 +120,9 @@ std::string sbatch_text(const SlurmJob& job) {
   script.set_variable("config", job.config);
   script.set_variable("run_dir", job.run_dir);
   script.set_variable("program", job.program);
-  std::string words;
-  for (const auto& word : job.train_options)
-    words += concat(words.empty() ? "" : " ", shell_word(word));
-  script.replace("options=(", "options=(" + words + ")");
+  std::vector<std::string> words;
+  for (const auto& word : job.train_options) words.push_back(shell_word(word));
+  script.replace("options=(", "options=(" + join(words, " ") + ")");
   return script.text();
 }
 

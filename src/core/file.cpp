@@ -14,6 +14,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
 #include "fbi/core/system.h"
+#include "fbi/core/temporary.h"
 
 namespace fbi {
 namespace {
@@ -59,6 +60,16 @@ std::filesystem::path folder_of(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : ".";
 }
 
+/// What helps against an error of writing `path`; "" when nothing is known.
+std::string remedy(const std::filesystem::path& path, int error) {
+  if (error == ENOSPC || error == EDQUOT) return concat(" (", free_space_note(path), ")");
+  std::error_code ignored;
+  const auto folder = folder_of(path);
+  if (error == ENOENT && !std::filesystem::exists(folder, ignored))
+    return concat("; the folder ", folder.string(), " is missing: mkdir -p ", folder.string());
+  return "";
+}
+
 }  // namespace
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
@@ -88,6 +99,8 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 DurableFile::DurableFile(const std::filesystem::path& path) : path_(path), temporary_(path) {
   temporary_ += ".tmp";
+  remove_dead_temporaries(temporary_);
+  temporary_ = own_temporary(temporary_);
   descriptor_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail("cannot create", errno);
 }
@@ -99,8 +112,10 @@ DurableFile::~DurableFile() {
 }
 
 void DurableFile::fail(const char* action, int error) const {
-  throw DiskError(concat(action, " ", path_.string(), " after ", bytes_written_,
-                         " bytes: ", std::strerror(error), " (", free_space_note(path_), ")"));
+  const bool begun = descriptor_ >= 0 || bytes_written_ > 0;
+  throw DiskError(concat(action, " ", path_.string(),
+                         begun ? concat(" after ", bytes_written_, " bytes") : "", ": ",
+                         std::strerror(error), remedy(path_, error)));
 }
 
 void DurableFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {

@@ -26,12 +26,12 @@ constexpr const char* kCountUnits[] = {"", "K", "M", "B", "T"};
 
 }  // namespace
 
-std::string format_bytes(std::uint64_t bytes) {
+std::string format_bytes(std::int64_t bytes) {
   static constexpr const char* kUnits[] = {" B", " KB", " MB", " GB", " TB", " PB"};
   return scaled(static_cast<double>(bytes), kUnits);
 }
 
-std::string format_count(std::uint64_t count) {
+std::string format_count(std::int64_t count) {
   return scaled(static_cast<double>(count), kCountUnits);
 }
 

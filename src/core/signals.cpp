@@ -22,6 +22,14 @@ void set_handler(int signal, void (*handler)(int), int flags) {
   sigaction(signal, &action, nullptr);
 }
 
+/// A launcher may have blocked them, so that none ends the process while its libraries load.
+void unblock_stop_signals() {
+  sigset_t stop;
+  sigemptyset(&stop);
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) sigaddset(&stop, signal);
+  sigprocmask(SIG_UNBLOCK, &stop, nullptr);
+}
+
 }  // namespace
 
 void install_stop_handlers() {
@@ -31,11 +39,12 @@ void install_stop_handlers() {
     set_handler(signal, remember_signal, SA_RESTART);
   }
   for (const int signal : {SIGXFSZ, SIGPIPE}) set_handler(signal, SIG_IGN, 0);
-  // A launcher may have blocked them, so that none ends the process while its libraries load.
-  sigset_t stop;
-  sigemptyset(&stop);
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) sigaddset(&stop, signal);
-  sigprocmask(SIG_UNBLOCK, &stop, nullptr);
+  unblock_stop_signals();
+}
+
+void keep_stop_actions() {
+  set_handler(SIGXFSZ, SIG_IGN, 0);
+  unblock_stop_signals();
 }
 
 int stop_requested() {

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "cli/ranks.h"
 #include "cli/verb.h"
 #include "fbi/core/error.h"
 #include "support/expect_error.h"
@@ -70,7 +71,46 @@ TEST(Arguments, UnknownOptionGetsTheNearest) {
         parse({"a", "--outt", "b"});
       },
       "unknown option --outt of fbi-llm cook", "did you mean --out?", "fbi-llm cook --help");
-  expect_error<UsageError>([] { parse({"--qqqqqqqqq=3"}); }, "unknown option --qqqqqqqqq");
+  expect_error<UsageError>([] { parse({"--qqqqqqqqq=3"}); },
+                           "unknown option --qqqqqqqqq of fbi-llm cook. See fbi-llm cook --help");
+}
+
+TEST(Arguments, AFlagTakesNoValue) {
+  for (const char* word : {"--json=false", "--json=true", "--json="})
+    expect_error<UsageError>(
+        [&] {
+          parse({"a", "--out", "b", word});
+        },
+        word, "--json takes no value; leave it out");
+}
+
+TEST(Arguments, GivenOnesAreToldFromDefaults) {
+  const auto arguments = parse({"a", "--out", "b", "--heat=0.5"});
+  EXPECT_TRUE(arguments.has("seed"));
+  EXPECT_FALSE(arguments.given("seed"));
+  EXPECT_TRUE(arguments.given("heat"));
+  EXPECT_TRUE(arguments.given("input"));
+  arguments.refuse({"seed", "json"}, "is for soups");
+  expect_error<UsageError>(
+      [&] {
+        arguments.refuse({"seed", "heat"}, "is for soups");
+      },
+      "--heat is for soups");
+}
+
+TEST(Arguments, ARequiredOneIsNotEmpty) {
+  expect_error<UsageError>([] { parse({"a", "--out", ""}); }, "--out: expected DIR, found ''");
+}
+
+TEST(Arguments, WordsOfAnotherCommandNeedDashesBefore) {
+  Verb verb = sample_verb();
+  verb.positional = "command";
+  verb.options.push_back({"command", "WORDS", "what to run", "", true, true});
+  expect_error<UsageError>(
+      [&] {
+        (void)parse_arguments(verb, {"--seed", "2", "train", "--config", "x"});
+      },
+      "put -- before the verb", "--config is an option of train", "fbi-llm cook … -- train …");
 }
 
 TEST(Arguments, AllMissingOptionsAreNamedTogether) {
@@ -98,6 +138,37 @@ TEST(Arguments, NotANumber) {
                            "--heat: expected a number, found 'warm'");
   const auto large = parse({"a", "--out", "b", "--seed", "99999999999999999999"});
   expect_error<UsageError>([&] { (void)large.integer("seed"); }, "--seed: expected an integer");
+}
+
+TEST(Arguments, IntegerWithinBounds) {
+  const auto arguments = parse({"a", "--out", "b", "--seed", "4294967296"});
+  EXPECT_EQ(arguments.integer("seed", 4294967296, 4294967296), 4294967296);
+  expect_error<UsageError>([&] { (void)arguments.integer("seed", 0, 4294967295); },
+                           "--seed: expected 0 to 4294967295, found 4294967296");
+  expect_error<UsageError>([&] { (void)arguments.integer("seed", 4294967297, 4294967298); },
+                           "--seed: expected 4294967297 to 4294967298, found 4294967296");
+}
+
+TEST(Arguments, SeedIsNotNegative) {
+  const auto seed = [](const std::string& text) {
+    return parse({"a", "--out", "b", "--seed", text}).seed();
+  };
+  EXPECT_EQ(seed("0"), 0u);
+  EXPECT_EQ(seed("9223372036854775807"), 9223372036854775807u);
+  expect_error<UsageError>([&] { (void)seed("-1"); },
+                           "--seed: expected 0 to 9223372036854775807, found -1");
+}
+
+TEST(Arguments, RanksFitTheirType) {
+  Verb verb = sample_verb();
+  verb.options = rank_options();
+  for (const char* name : {"--rank", "--world-size", "--local-rank", "--master-port"})
+    for (const char* value : {"4294967296", "-1"})
+      expect_error<UsageError>(
+          [&] {
+            (void)discover_rank(parse_arguments(verb, {name, value}));
+          },
+          concat(name, ": expected 0 to 2147483647, found ", value));
 }
 
 TEST(Arguments, WordsThatNoOptionTakes) {

@@ -1,6 +1,8 @@
 """What fbi-llm says about bad input and broken checkpoints.  Usage: bad_input_test.py PATH-OF-FBI-LLM [unittest arguments]"""
 import json
+import shutil
 import struct
+import subprocess
 import unittest
 
 import program
@@ -122,6 +124,30 @@ class BadInput(unittest.TestCase):
         self.refused(3, ["biased/config.json: 2 problems", "attention_bias = true: not implemented", 'hidden_act = "gelu"'],
                      {**DISTILL, "teacher.path": "biased"})
 
+    def test_model_without_tokenizer(self):
+        for file in copy("hf", "wordless").glob("tokenizer*"):
+            file.unlink()
+        self.assertIn("wordless has no tokenizer.model and no tokenizer.json beside it; name one with --tokenizer",
+                      run("generate", "--model", "wordless", "--prompt", "x", code=3))
+
+    def test_another_tokenizer_than_the_teachers(self):
+        run("tokenizer", "train", "--input", "stories.txt", "--vocab-size", VOCAB - 8, "--out", "other.model")
+        run("prepare", "--input", "stories.txt", "--tokenizer", "other.model", "--seq-len", SEQ_LEN, "--out", "foreign")
+        parts = ("prepared with another tokenizer than the teacher's", "foreign/tokenizer.model", "teacher/tokenizer.model",
+                 "prepare --tokenizer teacher/tokenizer.model")
+        changes = {**DISTILL, "data.paths": ["foreign"]}
+        self.refused(3, parts, changes)
+        self.refused(3, parts, changes, words=("--dry-run",))
+        shutil.copy(WORK / "tokenizer.model", WORK / "foreign/tokenizer.model")
+        self.refused(3, ("foreign/tokenizer.model is not the tokenizer that the shards beside it were prepared with",),
+                     {"data.paths": ["foreign"]})
+
+    def test_run_without_checkpoint(self):
+        run_directory = copy("teacher", "begun")
+        shutil.rmtree(run_directory / "checkpoints")
+        for words in (("inspect", "begun"), ("generate", "--model", "begun", "--prompt", "x")):
+            self.assertIn("begun: the run has no checkpoint yet", run(*words, code=4))
+
     def test_safetensors_with_offsets_out_of_bounds(self):
         original = (WORK / "hf/model.safetensors").read_bytes()
         length, = struct.unpack_from("<Q", original)
@@ -153,9 +179,27 @@ class BadInput(unittest.TestCase):
 
     def test_another_configuration_is_no_continuation(self):
         copy("teacher", "changed")
-        output = train("changed", "--resume", "auto", code=2, changes={"optimizer.lr": 0.5, "data.seed": 9})
-        for part in ("optimizer.lr", "data.seed", "--allow-change"):
-            self.assertIn(part, output)
+        for words in ((), ("--dry-run",)):
+            output = train("changed", "--resume", "auto", *words, code=2, changes={"optimizer.lr": 0.5, "data.seed": 9})
+            for part in ("optimizer.lr", "data.seed", "--allow-change"):
+                self.assertIn(part, output)
+
+    def test_a_dry_run_finds_what_the_start_would(self):
+        before = files_below(WORK / "teacher")
+        for code, run_dir, words, part in ((2, "teacher", (), "teacher is not empty"),
+                                           (7, "config.json/run", (), "config.json is not a folder"),
+                                           (2, "hf", ("--resume", "auto"), "holds no run to continue"),
+                                           (4, "fresh", ("--resume", "nowhere"), "nowhere/manifest.json")):
+            self.assertIn(part, train(run_dir, "--dry-run", *words, code=code))
+        self.assertEqual(files_below(WORK / "teacher"), before)
+        self.assertFalse((WORK / "fresh").exists())
+
+    def test_a_dry_run_notes_what_is_hardly_meant(self):
+        often = train("fresh", "--dry-run", changes={"train.steps": 9000, "optimizer.total_steps": 0})
+        self.assertRegex(often, r"reads them [\d.]+ times\nnote +that is often: train.steps")
+        rising = train("fresh", "--dry-run", changes={"train.steps": 5, "optimizer.warmup_steps": 5})
+        self.assertIn("still rising when the run ends: train.steps is 5, optimizer.warmup_steps 5", rising)
+        self.assertIn("still high when the run ends", train("fresh", "--dry-run", changes={"train.steps": 5}))
 
     def test_command_line(self):
         for words, parts in ((["trian"], ["unknown verb 'trian'; did you mean 'train'?"]),
@@ -164,15 +208,77 @@ class BadInput(unittest.TestCase):
                              (["train"], ["fbi-llm train needs:", "--config FILE", "--run-dir DIR"]),
                              (["eval"], ["fbi-llm eval perplexity", "fbi-llm eval logits"]),
                              (["generate", "--model", "hf", "--seed", "x"], ["--seed: expected an integer, found 'x'"]),
+                             (["generate", "--model", "hf", "--prompt", "x", "--seed", "-1"], ["--seed: expected 0 to", "found -1"]),
+                             (["prepare", "stories.txt", "--out", "x", "--seed", "-1"], ["--seed: expected 0 to", "found -1"]),
                              (["generate", "--model", "hf", "--prompt", "x", "--temperature", "-1"], ["temperature must be", "found -1"]),
                              (["generate", "--model", "hf", "--threads", "-1"], ["--threads: expected 0 (all processors) to 4096, found -1"]),
                              (["prepare", "stories.txt", "--out", "x", "--threads", "9999"], ["--threads", "found 9999"]),
                              (["eval", "perplexity", "--model", "hf"], ["--tokens FILE or --text FILE"]),
-                             (["export", "--checkpoint", "hf", "--format", "gguff", "--out", "x"], ["hf, native, packed, gguf or gguf-q1_0", "gguff"])):
+                             (["export", "--checkpoint", "hf", "--format", "gguff", "--out", "x"], ["hf, native, packed, gguf or gguf-q1_0", "gguff"]),
+                             (["export", "--checkpoint", "hf", "--format", "native", "--dtype", "fp32", "--out", "x"], ["a native export is always fp32"]),
+                             (["export", "--checkpoint", "hf", "--format", "gguf-q1_0", "--dtype", "fp32", "--out", "x"], ["gguf-q1_0 export are always fp16"]),
+                             (["export", "--checkpoint", "hf", "--format", "packed", "--published-fp16-zeros", "--out", "x"], ["a bit has no zero"]),
+                             (["prepare", "stories.txt", "--out", "x", "--json"], ["unknown option --json of fbi-llm prepare", " See fbi-llm prepare --help"]),
+                             (["train", "--config", "config.json", "--run-dir", ""], ["--run-dir: expected DIR, found ''"]),
+                             (["train", "--config", "config.json", "--run-dir", "x", "--dry-run=false"], ["--dry-run takes no value; leave it out"]),
+                             (["launch", "--nproc", "2", "train", "--config", "config.json"], ["put -- before the verb", "launch … -- train …"])):
             with self.subTest(" ".join(words)):
                 output = run(*words, code=2)
                 for part in parts:
                     self.assertIn(part, output)
+
+    def test_options_that_do_not_apply(self):
+        tokens = ("--tokens", "data/valid-00000.tokens")
+        for words, part in ((("generate", "--model", "hf", "--prompt", "x", "--head", "int8"), "--head is for packed exports, and hf is none; --dtype"),
+                            (("eval", "perplexity", "--model", "hf", *tokens, "--cache", "fp16"), "--cache is for packed exports"),
+                            (("eval", "perplexity", "--model", "hf", *tokens, "--seq-len", 8), "--seq-len is for --text"),
+                            (("eval", "perplexity", "--model", "hf", *tokens, "--max-tokens", 8), "--max-tokens is for --text"),
+                            (("eval", "logits", "--model", "hf", *tokens, "--max-windows", -1, "--out", "x"), "--max-windows: expected 0 to"),
+                            (("prepare", "stories.txt", "--tokenizer", "tokenizer.model", "--vocab-size", 320, "--out", "x"), "--vocab-size is for ids"),
+                            (("prepare", "stories.txt", "--tokenizer", "tokenizer.model", "--field", "text", "--out", "x"), "field text is for JSON lines"),
+                            (("export", "--checkpoint", "hf", "--format", "native", "--published-fp16-zeros", "--out", "x"), "a native export is always fp32"),
+                            (("config", "--set", "optimizer.lr=1"), "--set changes what --config reads"),
+                            (("config", "config.json", "--explain", "optimizer"), "--config is not read with --explain"),
+                            (("estimate", "--config", "config.json", "--gpus", 1, "--tokens-per-second", "inf"), "expected a positive number, found inf")):
+            with self.subTest(" ".join(map(str, words))):
+                self.assertIn(part, run(*words, code=2))
+        self.assertFalse((WORK / "x").exists())
+
+    def test_outputs_are_checked_before_the_work(self):
+        (WORK / "task.jsonl").write_text(json.dumps({"context": "a", "choices": ["b", "c"], "gold": 0}) + "\n")
+        write_lines("windows.jsonl", [[1, 5, 6]])
+        logits = ("eval", "logits", "--model", "hf", "--tokens", "windows.jsonl", "--out")
+        choice = ("eval", "choice", "--model", "hf", "--tasks", "task.jsonl", "--samples")
+        slurm = ("slurm", "--config", "config.json", "--nodes", 1, "--gpus-per-node", 0, "--ranks-per-node", 1, "--out")
+        before = files_below(WORK)
+        for code, words, part in ((7, (*logits, "nodir/x"), "--out nodir/x: the folder nodir is missing: mkdir -p nodir"),
+                                  (2, (*logits, "data"), "found 'data', a folder"),
+                                  (2, (*logits, "/dev/null"), "is no regular file"),
+                                  (2, (*logits, "windows.jsonl"), "--out windows.jsonl is also read"),
+                                  (2, (*logits, "./hf/config.json"), "--out ./hf/config.json is also read"),
+                                  (7, (*choice, "nodir/x"), "--samples nodir/x: the folder nodir is missing"),
+                                  (2, (*choice, "./task.jsonl"), "is also read (task.jsonl) and would be overwritten"),
+                                  (2, (*slurm, "config.json"), "--out config.json is also read"),
+                                  (7, ("tokenizer", "train", "stories.txt", "--vocab-size", VOCAB, "--out", "nodir/x.model"), "nodir is missing"),
+                                  (2, ("tokenizer", "train", "stories.txt", "--vocab-size", VOCAB, "--out", "stories.txt"), "is also read"),
+                                  (2, ("plot", "teacher", "--out", "data"), "found 'data', a folder"),
+                                  (2, ("plot", "teacher", "--out", "teacher/metrics.jsonl"), "is also read")):
+            with self.subTest(" ".join(map(str, words))):
+                self.assertIn(part, run(*words, code=code))
+        self.assertEqual(files_below(WORK), before)
+
+    def test_what_is_missing_is_named_with_what_helps(self):
+        self.assertIn("cannot read nope: No such file or directory; expected a file of JSON lines, or FORM=FILE with one of the forms boolq",
+                      run("eval", "choice", "--model", "hf", "--tasks", "nope", code=3))
+        self.refused(3, ["stories.txt: not a token shard", "make shards", "fbi-llm prepare"], {"data.paths": "stories.txt"})
+        self.refused(3, ["org/name is not a folder", "hf download org/name --local-dir org/name"], {**DISTILL, "teacher.path": "org/name"})
+
+    def test_a_full_disk_behind_standard_output(self):
+        for words in (("config", "config.json"), ("--help",), ("inspect", "--json", "hf")):
+            with self.subTest(words[0]), open("/dev/full", "w") as full:
+                done = subprocess.run(program.command(*words), cwd=WORK, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+                self.assertEqual(done.returncode, 7, done.stderr)
+                self.assertIn("cannot write standard output", done.stderr)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,15 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import small_job  # noqa: E402
 from ports import reserve_port  # noqa: E402
+from processes import HANG, alive, wait_until  # noqa: E402
 
 PROGRAM = None
 WORK = None
-HANG = 300  # seconds after which something hangs: ranks look for each other for 30
 ENDLESS = "train.steps=1000000"
 THREE = "train.global_batch=6"  # divides among three ranks
 
@@ -33,21 +32,6 @@ def setUpModule():
 
 def tearDownModule():
     shutil.rmtree(WORK)
-
-
-def wait_until(condition, what):
-    deadline = time.monotonic() + HANG
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited in vain: {what}")
-        time.sleep(0.01)
-
-
-def alive(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 class Rank:

@@ -97,6 +97,8 @@ class Packed(unittest.TestCase):
         self.assertEqual(found["windows"], expected["windows"])
         same = json.loads(call(FBI_LLM, "eval", "perplexity", "--model", "packed", "--tokenizer", "tokenizer.model", *data))
         self.assertEqual(same, found)
+        words = ("perplexity", "--model", "packed", *data, "--batch", 2 ** 63 - 1)
+        self.assertAlmostEqual(json.loads(call(FBI_RUN, *words))["mean_nll"], found["mean_nll"], places=5)
 
     def test_inspect_shows_bits(self):
         tensors = {line["name"]: line for line in json.loads(call(FBI_RUN, "inspect", "--json", "packed"))}
@@ -159,6 +161,35 @@ class BadInput(unittest.TestCase):
         self.refuse(2, "generate", "--model", "packed", "--prompt", "a", "--prompt-file", "b", says=["--prompt-file"])
         self.refuse(2, "generate", "--model", "packed", "--prompt", "word " * 400, says=["256", "shorten"])
         self.refuse(2, "bench", says=["--model DIR", "--config FILE"])
+        for words in (("--prompt-tokens", 2 ** 63 - 1), ("--new-tokens", 2 ** 63 - 1), ("--prompt-tokens", 200, "--new-tokens", 57)):
+            self.refuse(2, "bench", "--model", "packed", *words, says=["--prompt-tokens", "--new-tokens", "expected at most 256 together"])
+        deep = 500_000
+        (WORK / "deep.json").write_text('{"model": ' + "[" * deep + "]" * deep + "}")
+        self.refuse(3, "bench", "--config", "deep.json", says=["deep.json", "at most 64 levels"])
+        self.refuse(2, "perplexity", "--model", "packed", "--tokens", "data/train-00000.tokens", "--seq-len", 8, says=["--seq-len is for --text"])
+
+    def test_a_run_is_to_be_packed_first(self):
+        for words in (("generate", "--prompt", "a"), ("serve", "--port", 0), ("bench",), ("perplexity", "--text", "stories.txt")):
+            self.refuse(2, *words, "--model", "student",
+                        says=["student is a run; pack it: fbi-llm export --checkpoint student --format packed --out"])
+        checkpoint = "student/checkpoints/step-00000030"
+        self.refuse(2, "generate", "--model", checkpoint, says=[f"{checkpoint} is a checkpoint; pack it"])
+
+    def test_a_packed_export_where_weights_are_needed(self):
+        run, data = ("train", "--config", "config.json", "--run-dir", "none", "--dry-run", "--set"), ("--tokens", "data/train-00000.tokens")
+        distill = ("--set", 'objective={"next_token": 0, "distill": 1}')
+        (WORK / "pets.jsonl").write_text(json.dumps({"context": "a", "choices": ["b", "c"], "gold": 0}) + "\n")
+        for words in (("export", "--checkpoint", "packed", "--out", "none"), ("import", "--from", "packed", "--out", "none"),
+                      (*run, "train.init_from=packed"), (*run, "teacher.path=packed", *distill),
+                      ("eval", "logits", "--model", "packed", *data, "--out", "none"),
+                      ("eval", "choice", "--model", "packed", "--tasks", "pets.jsonl")):
+            message = call(FBI_LLM, *words, code=2)
+            self.assertIn("packed is a packed export", message)
+            self.assertIn("give the run, its checkpoint, or a native export", message)
+        self.assertFalse((WORK / "none").exists())
+        for words in (("generate", "--prompt", "a"), ("eval", "perplexity", *data)):
+            self.assertIn("--dtype is for other models, and packed is a packed export",
+                          call(FBI_LLM, *words, "--model", "packed", "--dtype", "fp16", code=2))
 
     def test_models(self):
         self.refuse(3, "generate", "--model", "nowhere", "--prompt", "a", says=["nowhere"])

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests/support"))
+from processes import HANG, alive, wait_until  # noqa: E402
+
 PROGRAM = None
-HANG = 300  # seconds after which something hangs; nothing here takes more than one or two
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 
 
@@ -25,21 +26,6 @@ def launch(ranks, script, *options, code=0, **more):
     if done.returncode != code:
         raise AssertionError(f"exit code {done.returncode}, expected {code}\n{done.stdout}{done.stderr}")
     return done
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + HANG
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError("waited in vain")
-        time.sleep(0.01)
-
-
-def alive(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 class Start(unittest.TestCase):
@@ -191,18 +177,18 @@ class Signals(unittest.TestCase):
         process, pids = self.start(3, "trap '' TERM INT HUP; echo $$; while :; do sleep 0.01; done")
         self.assertTrue(all(map(alive, pids)))
         process.kill()
-        wait_until(lambda: not any(map(alive, pids)))
+        wait_until(lambda: not any(map(alive, pids)), "no process is left")
 
     def test_one_that_comes_while_libraries_load(self):
         # A rank of this program that gets it before its handlers are there stops as soon as they are: it is not lost.
         with tempfile.TemporaryDirectory() as folder:
-            words = [PROGRAM, "launch", "--nproc", "1", "--", "config", REPOSITORY / "configs/130m.json"]
+            words = [PROGRAM, "launch", "--nproc", "1", "--", "train", "--config", "absent.json", "--run-dir", "run"]
             process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            wait_until(lambda: children.read_text().split() or process.poll() is not None)
+            wait_until(lambda: children.read_text().split() or process.poll() is not None, "a rank")
             process.send_signal(signal.SIGUSR2)
             output = process.communicate(timeout=HANG)
-            self.assertEqual(process.returncode, 0, output)
+            self.assertEqual(process.returncode, 2, output)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "support/expect_error.h"
+#include "support/temp_dir.h"
+
 namespace fbi::cli {
 namespace {
 
@@ -42,8 +47,17 @@ TEST(Plot, OfFewStepsShowsThemAsTheyAre) {
 TEST(Plot, DrawsTheLastStepOfALongRun) {
   std::vector<double> values(2500, 0.0);
   values.back() = 2;
-  EXPECT_EQ(last_point(picture(values, false)),
-            "434.0,70.0");  // the right upper corner of the panel
+  // The right upper corner of the panel.
+  EXPECT_EQ(last_point(picture(values, false)), "434.0,70.0");
+}
+
+TEST(Plot, DeeplyNestedMetricsAreNoMetrics) {
+  const test::TempDir folder;
+  const std::string deep(500'000, '[');
+  write_file(folder / "metrics.jsonl",
+             "{\"step\": 1, \"loss_next_token\": " + deep + std::string(deep.size(), ']') + "}\n");
+  test::expect_error<DataError>([&] { run_panels({folder.path()}); },
+                                "metrics.jsonl:1: not a line of metrics");
 }
 
 }  // namespace

@@ -8,14 +8,17 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import signal
 import struct
 import subprocess
-import time
+import termios
 import unittest
 import xml.dom.minidom
 
-import program
+import program  # and with it the folder of small_job and processes
+import small_job
+from processes import wait_until
 from program import (CONFIG, DISTILL, REPOSITORY, SEQ_LEN, VOCAB, WORK, files_below, inspect, metrics, resume, run, sets, setUpModule,  # noqa: F401
                      tearDownModule, train, what_was_computed, write_lines)
 
@@ -184,6 +187,33 @@ class MainJob(unittest.TestCase):
         self.assertRegex(run("--version"), r"^fbi-llm \d+\.\d+\.\d+\n$")
 
 
+class Ended(unittest.TestCase):
+    """Verbs that have no state to save end as any program does."""
+
+    def test_by_a_signal(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            with self.subTest(number), subprocess.Popen(program.command("generate", "--model", "hf", "--prompt-file", "-"), cwd=WORK, bufsize=0,
+                                                        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+                self.addCleanup(process.kill)
+                process.stdin.write(b"One day")
+
+                def has_read():
+                    waiting = fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4))
+                    return process.poll() is not None or waiting == bytes(4)
+                wait_until(has_read, "the prompt is read")
+                self.assertIsNone(process.poll())
+                process.send_signal(number)
+                self.assertEqual(process.wait(timeout=60), -number)
+
+    def test_by_a_reader_that_has_gone(self):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(program.command("generate", "--model", "hf", "--prompt", "One day"), cwd=WORK, stdout=write, stderr=subprocess.PIPE,
+                              timeout=120)
+        os.close(write)
+        self.assertEqual(done.returncode, -signal.SIGPIPE, done.stderr)
+
+
 class Interrupted(unittest.TestCase):
     """Whatever stops a run: continued, it ends with the bits of one that nothing stopped."""
 
@@ -206,9 +236,7 @@ class Interrupted(unittest.TestCase):
         os.close(write)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
-        path = WORK / name / "metrics.jsonl"
-        while process.poll() is None and not (path.exists() and path.read_text().count("\n") >= steps_before):
-            time.sleep(0.005)
+        wait_until(lambda: process.poll() is not None or small_job.steps_done(WORK / name) >= steps_before, "some steps")
         return process, output
 
     def finish(self, name):
@@ -255,24 +283,33 @@ class Interrupted(unittest.TestCase):
         self.assertIn("step-00000010, step 10", self.finish("full"))
 
 
-class Readme(unittest.TestCase):
-    SMALL = {"$fbi": "fbi-llm", "corpus.txt": "stories.txt", "llama2/tokenizer.model": "tokenizer.model", "--seq-len 2048": f"--seq-len {SEQ_LEN}",
-             "data/corpus": "readme-data", "configs/130m.json": "preset.json", "models/Llama-2-7b-hf": "teacher",
-             "wikitext2-test.txt": f"stories.txt --seq-len {SEQ_LEN} --max-tokens {20 * SEQ_LEN}"}
+class Pages(unittest.TestCase):
+    """Commands of README.md and docs/own-model.md, with small stand-ins for their files."""
 
-    def test_its_commands_run_with_small_stand_ins(self):
-        preset = {**CONFIG, "model": {**CONFIG["model"], "binarize": "column"}, "objective": {"next_token": 0, "distill": 1},
-                  "teacher": {"path": ""}, "data": {"format": "amber", "paths": ["data/amber"]}}
-        (WORK / "preset.json").write_text(json.dumps(preset))
-        block = re.search(r"```bash\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S).group(1)
+    SMALL = {"$fbi ": "fbi-llm ", "corpus.txt": "stories.txt", "models/teacher": "hf", "--seq-len 512": f"--seq-len {SEQ_LEN}",
+             "data/own": "own-data", "configs/own.json": "own.json"}
+
+    def run_commands_of(self, page):
+        config = json.loads(run("config", REPOSITORY / "configs/own.json"))
+        (WORK / "own.json").write_text(json.dumps({
+            **config, "model": {**CONFIG["model"], "binarize": "column"}, "optimizer": CONFIG["optimizer"], "train": CONFIG["train"],
+            "data": {"paths": ["own-data"]}, "teacher": {"path": "hf"}, "evaluation": {"every_steps": 10, "tokens": ["own-data/valid-00000.tokens"]}}))
+        text = "".join(re.findall(r"```bash\n(.*?)```", (REPOSITORY / page).read_text(), re.S))
         for long, small in self.SMALL.items():
-            self.assertIn(long, block)
-            block = block.replace(long, small)
-        commands = [shlex.split(line) for line in block.replace("\\\n", " ").splitlines() if line.startswith("fbi-llm ")]
-        self.assertGreaterEqual(len(commands), 6)
-        for command in commands:
-            run(*command[1:])
-        self.assertTrue((WORK / "export/130m-hf/model.safetensors").exists())
+            text = text.replace(long, small)
+        commands = [shlex.split(line) for line in text.replace("\\\n", " ").splitlines() if line.startswith("fbi-llm ")]
+        self.assertGreaterEqual(len(commands), 7)
+        for words in commands:
+            run(*words[1:])
+        self.assertTrue((WORK / "export/own-hf/model.safetensors").exists())
+        self.assertTrue((WORK / "export/own/checksums.json").exists())
+        for folder in ("runs", "export", "own-data"):
+            shutil.rmtree(WORK / folder)
+
+    def test_their_commands_run(self):
+        for page in ("README.md", "docs/own-model.md"):
+            with self.subTest(page):
+                self.run_commands_of(page)
 
 
 class Presets(unittest.TestCase):
@@ -295,7 +332,7 @@ class Presets(unittest.TestCase):
                     write_zeros(WORK / start["train.init_from"], config["model"])
                 words = program.command("train", "--config", path, "--run-dir", "preset", "--dry-run", *sets({
                     "data.format": "amber", "data.paths": f"preset-{length}.jsonl", "data.skip_files": "[]",
-                    "teacher.path": teacher.name, "checkpoint.keep": 2, **start}))
+                    "teacher.path": teacher.name, "evaluation.tokens": "[]", "checkpoint.keep": 2, **start}))
                 done = subprocess.run(words, cwd=WORK, capture_output=True, text=True, timeout=120)
                 if done.returncode == 7:  # three checkpoints of 13B are more than many disks have
                     self.assertRegex(done.stderr, r"checkpoints and the one being written need .*B, free are .*lower checkpoint\.keep")

@@ -11,10 +11,15 @@
 #include <iostream>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "fbi/core/error.h"
 #include "fbi/core/signals.h"
+#include "fbi/core/system.h"
+#include "fbi/core/temporary.h"
 #include "support/bytes_of.h"
+#include "support/child_process.h"
+#include "support/entries.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 
@@ -22,16 +27,12 @@ namespace fbi {
 namespace {
 
 using test::bytes_of;
+using test::entries;
 using test::expect_error;
 using test::TempDir;
 
 std::string text_of(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-std::size_t entries(const TempDir& folder) {
-  return static_cast<std::size_t>(
-      std::distance(std::filesystem::directory_iterator(folder.path()), {}));
 }
 
 TEST(MappedFile, ShowsTheBytesAndMoves) {
@@ -85,7 +86,7 @@ TEST(DurableFile, AppearsOnlyAtCommit) {
     file.commit();
   }
   EXPECT_EQ(read_file(folder / "f"), "hello world");
-  EXPECT_EQ(entries(folder), 1u);
+  EXPECT_EQ(entries(folder.path()).size(), 1u);
 }
 
 TEST(DurableFile, WithoutCommitTheOldFileStays) {
@@ -93,15 +94,30 @@ TEST(DurableFile, WithoutCommitTheOldFileStays) {
   write_file(folder / "f", "old");
   { DurableFile(folder / "f").write("new"); }
   EXPECT_EQ(read_file(folder / "f"), "old");
-  EXPECT_EQ(entries(folder), 1u) << "the temporary file must be gone";
+  EXPECT_EQ(entries(folder.path()).size(), 1u) << "the temporary file must be gone";
 }
 
-TEST(DurableFile, ReplacesTheLeftOverOfAKilledRun) {
+TEST(DurableFile, RemovesTheLeftOverOfAKilledRunOnly) {
   const TempDir folder;
-  std::ofstream(folder / "f.tmp") << "left over and longer than the new content";
+  const std::string theirs = concat("f.tmp-another-host-than-", host_name(), "-1-1");
+  for (const std::string& name : {concat("f.tmp-", host_name(), "-999999999-1"), theirs})
+    std::ofstream(folder / name) << "left over and longer than the new content";
   write_file(folder / "f", "new");
   EXPECT_EQ(read_file(folder / "f"), "new");
-  EXPECT_EQ(entries(folder), 1u);
+  EXPECT_EQ(entries(folder.path()), (std::vector<std::string>{"f", theirs}));
+}
+
+TEST(DurableFile, OfTwoProcessesEachWritesAWholeFile) {
+  const TempDir folder;
+  DurableFile ours(folder / "f");
+  ours.write("ours, which is longer");
+  {
+    const test::Child other([&] { write_file(folder / "f", "theirs"); });
+  }
+  EXPECT_EQ(read_file(folder / "f"), "theirs");
+  ours.commit();
+  EXPECT_EQ(read_file(folder / "f"), "ours, which is longer");
+  EXPECT_EQ(entries(folder.path()).size(), 1u);
 }
 
 TEST(DurableFile, OverwritesOnlyWhatWasWritten) {
@@ -121,14 +137,14 @@ TEST(DurableFile, OverwritesOnlyWhatWasWritten) {
 TEST(DurableFile, FullDiskNamesPathReasonAndSpace) {
   const TempDir folder;
   // The temporary file leads to the device on which every write finds no space.
-  std::filesystem::create_symlink("/dev/full", folder / "f.tmp");
+  std::filesystem::create_symlink("/dev/full", own_temporary(folder / "f.tmp"));
   expect_error<DiskError>(
       [&] {
         DurableFile file(folder / "f");
         file.write("x");
       },
       (folder / "f").string(), "No space left on device", "after 0 bytes", "free there");
-  EXPECT_EQ(entries(folder), 0u);
+  EXPECT_EQ(entries(folder.path()).size(), 0u);
 }
 
 TEST(DurableFile, FileSizeLimitIsAnErrorAndLeavesNothing) {
@@ -149,20 +165,22 @@ TEST(DurableFile, FileSizeLimitIsAnErrorAndLeavesNothing) {
     return 4;
   };
   EXPECT_EXIT(_exit(child()), testing::ExitedWithCode(0), "");
-  EXPECT_EQ(entries(folder), 0u);
+  EXPECT_EQ(entries(folder.path()).size(), 0u);
 }
 
 TEST(DurableFile, UnwritablePlaces) {
   const TempDir folder;
-  expect_error<DiskError>([&] { DurableFile(folder / "no" / "f"); }, "cannot create",
-                          "No such file");
+  const std::string missing = expect_error<DiskError>(
+      [&] { DurableFile(folder / "no" / "f"); }, "cannot create", "No such file",
+      concat("the folder ", (folder / "no").string(), " is missing: mkdir -p "));
+  EXPECT_EQ(missing.find("free there"), std::string::npos) << missing;
   // Below a regular file nobody can write, not even root.
   write_file(folder / "file", "");
   expect_error<DiskError>([&] { DurableFile(folder / "file" / "f"); }, "Not a directory");
   // The target is a folder: everything works until the rename.
   std::filesystem::create_directory(folder / "taken");
   expect_error<DiskError>([&] { write_file(folder / "taken", "x"); }, "taken", "Is a directory");
-  EXPECT_FALSE(std::filesystem::exists(folder / "taken.tmp"));
+  EXPECT_EQ(entries(folder.path()), (std::vector<std::string>{"file", "taken"}));
 }
 
 TEST(DurableFile, ReadOnlyFolder) {

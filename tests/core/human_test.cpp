@@ -14,7 +14,7 @@ TEST(Human, Bytes) {
   EXPECT_EQ(format_bytes(999'949), "999.9 KB");
   EXPECT_EQ(format_bytes(999'950), "1.0 MB");
   EXPECT_EQ(format_bytes(1'400'000'000), "1.4 GB");
-  EXPECT_EQ(format_bytes(std::numeric_limits<std::uint64_t>::max()), "18446.7 PB");
+  EXPECT_EQ(format_bytes(std::numeric_limits<std::int64_t>::max()), "9223.4 PB");
 }
 
 TEST(Human, Counts) {

@@ -28,7 +28,7 @@ TEST(Philox, KnownAnswers) {
 TEST(FillNormal, DoesNotDependOnTheCut) {
   std::vector<float> whole(101);
   fill_normal(whole, 7, 3, 0, 0.5, 2.0);
-  for (const std::size_t cut : {1, 2, 50, 51, 100}) {
+  for (const std::size_t cut : {0, 1, 2, 50, 51, 100, 101}) {
     std::vector<float> parts(whole.size());
     fill_normal(std::span(parts).first(cut), 7, 3, 0, 0.5, 2.0);
     fill_normal(std::span(parts).subspan(cut), 7, 3, cut, 0.5, 2.0);
@@ -68,21 +68,13 @@ TEST(FillNormal, IsFrozen) {
   EXPECT_FLOAT_EQ(numbers[1], -0.6245729224037037f);
 }
 
-TEST(FillNormal, EmptyRange) {
-  fill_normal({}, 1, 1, 5, 0, 1);
-}
-
-TEST(RandomStream, SeekContinuesTheSameSequence) {
+TEST(RandomStream, WordsAreThoseOfPhiloxInOrder) {
   RandomStream stream(5, 9);
-  std::vector<std::uint32_t> words(11);
+  std::vector<std::uint32_t> words(8);
   for (auto& word : words) word = stream.next_u32();
-  EXPECT_EQ(stream.position(), 11u);
   const Words first = philox(5, 0, 9), second = philox(5, 1, 9);
   EXPECT_TRUE(std::equal(first.begin(), first.end(), words.begin()));
   EXPECT_TRUE(std::equal(second.begin(), second.end(), words.begin() + 4));
-  RandomStream resumed(5, 9);
-  resumed.seek(6);
-  for (std::size_t i = 6; i < words.size(); ++i) EXPECT_EQ(resumed.next_u32(), words[i]);
 }
 
 TEST(RandomStream, DoublesAreUniform) {

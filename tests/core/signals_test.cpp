@@ -36,6 +36,22 @@ TEST(Signals, WhatTheParentHadBlockedArrivesOnceHandlersAreThere) {
   EXPECT_EXIT(_exit(child()), testing::ExitedWithCode(0), "");
 }
 
+TEST(Signals, KeptActionsEndTheProcessAndLargeFilesDoNot) {
+  const auto child = [](int signal) {
+    std::signal(signal, SIG_DFL);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigprocmask(SIG_BLOCK, &set, nullptr);
+    keep_stop_actions();
+    raise(SIGXFSZ);
+    raise(signal);
+    return 1;
+  };
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGPIPE})
+    EXPECT_EXIT(_exit(child(signal)), testing::KilledBySignal(signal), "");
+}
+
 TEST(Signals, SecondInterruptKills) {
   const auto child = [] {
     install_stop_handlers();

@@ -3,6 +3,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace fbi {
 
@@ -49,6 +50,18 @@ template <class... Args>
 std::string concat(const Args&... args) {
   std::ostringstream out;
   (out << ... << args);
+  return out.str();
+}
+
+/// The items of a range through operator<<, `separator` between them.
+template <class Items>
+std::string join(const Items& items, std::string_view separator = ", ") {
+  std::ostringstream out;
+  std::string_view between;
+  for (const auto& item : items) {
+    out << between << item;
+    between = separator;
+  }
   return out.str();
 }
 

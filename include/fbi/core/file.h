@@ -26,10 +26,11 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-/// Sequential writer that ends in a complete file or in none: bytes go to `path` + ".tmp", `commit`
-/// fsyncs, renames and fsyncs the folder. Destroyed without commit, it removes the temporary file.
-/// Throws DiskError (path, bytes written, the system's reason, free space) when the disk is full or
-/// not writable.
+/// Sequential writer that ends in a complete file or in none: bytes go to
+/// own_temporary(`path` + ".tmp"), so that of two processes with one path each writes a whole file
+/// and the later one stays; `commit` fsyncs, renames and fsyncs the folder. Destroyed without
+/// commit, it removes the temporary file. Throws DiskError (path, bytes written, the system's
+/// reason, free space of a full disk) when the disk is full or not writable.
 class DurableFile {
  public:
   explicit DurableFile(const std::filesystem::path& path);

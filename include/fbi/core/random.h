@@ -16,7 +16,7 @@ std::array<std::uint32_t, 4> philox(std::uint64_t key, std::uint64_t counter_low
 void fill_normal(std::span<float> out, std::uint64_t seed, std::uint64_t stream,
                  std::uint64_t first_index, double mean, double stddev);
 
-/// A sequential generator over philox with a two-word state that can be saved.
+/// A sequential generator over philox.
 class RandomStream {
  public:
   RandomStream(std::uint64_t seed, std::uint64_t stream) : seed_(seed), stream_(stream) {}
@@ -25,8 +25,6 @@ class RandomStream {
   double next_double();
   /// Uniform in [0, bound), without modulo bias; bound > 0.
   std::uint64_t next_below(std::uint64_t bound);
-  std::uint64_t position() const { return position_; }
-  void seek(std::uint64_t position) { position_ = position; }
 
  private:
   std::uint64_t seed_, stream_, position_ = 0;  // position counts 32-bit words

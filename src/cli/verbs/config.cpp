@@ -4,11 +4,17 @@
 #include "fbi/config/compare.h"
 #include "fbi/config/describe.h"
 #include "fbi/config/load.h"
+#include "fbi/core/error.h"
 
 namespace fbi::cli {
 namespace {
 
 int run_config(const Arguments& arguments) {
+  if (!arguments.has("config"))
+    arguments.refuse({"set", "world-size"}, "changes what --config reads: give that, too");
+  for (const char* page : {"explain", "markdown"})
+    if (arguments.has(page))
+      arguments.refuse({"config"}, concat("is not read with --", page, ": give one of them"));
   if (arguments.has("explain")) {
     std::cout << config::explain(arguments.text("explain"));
   } else if (arguments.has("markdown")) {

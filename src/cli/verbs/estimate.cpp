@@ -4,6 +4,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "cli/shallow_json.h"
 #include "cli/verbs.h"
 #include "fbi/config/huggingface.h"
 #include "fbi/config/load.h"
@@ -46,7 +47,7 @@ std::int64_t parse_bytes(const std::string& option, const std::string& text) {
 
 double positive_number(const Arguments& arguments, const char* option) {
   const double value = arguments.number(option);
-  if (!(value > 0))
+  if (!(value > 0 && std::isfinite(value)))
     throw UsageError(concat("--", option, ": expected a positive number, found ", value));
   return value;
 }
@@ -55,8 +56,7 @@ double positive_number(const Arguments& arguments, const char* option) {
 /// one.
 config::ModelConfig architecture(const fs::path& file) {
   const std::string text = read_file(file);
-  const Json json =
-      Json::parse(text, nullptr, /*allow_exceptions=*/false, /*ignore_comments=*/true);
+  const auto json = parse_shallow(text);
   if (!json.is_object() || !json.contains("model"))
     return config::model_config_from_hf_json(text, file.string());
   auto model = config::load_run_config(file).model;
@@ -133,12 +133,8 @@ Fit check_fit(const Arguments& arguments, const config::RunConfig& config,
   return fit;
 }
 
-std::string bytes_text(std::int64_t bytes) {
-  return format_bytes(static_cast<std::uint64_t>(bytes));
-}
-
 std::string fit_text(const Fit& fit) {
-  const std::string room = concat(bytes_text(fit.memory), " less ", bytes_text(fit.reserve),
+  const std::string room = concat(format_bytes(fit.memory), " less ", format_bytes(fit.reserve),
                                   " for driver, libraries and fragments");
   if (fit.fits) return concat("            fits into ", room, "\n");
   std::string out = concat("            DOES NOT FIT into ", room, "; ");
@@ -151,8 +147,8 @@ std::string fit_text(const Fit& fit) {
   for (const auto& way : fit.settings) {
     out += "           ";
     for (const auto& change : way.changes) out += " --set " + change;
-    out += concat("   ", bytes_text(train::total_bytes(way.estimate.memory.peak().bytes)), ", ",
-                  bytes_text(way.estimate.traffic.total()), " sent per step, ",
+    out += concat("   ", format_bytes(train::total_bytes(way.estimate.memory.peak().bytes)), ", ",
+                  format_bytes(way.estimate.traffic.total()), " sent per step, ",
                   std::llround(way.estimate.flops.total() / 1e9), " GFLOP per token\n");
   }
   return out;

@@ -1,7 +1,9 @@
 #include <functional>
 #include <iostream>
+#include <limits>
 
 #include "cli/model_arguments.h"
+#include "cli/output_check.h"
 #include "cli/packed_arguments.h"
 #include "cli/perplexity.h"
 #include "cli/ranks.h"
@@ -44,8 +46,10 @@ int run_perplexity(const Arguments& arguments) {
     if (discover_rank(arguments).world_size > 1)
       throw UsageError(
           "a packed model is evaluated by one process: --threads uses more processors");
+    refuse_unpacked_options(arguments);
     return print_packed_perplexity(arguments);
   }
+  refuse_packed_options(arguments);
   const RanksOfVerb ranks(arguments);
   return ranks.run([&] {
     const auto loaded = load_model(arguments, ranks.rendezvous.local_rank);
@@ -57,23 +61,26 @@ int run_perplexity(const Arguments& arguments) {
   });
 }
 
-void refuse_packed(const Arguments& arguments) {
-  const std::string model = arguments.text("model");
-  if (infer::is_packed_folder(model))
-    throw UsageError(concat(model,
-                            " is a packed export, whose perplexity is measured here and which "
-                            "fbi-run serve opens to the harness; for this "
-                            "verb give the run, or an export with --format hf"));
+/// Before the model is loaded: checks the file that the verb writes at its end.
+void check_output(const Arguments& arguments, const std::string& option,
+                  const std::vector<std::string>& input_options,
+                  std::vector<std::filesystem::path> inputs = {}) {
+  const std::filesystem::path model = arguments.text("model");
+  for (const char* name : {"config.json", "model.safetensors", "tokenizer.model", "tokenizer.json"})
+    inputs.push_back(model / name);
+  for (const auto& name : input_options)
+    for (const auto& value : arguments.list(name)) inputs.emplace_back(value);
+  check_output_file(option, arguments.text(option), inputs);
 }
 
 int run_logits(const Arguments& arguments) {
-  refuse_packed(arguments);
+  const std::int64_t max_windows =
+      arguments.integer("max-windows", 0, std::numeric_limits<std::int64_t>::max());
+  check_output(arguments, "out", {"tokens", "text", "tokenizer"});
   const auto loaded = load_model(arguments);
   const auto windows = windows_for(arguments, loaded);
   const std::int64_t vocab = loaded.model->vocab_size(), length = windows.length;
-  const std::int64_t count = arguments.integer("max-windows") > 0
-                                 ? std::min(windows.count, arguments.integer("max-windows"))
-                                 : windows.count;
+  const std::int64_t count = max_windows > 0 ? std::min(windows.count, max_windows) : windows.count;
   const formats::TensorView layout{"logits", formats::DType::kF32, {count, length, vocab}, {}};
   formats::SafetensorsWriter out(arguments.text("out"), {&layout, 1});
   std::vector<float> logits(static_cast<std::size_t>(length * vocab));
@@ -102,19 +109,33 @@ void print_scores(const eval::ChoiceResult& result) {
 }
 
 void print_choices(const Arguments& arguments, const std::vector<eval::ChoiceResult>& results) {
-  std::string samples;
-  for (const auto& result : results) {
-    samples += eval::samples_jsonl(result);
-    if (!arguments.has("json")) print_scores(result);
+  if (arguments.has("json")) {
+    std::cout << eval::to_json(results) << "\n";
+  } else {
+    for (const auto& result : results) print_scores(result);
   }
-  if (arguments.has("samples")) write_file(arguments.text("samples"), samples);
-  if (arguments.has("json")) std::cout << eval::to_json(results) << "\n";
+  std::cout << std::flush;  // what was computed is there, whatever happens to the file
+  if (!arguments.has("samples")) return;
+  std::string samples;
+  for (const auto& result : results) samples += eval::samples_jsonl(result);
+  write_file(arguments.text("samples"), samples);
+}
+
+/// "FILE" of "FORM=FILE" comes with the word itself: one of them is a file, if any is.
+std::vector<std::filesystem::path> task_files(const Arguments& arguments) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& word : arguments.list("tasks")) {
+    files.emplace_back(word);
+    files.emplace_back(word.substr(word.find('=') + 1));
+  }
+  return files;
 }
 
 int answer_choices(const Arguments& arguments, const RanksOfVerb& ranks) {
   std::vector<eval::ChoiceTask> tasks;  // read first: a bad file is found before a model is loaded
   for (const auto& word : arguments.list("tasks")) tasks.push_back(train::open_choice_task(word));
-  refuse_packed(arguments);
+  if (ranks.prints() && arguments.has("samples"))
+    check_output(arguments, "samples", {"tokenizer"}, task_files(arguments));
   const auto loaded = load_model(arguments, ranks.rendezvous.local_rank);
   const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
   eval::ChoiceOptions options;
@@ -177,8 +198,6 @@ Verb eval_logits_verb() {
 }
 
 Verb eval_choice_verb() {
-  std::string forms;
-  for (const auto& form : eval::choice_forms()) forms += (forms.empty() ? "" : ", ") + form;
   return {
       "eval choice",
       "measure zero-shot multiple choice as lm-evaluation-harness does",
@@ -188,7 +207,7 @@ Verb eval_choice_verb() {
       "JSON lines {\"context\": …, \"choices\": […], \"gold\": i}, or FORM=FILE with the fields of "
       "a data set and the harness's "
       "prompt; forms: " +
-          forms +
+          join(eval::choice_forms()) +
           ". The published evaluation adds no BOS. Started by fbi-llm launch or srun, ranks share "
           "the items.",
       "",

@@ -1,5 +1,6 @@
 #include "fbi/exporter/export.h"
 
+#include <algorithm>
 #include <iostream>
 
 #include "cli/export_check.h"
@@ -9,16 +10,84 @@
 #include "fbi/core/human.h"
 #include "fbi/exporter/fold.h"
 #include "fbi/exporter/gguf.h"
-#include "fbi/exporter/model_tensors.h"
 #include "fbi/exporter/packed.h"
+#include "fbi/formats/checkpoint_reader.h"
 #include "fbi/nn/model_folder.h"
 
 namespace fbi::cli {
 namespace {
 
-at::ScalarType scalar_type(formats::DType dtype) {
-  if (dtype == formats::DType::kF16) return at::kHalf;
-  return dtype == formats::DType::kBF16 ? at::kBFloat16 : at::kFloat;
+/// A kind of export and what it has of its own.
+struct ExportFormat {
+  const char* name;
+  exporter::StagedExport (*write)(const formats::ModelSource& source,
+                                  const config::ModelConfig& model,
+                                  const std::filesystem::path& target,
+                                  const exporter::Folding& folding,
+                                  const exporter::ExportOptions& options);
+  decltype(&compare_export) compare;
+  formats::DType default_dtype = formats::DType::kF16;  ///< of a binarized model
+  const char* allowed_dtype = nullptr;  ///< of --dtype, "" for none; null: what `write` takes
+  const char* dtype_refusal = nullptr;  ///< what is said of others
+  bool is_bits = false;  ///< one bit per weight: it has no zero, and is held to kPackedTolerance
+};
+
+constexpr ExportFormat kExportFormats[] = {
+    {.name = "hf", .write = exporter::export_folded, .compare = compare_export},
+    {.name = "native",
+     .write =
+         [](const auto& source, const auto& model, const auto& target, const auto&,
+            const auto& options) {
+           return exporter::export_native(source, model, target, options);
+         },
+     .compare = compare_export,
+     .default_dtype = formats::DType::kF32,
+     .allowed_dtype = "",
+     .dtype_refusal = "a native export is always fp32"},
+    {.name = "packed",
+     .write =
+         [](const auto& source, const auto& model, const auto& target, const auto& folding,
+            const auto& options) {
+           return exporter::export_packed(source, model, target, folding.dtype, options);
+         },
+     .compare = compare_packed_export,
+     .is_bits = true},
+    {.name = "gguf", .write = exporter::export_gguf, .compare = compare_gguf_export},
+    {.name = "gguf-q1_0",
+     .write =
+         [](const auto& source, const auto& model, const auto& target, const auto&,
+            const auto& options) {
+           return exporter::export_gguf_q1_0(source, model, target, options);
+         },
+     .compare = compare_bits_export,
+     .allowed_dtype = "fp16",
+     .dtype_refusal = "embedding and head of a gguf-q1_0 export are always fp16",
+     .is_bits = true}};
+
+/// "hf, native, packed, gguf or gguf-q1_0"
+std::string format_names() {
+  std::vector<std::string> names;
+  for (const ExportFormat& format : kExportFormats) names.emplace_back(format.name);
+  const std::string last = names.back();
+  names.pop_back();
+  return join(names) + " or " + last;
+}
+
+/// The one that --format names, with which the other options agree.
+const ExportFormat& format_of(const Arguments& arguments) {
+  const std::string name = arguments.text("format");
+  const auto* format = std::ranges::find(kExportFormats, name, &ExportFormat::name);
+  if (format == std::end(kExportFormats))
+    throw UsageError(concat("--format: expected ", format_names(), ", found '", name, "'"));
+  if (format->is_bits && arguments.has("published-fp16-zeros"))
+    throw UsageError("--published-fp16-zeros: a bit has no zero; use --format hf");
+  if (name == "native")
+    arguments.refuse({"published-fp16-zeros"},
+                     "rounds to fp16, but a native export is always fp32; use --format hf");
+  if (format->allowed_dtype && arguments.has("dtype") &&
+      arguments.text("dtype") != format->allowed_dtype)
+    throw UsageError(concat("--dtype: ", format->dtype_refusal));
+  return *format;
 }
 
 /// The tensors of a folder; what a checkpoint says of itself goes onto the model card.
@@ -54,67 +123,61 @@ void print_report(const exporter::ExportReport& report, const ExportComparison& 
     std::cout << "tokenizer.json left out: " << report.tokenizer_note << "\n";
 }
 
-int run_export(const Arguments& arguments) {
-  const std::string format = arguments.text("format");
-  if (format != "hf" && format != "native" && format != "packed" && format != "gguf" &&
-      format != "gguf-q1_0")
-    throw UsageError(
-        concat("--format: expected hf, native, packed, gguf or gguf-q1_0, found '", format, "'"));
-  const bool native = format == "native", packed = format == "packed", gguf = format == "gguf",
-             bits = format == "gguf-q1_0";
-  if ((packed || bits) && arguments.has("published-fp16-zeros"))
-    throw UsageError("--published-fp16-zeros: a bit has no zero; use --format hf");
-  if (native && arguments.has("dtype")) throw UsageError("--dtype: a native export is always fp32");
-  if (bits && arguments.has("dtype") && arguments.text("dtype") != "fp16")
-    throw UsageError("--dtype: embedding and head of a gguf-q1_0 export are always fp16");
-  const auto folder = nn::open_model_folder(arguments.text("checkpoint"));
-  const bool dense = folder.config.binarize == config::Binarize::kNone;
-
+exporter::Folding folding_of(const Arguments& arguments, const ExportFormat& format,
+                             const config::ModelConfig& model) {
   exporter::Folding folding;
   folding.published_fp16_zeros = arguments.has("published-fp16-zeros");
-  if (arguments.has("dtype"))
-    folding.dtype = exporter::dtype_from_name(arguments.text("dtype"));
-  else if (native || dense)
-    folding.dtype = formats::DType::kF32;
+  const bool dense = model.binarize == config::Binarize::kNone;
+  folding.dtype = dense ? formats::DType::kF32 : format.default_dtype;
+  if (arguments.has("dtype")) folding.dtype = exporter::dtype_from_name(arguments.text("dtype"));
+  return folding;
+}
 
-  exporter::ExportOptions options;
-  std::unique_ptr<text::Tokenizer> tokenizer;
-  const std::filesystem::path tokenizer_path =
-      arguments.has("tokenizer") ? std::filesystem::path(arguments.text("tokenizer"))
-                                 : folder.tokenizer;
-  if (!tokenizer_path.empty()) tokenizer = text::load_tokenizer(tokenizer_path);
-  options.tokenizer = tokenizer.get();
-  ProgressBar bar;
-  options.on_progress = [&](const exporter::ExportProgress& progress) {
-    bar.show(progress.tensors_done, progress.tensors_total, "tensors");
-  };
+/// --tokenizer, or the model's own; null when there is none.
+std::unique_ptr<text::Tokenizer> tokenizer_of(const Arguments& arguments,
+                                              const nn::ModelFolder& folder) {
+  const std::filesystem::path path = arguments.has("tokenizer")
+                                         ? std::filesystem::path(arguments.text("tokenizer"))
+                                         : folder.tokenizer;
+  return path.empty() ? nullptr : text::load_tokenizer(path);
+}
 
-  const auto source = source_of(folder, options.card);
-  const std::filesystem::path target = arguments.text("out");
-  auto staged =
-      native   ? exporter::export_native(*source, folder.config, target, options)
-      : packed ? exporter::export_packed(*source, folder.config, target, folding.dtype, options)
-      : bits   ? exporter::export_gguf_q1_0(*source, folder.config, target, options)
-      : gguf   ? exporter::export_gguf(*source, folder.config, target, folding, options)
-               : exporter::export_folded(*source, folder.config, target, folding, options);
-  bar.clear();
-  const auto compare = packed ? compare_packed_export
-                       : bits ? compare_bits_export
-                       : gguf ? compare_gguf_export
-                              : compare_export;
-  const auto comparison = compare(folder.path, staged.path(), scalar_type(folding.dtype));
-  if ((packed || bits) && !(comparison.kl_to_rounded <= kPackedTolerance))
+/// DataError when the export is too far from the model.
+void check_distance(const ExportComparison& comparison, const ExportFormat& format,
+                    const exporter::Folding& folding, const std::filesystem::path& target) {
+  if (format.is_bits && !(comparison.kl_to_rounded <= kPackedTolerance))
     throw DataError(concat("the reloaded export differs from the model by a KL divergence of ",
                            comparison.kl_to_rounded, " nats per token (at most ", kPackedTolerance,
                            " is allowed); nothing was written to ", target.string()));
   // With published zeros the export differs from the sign rule on purpose; its distance is only
   // printed.
-  if (!packed && !bits && !folding.published_fp16_zeros &&
+  if (!format.is_bits && !folding.published_fp16_zeros &&
       !(comparison.worst_to_rounded <= kExportTolerance))
     throw DataError(concat("the reloaded export differs from the model by ",
                            comparison.worst_to_rounded, " in its logits (at most ",
                            kExportTolerance, " is allowed); nothing was written to ",
                            target.string()));
+}
+
+int run_export(const Arguments& arguments) {
+  const ExportFormat& format = format_of(arguments);
+  const auto folder = nn::open_model_folder(arguments.text("checkpoint"));
+  const auto folding = folding_of(arguments, format, folder.config);
+  const auto tokenizer = tokenizer_of(arguments, folder);
+  const std::filesystem::path target = arguments.text("out");
+
+  exporter::ExportOptions options;
+  options.tokenizer = tokenizer.get();
+  ProgressBar bar;
+  options.on_progress = [&](const exporter::ExportProgress& progress) {
+    bar.show(progress.tensors_done, progress.tensors_total, "tensors");
+  };
+  const auto source = source_of(folder, options.card);
+  auto staged = format.write(*source, folder.config, target, folding, options);
+  bar.clear();
+  const auto comparison =
+      format.compare(folder.path, staged.path(), nn::torch_dtype(folding.dtype));
+  check_distance(comparison, format, folding, target);
   print_report(staged.commit(), comparison, std::string(exporter::torch_dtype_name(folding.dtype)));
   return 0;
 }
@@ -137,7 +200,7 @@ Verb export_verb() {
           "",
           {{"checkpoint", "DIR", "run directory, checkpoint, export or Hugging Face folder", "",
             true, false},
-           {"format", "KIND", "hf, native, packed, gguf or gguf-q1_0", "hf", false, false},
+           {"format", "KIND", format_names(), "hf", false, false},
            {"out", "DIR", "folder to make", "", true, false},
            {"dtype", "TYPE",
             "hf, gguf (fp16 or fp32): of all weights; packed: of embedding and head. fp16, bf16 or "

@@ -9,10 +9,12 @@ namespace {
 
 int run_generate(const Arguments& arguments) {
   if (infer::is_packed_folder(arguments.text("model"))) {
+    refuse_unpacked_options(arguments);
     infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
     return generate_text(model, model.config(), *load_packed_tokenizer(arguments, model),
                          arguments);
   }
+  refuse_packed_options(arguments);
   const auto loaded = load_model(arguments);
   const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
   return generate_text(*loaded.model, loaded.folder.config, *tokenizer, arguments);

@@ -52,15 +52,6 @@ std::vector<Line> file_lines(const fs::path& path) {
   return lines;
 }
 
-/// The checkpoint that `path` is or whose run it is; nullptr for anything else.
-std::unique_ptr<formats::CheckpointReader> open_checkpoint(const fs::path& path) {
-  if (fs::exists(path / "manifest.json")) return std::make_unique<formats::CheckpointReader>(path);
-  if (!fs::is_directory(path / "checkpoints")) return nullptr;
-  auto checkpoint = formats::open_newest_checkpoint(path / "checkpoints");
-  if (!checkpoint) throw CheckpointError(concat(path.string(), ": the run has no checkpoint yet"));
-  return checkpoint;
-}
-
 int inspect_shard(const fs::path& path, bool json) {
   const formats::TokenShard shard(path, /*verify_hash=*/true);
   const auto& info = shard.info();
@@ -83,7 +74,7 @@ int run_inspect(const Arguments& arguments) {
   const bool json = arguments.has("json");
   if (path.extension() == ".tokens") return inspect_shard(path, json);
   if (!fs::exists(path)) throw DataError(concat(path.string(), " does not exist"));
-  const auto checkpoint = open_checkpoint(path);
+  const auto checkpoint = formats::open_checkpoint_of(path);
   const auto lines = checkpoint                  ? checkpoint_lines(*checkpoint)
                      : fs::is_regular_file(path) ? file_lines(path)
                                                  : folder_lines(path);

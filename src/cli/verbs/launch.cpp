@@ -14,12 +14,9 @@ constexpr int kDefaultPort = 29500;  // as other launchers have it
 
 /// --nodes, --node and --master.
 void read_nodes(const Arguments& arguments, LaunchOptions& options) {
-  const std::int64_t nodes = arguments.integer("nodes");
-  if (nodes < 1 || nodes > kMostNodes)
-    throw UsageError(concat("--nodes: expected 1 to ", kMostNodes, ", found ", nodes));
-  options.nodes = static_cast<int>(nodes);
+  options.nodes = static_cast<int>(arguments.integer("nodes", 1, kMostNodes));
   const std::string node = arguments.text("node"), master = arguments.text("master");
-  if (nodes == 1) {
+  if (options.nodes == 1) {
     if ((!node.empty() && node != "0") || (!master.empty() && node.empty()))
       throw UsageError("--node and --master are for several machines: give --nodes, too");
     return;
@@ -28,10 +25,7 @@ void read_nodes(const Arguments& arguments, LaunchOptions& options) {
     throw UsageError(
         "--nodes: each machine needs --node, its number from 0 on, and --master, the host of "
         "number 0 as all of them reach it");
-  const std::int64_t number = arguments.integer("node");
-  if (number < 0 || number >= nodes)
-    throw UsageError(concat("--node: expected 0 to ", nodes - 1, ", found ", number));
-  options.node = static_cast<int>(number);
+  options.node = static_cast<int>(arguments.integer("node", 0, options.nodes - 1));
   const auto colon = std::min(master.find(':'), master.size());
   options.master_host = master.substr(0, colon);
   options.master_port = kDefaultPort;
@@ -46,10 +40,7 @@ void read_nodes(const Arguments& arguments, LaunchOptions& options) {
 
 int run_launch(const Arguments& arguments) {
   LaunchOptions options;
-  const std::int64_t processes = arguments.integer("nproc");
-  if (processes < 1 || processes > kMostProcesses)
-    throw UsageError(concat("--nproc: expected 1 to ", kMostProcesses, ", found ", processes));
-  options.processes = static_cast<int>(processes);
+  options.processes = static_cast<int>(arguments.integer("nproc", 1, kMostProcesses));
   read_nodes(arguments, options);
   options.program = arguments.text("program");
   options.arguments = arguments.list("command");

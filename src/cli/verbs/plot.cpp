@@ -2,6 +2,7 @@
 
 #include <iostream>
 
+#include "cli/output_check.h"
 #include "cli/verbs.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
@@ -12,6 +13,9 @@ namespace {
 int run_plot(const Arguments& arguments) {
   std::vector<std::filesystem::path> runs;
   for (const auto& run : arguments.list("run")) runs.emplace_back(run);
+  std::vector<std::filesystem::path> inputs = runs;
+  for (const auto& run : runs) inputs.push_back(run / "metrics.jsonl");
+  check_output_file("out", arguments.text("out"), inputs);
   write_file(arguments.text("out"), render_svg(arguments.text("title"), run_panels(runs)));
   std::cout << "wrote " << arguments.text("out") << "\n";
   return 0;

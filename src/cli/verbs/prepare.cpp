@@ -25,6 +25,8 @@ void print_part(const char* name, const data::PreparedPart& part) {
 }
 
 int run_prepare(const Arguments& arguments) {
+  if (arguments.has("tokenizer"))
+    arguments.refuse({"vocab-size"}, "is for ids without a tokenizer: --tokenizer has its own");
   data::PrepareOptions options;
   for (const auto& input : arguments.list("input")) options.inputs.emplace_back(input);
   options.format = input_format(arguments.text("format"));
@@ -35,7 +37,7 @@ int run_prepare(const Arguments& arguments) {
   options.output = arguments.text("out");
   options.seq_len = arguments.integer("seq-len");
   options.valid_fraction = arguments.number("valid-fraction");
-  options.seed = static_cast<std::uint64_t>(arguments.integer("seed"));
+  options.seed = arguments.seed();
   ThreadPool pool(arguments.threads());
   ProgressBar bar;
   const auto result = data::prepare(

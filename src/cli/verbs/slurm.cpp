@@ -5,6 +5,7 @@
 #include <iostream>
 #include <regex>
 
+#include "cli/output_check.h"
 #include "cli/verbs.h"
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
@@ -108,6 +109,7 @@ int run_slurm(const Arguments& arguments) {
     std::cout << text;
     return 0;
   }
+  check_output_file("out", arguments.text("out"), {job.config});
   write_file(arguments.text("out"), text);
   std::cout << job.batch << "\nwrote " << arguments.text("out") << "; submit it by\n  sbatch "
             << shell_word(arguments.text("out")) << "\n";

@@ -1,6 +1,7 @@
 #include <filesystem>
 #include <iostream>
 
+#include "cli/output_check.h"
 #include "cli/verbs.h"
 #include "fbi/text/tokenizer.h"
 #include "fbi/text/train_sentencepiece.h"
@@ -12,6 +13,7 @@ int run_tokenizer(const Arguments& arguments) {
   text::SentencePieceTraining options;
   for (const auto& input : arguments.list("input")) options.inputs.emplace_back(input);
   options.output = arguments.text("out");
+  check_output_file("out", options.output, options.inputs);
   options.vocab_size = arguments.integer("vocab-size");
   options.character_coverage = arguments.number("character-coverage");
   text::train_sentencepiece(options);

@@ -51,23 +51,22 @@ int run_train(const Arguments& arguments) {
   const auto rendezvous = discover_rank(arguments);
   quieten_other_ranks(rendezvous);
   const std::filesystem::path directory = arguments.text("run-dir");
-  const bool resume = arguments.text("resume") != "none";
-  const auto continued = resume ? train::saved_run_config(directory) : std::nullopt;
+  const auto continued = train::continued_run_config(directory, arguments.text("resume"));
   config::LoadOptions load;
   load.overrides = arguments.list("set");
   load.world_size = planned_ranks(arguments, rendezvous);
   load.continued = continued ? &*continued : nullptr;
   const auto config = config::load_run_config(arguments.text("config"), load);
+  const train::RunOptions options{directory, arguments.text("resume"),
+                                  arguments.list("allow-change"), command_line(arguments),
+                                  profile_steps(arguments)};
   if (arguments.has("dry-run")) {
-    std::cout << train::dry_run(config, directory, static_cast<int>(load.world_size),
+    std::cout << train::dry_run(config, options, static_cast<int>(load.world_size),
                                 planned_processor(arguments, config, rendezvous.local_rank));
     return 0;
   }
   const auto communicator = join_ranks(rendezvous, config);
   RunDisplay display(communicator->size());
-  const train::RunOptions options{directory, arguments.text("resume"),
-                                  arguments.list("allow-change"), command_line(arguments),
-                                  profile_steps(arguments)};
   train::RunOutcome outcome{};
   distributed::run_or_give_up(*communicator, [&] {
     outcome = train::run_training(config, options, *communicator, display);
