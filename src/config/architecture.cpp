@@ -21,8 +21,8 @@ constexpr double kTransformersEps = 1e-6;  // LlamaConfig's rms_norm_eps where a
 
 struct Refused {
   std::string_view key;
-  bool (*allowed)(
-      const Json& value);  // values with which the key changes nothing; null never gets here
+  // Values with which the key changes nothing; null never gets here.
+  bool (*allowed)(const Json& value);
   std::string_view message;
 };
 
@@ -42,7 +42,7 @@ bool is_silu(const Json& value) {
   return value == "silu" || value == "swish";
 }
 bool is_llama(const Json& value) {
-  return value == "llama";
+  return value == "llama" || value == kPackedModelType;
 }
 bool is_full_attention(const Json& value) {
   return value.is_array() && std::all_of(value.begin(), value.end(),
@@ -231,11 +231,14 @@ void check_model(const ModelConfig& model, const std::string& prefix, Problems& 
     problems.add(prefix + "num_key_value_heads", std::to_string(kv_heads),
                  concat("expected a divisor of num_attention_heads (", heads, ")"));
   }
-  if (sound({"vocab_size", "pad_token_id"}) && model.pad_token_id &&
-      *model.pad_token_id >= model.vocab_size) {
-    problems.add(prefix + "pad_token_id", std::to_string(*model.pad_token_id),
-                 concat("expected less than vocab_size (", model.vocab_size, "), or null"));
-  }
+  const auto check_token = [&](const char* key, std::int64_t id, const char* otherwise) {
+    if (sound({"vocab_size", key}) && id >= model.vocab_size)
+      problems.add(prefix + key, std::to_string(id),
+                   concat("expected less than vocab_size (", model.vocab_size, ")", otherwise));
+  };
+  if (model.pad_token_id) check_token("pad_token_id", *model.pad_token_id, ", or null");
+  check_token("bos_token_id", model.bos_token_id, "");
+  for (const std::int64_t id : model.eos_token_id) check_token("eos_token_id", id, "");
   if (sound({"binarize"}) && model.binarize != Binarize::kColumn) {
     const std::string reason = concat(", because binarize is ", to_string(model.binarize),
                                       "; the option is for column only");

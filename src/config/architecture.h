@@ -9,6 +9,9 @@
 /// Hugging Face LlamaConfig keys, as they stand in the `model` section and in architecture files.
 namespace fbi::config {
 
+/// model_type of packed exports.
+inline constexpr const char* kPackedModelType = "fbi_llama";
+
 /// What to do with keys that nobody knows.
 enum class UnknownKeys { kKeep, kLog };
 

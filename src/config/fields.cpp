@@ -126,14 +126,11 @@ void list(FieldList& f, TeacherConfig& c) {
   f.begin("teacher.", Role::kIdentity);
   f.add("path", &c.path, kAny,
         "Hugging Face folder with safetensors, or a run or checkpoint folder of fbi-llm. Required "
-        "when "
-        "objective.distill > 0.");
+        "when objective.distill > 0.");
   f.add("dtype", &c.dtype, kAny,
         "Arithmetic of the teacher; empty: as its weights are stored; fp8: matrices of its decoder "
-        "and their "
-        "inputs in 8 bits, all else in bf16, on GPUs from compute capability 8.9 on (a CPU does it "
-        "slowly, to try it). The run's log "
-        "says how far that moves its distributions.")
+        "and their inputs in 8 bits, all else in bf16, on GPUs from compute capability 8.9 on (a "
+        "CPU does it slowly, to try it). The run's log says how far that moves its distributions.")
       .choices = {"", "fp32", "bf16", "fp16", "fp8"};
   f.add("micro_batch", &c.micro_batch, {0, kMaxBatch},
         "Samples that the teacher takes at once, a divisor of train.micro_batch; 0: all of a "
@@ -187,7 +184,7 @@ void list(FieldList& f, OptimizerConfig& c) {
   f.add("end_lr", &c.end_lr, kNotNegative, "Learning rate at the end of the cosine and after it.");
   f.add("beta1", &c.beta1, kBelowOne, "Decay of AdamW's first moment.");
   f.add("beta2", &c.beta2, kBelowOne, "Decay of AdamW's second moment.");
-  f.add("eps", &c.eps, kPositive, "AdamW's epsilon.");
+  f.add("eps", &c.eps, {1e-37, kInfinity}, "AdamW's epsilon.");
   f.add("weight_decay", &c.weight_decay, kNotNegative, "AdamW's decoupled weight decay.");
   f.add("clip_norm", &c.clip_norm, kNotNegative,
         "Global norm to which gradients are clipped; 0: no clipping.");
@@ -245,8 +242,7 @@ void list(FieldList& f, TrainConfig& c) {
       "working_copy", &c.working_copy, kAny,
       "How long binarized weights that are multiplied as dense matrices stay unpacked: layer, for "
       "one product; step, until the signs change, for 4 bytes per weight (2 in bf16), the same "
-      "bits "
-      "and hardly less time (docs/benchmarks.md).");
+      "bits and hardly less time (docs/benchmarks.md).");
   copy.role = Role::kFree;
   copy.choices = {"layer", "step"};
 }

@@ -26,12 +26,14 @@ ModelConfig model_config_from_hf_json(std::string_view text, const std::string& 
   return model;
 }
 
-std::string model_config_to_hf_json(const ModelConfig& unresolved, std::string_view torch_dtype) {
+std::string model_config_to_hf_json(const ModelConfig& unresolved, std::string_view torch_dtype,
+                                    ModelName name) {
   ModelConfig model = unresolved;
   resolve(model);
   nlohmann::ordered_json out;
-  out["architectures"] = {"LlamaForCausalLM"};
-  out["model_type"] = "llama";
+  const bool packed = name == ModelName::kPacked;
+  out["architectures"] = {packed ? "FbiLlamaForCausalLM" : "LlamaForCausalLM"};
+  out["model_type"] = packed ? kPackedModelType : "llama";
   for (const Field& field : fields_of(model, "")) {
     const bool written_below = field.key.rfind("rope_scaling", 0) == 0 ||
                                field.key == "eos_token_id" || field.key == "binarize" ||

@@ -2,6 +2,8 @@
 
 #include <cstddef>
 
+#include "fbi/core/error.h"
+
 namespace fbi::config {
 
 std::int64_t scale_count(Binarize binarize, const LinearShape& shape) {
@@ -18,18 +20,32 @@ std::int64_t scale_count(Binarize binarize, const LinearShape& shape) {
   return 0;
 }
 
+std::vector<std::int64_t> scale_shape(Binarize binarize, const LinearShape& shape) {
+  switch (binarize) {
+    case Binarize::kColumn:
+      return {1, shape.inputs};
+    case Binarize::kRow:
+      return {shape.outputs, 1};
+    case Binarize::kSingle:
+      return {};
+    case Binarize::kNone:
+      break;
+  }
+  throw UsageError("a dense model has no scales");
+}
+
 std::array<LinearShape, 7> decoder_linears(const ModelConfig& model) {
   const std::int64_t hidden = model.hidden_size;
   const std::int64_t queries = model.num_attention_heads * model.head_dim;
   const std::int64_t keys = model.num_key_value_heads * model.head_dim;
   const std::int64_t wide = model.intermediate_size;
-  return {{{queries, hidden},
-           {keys, hidden},
-           {keys, hidden},
-           {hidden, queries},
-           {wide, hidden},
-           {wide, hidden},
-           {hidden, wide}}};
+  return {{{queries, hidden, "self_attn.q_proj"},
+           {keys, hidden, "self_attn.k_proj"},
+           {keys, hidden, "self_attn.v_proj"},
+           {hidden, queries, "self_attn.o_proj"},
+           {wide, hidden, "mlp.gate_proj"},
+           {wide, hidden, "mlp.up_proj"},
+           {hidden, wide, "mlp.down_proj"}}};
 }
 
 std::array<std::size_t, 7> scale_owners(const ModelConfig& model) {

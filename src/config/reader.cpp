@@ -1,6 +1,8 @@
 #include "config/reader.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "config/values.h"
 #include "fbi/core/error.h"
@@ -30,6 +32,43 @@ std::string_view last_part(std::string_view path) {
 std::string_view parent_of(std::string_view path) {
   const auto dot = path.rfind('.');
   return dot == std::string_view::npos ? std::string_view() : path.substr(0, dot);
+}
+
+// What other programs call our fields.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 21> kForeignNames = {{
+    {"learning_rate", "optimizer.lr"},
+    {"max_lr", "optimizer.lr"},
+    {"min_lr", "optimizer.end_lr"},
+    {"warmup_iters", "optimizer.warmup_steps"},
+    {"lr_decay_iters", "optimizer.total_steps"},
+    {"grad_clip", "optimizer.clip_norm"},
+    {"max_grad_norm", "optimizer.clip_norm"},
+    {"batch_size", "train.micro_batch"},
+    {"batch_size", "evaluation.batch"},
+    {"per_device_train_batch_size", "train.micro_batch"},
+    {"gradient_accumulation_steps", "train.global_batch"},
+    {"max_iters", "train.steps"},
+    {"max_steps", "train.steps"},
+    {"seq_length", "train.seq_len"},
+    {"block_size", "train.seq_len"},
+    {"save_steps", "checkpoint.every_steps"},
+    {"logging_steps", "log.every_steps"},
+    {"n_layer", "model.num_hidden_layers"},
+    {"n_head", "model.num_attention_heads"},
+    {"n_kv_head", "model.num_key_value_heads"},
+    {"n_embd", "model.hidden_size"},
+}};
+
+// Our name of a field of another program, or nothing: in the section of `path` when it has one.
+std::string translated(const std::vector<Field>& fields, std::string_view path) {
+  std::string first;
+  for (const auto& [foreign, ours] : kForeignNames) {
+    if (foreign != last_part(path)) continue;
+    const std::string beside = concat(parent_of(path), ".", last_part(ours));
+    if (find_field(fields, beside)) return beside;
+    if (first.empty() && find_field(fields, ours)) first = ours;
+  }
+  return first;
 }
 
 // Names one level below `parent`: fields and sections.
@@ -146,6 +185,8 @@ void read_fields(const std::vector<Field>& fields, const Json& root, Problems& p
 }
 
 std::string key_suggestion(const std::vector<Field>& fields, const std::string& path) {
+  const std::string ours = translated(fields, path);
+  if (!ours.empty()) return concat("; did you mean ", ours, "?");
   const std::string_view parent = parent_of(path);
   std::string close = nearest(last_part(path), names_below(fields, parent));
   if (!close.empty()) {

@@ -10,8 +10,8 @@
 namespace fbi::config {
 namespace {
 
-constexpr double kExactIntegers =
-    9007199254740992.0;  // 2^53: doubles up to here hold every integer
+// 2^53: doubles up to here hold every integer.
+constexpr double kExactIntegers = 9007199254740992.0;
 
 template <class T>
 struct IsVector : std::false_type {};

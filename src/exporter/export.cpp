@@ -18,7 +18,6 @@ namespace fbi::exporter {
 namespace {
 
 using formats::DType;
-using Role = TensorSpec::Role;
 
 class Exporter {
  public:
@@ -45,7 +44,6 @@ class Exporter {
       report().tokenizer_note = text::write_hugging_face_tokenizer(
           *options_.tokenizer, staged_->staging, model_.max_position_embeddings);
     }
-    report().directory = staged_->target;
     write("README.md", model_card_text(model_, kind_, folding_, options_.card, report()));
     if (kind_ == ExportKind::kNative) formats::write_checksums(staged_->staging);
     staged_->list_files();
@@ -64,31 +62,21 @@ class Exporter {
     std::vector<formats::TensorView> layout;
     for (const TensorSpec& tensor : tensors) {
       layout.push_back({tensor.name, folding_.dtype, tensor.shape, {}});
-      const bool weight = tensor.role == Role::kDense || tensor.role == Role::kLatent;
-      report().weights += weight ? tensor.numel() : 0;
     }
     formats::TensorFolderWriter writer(staged_->staging, std::move(layout),
                                        options_.max_shard_bytes);
-    report().bits_per_weight =
-        8.0 * static_cast<double>(writer.tensor_bytes()) / static_cast<double>(report().weights);
     for (const TensorSpec& tensor : tensors) {
       writer.write(encode(tensor));
-      ++report().tensors;
-      if (options_.on_progress) {
-        options_.on_progress({report().tensors, static_cast<std::int64_t>(tensors.size())});
-      }
+      staged_->wrote_tensor(tensor, tensors.size(), options_);
     }
     writer.finish();
+    staged_->wrote_all(writer.tensor_bytes());
   }
 
   std::vector<std::byte> encode(const TensorSpec& tensor) {
     if (kind_ == ExportKind::kFolded) return folded_.read(tensor, report().zeros);
     const std::vector<float> values = reader_.read_for_cast(tensor);
-    if (tensor.role == Role::kLatent) {
-      const ZeroCounts zeros = count_zeros(values);
-      report().zeros.exact += zeros.exact;
-      report().zeros.fp16 += zeros.fp16;
-    }
+    if (tensor.role == TensorSpec::Role::kLatent) report().zeros += count_zeros(values);
     std::vector<std::byte> bytes(values.size() *
                                  static_cast<std::size_t>(formats::size_of(folding_.dtype)));
     cast(values, folding_.dtype, bytes);

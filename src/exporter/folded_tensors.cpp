@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "fbi/config/model_size.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 
 namespace fbi::exporter {
@@ -16,9 +18,7 @@ FoldedTensors::FoldedTensors(const formats::ModelSource& source, const config::M
       folding_(folding),
       reader_(source, folding.dtype),
       tensors_(model_tensors(model)) {
-  std::erase_if(tensors_, [](const TensorSpec& tensor) {
-    return tensor.role == Role::kScale || tensor.role == Role::kShift;
-  });
+  std::erase_if(tensors_, [](const TensorSpec& tensor) { return !tensor.is_weight(); });
 }
 
 std::vector<std::byte> FoldedTensors::read(const TensorSpec& tensor, ZeroCounts& zeros) const {
@@ -28,20 +28,18 @@ std::vector<std::byte> FoldedTensors::read(const TensorSpec& tensor, ZeroCounts&
     cast(reader_.read_for_cast(tensor), folding_.dtype, bytes);
     return bytes;
   }
-  const ZeroCounts found = fold_matrix(tensor, bytes);
-  zeros.exact += found.exact;
-  zeros.fp16 += found.fp16;
+  zeros += fold_matrix(tensor, bytes);
   return bytes;
 }
 
 ZeroCounts FoldedTensors::fold_matrix(const TensorSpec& tensor, std::span<std::byte> out) const {
   const kernels::MatrixShape shape = {tensor.shape[0], tensor.shape[1]};
-  const auto scales = scale_shape(binarize_, shape);
+  const auto scales = config::scale_shape(binarize_, {shape.rows, shape.columns});
   const std::vector<float> latent = reader_.read_finite(tensor);
   const std::vector<float> scale =
-      reader_.read_for_cast({scale_name(tensor.name), scales, Role::kScale});
+      reader_.read_for_cast({config::scale_name(tensor.name), scales, Role::kScale});
   const std::vector<float> shift =
-      shift_ ? reader_.read_for_cast({shift_name(tensor.name), scales, Role::kShift})
+      shift_ ? reader_.read_for_cast({config::shift_name(tensor.name), scales, Role::kShift})
              : std::vector<float>(scale.size());
   for (std::size_t i = 0; i < scale.size(); ++i) {
     if (!(std::abs(scale[i]) + std::abs(shift[i]) < overflow_limit(folding_.dtype))) {
@@ -50,7 +48,7 @@ ZeroCounts FoldedTensors::fold_matrix(const TensorSpec& tensor, std::span<std::b
                              formats::to_string(folding_.dtype), "; export it in another dtype"));
     }
   }
-  return fold({shape, scale_strides(binarize_), latent, scale, shift}, folding_, out);
+  return fold({shape, kernels::ScaleStrides::of(binarize_), latent, scale, shift}, folding_, out);
 }
 
 }  // namespace fbi::exporter

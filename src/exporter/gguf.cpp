@@ -37,30 +37,27 @@ void write_tensors(const GgufContents& contents, const config::ModelConfig& mode
                    const ExportOptions& options) {
   const std::vector<float> factors = rope_factors(model);
   std::vector<formats::GgufTensor> layout;
-  ExportReport& report = staged.report;
-  std::int64_t tensor_bytes = 0;
+  std::uint64_t tensor_bytes = 0;
   for (const TensorSpec& tensor : contents.list()) {
     const formats::GgufType type = contents.type(tensor);
     layout.push_back({gguf_name(tensor.name), type, tensor.shape, {}});
-    report.weights += tensor.numel();
     const std::int64_t columns = tensor.shape.back();
-    tensor_bytes += tensor.numel() / columns * formats::row_bytes(type, columns);
+    tensor_bytes +=
+        static_cast<std::uint64_t>(tensor.numel() / columns * formats::row_bytes(type, columns));
   }
   if (!factors.empty())
     layout.push_back({kRopeFactors, formats::GgufType::kF32, {std::ssize(factors)}, {}});
-  report.bits_per_weight =
-      8.0 * static_cast<double>(tensor_bytes) / static_cast<double>(report.weights);
-  report.note = contents.note();
+  staged.report.note = contents.note();
 
   formats::GgufWriter writer(staged.staging / kGgufFile, metadata, layout);
   for (const TensorSpec& tensor : contents.list()) {
-    const std::vector<std::byte> bytes = contents.read(tensor, report.zeros);
+    const std::vector<std::byte> bytes = contents.read(tensor, staged.report.zeros);
     writer.write(permuted(bytes, tensor.shape[0], permuted_heads(tensor.name, model)));
-    ++report.tensors;
-    if (options.on_progress) options.on_progress({report.tensors, std::ssize(contents.list())});
+    staged.wrote_tensor(tensor, contents.list().size(), options);
   }
   if (!factors.empty()) writer.write(std::as_bytes(std::span(factors)));
   writer.finish();
+  staged.wrote_all(tensor_bytes);
 }
 
 class GgufSource final : public formats::ModelSource {
@@ -121,11 +118,9 @@ StagedExport write_folder(const GgufContents& contents, const config::ModelConfi
                           const std::filesystem::path& target, const ExportOptions& options) {
   check_tokenizer_fits(options.tokenizer, model);
   auto staged = std::make_unique<StagedExport::Impl>(target);
-  const std::string title =
-      options.card.title.empty() ? staged->target.filename().string() : options.card.title;
+  const std::string title = title_of(options.card, staged->report);
   write_tensors(contents, model, gguf_metadata(model, file_kind, title, options.tokenizer), *staged,
                 options);
-  staged->report.directory = staged->target;
   write_file(staged->staging / "README.md",
              model_card_text(model, kind, folding, options.card, staged->report));
   staged->list_files();

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/kernels/binary_matrix.h"
 
@@ -58,9 +59,9 @@ class BitContents final : public GgufContents {
     check_widths();
     check_tensors(source, model_);
     tensors_ = model_tensors(model_);
-    std::erase_if(tensors_, [](const TensorSpec& t) { return t.role == Role::kScale; });
+    std::erase_if(tensors_, [](const TensorSpec& t) { return !t.is_weight(); });
     for (std::int64_t layer = 0; layer < model_.num_hidden_layers; ++layer) {
-      const std::string output = concat("model.layers.", layer, ".self_attn.o_proj.weight");
+      const std::string output = config::layer_prefix(layer) + "self_attn.o_proj.weight";
       if (!folds(output)) dense_.insert(output);
     }
   }
@@ -146,7 +147,7 @@ class BitContents final : public GgufContents {
     std::int64_t columns = model_.hidden_size;
     if (weight.ends_with("o_proj.weight")) columns = model_.num_attention_heads * model_.head_dim;
     if (weight.ends_with("down_proj.weight")) columns = model_.intermediate_size;
-    const TensorSpec spec{scale_name(weight), {1, columns}, Role::kScale};
+    const TensorSpec spec{config::scale_name(weight), {1, columns}, Role::kScale};
     return as_fp16 ? reader_.read_for_cast(spec) : reader_.read_finite(spec);
   }
 

@@ -65,27 +65,16 @@ StagedExport import_model(const fs::path& source, const config::ModelConfig& unr
   const auto layout = layout_of(folder, tensors);
 
   auto staged = std::make_unique<StagedExport::Impl>(target);
-  ExportReport& report = staged->report;
   formats::TensorFolderWriter writer(staged->staging, layout, options.max_shard_bytes);
   const TensorReader reader(*values, DType::kF32);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const std::vector<float> checked = reader.read_finite(tensors[i]);
-    const bool latent = tensors[i].role == TensorSpec::Role::kLatent;
-    if (latent) {
-      const ZeroCounts zeros = count_zeros(checked);
-      report.zeros.exact += zeros.exact;
-      report.zeros.fp16 += zeros.fp16;
-    }
-    if (latent || tensors[i].role == TensorSpec::Role::kDense) report.weights += tensors[i].numel();
+    if (tensors[i].role == TensorSpec::Role::kLatent) staged->report.zeros += count_zeros(checked);
     writer.write(layout[i].bytes);
-    report.tensors = static_cast<std::int64_t>(i) + 1;
-    if (options.on_progress) {
-      options.on_progress({report.tensors, static_cast<std::int64_t>(tensors.size())});
-    }
+    staged->wrote_tensor(tensors[i], tensors.size(), options);
   }
   writer.finish();
-  report.bits_per_weight =
-      8.0 * static_cast<double>(writer.tensor_bytes()) / static_cast<double>(report.weights);
+  staged->wrote_all(writer.tensor_bytes());
   check_written(formats::TensorFolder(staged->staging), layout);
   write_model_configuration(staged->staging, model, layout.front().dtype);
   copy_tokenizer(source, staged->staging);

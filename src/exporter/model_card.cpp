@@ -62,20 +62,24 @@ std::string fold_rule(const Folding& folding) {
 
 }  // namespace
 
+std::string title_of(const ModelCard& card, const ExportReport& report) {
+  return card.title.empty() ? report.directory.filename().string() : card.title;
+}
+
 std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
                             const Folding& folding, const ModelCard& card,
                             const ExportReport& report) {
   const config::ModelSize size = config::parameter_counts(model);
   const bool binarized = model.binarize != config::Binarize::kNone;
   std::ostringstream out;
-  out << "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- llama\n- "
-         "fbi-llm\n"
-      << (binarized ? "- 1-bit\n" : "") << "---\n\n# "
-      << (card.title.empty() ? report.directory.filename().string() : card.title) << "\n\n"
+  out << "---\n"
+      << (kind == ExportKind::kFolded ? "library_name: transformers\n" : "")
+      << "pipeline_tag: text-generation\ntags:\n- llama\n- fbi-llm\n"
+      << (binarized ? "- 1-bit\n" : "") << "---\n\n# " << title_of(card, report) << "\n\n"
       << summary(model, kind) << "\n\n|  |  |\n| --- | --- |\n";
-  add_row(out, "parameters", format_count(static_cast<std::uint64_t>(size.total())));
+  add_row(out, "parameters", format_count(size.total()));
   if (binarized) {
-    add_row(out, "of these binarized", format_count(static_cast<std::uint64_t>(size.binarized)));
+    add_row(out, "of these binarized", format_count(size.binarized));
   }
   add_row(out, "layers, hidden, feed-forward",
           concat(model.num_hidden_layers, ", ", model.hidden_size, ", ", model.intermediate_size));

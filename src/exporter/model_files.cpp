@@ -2,7 +2,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "fbi/config/huggingface.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/exporter/fold.h"
@@ -10,9 +9,10 @@
 namespace fbi::exporter {
 
 void write_model_configuration(const std::filesystem::path& directory,
-                               const config::ModelConfig& model, formats::DType dtype) {
+                               const config::ModelConfig& model, formats::DType dtype,
+                               config::ModelName name) {
   write_file(directory / "config.json",
-             config::model_config_to_hf_json(model, torch_dtype_name(dtype)));
+             config::model_config_to_hf_json(model, torch_dtype_name(dtype), name));
   nlohmann::ordered_json generation = {{"_from_model_config", true},
                                        {"bos_token_id", model.bos_token_id}};
   if (model.eos_token_id.size() == 1) {

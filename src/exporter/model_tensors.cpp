@@ -1,11 +1,12 @@
-#include <array>
+#include "exporter/model_tensors.h"
+
 #include <map>
-#include <string_view>
 
 #include "fbi/config/load.h"
 #include "fbi/config/model_size.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
-#include "fbi/exporter/model_tensors.h"
+#include "fbi/formats/safetensors.h"
 
 namespace fbi::exporter {
 namespace {
@@ -13,40 +14,33 @@ namespace {
 using Role = TensorSpec::Role;
 using Shape = std::vector<std::int64_t>;
 
-std::string sibling(const std::string& weight, std::string_view suffix) {
-  return concat(std::string_view(weight).substr(0, weight.rfind('.') + 1), suffix);
+constexpr std::size_t kFirstOfMlp = 4;  // of config::decoder_linears
+
+std::string weight_name(std::int64_t layer, const config::LinearShape& linear) {
+  return concat(config::layer_prefix(layer), linear.name, config::kLatentWeight);
 }
 
 void add_linear(std::vector<TensorSpec>& tensors, const config::ModelConfig& model,
-                const std::string& name, kernels::MatrixShape shape) {
+                std::int64_t layer, const config::LinearShape& linear) {
+  const std::string name = weight_name(layer, linear);
   const bool dense = model.binarize == config::Binarize::kNone;
-  tensors.push_back({name, {shape.rows, shape.columns}, dense ? Role::kDense : Role::kLatent});
+  tensors.push_back({name, {linear.outputs, linear.inputs}, dense ? Role::kDense : Role::kLatent});
   if (dense) return;
-  const Shape scales = scale_shape(model.binarize, shape);
-  tensors.push_back({scale_name(name), scales, Role::kScale});
-  if (model.shift) tensors.push_back({shift_name(name), scales, Role::kShift});
-}
-
-/// In the order of config::decoder_linears.
-constexpr std::array<std::string_view, 7> kLinears = {
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
-constexpr std::size_t kFirstOfMlp = 4;
-
-std::string linear_name(std::int64_t layer, std::size_t linear) {
-  return concat("model.layers.", layer, ".", kLinears[linear], ".weight");
+  const Shape scales = config::scale_shape(model.binarize, linear);
+  tensors.push_back({config::scale_name(name), scales, Role::kScale});
+  if (model.shift) tensors.push_back({config::shift_name(name), scales, Role::kShift});
 }
 
 void add_layer(std::vector<TensorSpec>& tensors, const config::ModelConfig& model,
                std::int64_t layer) {
   const auto norm = [&](const char* name) {
-    tensors.push_back({concat("model.layers.", layer, ".", name, ".weight"), {model.hidden_size}});
+    tensors.push_back({config::layer_prefix(layer) + name, {model.hidden_size}});
   };
-  const auto shapes = config::decoder_linears(model);
-  norm("input_layernorm");
-  for (std::size_t n = 0; n < kLinears.size(); ++n) {
-    if (n == kFirstOfMlp) norm("post_attention_layernorm");
-    add_linear(tensors, model, linear_name(layer, n), {shapes[n].outputs, shapes[n].inputs});
+  const auto linears = config::decoder_linears(model);
+  norm("input_layernorm.weight");
+  for (std::size_t n = 0; n < linears.size(); ++n) {
+    if (n == kFirstOfMlp) norm("post_attention_layernorm.weight");
+    add_linear(tensors, model, layer, linears[n]);
   }
 }
 
@@ -54,13 +48,13 @@ void add_layer(std::vector<TensorSpec>& tensors, const config::ModelConfig& mode
 void check_tied_scales(const formats::ModelSource& source, const config::ModelConfig& model) {
   if (model.binarize != config::Binarize::kColumn || !model.tie_scales) return;
   const auto owners = config::scale_owners(model);
-  const auto shapes = config::decoder_linears(model);
+  const auto linears = config::decoder_linears(model);
   for (std::int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
     for (std::size_t n = 0; n < owners.size(); ++n) {
       if (owners[n] == n) continue;
-      const std::string name = scale_name(linear_name(layer, n));
-      const std::string owner = scale_name(linear_name(layer, owners[n]));
-      std::vector<float> found(static_cast<std::size_t>(shapes[n].inputs)), expected(found.size());
+      const std::string name = config::scale_name(weight_name(layer, linears[n]));
+      const std::string owner = config::scale_name(weight_name(layer, linears[owners[n]]));
+      std::vector<float> found(static_cast<std::size_t>(linears[n].inputs)), expected(found.size());
       source.read(name, found);
       source.read(owner, expected);
       if (found == expected) continue;
@@ -79,52 +73,17 @@ std::int64_t TensorSpec::numel() const {
   return count;
 }
 
-std::string scale_name(const std::string& weight) {
-  return sibling(weight, "wscale");
-}
-std::string shift_name(const std::string& weight) {
-  return sibling(weight, "wbias");
-}
-
-std::vector<std::int64_t> scale_shape(config::Binarize binarize, kernels::MatrixShape weight) {
-  switch (binarize) {
-    case config::Binarize::kColumn:
-      return {1, weight.columns};
-    case config::Binarize::kRow:
-      return {weight.rows, 1};
-    case config::Binarize::kSingle:
-      return {};
-    case config::Binarize::kNone:
-      break;
-  }
-  throw UsageError("a dense model has no scales");
-}
-
-kernels::ScaleStrides scale_strides(config::Binarize binarize) {
-  switch (binarize) {
-    case config::Binarize::kColumn:
-      return kernels::ScaleStrides::per_column();
-    case config::Binarize::kRow:
-      return kernels::ScaleStrides::per_row();
-    case config::Binarize::kSingle:
-      return kernels::ScaleStrides::single();
-    case config::Binarize::kNone:
-      break;
-  }
-  throw UsageError("a dense model has no scales");
-}
-
 std::vector<TensorSpec> model_tensors(const config::ModelConfig& unresolved) {
   config::ModelConfig model = unresolved;
   config::resolve(model);
   std::vector<TensorSpec> tensors;
-  tensors.push_back({"model.embed_tokens.weight", {model.vocab_size, model.hidden_size}});
+  tensors.push_back({config::kEmbedding, {model.vocab_size, model.hidden_size}});
   for (std::int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
     add_layer(tensors, model, layer);
   }
-  tensors.push_back({"model.norm.weight", {model.hidden_size}});
+  tensors.push_back({config::kFinalNorm, {model.hidden_size}});
   if (!model.tie_word_embeddings) {
-    tensors.push_back({"lm_head.weight", {model.vocab_size, model.hidden_size}});
+    tensors.push_back({config::kHead, {model.vocab_size, model.hidden_size}});
   }
   return tensors;
 }
@@ -145,8 +104,7 @@ void check_tensors(const formats::ModelSource& source, const config::ModelConfig
     expected.emplace(tensor.name, tensor.shape);
   }
   for (const std::string& name : source.names()) {
-    const bool tied_head = model.tie_word_embeddings && name == "lm_head.weight";
-    if (!expected.contains(name) && !tied_head && !name.ends_with("rotary_emb.inv_freq")) {
+    if (!expected.contains(name) && !config::is_passed_over(name, model.tie_word_embeddings)) {
       problems += concat("\n  not used by this architecture: ", name);
     }
   }

@@ -9,10 +9,10 @@
 #include "exporter/staged_export.h"
 #include "exporter/tensor_reader.h"
 #include "fbi/config/load.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/formats/checksums.h"
-#include "fbi/formats/packed_names.h"
 #include "fbi/kernels/binary_matrix.h"
 #include "fbi/text/hugging_face.h"
 
@@ -23,8 +23,7 @@ using formats::DType;
 using Role = TensorSpec::Role;
 
 std::string bits_name(const std::string& weight) {
-  return concat(weight.substr(0, weight.size() - formats::kLatentWeight.size()),
-                formats::kSignBits);
+  return concat(weight.substr(0, weight.size() - config::kLatentWeight.size()), config::kSignBits);
 }
 
 class PackedExporter {
@@ -33,7 +32,7 @@ class PackedExporter {
                  DType dense_dtype)
       : model_(model), dense_dtype_(dense_dtype), reader_(source, dense_dtype) {
     config::resolve(model_);
-    for (const TensorSpec& tensor : model_tensors(model_)) tensors_.push_back(tensor);
+    tensors_ = model_tensors(model_);
   }
 
   std::vector<formats::TensorView> layout() const {
@@ -89,20 +88,13 @@ class PackedExporter {
 
 void write_tensors(const PackedExporter& exporter, StagedExport::Impl& staged,
                    const ExportOptions& options) {
-  ExportReport& report = staged.report;
   formats::TensorFolderWriter writer(staged.staging, exporter.layout(), options.max_shard_bytes);
   for (const TensorSpec& tensor : exporter.tensors()) {
-    const bool weight = tensor.role == Role::kDense || tensor.role == Role::kLatent;
-    report.weights += weight ? tensor.numel() : 0;
-    writer.write(exporter.encode(tensor, report.zeros));
-    ++report.tensors;
-    if (options.on_progress) {
-      options.on_progress({report.tensors, std::ssize(exporter.tensors())});
-    }
+    writer.write(exporter.encode(tensor, staged.report.zeros));
+    staged.wrote_tensor(tensor, exporter.tensors().size(), options);
   }
   writer.finish();
-  report.bits_per_weight =
-      8.0 * static_cast<double>(writer.tensor_bytes()) / static_cast<double>(report.weights);
+  staged.wrote_all(writer.tensor_bytes());
 }
 
 }  // namespace
@@ -120,12 +112,12 @@ StagedExport export_packed(const formats::ModelSource& source, const config::Mod
   check_tensors(source, exporter.model());
   auto staged = std::make_unique<StagedExport::Impl>(target);
   write_tensors(exporter, *staged, options);
-  write_model_configuration(staged->staging, exporter.model(), dense_dtype);
+  write_model_configuration(staged->staging, exporter.model(), dense_dtype,
+                            config::ModelName::kPacked);
   if (options.tokenizer) {
     staged->report.tokenizer_note = text::write_hugging_face_tokenizer(
         *options.tokenizer, staged->staging, exporter.model().max_position_embeddings);
   }
-  staged->report.directory = staged->target;
   write_file(staged->staging / "README.md",
              model_card_text(exporter.model(), ExportKind::kPacked, Folding{dense_dtype},
                              options.card, staged->report));

@@ -6,6 +6,7 @@
 
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/core/temporary.h"
 
 namespace fbi::exporter {
 namespace {
@@ -34,9 +35,11 @@ void refuse_used_target(const fs::path& target) {
 StagedExport::Impl::Impl(const fs::path& requested) {
   if (requested.empty()) throw UsageError("the export has no target folder");
   try {
-    target = plain_path(requested);
+    target = report.directory = plain_path(requested);
     refuse_used_target(target);
-    staging = target.parent_path() / (".tmp-" + target.filename().string());
+    const fs::path prefix = target.parent_path() / (".tmp-" + target.filename().string());
+    remove_dead_temporaries(prefix);
+    staging = own_temporary(prefix);
     fs::remove_all(staging);
     fs::create_directories(staging);
   } catch (const fs::filesystem_error& error) {
@@ -50,8 +53,21 @@ StagedExport::Impl::~Impl() {
   if (!committed) fs::remove_all(staging, ignored);
 }
 
+void StagedExport::Impl::wrote_tensor(const TensorSpec& tensor, std::size_t total,
+                                      const ExportOptions& options) {
+  ++report.tensors;
+  if (tensor.is_weight()) report.weights += tensor.numel();
+  if (options.on_progress) {
+    options.on_progress({report.tensors, static_cast<std::int64_t>(total)});
+  }
+}
+
+void StagedExport::Impl::wrote_all(std::uint64_t tensor_bytes) {
+  report.bits_per_weight =
+      8.0 * static_cast<double>(tensor_bytes) / static_cast<double>(report.weights);
+}
+
 void StagedExport::Impl::list_files() {
-  report.directory = target;
   try {
     for (const auto& entry : fs::directory_iterator(staging)) {
       report.files.push_back(entry.path().filename().string());
@@ -81,6 +97,12 @@ ExportReport StagedExport::commit() {
   sync_directory(impl_->staging);
   std::error_code error;
   fs::rename(impl_->staging, impl_->target, error);  // replaces an empty folder, never a full one
+  if (error == std::errc::directory_not_empty || error == std::errc::file_exists ||
+      error == std::errc::not_a_directory) {
+    throw UsageError(concat(impl_->target.string(),
+                            " was made by another process meanwhile and is left as it is; choose "
+                            "another target"));
+  }
   if (error) {
     throw DiskError(concat("cannot rename the finished export ", impl_->staging.string(), " to ",
                            impl_->target.string(), ": ", error.message()));

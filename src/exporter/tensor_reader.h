@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "fbi/exporter/model_tensors.h"
+#include "exporter/model_tensors.h"
 #include "fbi/formats/model_source.h"
 #include "fbi/formats/safetensors.h"
 

@@ -9,9 +9,10 @@
 #include <array>
 
 #include "fbi/config/model_size.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/nn/llama.h"
-#include "fbi/nn/slots.h"
 #include "fbi/ops/slot_ops.h"
+#include "nn/slots.h"
 
 namespace fbi::nn {
 namespace {
@@ -82,7 +83,7 @@ DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index,
       key_value_heads_(model.num_key_value_heads),
       head_dim_(model.head_dim),
       eps_(model.rms_norm_eps) {
-  const std::string prefix = "model.layers." + std::to_string(index) + ".";
+  const std::string prefix = config::layer_prefix(index);
   const std::int64_t hidden = model.hidden_size, inner = model.intermediate_size;
   const std::int64_t queries = heads_ * head_dim_, keys = key_value_heads_ * head_dim_;
   const auto linear = [&](const char* name, std::int64_t outputs, std::int64_t inputs) {
@@ -140,8 +141,8 @@ at::Tensor DecoderLayer::attention(const at::Tensor& x, const RotaryTable& rotar
 
   std::optional<at::Tensor> mask;
   const std::int64_t past = keys.size(2) - seq;
-  if (past > 0 &&
-      seq > 1) {  // several new tokens behind a filled cache: token s sees positions 0 … past + s
+  // Several new tokens behind a filled cache: token s sees positions 0 … past + s.
+  if (past > 0 && seq > 1) {
     const auto options = x.options().dtype(at::kLong);
     mask = at::arange(past + seq, options).unsqueeze(0) <=
            at::arange(past, past + seq, options).unsqueeze(1);

@@ -1,7 +1,6 @@
 #include "fbi/nn/fbi_linear.h"
 
 #include <ostream>
-#include <vector>
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
@@ -10,21 +9,10 @@
 
 #include "fbi/core/error.h"
 #include "fbi/ops/binarize.h"
+#include "fbi/ops/scale_strides.h"
 
 namespace fbi::nn {
 namespace {
-
-std::vector<std::int64_t> scale_shape(const FbiLinearOptions& options) {
-  switch (options.pattern()) {
-    case ops::ScalePattern::kRow:
-      return {options.out_features(), 1};
-    case ops::ScalePattern::kSingle:
-      return {};
-    case ops::ScalePattern::kColumn:
-      break;
-  }
-  return {1, options.in_features()};
-}
 
 const char* to_string(ops::ScalePattern pattern) {
   switch (pattern) {
@@ -65,9 +53,11 @@ std::shared_ptr<FbiLinearImpl> FbiLinearImpl::from_linear(const torch::nn::Linea
 
 void FbiLinearImpl::reset() {
   weight = register_parameter("weight", at::empty({options.out_features(), options.in_features()}));
-  wscale = register_parameter("wscale", at::empty(scale_shape(options)));
+  const auto scales =
+      ops::scale_shape(options.pattern(), {options.out_features(), options.in_features()});
+  wscale = register_parameter("wscale", at::empty(scales));
   wbias = at::Tensor();
-  if (options.shift()) wbias = register_parameter("wbias", at::empty(scale_shape(options)));
+  if (options.shift()) wbias = register_parameter("wbias", at::empty(scales));
   reset_parameters();
 }
 

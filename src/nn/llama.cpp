@@ -8,11 +8,12 @@
 
 #include <algorithm>
 
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
-#include "fbi/nn/slots.h"
 #include "fbi/ops/device.h"
 #include "fbi/ops/loss.h"
 #include "fbi/ops/slot_ops.h"
+#include "nn/slots.h"
 
 namespace fbi::nn {
 namespace {
@@ -23,8 +24,8 @@ at::Tensor ids_tensor(std::span<const std::int32_t> tokens, std::int64_t batch, 
                       at::Device device) {
   if (static_cast<std::int64_t>(tokens.size()) != batch * seq)
     throw UsageError(concat("expected ", batch, " x ", seq, " tokens, found ", tokens.size()));
-  auto* data = const_cast<std::int32_t*>(
-      tokens.data());  // from_blob takes no const; the copy below only reads
+  // from_blob takes no const; the copy below only reads.
+  auto* data = const_cast<std::int32_t*>(tokens.data());
   return at::from_blob(data, {batch, seq}, at::TensorOptions().dtype(at::kInt))
       .to(device, at::kLong);
 }
@@ -69,8 +70,7 @@ LlamaForCausalLM::LlamaForCausalLM(const config::ModelConfig& model, const Llama
           options.compute_dtype == at::kFloat ? "fp32" : c10::toString(options.compute_dtype)),
       rotary_(model, options.device) {
   const auto values = at::TensorOptions().dtype(options.value_dtype).device(options.device);
-  embedding_ =
-      make_embedding_slot("model.embed_tokens.weight", model.vocab_size, model.hidden_size, values);
+  embedding_ = make_embedding_slot(config::kEmbedding, model.vocab_size, model.hidden_size, values);
   slots_.push_back(&embedding_);
   for (std::int64_t index = 0; index < model.num_hidden_layers; ++index) {
     layers_.push_back(std::make_unique<DecoderLayer>(model, index, values));
@@ -80,12 +80,12 @@ LlamaForCausalLM::LlamaForCausalLM(const config::ModelConfig& model, const Llama
       slots_.push_back(slot);
     }
   }
-  norm_ = make_norm_slot("model.norm.weight", model.hidden_size, options.device);
+  norm_ = make_norm_slot(config::kFinalNorm, model.hidden_size, options.device);
   slots_.push_back(&norm_);
   if (model.tie_word_embeddings) {
     head_ = embedding_;  // shares the value; its gradient is the embedding's tied_grad
   } else {
-    head_ = make_embedding_slot("lm_head.weight", model.vocab_size, model.hidden_size, values);
+    head_ = make_embedding_slot(config::kHead, model.vocab_size, model.hidden_size, values);
     slots_.push_back(&head_);
   }
 }

@@ -7,6 +7,7 @@
 
 #include "fbi/config/huggingface.h"
 #include "fbi/config/load.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
@@ -18,12 +19,6 @@ namespace fbi::nn {
 namespace {
 
 namespace fs = std::filesystem;
-
-at::ScalarType torch_dtype(formats::DType dtype) {
-  if (dtype == formats::DType::kBF16) return at::kBFloat16;
-  if (dtype == formats::DType::kF16) return at::kHalf;
-  return at::kFloat;
-}
 
 ModelFolder open_checkpoint(std::unique_ptr<formats::CheckpointReader> reader) {
   ModelFolder folder;
@@ -52,9 +47,9 @@ config::Binarize pattern_of(const formats::TensorView& scale) {
 /// The sizes that memory is needed for, held against the tensors that are there before any of it is
 /// taken.
 void check_sizes(const formats::TensorFolder& tensors, const config::ModelConfig& model) {
-  const std::string last = concat("model.layers.", model.num_hidden_layers - 1, ".");
+  const std::string last = config::layer_prefix(model.num_hidden_layers - 1);
   const std::pair<std::string, std::vector<std::int64_t>> needed[] = {
-      {"model.embed_tokens.weight", {model.vocab_size, model.hidden_size}},
+      {config::kEmbedding, {model.vocab_size, model.hidden_size}},
       {last + "self_attn.q_proj.weight",
        {model.num_attention_heads * model.head_dim, model.hidden_size}},
       {last + "self_attn.k_proj.weight",
@@ -75,9 +70,14 @@ ModelFolder open_tensor_folder(const fs::path& path) {
   const fs::path config_file = path / "config.json";
   folder.config = config::model_config_from_hf_json(read_file(config_file), config_file.string());
   const formats::TensorFolder tensors(path);
+  if (tensors.find(concat(config::layer_prefix(0), "self_attn.q_proj", config::kSignBits)))
+    throw UsageError(concat(path.string(),
+                            " is a packed export, of signs alone: give the run, its checkpoint, or "
+                            "a native export"));
   check_sizes(tensors, folder.config);
-  folder.stored_dtype = torch_dtype(tensors.at("model.embed_tokens.weight").dtype);
-  const auto* scale = tensors.find("model.layers.0.self_attn.q_proj.wscale");
+  folder.stored_dtype = torch_dtype(tensors.at(config::kEmbedding).dtype);
+  const auto* scale =
+      tensors.find(concat(config::layer_prefix(0), "self_attn.q_proj", config::kScale));
   folder.kind = scale ? "native export" : "Hugging Face folder";
   folder.config.binarize = scale ? pattern_of(*scale) : config::Binarize::kNone;
   if (folder.config.binarize != config::Binarize::kColumn &&
@@ -91,21 +91,34 @@ ModelFolder open_tensor_folder(const fs::path& path) {
   return folder;
 }
 
+/// Whether a path could be meant as "organisation/model".
+bool is_hub_name(const fs::path& path) {
+  const std::string text = path.string();
+  const auto slash = text.find('/');
+  std::error_code ignored;
+  return slash != std::string::npos && slash > 0 && slash + 1 < text.size() &&
+         text.find('/', slash + 1) == std::string::npos && text[0] != '.' &&
+         !fs::exists(path, ignored) && !fs::exists(path.parent_path(), ignored);
+}
+
 }  // namespace
+
+at::ScalarType torch_dtype(formats::DType dtype) {
+  if (dtype == formats::DType::kBF16) return at::kBFloat16;
+  if (dtype == formats::DType::kF16) return at::kHalf;
+  return at::kFloat;
+}
 
 ModelFolder open_model_folder(const fs::path& path) {
   if (!fs::is_directory(path))
     throw DataError(
         concat(path.string(),
-               " is not a folder; expected a Hugging Face model, a checkpoint or a run directory"));
-  if (fs::exists(path / "manifest.json"))
-    return open_checkpoint(std::make_unique<formats::CheckpointReader>(path));
-  if (fs::is_directory(path / "checkpoints") ||
-      fs::exists(path / "environment.json")) {  // a run directory
-    auto newest = formats::open_newest_checkpoint(path / "checkpoints");
-    if (!newest) throw CheckpointError(concat(path.string(), ": the run has no checkpoint yet"));
-    return open_checkpoint(std::move(newest));
-  }
+               " is not a folder; expected a Hugging Face model, a checkpoint or a run directory",
+               is_hub_name(path) ? concat("; to fetch it from the Hugging Face hub: hf download ",
+                                          path.string(), " --local-dir ", path.string())
+                                 : ""));
+  if (auto checkpoint = formats::open_checkpoint_of(path))
+    return open_checkpoint(std::move(checkpoint));
   if (!fs::exists(path / "config.json"))
     throw DataError(concat(path.string(),
                            " holds no model: neither config.json with safetensors, nor "

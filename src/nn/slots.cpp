@@ -1,7 +1,9 @@
-#include "fbi/nn/slots.h"
+#include "nn/slots.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+
+#include "fbi/config/model_size.h"
 
 namespace fbi::nn {
 namespace {
@@ -41,9 +43,7 @@ ParameterSlot make_linear_slot(std::string name, std::int64_t outputs, std::int6
   slot.shape = {outputs, inputs};
   slot.pattern = pattern_of(model.binarize);
   slot.learns_shift = model.shift;
-  const std::int64_t scales = slot.pattern == ScalePattern::kColumn ? inputs
-                              : slot.pattern == ScalePattern::kRow  ? outputs
-                                                                    : 1;
+  const std::int64_t scales = config::scale_count(model.binarize, {outputs, inputs});
   const auto options = at::TensorOptions().device(values.device());
   slot.bits = at::empty({outputs, (inputs + 7) / 8}, options.dtype(at::kByte));
   slot.alpha = at::empty({scales}, options.dtype(at::kFloat));

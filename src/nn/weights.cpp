@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <set>
 
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/random.h"
@@ -34,7 +35,7 @@ class RandomWeights final : public WeightSource {
           fill_normal({values + begin, static_cast<std::size_t>(end - begin)}, seed_, hash64(name),
                       static_cast<std::uint64_t>(begin), 0.0, model_.initializer_range);
         });
-    if (name == "model.embed_tokens.weight" && model_.pad_token_id)
+    if (name == config::kEmbedding && model_.pad_token_id)
       out.select(0, *model_.pad_token_id).zero_();
     return out;
   }
@@ -73,7 +74,7 @@ class StoredWeights final : public WeightSource {
 /// A tied alpha is in the files once for each of its layers.
 void load_alpha(ops::ParameterSlot& slot, const at::Tensor& alpha, const WeightSource& source) {
   if (!slot.owns_alpha() && !alpha.equal(slot.alpha.cpu()))
-    throw DataError(concat(ops::sibling_name(slot.name, "wscale"), " in ", source.description(),
+    throw DataError(concat(config::scale_name(slot.name), " in ", source.description(),
                            " differs from the scales of the layers before it, but model.tie_scales "
                            "is true: q, k and v must have the same, "
                            "and so must gate and up; set model.tie_scales=false"));
@@ -84,12 +85,12 @@ at::Tensor load_packed(ops::ParameterSlot& slot, const WeightSource& source, Loa
   const at::Tensor latent = source.tensor(slot.name, slot.shape);
   report.zero_signs += latent.eq(0).sum().item<std::int64_t>();
   ops::pack_signs(slot, latent);
-  const std::string scale = ops::sibling_name(slot.name, "wscale");
+  const std::string scale = config::scale_name(slot.name);
   if (source.contains(scale)) {
     const auto shape = ops::scale_shape(slot);
     load_alpha(slot, source.tensor(scale, shape).reshape(-1), source);
     if (slot.learns_shift)
-      slot.beta.copy_(source.tensor(ops::sibling_name(slot.name, "wbias"), shape).reshape(-1));
+      slot.beta.copy_(source.tensor(config::shift_name(slot.name), shape).reshape(-1));
   } else {
     ops::initial_scales(slot, latent);
   }
@@ -100,21 +101,20 @@ void check_names(const LlamaForCausalLM& model, const std::vector<std::string>& 
                  const WeightSource& source) {
   std::set<std::string> expected;
   bool scaled = false;
-  for (const auto& name : names) scaled |= name.ends_with(".wscale");
+  for (const auto& name : names) scaled |= name.ends_with(config::kScale);
   for (const auto* slot : model.slots()) {
     expected.insert(slot->name);
     if (slot->kind != ops::SlotKind::kPacked || !scaled) continue;
-    expected.insert(ops::sibling_name(slot->name, "wscale"));
-    if (slot->learns_shift) expected.insert(ops::sibling_name(slot->name, "wbias"));
+    expected.insert(config::scale_name(slot->name));
+    if (slot->learns_shift) expected.insert(config::shift_name(slot->name));
   }
   std::string problems;
   for (const auto& name : expected)
     if (!source.contains(name)) problems += concat("\n  missing: ", name);
-  for (const auto& name : names) {
-    const bool tied_head = model.config().tie_word_embeddings && name == "lm_head.weight";
-    if (!expected.contains(name) && !tied_head && !name.ends_with("rotary_emb.inv_freq"))
+  const bool tied_head = model.config().tie_word_embeddings;
+  for (const auto& name : names)
+    if (!expected.contains(name) && !config::is_passed_over(name, tied_head))
       problems += concat("\n  not used by this architecture: ", name);
-  }
   if (!problems.empty())
     throw DataError(concat("tensors of ", source.description(), " do not fit the model:", problems,
                            "\nCheck the folder's config.json (num_hidden_layers, "
@@ -150,8 +150,8 @@ void check_weights(const LlamaForCausalLM& model, const WeightSource& source) {
   for (const auto* slot : model.slots()) {
     source.check_shape(slot->name, slot->shape);
     if (slot->kind != ops::SlotKind::kPacked) continue;
-    for (const char* scale : {"wscale", "wbias"})
-      source.check_shape(ops::sibling_name(slot->name, scale), ops::scale_shape(*slot));
+    for (const auto& name : {config::scale_name(slot->name), config::shift_name(slot->name)})
+      source.check_shape(name, ops::scale_shape(*slot));
   }
 }
 

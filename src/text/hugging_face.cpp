@@ -155,8 +155,8 @@ std::string write_hugging_face_tokenizer(const Tokenizer& tokenizer,
                                          std::int64_t model_max_length) {
   const std::string obstacle = tokenizer.why_no_tokenizer_json();
   save_tokenizer(tokenizer, directory);
-  if (is_tokenizer_json(tokenizer))
-    return obstacle;  // everything is said in its author's own files
+  // Everything is said in its author's own files.
+  if (is_tokenizer_json(tokenizer)) return obstacle;
   if (obstacle.empty()) {
     write_file(directory / "tokenizer.json", tokenizer_json(tokenizer).dump(1) + "\n");
   }

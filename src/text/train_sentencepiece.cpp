@@ -9,7 +9,6 @@
 
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
-#include "text/utf8.h"
 
 namespace fbi::text {
 
@@ -51,8 +50,8 @@ class LineIterator final : public sentencepiece::SentenceIterator {
     const std::size_t length = part_length(line_);
     sentence_ = line_.substr(0, length);
     line_.remove_prefix(length);
-    if (line_.starts_with(' '))
-      line_.remove_prefix(1);  // the trainer puts one before each sentence
+    // The trainer puts one before each sentence.
+    if (line_.starts_with(' ')) line_.remove_prefix(1);
   }
 
  private:

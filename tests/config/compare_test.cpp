@@ -157,7 +157,7 @@ TEST(Compare, EveryFieldIsWrittenReadComparedAndHashed) {
 TEST(Compare, NumbersRoundTripBitForBit) {
   RunConfig config = base();
   config.optimizer.lr = 0.1 + 0.2;
-  config.optimizer.eps = 5e-324;
+  config.optimizer.eps = 0x1.123456789abcdp-100;
   config.optimizer.weight_decay = 1.7976931348623157e308;
   config.model.rope_theta = 1.0 / 3.0;
   const RunConfig back = parse(to_json(config));

@@ -97,7 +97,7 @@ TEST(Load, AllProblemsComeTogether) {
       "\n  optimiser = {\"lr\":1}: unknown key; did you mean optimizer?",  //
       "\n  optimizer.lrr = 0.1: unknown key; did you mean optimizer.lr?",
       "\n  optimizer.beta1 = 1: expected a number >= 0 and < 1",
-      "\n  optimizer.eps = \"small\": expected a number > 0",
+      "\n  optimizer.eps = \"small\": expected a number >= 1e-37",
       "\n  train.steps = \"many\": expected an integer from 1 to 1073741824",
       "\n  train.precision = \"fp23\": expected one of fp32 | bf16; did you mean \"fp32\"?",
       "\n  train.seq_len = 1.5: expected an integer from 1 to ",
@@ -127,6 +127,27 @@ TEST(Load, RightKeyInTheWrongSectionIsFound) {
   const std::string message =
       expect_error<UsageError>([] { minimal({"xyzzy=1"}); }, "xyzzy = 1: unknown key");
   EXPECT_EQ(message.find("did you mean"), std::string::npos);
+}
+
+TEST(Load, NamesOfOtherProgramsAreTranslated) {
+  const auto suggests = [](const std::string& given, const std::string& ours) {
+    expect_error<UsageError>([&] { minimal({given + "=1"}); },
+                             given + " = 1: unknown key; did you mean " + ours + "?");
+  };
+  suggests("learning_rate", "optimizer.lr");
+  suggests("optimizer.learning_rate", "optimizer.lr");
+  suggests("optimizer.groups.norm.learning_rate", "optimizer.groups.norm.lr");
+  suggests("train.min_lr", "optimizer.end_lr");
+  suggests("batch_size", "train.micro_batch");
+  suggests("teacher.batch_size", "teacher.micro_batch");
+  suggests("evaluation.batch_size", "evaluation.batch");
+  suggests("train.gradient_accumulation_steps", "train.global_batch");
+  suggests("train.max_iters", "train.steps");
+  suggests("optimizer.max_steps", "train.steps");
+  suggests("block_size", "train.seq_len");
+  suggests("model.n_layer", "model.num_hidden_layers");
+  suggests("model.n_head", "model.num_attention_heads");
+  suggests("n_embd", "model.hidden_size");
 }
 
 TEST(Load, RepeatedKeysAreErrors) {
@@ -194,7 +215,7 @@ TEST_P(Boundaries, LastLegalAndFirstIllegalValue) {
 
 INSTANTIATE_TEST_SUITE_P(
     Fields, Boundaries,
-    testing::Values(Boundary{"model.vocab_size=1", "model.vocab_size=0"},
+    testing::Values(Boundary{"model.vocab_size=3", "model.vocab_size=0"},
                     Boundary{"model.num_hidden_layers=4096", "model.num_hidden_layers=4097"},
                     Boundary{"model.rms_norm_eps=1e-30", "model.rms_norm_eps=0"},
                     Boundary{"model.rope_theta=0.5", "model.rope_theta=0"},
@@ -211,7 +232,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Boundary{"optimizer.end_lr=0", "optimizer.end_lr=-1e-9"},
                     Boundary{"optimizer.beta1=0", "optimizer.beta1=1"},
                     Boundary{"optimizer.beta2=0.999999", "optimizer.beta2=1"},
-                    Boundary{"optimizer.eps=1e-300", "optimizer.eps=0"},
+                    Boundary{"optimizer.eps=1e-37", "optimizer.eps=9e-38"},
                     Boundary{"optimizer.weight_decay=0", "optimizer.weight_decay=-1"},
                     Boundary{"optimizer.clip_norm=0", "optimizer.clip_norm=-1"},
                     Boundary{"optimizer.warmup_steps=0", "optimizer.warmup_steps=-1"},

@@ -16,8 +16,12 @@
 
 #include "exporter/memory_source.h"
 #include "fbi/config/huggingface.h"
+#include "fbi/config/tensor_names.h"
+#include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/core/system.h"
 #include "fbi/formats/safetensors.h"
+#include "support/entries.h"
 #include "support/expect_error.h"
 #include "support/shared_data.h"
 #include "support/temp_dir.h"
@@ -26,6 +30,7 @@ namespace fbi::exporter {
 namespace {
 
 namespace fs = std::filesystem;
+using ::fbi::test::entries;
 using ::fbi::test::expect_error;
 using ::fbi::test::TempDir;
 using formats::DType;
@@ -35,12 +40,6 @@ using ::testing::Not;
 using Role = TensorSpec::Role;
 
 const std::string kDown = "model.layers.1.mlp.down_proj.weight";
-
-std::vector<fs::path> entries(const fs::path& folder) {
-  std::vector<fs::path> names;
-  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename());
-  return names;
-}
 
 nlohmann::json read_json(const fs::path& path) {
   return nlohmann::json::parse(read_file(path));
@@ -72,6 +71,7 @@ TEST(ExportNativeTest, KeepsEveryBitUnderThePublishedNames) {
     const config::ModelConfig read =
         config::model_config_from_hf_json(read_file(dir / "out" / "config.json"), "config.json");
     EXPECT_EQ(read, small_model(binarize));
+    EXPECT_EQ(read_json(dir / "out" / "config.json").at("model_type"), "llama");
   }
 }
 
@@ -105,7 +105,7 @@ void expect_folded(const config::ModelConfig& model, DType dtype) {
   const auto part = [&](float x) { return dtype == DType::kF16 ? round(x) : x; };
   std::size_t tensors = 0;
   for (const TensorSpec& spec : model_tensors(model)) {
-    if (spec.role == Role::kScale || spec.role == Role::kShift) continue;
+    if (!spec.is_weight()) continue;
     ++tensors;
     const formats::TensorView& view = written.at(spec.name);
     EXPECT_EQ(view.dtype, dtype);
@@ -116,10 +116,10 @@ void expect_folded(const config::ModelConfig& model, DType dtype) {
     for (std::int64_t n = 0; n < spec.numel(); ++n) {
       float expected = round(values[n]);
       if (spec.role == Role::kLatent) {
-        const auto strides = scale_strides(model.binarize);
+        const auto strides = kernels::ScaleStrides::of(model.binarize);
         const std::int64_t k = n / spec.shape[1] * strides.row + n % spec.shape[1] * strides.column;
-        const float alpha = part(source.values(scale_name(spec.name))[k]);
-        const float beta = model.shift ? part(source.values(shift_name(spec.name))[k]) : 0;
+        const float alpha = part(source.values(config::scale_name(spec.name))[k]);
+        const float beta = model.shift ? part(source.values(config::shift_name(spec.name))[k]) : 0;
         expected = round(values[n] >= 0 ? beta + alpha : beta - alpha);
       }
       ASSERT_EQ(std::bit_cast<std::uint32_t>(found[n]), std::bit_cast<std::uint32_t>(expected))
@@ -174,8 +174,8 @@ TEST(ExportFoldedTest, ATiedHeadIsNotRepeated) {
 TEST(ExportFoldedTest, ZerosAreCountedAndTakenAsPublishedOnRequest) {
   const TempDir dir;
   MemorySource source(small_model());
-  const float alpha = source.values(scale_name(kDown))[3],
-              beta = source.values(shift_name(kDown))[3];
+  const float alpha = source.values(config::scale_name(kDown))[3],
+              beta = source.values(config::shift_name(kDown))[3];
   source.values(kDown)[3] = 0.0f;            // row 0, column 3
   source.values(kDown)[20 + 3] = -0x1p-25f;  // row 1, column 3
   const auto half = [](float x) { return formats::half_to_float(formats::float_to_half(x)); };
@@ -279,11 +279,26 @@ TEST(ExportTest, NothingAppearsUnderTheTargetBeforeCommit) {
 TEST(ExportTest, LeftoversOfAKilledExportAreReplaced) {
   const TempDir dir;
   const MemorySource source(small_model());
-  fs::create_directories(dir / ".tmp-out");
-  write_file(dir / ".tmp-out" / "model-00001-of-00002.safetensors", "half a file");
+  const fs::path left = dir / concat(".tmp-out-", host_name(), "-999999999-1");
+  fs::create_directories(left);
+  write_file(left / "model-00001-of-00002.safetensors", "half a file");
   fs::create_directories(dir / "out");  // an empty target is fine
   const ExportReport report = export_native(source, small_model(), dir / "out").commit();
   EXPECT_THAT(report.files, Not(::testing::Contains("model-00001-of-00002.safetensors")));
+  EXPECT_THAT(entries(dir.path()), ElementsAre("out"));
+}
+
+TEST(ExportTest, ATargetThatAnotherProcessMadeMeanwhileStays) {
+  const TempDir dir;
+  const MemorySource source(small_model());
+  {
+    StagedExport staged = export_native(source, small_model(), dir / "out");
+    fs::create_directories(dir / "out");
+    write_file(dir / "out" / "model.safetensors", "theirs");
+    expect_error<UsageError>([&] { staged.commit(); }, (dir / "out").string(),
+                             "another process meanwhile", "choose another target");
+  }
+  EXPECT_EQ(read_file(dir / "out" / "model.safetensors"), "theirs");
   EXPECT_THAT(entries(dir.path()), ElementsAre("out"));
 }
 
@@ -313,8 +328,8 @@ TEST(ExportTest, ATargetBelowAFileIsADiskError) {
 TEST(ExportTest, ValuesThatAreNotFiniteAreRefusedByName) {
   const TempDir dir;
   for (const std::string& name :
-       {kDown, scale_name(kDown), shift_name(kDown), std::string("model.norm.weight"),
-        std::string("model.embed_tokens.weight")}) {
+       {kDown, config::scale_name(kDown), config::shift_name(kDown),
+        std::string("model.norm.weight"), std::string("model.embed_tokens.weight")}) {
     MemorySource source(small_model());
     source.values(name)[7] = std::numeric_limits<float>::quiet_NaN();
     expect_error<DataError>([&] { export_folded(source, small_model(), dir / "out"); }, name,
@@ -339,8 +354,8 @@ TEST(ExportTest, ValuesThatDoNotFitTheDtypeAreRefusedByName) {
                           "model.norm.weight[3] is 70000", "too large for F16", "another dtype");
   export_folded(source, small_model(), dir / "bf16", {DType::kBF16}).commit();
   MemorySource sum(small_model());
-  sum.values(scale_name(kDown))[4] = 40000;
-  sum.values(shift_name(kDown))[4] = -40000;
+  sum.values(config::scale_name(kDown))[4] = 40000;
+  sum.values(config::shift_name(kDown))[4] = -40000;
   expect_error<DataError>([&] { export_folded(sum, small_model(), dir / "out"); }, kDown,
                           "-40000 ± 40000", "F16");
 }
@@ -348,7 +363,7 @@ TEST(ExportTest, ValuesThatDoNotFitTheDtypeAreRefusedByName) {
 TEST(ExportTest, TensorsThatDoNotFitTheModelAreRefused) {
   const TempDir dir;
   MemorySource source(small_model());
-  source.tensors.erase(shift_name(kDown));
+  source.tensors.erase(config::shift_name(kDown));
   expect_error<DataError>([&] { export_folded(source, small_model(), dir / "out"); },
                           "missing: model.layers.1.mlp.down_proj.wbias [1, 20]");
   MemorySource wrong(small_model());

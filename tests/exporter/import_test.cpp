@@ -16,6 +16,7 @@
 #include "fbi/formats/safetensors.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
+#include "support/write_tensor_folder.h"
 
 namespace fbi::exporter {
 namespace {
@@ -49,7 +50,7 @@ class Import : public testing::Test {
       add(concat("model.layers.", layer, ".self_attn.rotary_emb.inv_freq"), {2},
           std::vector<std::byte>(8), DType::kF32);
     }
-    formats::write_tensor_folder(from_, views);
+    test::write_tensor_folder(from_, views);
     write_file(from_ / "tokenizer.json", "{}");
   }
 

@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "exporter/model_tensors.h"
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/random.h"
-#include "fbi/exporter/model_tensors.h"
 
 namespace fbi::exporter {
 

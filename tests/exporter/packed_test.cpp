@@ -20,6 +20,7 @@ using ::fbi::test::TempDir;
 using formats::DType;
 using ::testing::Contains;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using Role = TensorSpec::Role;
 
 std::vector<float> floats(const formats::TensorView& view) {
@@ -60,6 +61,21 @@ TEST(ExportPackedTest, HoldsSignsScalesAndTheDenseRest) {
     EXPECT_EQ(config::model_config_from_hf_json(read_file(dir / "out" / "config.json"), "c"),
               model);
     EXPECT_THAT(read_file(dir / "out" / "README.md"), HasSubstr("weight_bits"));
+  }
+}
+
+TEST(ExportPackedTest, IsNoLlamaForTransformers) {
+  const TempDir dir;
+  export_packed(MemorySource(small_model()), small_model(), dir / "out").commit();
+  EXPECT_THAT(read_file(dir / "out" / "README.md"), Not(HasSubstr("library_name")));
+  const std::string packed = read_file(dir / "out" / "config.json");
+  EXPECT_THAT(packed, HasSubstr("\"FbiLlamaForCausalLM\""));
+  EXPECT_THAT(packed, HasSubstr("\"model_type\": \"fbi_llama\""));
+  // As exports were written before they had a name of their own.
+  const std::string older = config::model_config_to_hf_json(small_model(), "float16");
+  EXPECT_THAT(older, HasSubstr("\"model_type\": \"llama\""));
+  for (const std::string& text : {packed, older}) {
+    EXPECT_EQ(config::model_config_from_hf_json(text, "c"), small_model());
   }
 }
 

@@ -165,8 +165,8 @@ TEST(FbiLinear, CountsFlipsAsChangesOfPositive) {
   layer->weight.copy_(torch::tensor({{1.0f, -1.0f}, {0.0f, 2.0f}}));
   const at::Tensor before = layer->sign_snapshot();
   EXPECT_EQ(layer->count_flips(before), 0);
-  layer->weight.copy_(
-      torch::tensor({{-1.0f, 0.0f}, {1e-30f, 2.0f}}));  // -1 -> 0 stays "not positive"
+  // -1 -> 0 stays "not positive".
+  layer->weight.copy_(torch::tensor({{-1.0f, 0.0f}, {1e-30f, 2.0f}}));
   EXPECT_EQ(layer->count_flips(before), 2);
   test::expect_error<UsageError>(
       [&] {

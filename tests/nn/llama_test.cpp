@@ -19,15 +19,16 @@
 
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
-#include "fbi/core/hash.h"
-#include "fbi/core/random.h"
 #include "fbi/nn/layerwise_pass.h"
 #include "fbi/nn/weights.h"
 #include "fbi/ops/slot_ops.h"
 #include "support/expect_error.h"
+#include "support/random_tensor.h"
 
 namespace fbi::nn {
 namespace {
+
+using test::random_tensor;
 
 constexpr std::int64_t kVocab = 23, kBatch = 2, kSeq = 6;
 
@@ -44,13 +45,6 @@ config::ModelConfig tiny_model(config::Binarize binarize) {
   model.binarize = binarize;
   config::resolve(model);
   return model;
-}
-
-at::Tensor random_tensor(const std::vector<std::int64_t>& shape, const std::string& key) {
-  at::Tensor out = at::empty(shape, at::kFloat);
-  fill_normal({out.data_ptr<float>(), static_cast<std::size_t>(out.numel())}, 9, hash64(key), 0,
-              0.0, 1.0);
-  return out;
 }
 
 std::unique_ptr<LlamaForCausalLM> make_model(const config::ModelConfig& config) {
@@ -310,8 +304,8 @@ TEST(Llama, EvaluationGoesChunkByChunk) {  // 600 positions: more than one chunk
   for (std::int64_t i = 0; i < 600; ++i) ids.data_ptr<std::int64_t>()[i] = (i * i + 5) % kVocab;
   const at::Tensor hidden = model->hidden_states(ids).view({600, 16});
   const at::Tensor expected = model->head_logits(hidden).view({2, 300, kVocab});
-  EXPECT_TRUE(
-      logits_of(*model, ids).allclose(expected, 1e-6, 1e-6));  // another height of the product
+  // Another height of the product.
+  EXPECT_TRUE(logits_of(*model, ids).allclose(expected, 1e-6, 1e-6));
 }
 
 TEST(Llama, APaddingTokenGetsNoGradient) {

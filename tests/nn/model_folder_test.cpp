@@ -170,6 +170,23 @@ TEST_F(Folder, WithoutAModelIsRefused) {
   test::expect_error<CheckpointError>(open, path().string() + ": the run has no checkpoint yet");
 }
 
+TEST_F(Folder, WithSignBitsAloneIsRefused) {
+  auto tensors = random_model(packed_, 1);
+  tensors["model.layers.0.self_attn.q_proj.weight_bits"] =
+      tensors.at("model.layers.0.self_attn.q_proj.weight");
+  tensors.erase("model.layers.0.self_attn.q_proj.weight");
+  write(packed_, tensors);
+  test::expect_error<UsageError>([&] { open_model_folder(path()); },
+                                 path().string() + " is a packed export",
+                                 "give the run, its checkpoint, or a native export");
+}
+
+TEST_F(Folder, ThatCouldBeANameOfTheHubSaysHowToFetchIt) {
+  test::expect_error<DataError>([&] { open_model_folder("some-org/some-model"); },
+                                "some-org/some-model is not a folder",
+                                "hf download some-org/some-model --local-dir some-org/some-model");
+}
+
 TEST_F(Folder, WithOtherTensorsThanItsArchitectureNamesThemAll) {
   auto tensors = random_model(dense_, 1);
   tensors.erase("model.norm.weight");

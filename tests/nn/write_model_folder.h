@@ -10,11 +10,12 @@
 #include <ATen/core/Tensor.h>
 
 #include "fbi/config/huggingface.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/formats/safetensors.h"
 #include "fbi/nn/llama.h"
 #include "fbi/nn/weights.h"
-#include "fbi/ops/packing.h"
 #include "fbi/ops/scale_strides.h"
+#include "support/write_tensor_folder.h"
 #include "support/write_text.h"
 
 namespace fbi::nn {
@@ -32,9 +33,8 @@ inline NamedTensors random_model(const config::ModelConfig& config, std::uint64_
   for (auto* slot : model.slots()) {  // a tied scale is known when all its layers are loaded
     if (slot->kind != ops::SlotKind::kPacked) continue;
     const auto shape = ops::scale_shape(*slot);
-    out[ops::sibling_name(slot->name, "wscale")] = slot->alpha.view(shape).clone();
-    if (slot->learns_shift)
-      out[ops::sibling_name(slot->name, "wbias")] = slot->beta.view(shape).clone();
+    out[config::scale_name(slot->name)] = slot->alpha.view(shape).clone();
+    if (slot->learns_shift) out[config::shift_name(slot->name)] = slot->beta.view(shape).clone();
   }
   return out;
 }
@@ -54,7 +54,7 @@ inline void write_model_folder(const std::filesystem::path& folder,
                      {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}});
   }
   test::write_text(folder / "config.json", config::model_config_to_hf_json(config, "float32"));
-  formats::write_tensor_folder(folder, views);
+  test::write_tensor_folder(folder, views);
 }
 
 }  // namespace fbi::nn

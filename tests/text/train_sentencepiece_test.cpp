@@ -69,8 +69,8 @@ TEST_F(TrainSentencePiece, SeveralInputsCountTogether) {
   const std::string corpus = test::small_corpus();
   const std::size_t cut = corpus.find('\n', corpus.size() / 2) + 1;
   auto two = options(corpus.substr(0, cut));
-  test::write_text(folder_ / "b, second.txt",
-                   corpus.substr(cut));  // a comma in a name is no separator
+  // A comma in a name is no separator.
+  test::write_text(folder_ / "b, second.txt", corpus.substr(cut));
   two.inputs.push_back(folder_ / "b, second.txt");
   train_sentencepiece(two);
   EXPECT_EQ(read_file(two.output), test::SmallTokenizer::instance()->file_bytes());

@@ -65,8 +65,8 @@ struct TeacherConfig {
 struct DataConfig {
   DataFormat format = DataFormat::kShards;
   std::vector<std::string> paths;  ///< files or folders, in this order
-  std::vector<std::int64_t>
-      skip_files;          ///< positions in the file list that are left out (counted from 0)
+  /// Positions in the file list that are left out (counted from 0).
+  std::vector<std::int64_t> skip_files;
   std::uint64_t seed = 0;  ///< order of samples
   std::string index_dir;   ///< where line indexes of amber files go; "" = beside the data
 };
@@ -115,8 +115,8 @@ struct TrainConfig {
   std::uint64_t seed = 0;  ///< initial weights
   std::string init_from;  ///< start from this model's weights instead of random ones (step 0, fresh
                           ///< moments)
-  std::int64_t loss_chunk_tokens =
-      1024;  ///< tokens whose logits exist at once; part of the arithmetic
+  /// Tokens whose logits exist at once; part of the arithmetic.
+  std::int64_t loss_chunk_tokens = 1024;
   std::int64_t max_skipped_in_row = 10;  ///< non-finite steps in a row before exit 6
   std::string device = "auto";           ///< auto | cpu | cuda
   std::int64_t threads = 0;              ///< 0: all processors
@@ -141,8 +141,8 @@ struct EvaluationConfig {
 };
 
 struct LogConfig {
-  std::int64_t every_steps =
-      10;  ///< one line on the terminal and in train.log; metrics.jsonl has every step
+  /// One line on the terminal and in train.log; metrics.jsonl has every step.
+  std::int64_t every_steps = 10;
 };
 
 /// How a run is spread over ranks. Nothing here changes what is computed but for the rounding of
@@ -150,10 +150,10 @@ struct LogConfig {
 struct ParallelConfig {
   std::string backend = "auto";                 ///< auto (nccl on GPUs, gloo on CPUs) | gloo | nccl
   Precision gradient_dtype = Precision::kFp32;  ///< of gradients between ranks
-  bool shard_gradients =
-      false;  ///< sum gradients over ranks after every micro-step, keep only this rank's rows
-  bool shard_teacher =
-      false;  ///< each rank holds a part of the teacher; layers are gathered when they are used
+  /// Sum gradients over ranks after every micro-step, keep only this rank's rows.
+  bool shard_gradients = false;
+  /// Each rank holds a part of the teacher; layers are gathered when they are used.
+  bool shard_teacher = false;
   double timeout_seconds = 600;  ///< how long a collective waits for a rank that lives
 };
 

@@ -10,7 +10,7 @@
 
 #include "fbi/config/run_config.h"
 #include "fbi/exporter/fold.h"
-#include "fbi/exporter/model_tensors.h"
+#include "fbi/formats/model_source.h"
 #include "fbi/text/tokenizer.h"
 
 /// Model folders for others. An export is written to a temporary folder beside its target; the
@@ -60,10 +60,11 @@ class StagedExport {
   StagedExport& operator=(StagedExport&&) noexcept;
   ~StagedExport();
 
-  const std::filesystem::path& path()
-      const;  ///< the temporary folder, complete; after commit the target
+  /// The temporary folder, complete; after commit the target.
+  const std::filesystem::path& path() const;
   const ExportReport& report() const;
-  /// Renames it to the target, durably. Throws DiskError.
+  /// Renames it to the target, durably. Throws DiskError; UsageError when another process has made
+  /// the target meanwhile.
   ExportReport commit();
 
  private:

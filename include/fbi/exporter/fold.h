@@ -40,6 +40,12 @@ struct BinarizedMatrix {
 struct ZeroCounts {
   std::int64_t exact = 0;  ///< latent weights that are 0 (a bit takes them as +1)
   std::int64_t fp16 = 0;   ///< those that fp16 makes 0: |latent| <= 2^-25, exact ones included
+
+  ZeroCounts& operator+=(const ZeroCounts& other) {
+    exact += other.exact;
+    fp16 += other.fp16;
+    return *this;
+  }
 };
 
 ZeroCounts count_zeros(std::span<const float> latent);

@@ -55,8 +55,8 @@ class DecoderLayer {
 
 struct LlamaOptions {
   at::Device device = at::kCPU;
-  at::ScalarType compute_dtype =
-      at::kFloat;  ///< of matrix products and attention; norms, residual stream and losses are fp32
+  /// Of matrix products and attention; norms, residual stream and losses are fp32.
+  at::ScalarType compute_dtype = at::kFloat;
   at::ScalarType value_dtype = at::kFloat;  ///< embedding, head and dense linears are kept in it;
                                             ///< others than fp32 for inference only
   bool allocate_layers = true;  ///< false: matrices of dense decoder layers have no value until the

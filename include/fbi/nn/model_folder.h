@@ -5,9 +5,14 @@
 #include <string>
 
 #include "fbi/config/run_config.h"
+#include "fbi/formats/tensor_view.h"
 #include "fbi/nn/weights.h"
 
 namespace fbi::nn {
+
+/// What weights that a file stores in `dtype` are in a model: F16 and BF16 as they are, all else
+/// fp32.
+at::ScalarType torch_dtype(formats::DType dtype);
 
 /// A model on disk in any form that this project reads: a Hugging Face LLaMA folder (or a native
 /// export), a checkpoint folder, or a run directory (its newest valid checkpoint).
@@ -21,8 +26,8 @@ struct ModelFolder {
   std::string run_config_json;      ///< checkpoint only: the configuration of the run that wrote it
 };
 
-/// Throws DataError (no model there, unreadable, architecture not implemented) or CheckpointError
-/// (no valid checkpoint).
+/// Throws DataError (no model there, unreadable, architecture not implemented), UsageError (a
+/// packed export, whose weights are not there) or CheckpointError (no valid checkpoint).
 ModelFolder open_model_folder(const std::filesystem::path& path);
 
 /// How a model is evaluated. Weights are rounded to `weights` first

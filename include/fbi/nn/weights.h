@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -38,8 +37,8 @@ std::unique_ptr<WeightSource> random_weights(const config::ModelConfig& model, s
 std::unique_ptr<WeightSource> stored_weights(std::unique_ptr<formats::ModelSource> source);
 
 struct LoadReport {
-  std::int64_t zero_signs =
-      0;  ///< latent weights that are exactly 0: the packed form takes them as +1
+  /// Latent weights that are exactly 0: the packed form takes them as +1.
+  std::int64_t zero_signs = 0;
 };
 
 /// Fills one slot's working copy and returns the fp32 latent weight it was made from, on the CPU

@@ -12,8 +12,8 @@ struct SentencePieceTraining {
   std::vector<std::filesystem::path> inputs;  ///< UTF-8 text files; every line is a sentence
   std::filesystem::path output;               ///< the .model file
   std::int64_t vocab_size = 32000;            ///< 3 special pieces and 256 byte pieces included
-  double character_coverage =
-      0.9995;  ///< share of characters with a piece of their own; the rest become bytes
+  /// Share of characters with a piece of their own; the rest become bytes.
+  double character_coverage = 0.9995;
 };
 
 /// Trains and writes `output` durably; the same inputs give the same bytes. Throws UsageError
