@@ -1,3 +1,9 @@
+# fbi_compile_options(<target>): what all code of src is compiled with.
+function(fbi_compile_options target)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-ffp-contract=off>)
+endfunction()
+
 # fbi_module(<name> SOURCES <cpp/cu>... [MODULES <module>...] [LIBRARIES <target>...]
 #            [PRIVATE_LIBRARIES <target>...])
 #
@@ -17,12 +23,10 @@ function(fbi_module name)
     FILE_SET HEADERS BASE_DIRS "${PROJECT_SOURCE_DIR}/include" FILES ${headers})
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/src")
   target_compile_features(${target} PUBLIC cxx_std_20)
-  target_compile_options(${target} PRIVATE
-    $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-ffp-contract=off>)
+  fbi_compile_options(${target})
   list(TRANSFORM arg_MODULES PREPEND fbi:: OUTPUT_VARIABLE modules)
   target_link_libraries(${target} PUBLIC ${modules} ${arg_LIBRARIES} PRIVATE ${arg_PRIVATE_LIBRARIES})
-  set_target_properties(${target} PROPERTIES
-    EXPORT_NAME ${name} POSITION_INDEPENDENT_CODE ON VERIFY_INTERFACE_HEADER_SETS ${FBI_VERIFY_HEADERS})
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} POSITION_INDEPENDENT_CODE ON)
   if(name IN_LIST modules_without_torch)
     fbi_precompile(${target} plain)
   else()

@@ -4,6 +4,7 @@
 # of several): unit (no LibTorch), torch, run (starts whole programs).  One OpenMP thread per test: ctest runs several at once,
 # and libgomp's spinning makes more threads than processors many times slower.
 include(GoogleTest)
+find_package(Python3 3.9 COMPONENTS Interpreter REQUIRED)
 
 # No test depends on a clock: this only ends what hangs. It is twenty times what the longest takes on two idle processors.
 set(FBI_HANG_SECONDS 1200)
@@ -31,4 +32,13 @@ function(fbi_test name)
   endif()
   gtest_discover_tests(${name}_test TEST_PREFIX "${arg_PREFIX}" DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 300
     PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${FBI_HANG_SECONDS} ENVIRONMENT OMP_NUM_THREADS=1)
+endfunction()
+
+# fbi_python_test(<name> <script> LABEL <label> [ARGS <word>...]): a test in Python, labelled run, or tree (rules of the tree
+# and the scripts).
+function(fbi_python_test name script)
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "LABEL" "ARGS")
+  get_filename_component(script "${script}" ABSOLUTE)
+  add_test(NAME ${name} COMMAND Python3::Interpreter "${script}" ${arg_ARGS})
+  set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${FBI_HANG_SECONDS})
 endfunction()

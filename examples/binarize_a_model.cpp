@@ -4,15 +4,13 @@
 //   cmake --build build/release --target binarize_a_model
 //   build/release/bin/binarize_a_model
 //
-// Expected after a few seconds (the last digits may vary between processors):
+// Expected after a few seconds, about (processors round differently, and signs that flip enlarge
+// that):
 //   step    FbiLinear   binarized Linear
-//      0       1.1286             1.1286
-//    100       0.1683             0.1683
-//    200       0.0108             0.0108
-//    300       0.0071             0.0071
-//    400       0.0040             0.0040
+//      0         1.13               1.13
+//    400         0.01               0.01
 //   three spiral arms told apart: 100 % with FbiLinear, 100 % with binarized Linear
-// Exit status 0: the loss fell below 0.1 and both ways agree.
+// Exit status 0: both tell the arms apart and agree.
 
 #include <cmath>
 #include <cstdio>
@@ -33,6 +31,7 @@ using torch::nn::Linear;
 
 constexpr std::int64_t kPoints = 768, kArms = 3, kWidth = 64;
 constexpr int kSteps = 400;
+constexpr double kLearningRate = 3e-3;
 
 /// A residual classifier with typed members. Hidden = FbiLinear is the first way: a model of your
 /// own that uses FbiLinear where it would use Linear. Hidden = Linear is the model that exists,
@@ -68,9 +67,12 @@ Data spirals() {
   return {torch::stack({radius * angle.cos(), radius * angle.sin()}, 1) * 3.0, arms};
 }
 
-/// One step of any torch::optim optimizer; returns the loss.
-double train_step(torch::optim::Optimizer& optimizer, const at::Tensor& logits,
+/// One step of AdamW; returns the loss. The rate falls to 0: with a constant one signs would flip
+/// until the end, and the last loss would be a matter of chance.
+double train_step(torch::optim::AdamW& optimizer, int step, const at::Tensor& logits,
                   const at::Tensor& arms) {
+  for (auto& group : optimizer.param_groups())
+    group.options().set_lr(kLearningRate * (kSteps - step) / kSteps);
   optimizer.zero_grad();
   const at::Tensor loss = at::cross_entropy_loss(logits, arms);
   loss.backward();
@@ -104,16 +106,17 @@ int main() {
   fbi::nn::BinarizedLayers binarized = fbi::nn::binarize_linear_layers(*dense, keep);
 
   // Optimizers come after the conversion, so that they see the scales too.
-  const auto options = torch::optim::AdamWOptions(3e-3).weight_decay(0.01);
+  const auto options = torch::optim::AdamWOptions(kLearningRate).weight_decay(0.01);
   torch::optim::AdamW net_optimizer(net->parameters(), options);
   torch::optim::AdamW dense_optimizer(dense->parameters(), options);
 
   double net_loss = 0, dense_loss = 0;
   std::printf("step    FbiLinear   binarized Linear\n");
   for (int step = 0; step <= kSteps; ++step) {
-    net_loss = train_step(net_optimizer, net->forward(data.points), data.arms);
+    net_loss = train_step(net_optimizer, step, net->forward(data.points), data.arms);
     // `forward` of the handle puts fresh binarized weights into the layers, then calls the model.
-    dense_loss = train_step(dense_optimizer, binarized.forward(dense, data.points), data.arms);
+    dense_loss =
+        train_step(dense_optimizer, step, binarized.forward(dense, data.points), data.arms);
     if (step % 100 == 0) std::printf("%4d %12.4f %18.4f\n", step, net_loss, dense_loss);
   }
 
@@ -124,5 +127,5 @@ int main() {
       "three spiral arms told apart: %.0f %% with FbiLinear, %.0f %% with binarized Linear\n",
       net_right, dense_right);
   const bool same = std::abs(net_loss - dense_loss) <= 1e-6 * net_loss;
-  return net_loss < 0.1 && same ? 0 : 1;
+  return net_right > 98 && dense_right > 98 && same ? 0 : 1;
 }

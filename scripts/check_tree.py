@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks rules that every file of the tree keeps.
 
-  - no file of src and include has more than 600 lines;
+  - no file of src and include has more than 500 lines;
   - headers begin with #pragma once (after a comment);
   - nothing is left for later: none of the words that mark it, in code, scripts or tests;
   - no path of somebody's machine, no carriage returns, no blanks at line ends.
@@ -14,7 +14,7 @@ import sys
 
 FOLDERS = ["cmake", "configs", "examples", "include", "scripts", "src", "tests", "third_party"]
 SUFFIXES = {".h", ".hpp", ".cuh", ".cpp", ".cu", ".py", ".sh", ".cmake", ".json", ".in", ".txt", ".md"}
-MAX_LINES = 600
+MAX_LINES = 500
 # Spelled in parts, so that this file passes its own check.
 LEFT_FOR_LATER = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|not " r"implemented yet|Not" r"Implemented)\b")
 MACHINE_PATH = re.compile(r"(?<![\w.$}/])/(?:home|Users|root|work)/\w")

@@ -7,22 +7,22 @@
 #include <vector>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
-#include "fbi/core/hash.h"
-#include "fbi/core/random.h"
 #include "fbi/distill/fp8_teacher.h"
 #include "fbi/distill/teacher.h"
 #include "nn/write_model_folder.h"
 #include "support/expect_error.h"
+#include "support/random_tensor.h"
 #include "support/temp_dir.h"
 
 namespace fbi::distill {
 namespace {
+
+using test::random_tensor;
 
 constexpr std::int64_t kVocab = 29, kBatch = 3, kSeq = 5, kTokens = kBatch * kSeq;
 constexpr double kGradScale = 0.25;
@@ -39,13 +39,6 @@ config::ModelConfig tiny_model(std::int64_t hidden, config::Binarize binarize) {
   model.binarize = binarize;
   config::resolve(model);
   return model;
-}
-
-at::Tensor random_tensor(const std::vector<std::int64_t>& shape, const std::string& key) {
-  at::Tensor out = at::empty(shape, at::kFloat);
-  fill_normal({out.data_ptr<float>(), static_cast<std::size_t>(out.numel())}, 9, hash64(key), 0,
-              0.0, 1.0);
-  return out;
 }
 
 /// The objective over all logits at once, in double.
@@ -135,8 +128,8 @@ TEST(Objective, AddsToTheGradientOfTheHead) {
   objective.run(student, hidden, nullptr, {}, targets, kGradScale);
   const at::Tensor once = student.head().grad.clone();
   objective.run(student, hidden, nullptr, {}, targets, kGradScale);
-  EXPECT_TRUE(
-      student.head().grad.allclose(2 * once, 1e-5, 1e-7));  // another order of the same sums
+  // Another order of the same sums.
+  EXPECT_TRUE(student.head().grad.allclose(2 * once, 1e-5, 1e-7));
 }
 
 class Teacher : public ::testing::Test {

@@ -1,4 +1,4 @@
-"""The checkers of layers and tree rules find what is planted, and nothing in a clean tree."""
+"""The checkers of layers, tree rules and format find what is planted, and nothing in a clean tree."""
 import pathlib
 import subprocess
 import sys
@@ -18,7 +18,8 @@ CLEAN = {
     "src/text/a.cpp": '#include "fbi/text/a.h"\n\n#include "text/private.h"\n',
     "src/text/private.h": "#pragma once\n",
     "src/text/a.cu": '#include "text/private.h"\n',
-    "src/nn/a.cpp": '#include "fbi/nn/a.h"\n#include "fbi/text/a.h"\n#include <ATen/ATen.h>\n',
+    "src/nn/a.cpp": '#include "fbi/nn/a.h"\n\n#include <ATen/ATen.h>\n\n#include "fbi/text/a.h"\n',
+    ".clang-format": (SCRIPTS.parent / ".clang-format").read_text(),
 }
 
 
@@ -90,8 +91,8 @@ class Tree(Planted):
         self.assertEqual(run("check_tree.py", {}), (0, "tree: all rules are kept\n"))
 
     def test_length(self):
-        self.planted("src/core/a.cpp", "int a;\n" * 601, "src/core/a.cpp: 601 lines; 600 are the limit")
-        self.assertEqual(run("check_tree.py", {"src/core/a.cpp": "int a;\n" * 600})[0], 0)
+        self.planted("src/core/a.cpp", "int a;\n" * 501, "src/core/a.cpp: 501 lines; 500 are the limit")
+        self.assertEqual(run("check_tree.py", {"src/core/a.cpp": "int a;\n" * 500})[0], 0)
 
     def test_pragma_once(self):
         self.planted("include/fbi/core/b.h", "#include <vector>\n#pragma once\n", "b.h: a header begins with #pragma once")
@@ -103,6 +104,16 @@ class Tree(Planted):
     def test_blanks(self):
         self.planted("src/core/a.cpp", "int a; \n", "blanks at the end of the line")
         self.planted("src/core/a.cpp", "int a;\r\n", "carriage returns")
+
+
+class Format(Planted):
+    def test_a_clean_tree_passes_and_others_do_not(self):
+        status, output = run("check_format.py", {})
+        if status == 77:
+            self.skipTest(output)
+        self.assertEqual((status, output), (0, "format: all files are formatted\n"))
+        for name in ("src/core/a.cpp", "include/fbi/core/a.h", "src/text/a.cu"):
+            self.assert_found("check_format.py", name, "int  a;\n", f"{name}: clang-format")
 
 
 if __name__ == "__main__":

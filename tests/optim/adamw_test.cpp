@@ -13,11 +13,11 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
-#include "fbi/core/hash.h"
-#include "fbi/core/random.h"
 #include "fbi/ops/packing.h"
 #include "support/expect_error.h"
+#include "support/random_tensor.h"
 
 namespace fbi::optim {
 namespace {
@@ -31,10 +31,7 @@ constexpr std::int64_t kRows = 5, kColumns = 11;
 
 at::Tensor random_tensor(const std::vector<std::int64_t>& shape, const std::string& key,
                          double stddev = 1) {
-  at::Tensor out = at::empty(shape, at::kFloat);
-  fill_normal({out.data_ptr<float>(), static_cast<std::size_t>(out.numel())}, 5, hash64(key), 0,
-              0.0, stddev);
-  return out;
+  return test::random_tensor(shape, key, stddev, 5);
 }
 
 std::vector<double> values(const at::Tensor& x) {
@@ -157,8 +154,8 @@ class Replay {
 
   void pass_straight_through(const ParameterSlot& slot, std::vector<double>& raw) {
     const auto& latent = tensors_.at(slot.name).value;
-    auto& alpha = tensors_.at(ops::sibling_name(slot.name, "wscale"));
-    auto& beta = tensors_.at(ops::sibling_name(slot.name, "wbias"));
+    auto& alpha = tensors_.at(config::scale_name(slot.name));
+    auto& beta = tensors_.at(config::shift_name(slot.name));
     std::fill(alpha.grad.begin(), alpha.grad.end(), 0.0);
     std::fill(beta.grad.begin(), beta.grad.end(), 0.0);
     for (std::size_t i = 0; i < raw.size(); ++i) {

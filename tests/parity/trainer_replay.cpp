@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "distributed/ranks.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/distributed/shard_plan.h"
 #include "fbi/nn/weights.h"
 #include "fbi/ops/packing.h"
@@ -17,8 +18,8 @@
 namespace fbi::parity {
 namespace {
 
-constexpr std::int64_t kLossChunkTokens =
-    50;  // divides no recording's micro-batch: the last chunk is short
+// Divides no recording's micro-batch: the last chunk is short.
+constexpr std::int64_t kLossChunkTokens = 50;
 
 class RecordedWeights final : public nn::WeightSource {
  public:
@@ -91,7 +92,7 @@ at::Tensor whole(distributed::Communicator& communicator, const at::Tensor& rows
   const distributed::ShardPlan plan(total_rows, communicator.size());
   at::Tensor block = at::zeros({plan.block_rows(), rows.size(1)}, rows.options());
   block.narrow(0, 0, rows.size(0)).copy_(rows);
-  at::Tensor all = at::empty({plan.padded_rows(), rows.size(1)}, rows.options());
+  at::Tensor all = at::empty({plan.block_rows() * plan.size(), rows.size(1)}, rows.options());
   communicator.all_gather(all, block)->wait();
   return all.narrow(0, 0, total_rows).clone();
 }
@@ -109,9 +110,8 @@ NamedTensors gradients(const optim::AdamW& optimizer, distributed::Communicator&
     const auto shape = ops::scale_shape(slot);
     out[slot.name] = whole(communicator, state.gradient(), slot.rows()) * slot.alpha.view(shape);
     if (slot.owns_alpha())
-      out[ops::sibling_name(slot.name, "wscale")] = state.alpha_grad.view(shape).clone();
-    if (slot.learns_shift)
-      out[ops::sibling_name(slot.name, "wbias")] = state.beta_grad.view(shape).clone();
+      out[config::scale_name(slot.name)] = state.alpha_grad.view(shape).clone();
+    if (slot.learns_shift) out[config::shift_name(slot.name)] = state.beta_grad.view(shape).clone();
   }
   return out;
 }
@@ -124,8 +124,8 @@ NamedTensors initial_scales(nn::LlamaForCausalLM& model, const nn::WeightSource&
     ops::pack_signs(*slot, latent);
     ops::initial_scales(*slot, latent);
     const auto shape = ops::scale_shape(*slot);
-    out[ops::sibling_name(slot->name, "wscale")] = slot->alpha.view(shape).clone();
-    out[ops::sibling_name(slot->name, "wbias")] = slot->beta.view(shape).clone();
+    out[config::scale_name(slot->name)] = slot->alpha.view(shape).clone();
+    out[config::shift_name(slot->name)] = slot->beta.view(shape).clone();
   }
   return out;
 }

@@ -117,6 +117,9 @@ class TiedScales(InFolder):
         theirs = transformers.LlamaForCausalLM.from_pretrained(self.folder / "hf", dtype=torch.float32).eval()
         with torch.no_grad():
             self.check_logits(self.our_logits("again", ids), theirs(ids).logits)
+        # Sign bits are no weights of theirs: a model that loaded would be a random one.
+        with self.assertRaisesRegex(ValueError, "fbi_llama"):
+            transformers.AutoModelForCausalLM.from_pretrained(self.folder / "packed")
 
     def test_from_training_to_one_bit(self):
         (self.folder / "text.txt").write_text("Once upon a time there was a fox, and it ran.\n" * 60)
@@ -132,6 +135,8 @@ class TiedScales(InFolder):
         self.assertLess(losses[-1], losses[0] - 0.5)
         for kind in ("hf", "packed", "gguf-q1_0"):
             report = self.run_program("export", "--checkpoint", "run", "--format", kind, "--out", f"run-{kind}")
+        ids = [transformers.AutoTokenizer.from_pretrained(self.folder / f"run-{kind}")("there was a fox")["input_ids"] for kind in ("hf", "packed")]
+        self.assertEqual(*ids)
         self.assertRegex(report, r"inputs of Q1_0 matrices to int8, 32 at a time: KL \S+ nats per token")
         self.assertTrue((self.folder / "run-gguf-q1_0" / "model.gguf").exists())
         with self.assertRaisesRegex(AssertionError, "exit code 2"):

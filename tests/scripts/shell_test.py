@@ -81,6 +81,70 @@ class BenchTraining(unittest.TestCase):
                 self.assertIn(message, done.stderr)
 
 
+class EvalHarness(unittest.TestCase):
+    """With a stand-in for Python, which prints what the harness would be called with."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = pathlib.Path(folder.name)
+        shutil.copytree(SCRIPTS, self.root / "scripts")
+        requirements = SCRIPTS.parent / "third_party/requirements-harness.txt"
+        for copy in ("third_party/requirements-harness.txt", ".deps/harness/requirements.txt"):
+            (self.root / copy).parent.mkdir(parents=True)
+            shutil.copy(requirements, self.root / copy)
+        python = self.root / ".deps/python-tests/bin/python"
+        python.parent.mkdir(parents=True)
+        python.write_text('#!/bin/sh\ncase $1 in -c) echo cpu ;; *) echo "$*" ;; esac\n')
+        python.chmod(0o755)
+
+    def model(self, name, config, **files):
+        folder = self.root / name
+        folder.mkdir()
+        (folder / "config.json").write_text(config)
+        for file, text in files.items():
+            (folder / f"{file}.json").write_text(text)
+        return folder
+
+    def harness(self, *words):
+        return bash(self.root / "scripts/eval_harness.sh", *words)
+
+    def called_with(self, *words):
+        done = self.harness(*words)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        return done.stdout
+
+    def test_an_export_for_transformers(self):
+        model = self.model("hf", '{"model_type": "llama"}')
+        start = f"-m lm_eval --model hf --model_args pretrained={model},dtype=float16,add_bos_token=False --device"
+        tasks = "boolq,piqa,hellaswag,winogrande,arc_easy,arc_challenge,openbookqa"
+        self.assertEqual(self.called_with(model), f"{start} cpu --tasks {tasks} --num_fewshot 0 --batch_size 8\n")
+        self.assertEqual(self.called_with("--device", "cuda:1", "--tasks", "piqa", "--output", "o.json", model, "--", "--limit", "10", "--num_fewshot", "5"),
+                         f"{start} cuda:1 --tasks piqa --num_fewshot 0 --batch_size 8 --output_path o.json --limit 10 --num_fewshot 5\n")
+
+    def test_a_server(self):
+        model = self.model("packed", '{\n  "model_type": "fbi_llama",\n  "max_position_embeddings": 256,\n  "binarize": "column"\n}', tokenizer_config="{}")
+        self.assertEqual(self.called_with("--server", "http://127.0.0.1:8080/", "--tokenizer", model, "--tasks", "piqa", "--", "--limit", "10"),
+                         "-m lm_eval --model local-completions --model_args model=packed,base_url=http://127.0.0.1:8080/v1/completions,"
+                         f"tokenizer={model},tokenizer_backend=huggingface,max_length=256 --tasks piqa --num_fewshot 0 --batch_size 8 --limit 10\n")
+
+    def test_what_transformers_cannot_load_is_refused(self):
+        for name, config in (("packed", '{"model_type": "fbi_llama", "binarize": "column"}'), ("native", '{"model_type": "llama", "binarize": "row"}'),
+                             ("run", '{"train": {"steps": 1}, "model": {"binarize": "none"}}'), ("other", '{"model_type": "mistral"}')):
+            with self.subTest(name):
+                done = self.harness(self.model(name, config))
+                self.assertEqual((done.returncode, done.stdout), (1, ""))
+                self.assertIn("export it with: fbi-llm export --format hf", done.stderr)
+
+    def test_what_does_not_go_together_is_refused(self):
+        for words, message in (([], "which model?"), (["--server", "URL"], "--server needs --tokenizer"), (["some", "--tokenizer", "x"], "is for --server"),
+                               (["some", "--server", "URL"], "not both"), (["--server", "URL", "--device", "cpu"], "its own")):
+            with self.subTest(words):
+                done = self.harness(*words)
+                self.assertEqual((done.returncode, done.stdout), (2, ""))
+                self.assertIn(message, done.stderr)
+
+
 class GpuCheck(unittest.TestCase):
     """With stand-ins for the programs of a GPU machine."""
 

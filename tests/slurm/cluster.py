@@ -10,15 +10,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from network import Network, die_with_parent, libc  # noqa: E402
 from ports import reserve_port  # noqa: E402
+from processes import HANG, wait_until  # noqa: E402
 
 PR_SET_CHILD_SUBREAPER = 36
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
-HANG = 300  # seconds after which something hangs
 
 
 def why_not():
@@ -31,17 +30,6 @@ def why_not():
 
 def find(name):
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-
-
-def wait_until(condition, what, seconds=HANG):
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds} s in vain: {what}")
-        time.sleep(0.1)
 
 
 def descendants():
@@ -132,7 +120,7 @@ PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         for name in nodes:
             (self.folder / f"spool.{name}").mkdir()
             self.daemon("slurmd", "-D", "-N", name, host=name)
-        wait_until(lambda: self.try_call("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * len(nodes), "idle nodes")
+        wait_until(lambda: self.try_call("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * len(nodes), "idle nodes", pause=0.1)
 
     def on(self, host, words, folder="/"):
         """The command as it runs on one of several hosts; here when there is one."""
@@ -171,7 +159,7 @@ PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             with contextlib.suppress(Exception):
                 self.try_call("scancel", "--full", "--signal=KILL", "--state=RUNNING")
                 self.try_call("scancel", "--me")
-                wait_until(lambda: not self.try_call("squeue", "-h"), "the end of all jobs", 20)
+                wait_until(lambda: not self.try_call("squeue", "-h"), "the end of all jobs", 20, pause=0.1)
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:

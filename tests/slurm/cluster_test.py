@@ -13,11 +13,11 @@ import tempfile
 import unittest
 
 import cluster
-from cluster import wait_until
 from jobs import Jobs
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import small_job  # noqa: E402
+from processes import wait_until  # noqa: E402
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "slurm"
 PROGRAM = None
@@ -60,7 +60,7 @@ class Script(unittest.TestCase):
         program = stand_in("goes-on", 'echo "leg"; [ -e done ] && exit 0; [ -e half ] && [ $SLURM_PROCID = 0 ] && : >done; : >half; exit 75')
         script = JOBS.write_script("chain", "--chain", "4")
         job = JOBS.submit(script, "--ntasks=1", "--ntasks-per-node=1", FBI_PROGRAM=program)
-        wait_until(lambda: not JOBS.cluster.call("squeue", "-h", "-j", job).strip(), "the end of the chain")
+        wait_until(lambda: not JOBS.cluster.call("squeue", "-h", "-j", job).strip(), "the end of the chain", pause=0.1)
         self.assertEqual([JOBS.state(f"{job}_{i}") for i in range(1, 5)], ["COMPLETED"] * 4)
         self.assertEqual(JOBS.output("chain").count("srun ended with exit code 75"), 2)
         self.assertEqual(JOBS.output("chain").count("srun ended with exit code 0"), 2)

@@ -3,8 +3,8 @@ import contextlib
 import os
 import subprocess
 
-import cluster
-from cluster import wait_until
+import cluster  # and with it the folder of processes
+from processes import wait_until
 
 
 class Jobs:
@@ -31,7 +31,8 @@ class Jobs:
 
     def end_of(self, job):
         """State and exit code once the job has ended for good."""
-        wait_until(lambda: self.state(job) in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL"), f"the end of job {job}")
+        wait_until(lambda: self.state(job) in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL"), f"the end of job {job}",
+                   pause=0.1)
         return self.state(job), self.cluster.job(job)["ExitCode"].split(":")[0]
 
     def output(self, name):

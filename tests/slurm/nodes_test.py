@@ -11,12 +11,12 @@ import tempfile
 import unittest
 
 import cluster
-from cluster import wait_until
 from jobs import Jobs
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import network  # noqa: E402
 import small_job  # noqa: E402
+from processes import alive, wait_until  # noqa: E402
 
 PROGRAM = None
 JOBS = None
@@ -58,7 +58,7 @@ class SeveralNodes(unittest.TestCase):
         JOBS.cluster.network.unplug("node2")
         for pid in ranks:
             os.kill(pid, signal.SIGCONT)
-        wait_until(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in ranks), "the end of all ranks")
+        wait_until(lambda: not any(map(alive, ranks)), "the end of all ranks")
         JOBS.cluster.network.plug_in("node2")
         self.assertEqual(JOBS.end_of(job), ("COMPLETED", "0"), JOBS.output("cut"))
         text = JOBS.output("cut")

@@ -6,7 +6,8 @@ import pathlib
 import shutil
 import signal
 import subprocess
-import time
+
+from processes import wait_until
 
 PR_SET_PDEATHSIG = 1
 PROGRAMS = ("unshare", "nsenter", "ip", "mount", "hostname")
@@ -60,8 +61,8 @@ class Network:
 
     def wait_for_namespace(self, name):
         """Until unshare has made the mounts private, too, and become `sleep`."""
-        while pathlib.Path(f"/proc/{self.holders[name].pid}/comm").read_text().strip() != "sleep":
-            time.sleep(0.01)
+        command = pathlib.Path(f"/proc/{self.holders[name].pid}/comm")
+        wait_until(lambda: command.read_text().strip() == "sleep", f"the namespaces of {name}")
 
     def words(self, name, *command, folder="/"):
         """The command as it runs on a host, in a folder."""
