@@ -30,6 +30,16 @@ bool belongs_to_run(const fs::path& entry) {
   return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
 }
 
+/// With the run locked: nobody writes them any more, on whichever machine they come from.
+void remove_temporaries_of_run(const fs::path& root) {
+  std::vector<fs::path> left;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(root, ignored))
+    if (entry.path().filename().string().find(".tmp") != std::string::npos && belongs_to_run(entry))
+      left.push_back(entry.path());
+  for (const fs::path& path : left) fs::remove(path, ignored);
+}
+
 Content content_of(const RunPaths& paths) {
   std::error_code error;
   const fs::file_status status = fs::status(paths.root, error);
@@ -141,7 +151,10 @@ RunDirectory RunDirectory::create_or_resume(const fs::path& directory, const Res
   // Another process may have used the folder before the lock was ours.
   require_suitable(paths, resume);
   const bool is_continued = content_of(paths) == Content::kRun;
-  if (is_continued) remove_temporaries(paths.checkpoints());
+  if (is_continued) {
+    remove_temporaries(paths.checkpoints());
+    remove_temporaries_of_run(paths.root);
+  }
   return RunDirectory(paths, resume, is_continued, std::move(lock));
 }
 

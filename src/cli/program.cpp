@@ -88,10 +88,10 @@ void flush_standard_output() {
   errno = 0;
   std::cout.flush();
   const bool flushed = std::fflush(stdout) == 0;
-  if (flushed && std::cout && !std::ferror(stdout)) return;
+  if (errno == EPIPE || (flushed && std::cout && !std::ferror(stdout))) return;
   throw DiskError(concat(
       "cannot write standard output: ", errno ? std::strerror(errno) : "an earlier write failed",
-      "; is the disk full? What was printed is not complete"));
+      "; what was printed is not complete"));
 }
 
 }  // namespace

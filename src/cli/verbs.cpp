@@ -32,7 +32,7 @@ const std::vector<Verb>& verbs() {
                                      eval_logits_verb(),
                                      heeding_stop(eval_choice_verb()),
                                      generate_verb(),
-                                     heeding_stop(serve_verb()),
+                                     serve_verb(),
                                      runtime::bench_verb(),
                                      export_verb(),
                                      import_verb(),

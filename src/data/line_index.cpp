@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <thread>
 
 #include "data/mapped_text.h"
 #include "fbi/core/error.h"
@@ -120,20 +122,13 @@ void LineIndex::store(const MappedFile& data, const std::filesystem::path& index
   Header header = key_of(data);
   header.line_count = static_cast<std::uint64_t>(line_count());
   hash128_hex(payload).copy(header.offsets_hash, kHashDigits);
-  // Where locks do not work several processes build the same index at once: each writes a file of
-  // its own, the last rename wins.
-  std::filesystem::path own = index_file;
-  own += concat(".", host_name(), "-", process_id());
   try {
     if (index_file.has_parent_path()) std::filesystem::create_directories(index_file.parent_path());
-    DurableFile file(own);
+    DurableFile file(index_file);
     file.write(std::as_bytes(std::span(&header, 1)));
     file.write(payload);
     file.commit();
-    std::filesystem::rename(own, index_file);
   } catch (const std::exception& error) {
-    std::error_code ignored;
-    std::filesystem::remove(own, ignored);
     log::warn("the line index of ", data.path().string(), " could not be kept (", error.what(),
               "); every start will build it again unless data.index_dir names a folder that can be "
               "written");
@@ -143,7 +138,8 @@ void LineIndex::store(const MappedFile& data, const std::filesystem::path& index
 namespace {
 
 /// Held by the one process that builds an index, so that the other ranks of a run wait for it
-/// instead of reading the same gigabytes. Without locks, or a folder to write to, each builds.
+/// instead of reading the same gigabytes. Without locks, or a folder to write to, each builds, as
+/// do those that have waited for long: a file server may keep the lock of a machine that is gone.
 class BuildLock {
  public:
   explicit BuildLock(const std::filesystem::path& index_file) : path_(index_file) {
@@ -151,8 +147,7 @@ class BuildLock {
     std::error_code ignored;
     if (path_.has_parent_path()) std::filesystem::create_directories(path_.parent_path(), ignored);
     descriptor_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    while (descriptor_ >= 0 && flock(descriptor_, LOCK_EX) != 0 && errno == EINTR) {
-    }
+    if (descriptor_ >= 0) wait(index_file);
   }
   ~BuildLock() {
     if (descriptor_ < 0) return;
@@ -163,6 +158,18 @@ class BuildLock {
   BuildLock& operator=(const BuildLock&) = delete;
 
  private:
+  void wait(const std::filesystem::path& index_file) const {
+    constexpr std::chrono::milliseconds kLook(50), kLongest(std::chrono::minutes(5));
+    for (std::chrono::milliseconds waited(0); waited < kLongest; waited += kLook) {
+      if (flock(descriptor_, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return;
+      if (waited == kLook * 20)
+        log::info("waiting for ", index_file.string(), ", which another process builds");
+      std::this_thread::sleep_for(kLook);
+    }
+    log::warn(path_.string(), " is held by a process that does not come to an end; building ",
+              index_file.string(), " here");
+  }
+
   std::filesystem::path path_;
   int descriptor_ = -1;
 };

@@ -223,10 +223,12 @@ ChoiceTask read_choice_task(const std::string& form, const std::filesystem::path
   const Form& known = form_of(form);
   errno = 0;
   std::ifstream file(path);
-  const bool folder = std::filesystem::is_directory(path);
+  const int reason = errno ? errno : EIO;
+  std::error_code ignored;
+  const bool folder = std::filesystem::is_directory(path, ignored);
   if (!file || folder) {
     throw DataError(concat("cannot read ", path.string(), ": ",
-                           folder ? "it is a folder" : std::strerror(errno ? errno : EIO),
+                           folder ? "it is a folder" : std::strerror(reason),
                            "; expected a file of JSON lines, or FORM=FILE with one of the forms ",
                            join(choice_forms())));
   }

@@ -33,7 +33,9 @@ void Batch::step(std::span<Sequence* const> sequences) {
 void Batch::share_rows(std::span<Sequence* const> sequences) {
   prompts_.clear();
   for (Sequence* sequence : sequences) {
-    if (!sequence->ended() && sequence->pending() > 1) prompts_.push_back({sequence, 0});
+    if (sequence->ended() || sequence->pending() <= 1) continue;
+    if (sequence->last_turn == 0) sequence->last_turn = ++turns_;  // behind those that wait already
+    prompts_.push_back({sequence, 0});
   }
   if (prompts_.empty()) return;
   const std::int64_t even = Forward::kMaxRows / std::ssize(prompts_) / kLeastShare * kLeastShare;

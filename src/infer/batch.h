@@ -26,7 +26,7 @@ struct Sequence {
   Continuation continuation;
   std::unique_ptr<SequenceCache> cache;
   std::int64_t fed = 0;        ///< of continuation.ids()
-  std::int64_t last_turn = 0;  ///< when Batch gave it rows for its prompt
+  std::int64_t last_turn = 0;  ///< when Batch gave it rows for its prompt, or saw it first
   bool score_prompt = false;   ///< the prompt is to be fed to its end in any case
   std::exception_ptr error;    ///< what ended it before its time
 

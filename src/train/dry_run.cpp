@@ -33,6 +33,7 @@ std::string data_text(const config::RunConfig& config) {
   const auto data = data::open_training_data(config.data, config.train, config.model.vocab_size);
   check_tokenizers(config, *data);
   const std::int64_t samples = data->samples_per_epoch();
+  if (samples == 0) throw DataError("the training data has no samples");
   const double epochs = static_cast<double>(config.train.steps) *
                         static_cast<double>(config.train.global_batch) /
                         static_cast<double>(samples);

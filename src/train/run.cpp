@@ -57,7 +57,7 @@ class TrainingRun {
         observer_(observer),
         folder_(std::move(folder)),
         memory_{0, 0, static_cast<std::int64_t>(resident_bytes()), {}},
-        evaluation_(config, communicator.rank(), communicator.size()),
+        evaluation_(open_evaluation()),
         session_((open_saved_state(), config), communicator),
         pace_(config, session_.student(), session_.teacher(), communicator.size()) {
     distributed::run_together(communicator_, [&] {
@@ -101,6 +101,15 @@ class TrainingRun {
 
   const TrainState& state() { return session_.trainer().state(); }
   Timeline& timeline() { return session_.trainer().timeline(); }
+
+  /// Each rank checks a part, so an error of one is made that of all.
+  RunEvaluation open_evaluation() {
+    std::optional<RunEvaluation> evaluation;
+    distributed::run_together(communicator_, [&] {
+      evaluation.emplace(config_, communicator_.rank(), communicator_.size());
+    });
+    return std::move(*evaluation);
+  }
 
   /// Before anything heavy is loaded. Writes nothing into a new folder: a start that fails for a
   /// wrong path must not make it a run.
@@ -226,7 +235,10 @@ class TrainingRun {
 
   [[noreturn]] void diverged() {
     observer_.on_end();
-    const auto saved = formats::list_checkpoints(folder_.paths().checkpoints());
+    auto saved = formats::list_checkpoints(folder_.paths().checkpoints());
+    const std::string first_failed =
+        formats::checkpoint_folder_name(state().step - state().skipped_in_row + 1);
+    std::erase_if(saved, [&](const fs::path& folder) { return folder.filename() >= first_failed; });
     throw DivergedError(concat(
         state().skipped_in_row, " steps in a row had a non-finite loss or gradient norm (step ",
         state().step, "). The newest checkpoint from before them: ",
@@ -310,10 +322,10 @@ std::optional<config::RunConfig> saved_run_config(const fs::path& directory) {
   } catch (const UsageError& error) {
     const auto saved = formats::list_checkpoints(checkpoint::RunPaths{directory}.checkpoints());
     if (!saved.empty())
-      throw UsageError(concat(file.string(),
-                              " is damaged, but checkpoints are there: continue in a "
-                              "new directory, --run-dir NEW --resume ",
-                              saved.front().string(), "\n", error.what()));
+      throw UsageError(concat(error.what(), "\n", file.string(),
+                              " can't be used, but there are checkpoints, which have the "
+                              "configuration, too: --run-dir NEW --resume ",
+                              saved.front().string(), " continues in a new directory"));
     // Most often a model folder, whose config.json is of another kind.
     throw UsageError(concat("run directory ", directory.string(),
                             " holds no run to continue: choose another one\n", error.what()));

@@ -14,7 +14,8 @@ namespace fbi::train {
 /// and writes logs and metrics; all ranks read the checkpoint and write their rows of new ones.
 class RunFolder {
  public:
-  /// Opens it on rank 0, tells the others. Collective; an error on rank 0 is thrown on all.
+  /// Opens it on rank 0, tells the others. Collective; an error on rank 0 is thrown on all. A
+  /// checkpoint that some rank cannot read, or finds altered, is passed over with a warning by all.
   RunFolder(const RunOptions& options, distributed::Communicator& communicator);
 
   bool is_writer() const { return held_.has_value(); }

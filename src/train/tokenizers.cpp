@@ -12,23 +12,27 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Null for one that this program cannot read: a teacher needs none for training.
-std::unique_ptr<text::Tokenizer> tokenizer_of_teacher(const fs::path& folder) {
-  const fs::path file = text::find_tokenizer(folder);
-  if (file.empty()) return nullptr;
+/// Null for one that this program cannot read: training needs none.
+std::unique_ptr<text::Tokenizer> readable(const fs::path& file, const char* whose) {
   try {
     return text::load_tokenizer(file);
   } catch (const DataError& error) {
-    log::warn("the teacher's tokenizer is not compared with that of the data: ", error.what());
+    log::warn(whose, " tokenizer is not compared with others: ", error.what());
     return nullptr;
   }
+}
+
+/// Control pieces but for these two never stand in data, and have other names in later versions.
+bool counts(const text::Tokenizer& tokenizer, std::int32_t id) {
+  return tokenizer.type(id) != text::PieceType::kControl || id == tokenizer.bos_id() ||
+         id == tokenizer.eos_id();
 }
 
 /// By their pieces: one tokenizer may lie in files of several kinds, or have pieces added behind.
 void require_same_pieces(const text::Tokenizer& data, const text::Tokenizer& teacher) {
   const auto shared = static_cast<std::int32_t>(std::min(data.vocab_size(), teacher.vocab_size()));
   for (std::int32_t id = 0; id < shared; ++id) {
-    if (data.piece(id) == teacher.piece(id)) continue;
+    if (data.piece(id) == teacher.piece(id) || !(counts(data, id) || counts(teacher, id))) continue;
     throw DataError(concat("the data were prepared with another tokenizer than the teacher's: id ",
                            id, " is \"", data.piece(id), "\" in ", data.path().string(), " and \"",
                            teacher.piece(id), "\" in ", teacher.path().string(),
@@ -41,16 +45,17 @@ void require_same_pieces(const text::Tokenizer& data, const text::Tokenizer& tea
 
 void check_tokenizers(const config::RunConfig& config, const data::TrainingData& data) {
   const auto file = data::find_tokenizer(config.data);
-  if (!file) return;
-  const auto own = text::load_tokenizer(*file);
+  const auto own = file ? readable(*file, "the data's") : nullptr;
+  if (!own) return;
   if (!data.tokenizer_hash().empty() && data.tokenizer_hash() != own->file_hash())
     throw DataError(concat(file->string(),
-                           " is not the tokenizer that the shards beside it were "
-                           "prepared with (XXH3 ",
+                           " is not the tokenizer that the shards beside it were prepared with "
+                           "(XXH3 ",
                            data.tokenizer_hash(), ", found ", own->file_hash(),
                            "); put that one there, or prepare the data again"));
   if (config.objective.distill <= 0) return;
-  const auto teacher = tokenizer_of_teacher(config.teacher.path);
+  const fs::path of_teacher = text::find_tokenizer(config.teacher.path);
+  const auto teacher = of_teacher.empty() ? nullptr : readable(of_teacher, "the teacher's");
   if (teacher && teacher->file_hash() != own->file_hash()) require_same_pieces(*own, *teacher);
 }
 

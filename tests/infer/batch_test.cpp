@@ -115,6 +115,15 @@ TEST_F(BatchTest, PromptsShareInWholeGroupsAndTheRestGoesToTheOldest) {
   EXPECT_THAT(step(), ElementsAre(16, 16, 16, 16));
 }
 
+TEST_F(BatchTest, ALongPromptIsReadThoughShortOnesKeepComing) {
+  Sequence& long_one = add(1000);
+  for (int n = 0; n < 20 * 4; ++n) {
+    add(6);
+    if (n % 4 == 3) step();
+  }
+  EXPECT_GT(long_one.fed, 100);
+}
+
 TEST_F(BatchTest, OfManyPromptsEachGetsItsTurn) {
   constexpr std::int64_t kPrompts = 11, kSteps = 11;
   for (std::int64_t n = 0; n < kPrompts; ++n) add(1000);

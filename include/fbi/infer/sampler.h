@@ -15,7 +15,8 @@ struct SamplerOptions {
   /// [0, 1]: keep tokens at least min_p times as likely as the most likely one.
   double min_p = 0.0;
   double repetition_penalty = 1.0;  ///< [0.01, 100] (Keskar et al. 2019, §4.1); 1: off
-  /// [-2, 2], taken from the logit of a token that was drawn before: once for each time, and once.
+  /// [-2, 2], taken from the logit of a token that was drawn before: frequency for each time,
+  /// presence once.
   double frequency_penalty = 0.0, presence_penalty = 0.0;
   std::uint64_t seed = 0;
 };

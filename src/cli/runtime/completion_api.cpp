@@ -64,8 +64,10 @@ std::uint64_t seed(Fields& fields) {
     std::random_device device;
     return static_cast<std::uint64_t>(device()) << 32 | device();
   }
-  if (!value->is_number_integer()) fields.wrong_type("seed", "an integer", *value);
-  return value->get<std::uint64_t>();
+  const auto number = whole(*value);
+  if (!number) fields.wrong_type("seed", "an integer", *value);
+  return value->is_number_float() ? static_cast<std::uint64_t>(*number)
+                                  : value->get<std::uint64_t>();
 }
 
 infer::SamplerOptions sampling(Fields& fields) {
@@ -249,7 +251,7 @@ std::vector<CompletionApi::Prompt> CompletionApi::prompts(Fields& fields, std::i
     if (!is_ids(prompt)) fields.wrong_type("prompt", kKinds, prompt);
     std::vector<std::int32_t> ids;
     for (const Json& id : prompt) {
-      if (!id.is_number_integer()) fields.wrong_type("prompt", "token ids", id);
+      if (!whole(id)) fields.wrong_type("prompt", "token ids", id);
       const double wide = id.get<double>();  // an id of 2^32 must not become 0
       if (wide < 0 || wide >= static_cast<double>(model_.vocab_size())) {
         fields.refuse("prompt",

@@ -385,6 +385,7 @@ class HttpServer::Impl {
       out.set_header("Retry-After", "1");
       refuse(http, out, 503, error.what());
     } catch (const infer::CancelledError& error) {
+      out.set_header("Retry-After", "1");
       refuse(http, out, 503, error.what());
     } catch (const UsageError& error) {
       refuse(http, out, 400, error.what());

@@ -65,9 +65,9 @@ int run_perplexity(const Arguments& arguments) {
 void check_output(const Arguments& arguments, const std::string& option,
                   const std::vector<std::string>& input_options,
                   std::vector<std::filesystem::path> inputs = {}) {
-  const std::filesystem::path model = arguments.text("model");
-  for (const char* name : {"config.json", "model.safetensors", "tokenizer.model", "tokenizer.json"})
-    inputs.push_back(model / name);
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(arguments.text("model"), ignored))
+    inputs.push_back(entry.path());
   for (const auto& name : input_options)
     for (const auto& value : arguments.list(name)) inputs.emplace_back(value);
   check_output_file(option, arguments.text(option), inputs);

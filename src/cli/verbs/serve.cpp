@@ -48,7 +48,6 @@ void introduce(const infer::PackedModel& model, const infer::EngineOptions& opti
 }
 
 int run_serve(const Arguments& arguments) {
-  install_stop_handlers();
   const infer::EngineOptions engine_options = {
       .max_batch = arguments.integer("max-batch", 1, kMaxBatch),
       .queue = arguments.integer("queue", 0, kMaxQueue)};
@@ -68,8 +67,11 @@ int run_serve(const Arguments& arguments) {
   HttpServer server(engine, api, http);
   introduce(model, engine_options, http, server.bind());
   auto listener = std::async(std::launch::async, [&] { server.run(); });
-  while (!stop_requested() && engine.load().failure.empty())
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const auto listens = [&] {
+    return listener.wait_for(std::chrono::milliseconds(50)) == std::future_status::timeout;
+  };
+  while (!stop_requested() && engine.load().failure.empty() && listens()) {
+  }
 
   const auto load = engine.load();
   if (load.failure.empty()) {
@@ -86,6 +88,7 @@ int run_serve(const Arguments& arguments) {
     log::warn("stopped; connections that do not end are cut");
     std::_Exit(code);
   }
+  listener.get();
   log::info("stopped");
   return code;
 }
@@ -93,7 +96,7 @@ int run_serve(const Arguments& arguments) {
 }  // namespace
 
 Verb serve_verb() {
-  return {
+  Verb verb{
       "serve",
       "answer completion requests over HTTP",
       "Loads a packed export and answers POST /v1/completions as OpenAI's interface has it "
@@ -125,6 +128,8 @@ Verb serve_verb() {
        "fbi-llm serve --model export/a-packed --activations int8 --head int8 --max-batch 32 "
        "--queue 200"},
       run_serve};
+  verb.heeds_stop = true;
+  return verb;
 }
 
 }  // namespace fbi::cli
