@@ -9,6 +9,7 @@
 #include "fbi/core/hash.h"
 #include "fbi/text/byte_level.h"
 #include "text/byte_bpe_file.h"
+#include "text/stream_decoder.h"
 #include "text/utf8.h"
 
 namespace fbi::text {
@@ -174,6 +175,14 @@ class ByteBpeTokenizer final : public Tokenizer {
 };
 
 }  // namespace
+
+std::optional<std::string> piece_bytes(const Tokenizer& tokenizer, std::int32_t id) {
+  const PieceType type = tokenizer.type(id);
+  if (type == PieceType::kByte) return std::string(1, byte_of_piece(tokenizer.piece(id)));
+  const auto* byte_level = dynamic_cast<const ByteBpeTokenizer*>(&tokenizer);
+  if (!byte_level || type == PieceType::kControl) return std::nullopt;
+  return byte_level->file().pieces[static_cast<std::size_t>(id)].bytes;
+}
 
 std::optional<ByteLevelRules> byte_level_rules(const Tokenizer& tokenizer) {
   const auto* byte_level = dynamic_cast<const ByteBpeTokenizer*>(&tokenizer);

@@ -9,13 +9,6 @@ namespace fbi::text {
 
 namespace {
 
-/// "<0x0A>" gives 10.
-char byte_of_piece(std::string_view piece) {
-  unsigned value = 0;
-  if (piece.size() == 6) std::from_chars(piece.data() + 3, piece.data() + 5, value, 16);
-  return static_cast<char>(value);
-}
-
 class SentencePieceDecoder final : public StreamDecoder {
  public:
   explicit SentencePieceDecoder(const ModelFile& model) : model_(model) {}
@@ -70,6 +63,12 @@ class SentencePieceDecoder final : public StreamDecoder {
 };
 
 }  // namespace
+
+char byte_of_piece(std::string_view piece) {
+  unsigned value = 0;
+  if (piece.size() == 6) std::from_chars(piece.data() + 3, piece.data() + 5, value, 16);
+  return static_cast<char>(value);
+}
 
 std::unique_ptr<StreamDecoder> make_stream_decoder(const ModelFile& model) {
   return std::make_unique<SentencePieceDecoder>(model);

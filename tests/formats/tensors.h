@@ -14,6 +14,7 @@
 #include "fbi/core/file.h"
 #include "fbi/formats/safetensors.h"
 #include "support/bytes_of.h"
+#include "support/flip_bit.h"
 
 namespace fbi::formats {
 
@@ -61,10 +62,6 @@ inline void patch(const std::filesystem::path& path, std::uint64_t offset, std::
   file.write(text.data(), static_cast<std::streamsize>(text.size()));
 }
 
-/// Flips one bit of a file in place.
-inline void flip_bit(const std::filesystem::path& path, std::uint64_t offset) {
-  const char flipped = static_cast<char>(read_file(path).at(offset) ^ 1);
-  patch(path, offset, {&flipped, 1});
-}
+using test::flip_bit;
 
 }  // namespace fbi::formats

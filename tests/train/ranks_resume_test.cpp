@@ -11,6 +11,7 @@
 #include "fbi/core/error.h"
 #include "fbi/nn/weights.h"
 #include "support/child_process.h"
+#include "support/flip_bit.h"
 #include "train/run_folder.h"
 #include "train/session.h"
 #include "train/tiny_run.h"
@@ -39,13 +40,6 @@ void in_ranks(int size, const std::function<void(distributed::Communicator&)>& b
     });
   });
   ASSERT_EQ(child.wait(), 0);
-}
-
-void flip_last_bit(const std::filesystem::path& path) {
-  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  file.seekp(-1, std::ios::end);
-  const char last = static_cast<char>(file.peek());
-  file.put(static_cast<char>(last ^ 1));
 }
 
 void train_until(TinyRuns& runs, const std::string& name, int ranks, int steps) {
@@ -97,13 +91,13 @@ TEST(RunOnRanks, FallBackTogetherFromADamagedFile) {
   const auto newest = checkpoint_of(runs.path("run"), 2 * kStage);
   const auto shards = formats::CheckpointReader(newest).manifest().shards;
   for (const auto& shard : shards) {
-    flip_last_bit(newest / shard.file);
+    test::flip_last_bit(newest / shard.file);
     in_ranks(2, [&](distributed::Communicator& communicator) {
       const RunFolder folder({runs.path("run"), "auto", {}, "test", 0}, communicator);
       if (folder.checkpoint()->manifest().step != kStage)
         throw DataError(concat("rank ", communicator.rank(), " took the damaged one"));
     });
-    flip_last_bit(newest / shard.file);
+    test::flip_last_bit(newest / shard.file);
   }
 }
 

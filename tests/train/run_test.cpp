@@ -16,6 +16,7 @@
 #include "fbi/core/signals.h"
 #include "fbi/formats/checkpoint_reader.h"
 #include "support/expect_error.h"
+#include "support/flip_bit.h"
 #include "train/tiny_run.h"
 
 namespace fbi::train {
@@ -65,13 +66,8 @@ class FileSizeLimit {
 constexpr rlim_t kNothingFits = 512, kMetricsFit = 60'000;
 
 void damage(const fs::path& checkpoint) {
-  for (const auto& entry : fs::directory_iterator(checkpoint)) {
-    if (entry.path().extension() != ".safetensors") continue;
-    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
-    file.seekp(-1, std::ios::end);
-    const char last = static_cast<char>(file.peek());
-    file.put(static_cast<char>(last ^ 1));
-  }
+  for (const auto& entry : fs::directory_iterator(checkpoint))
+    if (entry.path().extension() == ".safetensors") test::flip_last_bit(entry.path());
 }
 
 TEST_F(Run, SavesOnAStopRequestAndContinues) {

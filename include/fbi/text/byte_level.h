@@ -17,4 +17,8 @@ struct ByteLevelRules {
 /// nullopt for other kinds of tokenizers.
 std::optional<ByteLevelRules> byte_level_rules(const Tokenizer& tokenizer);
 
+/// The bytes of a piece that may be parts of characters: of byte-level BPE, and the byte pieces of
+/// SentencePiece. nullopt for pieces of text and control pieces. UsageError as Tokenizer::piece.
+std::optional<std::string> piece_bytes(const Tokenizer& tokenizer, std::int32_t id);
+
 }  // namespace fbi::text

@@ -137,35 +137,6 @@ std::int64_t characters(std::string_view text) {
   return std::ranges::count_if(text, [](char c) { return (c & 0xC0) != 0x80; });
 }
 
-/// The byte of a SentencePiece model's "<0x0A>".
-char byte_of_piece(const std::string& piece) {
-  return static_cast<char>(std::stoi(piece.substr(3, 2), nullptr, 16));
-}
-
-/// The byte that a character stands for in the pieces of byte-level BPE: printable ones for
-/// themselves, those from U+0100 on for the others, in order.
-char byte_of_character(unsigned code) {
-  if (code < 0x100) return static_cast<char>(code);
-  const auto printable = [](unsigned byte) {
-    return (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-  };
-  unsigned others = code - 0x100, byte = 0;
-  while (byte < 0xFF && (printable(byte) || others-- > 0)) ++byte;
-  return static_cast<char>(byte);
-}
-
-std::string bytes_of_byte_level(std::string_view piece) {
-  std::string bytes;
-  for (std::size_t at = 0; at < piece.size(); ++at) {
-    unsigned code = static_cast<unsigned char>(piece[at]);
-    if (code >= 0xC0 && at + 1 < piece.size()) {  // the alphabet ends at U+0143
-      code = (code & 0x1F) << 6 | (static_cast<unsigned char>(piece[++at]) & 0x3F);
-    }
-    bytes += byte_of_character(code);
-  }
-  return bytes;
-}
-
 /// As the interface names tokens that are no text: "bytes:\xc3".
 std::string spelled(std::string_view bytes) {
   constexpr const char* kDigits = "0123456789abcdef";
@@ -211,7 +182,6 @@ CompletionApi::CompletionApi(const infer::PackedModel& model, const text::Tokeni
       tokenizer_(tokenizer),
       model_name_(std::move(model_name)),
       max_texts_(max_texts),
-      byte_level_(text::byte_level_rules(tokenizer).has_value()),
       started_(seconds_since_1970()) {}
 
 CompletionApi::Prompt CompletionApi::prompt_of_text(const std::string& text) const {
@@ -310,14 +280,11 @@ std::string CompletionApi::token_text(std::int32_t id) const {
   const auto decoder = tokenizer_.start_decoding();
   for (const std::int32_t before : tokenizer_.encode("a")) decoder->feed(before);
   std::string text = decoder->feed(id);
-  const text::PieceType type = tokenizer_.type(id);
   const bool whole_characters =
       !text.empty() && text.find("\uFFFD") == std::string::npos && decoder->finish().empty();
-  if (type == text::PieceType::kByte)
-    return spelled(std::string(1, byte_of_piece(tokenizer_.piece(id))));
-  if (whole_characters) return text;
-  if (!byte_level_ || type == text::PieceType::kControl) return tokenizer_.piece(id);
-  return spelled(bytes_of_byte_level(tokenizer_.piece(id)));
+  if (whole_characters && tokenizer_.type(id) != text::PieceType::kByte) return text;
+  const auto bytes = text::piece_bytes(tokenizer_, id);
+  return bytes ? spelled(*bytes) : tokenizer_.piece(id);
 }
 
 /// Where named tokens, those of the prompt with "echo" and the new ones, begin in the text of a

@@ -102,7 +102,6 @@ class CompletionApi {
   const text::Tokenizer& tokenizer_;
   std::string model_name_;
   std::int64_t max_texts_;
-  bool byte_level_;  // the tokenizer's pieces are bytes, and may be parts of characters
   std::int64_t started_;
 };
 

@@ -164,23 +164,26 @@ int run_choice(const Arguments& arguments) {
 }  // namespace
 
 Verb eval_perplexity_verb() {
-  return {"eval perplexity",
-          "measure perplexity by the published method",
-          "Cuts the text into independent windows without its tail, takes the mean negative "
-          "log-likelihood of each window's predictions and of "
-          "these the mean over windows, and prints its exponential. --tokens or --text is needed. "
-          "--dtype fp16 on a binarized model folds as the "
-          "published evaluation does. A packed export runs from its sign bits; --activations, "
-          "--head and --cache are for it. Started by fbi-llm "
-          "launch or srun, ranks share the windows.",
-          "",
-          joined(joined(joined(model_options(), packed_options()), perplexity_options()),
-                 rank_options()),
-          {"fbi-llm eval perplexity --model runs/a --text wikitext2-test.txt --seq-len 2048 "
-           "--dtype fp16",
-           "fbi-llm eval perplexity --model quickstart/student --tokens "
-           "quickstart/data/valid-00000.tokens --json"},
-          run_perplexity};
+  Verb verb{
+      "eval perplexity",
+      "measure perplexity by the published method",
+      "Cuts the text into independent windows without its tail, takes the mean negative "
+      "log-likelihood of each window's predictions and of "
+      "these the mean over windows, and prints its exponential. --tokens or --text is needed. "
+      "--dtype fp16 on a binarized model folds as the "
+      "published evaluation does. A packed export runs from its sign bits; --activations, "
+      "--head and --cache are for it. Started by fbi-llm "
+      "launch or srun, ranks share the windows.",
+      "",
+      joined(joined(joined(model_options(), packed_options()), perplexity_options()),
+             rank_options()),
+      {"fbi-llm eval perplexity --model runs/a --text wikitext2-test.txt --seq-len 2048 "
+       "--dtype fp16",
+       "fbi-llm eval perplexity --model quickstart/student --tokens "
+       "quickstart/data/valid-00000.tokens --json"},
+      run_perplexity};
+  verb.heeds_stop = true;
+  return verb;
 }
 
 Verb eval_logits_verb() {
@@ -198,7 +201,7 @@ Verb eval_logits_verb() {
 }
 
 Verb eval_choice_verb() {
-  return {
+  Verb verb{
       "eval choice",
       "measure zero-shot multiple choice as lm-evaluation-harness does",
       "Prints the share of questions that are answered rightly. acc takes the choice with the "
@@ -222,6 +225,8 @@ Verb eval_choice_verb() {
        "arc_easy=arc-e.jsonl --dtype fp16",
        "fbi-llm eval choice --model export/hf --tasks my_task.jsonl --json"},
       run_choice};
+  verb.heeds_stop = true;
+  return verb;
 }
 
 }  // namespace fbi::cli

@@ -61,43 +61,46 @@ int run_launch(const Arguments& arguments) {
 }  // namespace
 
 Verb launch_verb() {
-  return {"launch",
-          "run a verb on several ranks of this machine, or of several",
-          "Starts N processes of this program, which find each other by RANK, WORLD_SIZE, "
-          "LOCAL_RANK, MASTER_ADDR and MASTER_PORT (a "
-          "free port). What follows -- is the verb with its options. With --nodes the same is "
-          "started on every machine, within half a minute. Signals are passed on to all "
-          "ranks. When one fails, the others "
-          "are ended, and its exit code is that of the launch: a failure of its own counts before "
-          "5 (another rank lost), that before 75. "
-          "No rank outlives the launch. Each rank gets an equal share of the processors, unless "
-          "OMP_NUM_THREADS is set. Under Slurm "
-          "srun does all of this.",
-          "command",
-          {{"nproc", "N", "how many ranks on this machine: one per GPU, or a few on CPUs", "", true,
-            false},
-           {"nodes", "N", "how many machines, each with as many ranks", "1", false, false},
-           {"node", "I", "which of them this is, from 0 on", "", false, false},
-           {"master", "HOST[:PORT]",
-            concat("machine 0, as all of them reach it, and where its first rank listens (port ",
-                   kDefaultPort, " without one)"),
-            "", false, false},
-           {"command", "WORDS", "the verb and its options, after --", "", true, true},
-           {"output", "WHAT",
-            "first: what the first rank of this machine prints, and the last lines of a rank that "
-            "fails; all: every line of every rank, after [rank]",
-            "first", false, false},
-           {"grace-seconds", "X",
-            "how long the other ranks may take to end after one has failed, before they are killed",
-            "30", false, false},
-           {"program", "FILE", "another program to start, e.g. one of your own on this library", "",
-            false, false}},
-          {"fbi-llm launch --nproc 4 -- train --config configs/130m.json --run-dir runs/130m "
-           "--resume auto",
-           "fbi-llm launch --nodes 2 --node 0 --master host0 --nproc 4 -- train --config "
-           "configs/1.3b.json --run-dir runs/1.3b",
-           "fbi-llm launch --nproc 2 --output all -- config configs/130m.json --world-size 2"},
-          run_launch};
+  Verb verb{
+      "launch",
+      "run a verb on several ranks of this machine, or of several",
+      "Starts N processes of this program, which find each other by RANK, WORLD_SIZE, "
+      "LOCAL_RANK, MASTER_ADDR and MASTER_PORT (a "
+      "free port). What follows -- is the verb with its options. With --nodes the same is "
+      "started on every machine, within half a minute. Signals are passed on to all "
+      "ranks. When one fails, the others "
+      "are ended, and its exit code is that of the launch: a failure of its own counts before "
+      "5 (another rank lost), that before 75. "
+      "No rank outlives the launch. Each rank gets an equal share of the processors, unless "
+      "OMP_NUM_THREADS is set. Under Slurm "
+      "srun does all of this.",
+      "command",
+      {{"nproc", "N", "how many ranks on this machine: one per GPU, or a few on CPUs", "", true,
+        false},
+       {"nodes", "N", "how many machines, each with as many ranks", "1", false, false},
+       {"node", "I", "which of them this is, from 0 on", "", false, false},
+       {"master", "HOST[:PORT]",
+        concat("machine 0, as all of them reach it, and where its first rank listens (port ",
+               kDefaultPort, " without one)"),
+        "", false, false},
+       {"command", "WORDS", "the verb and its options, after --", "", true, true},
+       {"output", "WHAT",
+        "first: what the first rank of this machine prints, and the last lines of a rank that "
+        "fails; all: every line of every rank, after [rank]",
+        "first", false, false},
+       {"grace-seconds", "X",
+        "how long the other ranks may take to end after one has failed, before they are killed",
+        "30", false, false},
+       {"program", "FILE", "another program to start, e.g. one of your own on this library", "",
+        false, false}},
+      {"fbi-llm launch --nproc 4 -- train --config configs/130m.json --run-dir runs/130m "
+       "--resume auto",
+       "fbi-llm launch --nodes 2 --node 0 --master host0 --nproc 4 -- train --config "
+       "configs/1.3b.json --run-dir runs/1.3b",
+       "fbi-llm launch --nproc 2 --output all -- config configs/130m.json --world-size 2"},
+      run_launch};
+  verb.heeds_stop = true;
+  return verb;
 }
 
 }  // namespace fbi::cli

@@ -111,6 +111,9 @@ Verb train_verb() {
              "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run --gpus 32"},
             run_train};
   for (auto& option : rank_options()) verb.options.push_back(std::move(option));
+  verb.heeds_stop = true;
+  verb.memory_hint =
+      "try a smaller train.micro_batch, train.loss_chunk_tokens or train.recompute=true";
   return verb;
 }
 
