@@ -11,6 +11,7 @@
 
 #include "checkpoint/temporary.h"
 #include "fbi/core/error.h"
+#include "fbi/core/system.h"
 #include "fbi/formats/checkpoint_reader.h"
 
 namespace fbi::checkpoint {
@@ -112,11 +113,9 @@ Resume Resume::from_text(const std::string& text) {
 
 void require_usable(const RunPaths& paths, const Resume& resume) {
   require_suitable(paths, resume);
-  fs::path existing = fs::absolute(paths.root);
+  const fs::path existing = nearest_existing(paths.root);
   std::error_code ignored;
-  while (existing.has_relative_path() && !fs::exists(existing, ignored))
-    existing = existing.parent_path();
-  if (!fs::is_directory(existing))
+  if (!fs::is_directory(existing, ignored))
     throw DiskError(
         concat("run directory ", paths.root.string(), ": ", existing.string(), " is not a folder"));
   if (access(existing.c_str(), W_OK | X_OK) != 0)

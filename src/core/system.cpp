@@ -85,12 +85,17 @@ std::uint64_t peak_resident_bytes() {
   return 0;
 }
 
-std::uint64_t free_disk_bytes(const std::filesystem::path& path) {
+std::filesystem::path nearest_existing(const std::filesystem::path& path) {
   std::error_code ignored;
-  auto folder = std::filesystem::absolute(path, ignored);
-  while (!std::filesystem::exists(folder, ignored) && folder.has_relative_path()) {
-    folder = folder.parent_path();
+  auto existing = std::filesystem::absolute(path, ignored);
+  while (!std::filesystem::exists(existing, ignored) && existing.has_relative_path()) {
+    existing = existing.parent_path();
   }
+  return existing;
+}
+
+std::uint64_t free_disk_bytes(const std::filesystem::path& path) {
+  const auto folder = nearest_existing(path);
   struct statvfs info = {};
   if (statvfs(folder.c_str(), &info) != 0) {
     throw DiskError(

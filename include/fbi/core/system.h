@@ -20,8 +20,10 @@ double process_cpu_seconds();           ///< processor time of all threads of th
 /// themselves.
 void keep_freed_memory();
 std::string allocator_name();  ///< what malloc is here, e.g. "gperftools 2.10" (tcmalloc)
+/// `path`, or what of the way to it is there already; absolute.
+std::filesystem::path nearest_existing(const std::filesystem::path& path);
 /// Bytes an ordinary user can still write to the file system that holds `path`, or would hold it:
-/// the nearest existing folder above is asked. DiskError when that fails.
+/// that of nearest_existing(path). DiskError when that fails.
 std::uint64_t free_disk_bytes(const std::filesystem::path& path);
 std::string host_name();
 std::int64_t process_id();
