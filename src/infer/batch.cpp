@@ -6,11 +6,31 @@
 
 namespace fbi::infer {
 
-void Sequence::take_prompt(Sequence& reader) {
-  const std::int64_t count = continuation.prompt_tokens() - 1;
+Prefix Sequence::prefix() const {
+  Prefix prefix = {continuation.ids(), cache.get()};
+  if (score_prompt) {
+    prefix.score_best = continuation.score_best();
+    prefix.scores = continuation.result().scores;
+  }
+  return prefix;
+}
+
+std::int64_t Sequence::shared_with(const Prefix& prefix) const {
+  const auto prompt =
+      std::span(continuation.ids()).first(static_cast<std::size_t>(continuation.prompt_tokens()));
+  const std::int64_t common = std::ranges::mismatch(prompt, prefix.ids).in1 - prompt.begin();
+  if (common < std::min(kLeastPrefix, std::ssize(prompt))) return 0;
+  // Logits behind the last token are wanted in any case, behind all others for scores alone; and
+  // the score behind the last common token is that of the next one, which differs.
+  if (!score_prompt) return std::min(common, std::ssize(prompt) - 1);
+  return prefix.score_best == continuation.score_best() ? common - 1 : 0;
+}
+
+void Sequence::take(const Prefix& prefix, std::int64_t count) {
   cache->reserve(count + 1);
-  cache->copy(*reader.cache, count);
-  if (score_prompt) continuation.take_scores(reader.continuation.result(), count);
+  cache->copy(*prefix.cache, count);
+  if (score_prompt) continuation.take_scores(prefix.scores.first(static_cast<std::size_t>(count)));
+  continuation.result().cached_tokens = count;
   fed = count;
 }
 

@@ -4,6 +4,7 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -14,8 +15,21 @@
 
 namespace fbi::infer {
 
+/// A text whose keys and values others may take over as far as they begin like it.
+struct Prefix {
+  std::span<const std::int32_t> ids;
+  const SequenceCache* cache = nullptr;
+  /// Where its prompt is scored, with how many alternatives; [p] is the score of ids[p + 1].
+  std::optional<std::int64_t> score_best = {};
+  std::span<const TokenScore> scores = {};
+};
+
 /// A text that a Batch continues.
 struct Sequence {
+  /// Tokens in common that are worth a copy, or waiting for another text: kernels take as many rows
+  /// at once, so feeding fewer hardly costs less.
+  static constexpr std::int64_t kLeastPrefix = 16;
+
   Sequence(const text::Tokenizer& tokenizer, const eval::LanguageModel& model,
            const GenerateOptions& options, std::vector<std::int32_t> prompt,
            std::function<void(std::string_view)> on_text,
@@ -38,11 +52,13 @@ struct Sequence {
 
   /// Nothing has been fed of a prompt of several tokens.
   bool unread() const { return fed == 0 && pending() > 1; }
-  /// The prompt but for its last token has been fed.
-  bool has_read() const { return !error && fed >= continuation.prompt_tokens() - 1; }
-  /// Instead of feeding them, takes over those tokens from one that has_read() the same prompt,
-  /// with the same scores wanted.
-  void take_prompt(Sequence& reader);
+
+  /// Itself, for others. Not all ids may have been fed.
+  Prefix prefix() const;
+  /// How many tokens of its prompt it need not feed if it takes over those of `prefix`; 0: too few.
+  std::int64_t shared_with(const Prefix& prefix) const;
+  /// Takes over as many, which have been fed there.
+  void take(const Prefix& prefix, std::int64_t count);
 };
 
 /// Continues several sequences together. Each gets the tokens that generate() gives it alone,

@@ -27,12 +27,13 @@ class Continuation {
 
   /// From now on results have scores.
   void keep_scores(std::int64_t best) { score_best_ = best; }
+  std::optional<std::int64_t> score_best() const { return score_best_; }
   /// The score of ids()[position + 1] from the logits [V] behind ids()[position].
   void score(std::int64_t position, std::span<const float> logits);
 
-  /// The first `count` scores of one that has the same prompt.
-  void take_scores(const GenerateResult& other, std::int64_t count) {
-    result_.scores.assign(other.scores.begin(), other.scores.begin() + count);
+  /// The first scores of a text that begins in the same way.
+  void take_scores(std::span<const TokenScore> scores) {
+    result_.scores.assign(scores.begin(), scores.end());
   }
 
   bool ended() const { return ended_; }
@@ -43,6 +44,7 @@ class Continuation {
   const std::vector<std::int32_t>& ids() const { return ids_; }
   std::int64_t prompt_tokens() const { return result_.prompt_tokens; }
   GenerateResult& result() { return result_; }
+  const GenerateResult& result() const { return result_; }
 
  private:
   void add_score(std::int32_t id, std::span<const float> logits);

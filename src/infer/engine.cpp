@@ -6,12 +6,14 @@
 #include <deque>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
 #include <utility>
 
 #include "fbi/kernels/cuda.h"
 #include "infer/batch.h"
 #include "infer/packed_model_impl.h"
+#include "infer/prefix_cache.h"
 
 namespace fbi::infer {
 
@@ -100,7 +102,8 @@ class Engine::Impl {
       : model_(model),
         tokenizer_(tokenizer),
         options_(options),
-        batch_(model.impl_->forward(), model.vocab_size(), model.impl_->team().pool()) {
+        batch_(model.impl_->forward(), model.vocab_size(), model.impl_->team().pool()),
+        prefixes_(options.prefix_cache_bytes) {
     check("max_batch", options.max_batch, 1, 256);
     check("queue", options.queue, 0, 65536);
     thread_ = std::thread([this] { work(); });
@@ -131,18 +134,12 @@ class Engine::Impl {
   struct Job {
     std::shared_ptr<Generation> generation;
     std::size_t index;
-    std::size_t prompt;  // the first index that has the same one
     std::unique_ptr<Sequence> sequence;
+    bool waits = false;  // for what another one is just reading
     Clock::time_point submitted = Clock::now();
     std::optional<Clock::time_point> begun = {};  // when the first token was there
   };
 
-  static bool reads_the_same(const EngineRequest& a, const EngineRequest& b) {
-    return a.prompt == b.prompt && a.score_best == b.score_best && a.score_prompt == b.score_prompt;
-  }
-  static bool reads_the_same(const Job& a, const Job& b) {
-    return a.generation == b.generation && a.prompt == b.prompt;
-  }
   static void check(const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
     if (value >= least && value <= most) return;
     throw UsageError(concat(name, ": expected ", least, " to ", most, ", found ", value));
@@ -152,14 +149,15 @@ class Engine::Impl {
   void take_in();
   void take_out();
   void step();
-  void share_prompts();
-  bool is_read_by_another(const Job& job) const;
-  static void finish(Job& job);  // leaves job.sequence empty
+  void share_prefixes();
+  bool take_prefix(std::span<const Job> before, Sequence& sequence);
+  void finish(Job& job);  // leaves job.sequence empty
 
   PackedModel& model_;
   const text::Tokenizer& tokenizer_;
   const EngineOptions options_;
   Batch batch_;
+  PrefixCache prefixes_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_, idle_;
@@ -184,8 +182,7 @@ std::shared_ptr<Generation> Engine::Impl::submit(const std::vector<EngineRequest
     const EngineRequest& request = requests[index];
     check_prompt(model_, request.prompt);
     Generation::Impl* const texts = generation->impl_.get();  // the job holds the generation
-    const bool again = index > 0 && reads_the_same(request, requests[index - 1]);
-    jobs.push_back({generation, index, again ? jobs.back().prompt : index,
+    jobs.push_back({generation, index,
                     std::make_unique<Sequence>(
                         tokenizer_, model_, request.options, request.prompt,
                         [texts, index](std::string_view text) { texts->add(index, text); },
@@ -236,12 +233,13 @@ void Engine::Impl::take_in() {
 
 void Engine::Impl::step() {
   std::vector<Sequence*> sequences;
-  for (const Job& job : running_) {
-    if (!is_read_by_another(job)) sequences.push_back(job.sequence.get());
-  }
   try {
+    share_prefixes();
+    for (const Job& job : running_) {
+      if (!job.waits) sequences.push_back(job.sequence.get());
+    }
     batch_.step(sequences);
-    share_prompts();
+    share_prefixes();  // now also one that has ended still has its cache
   } catch (const kernels::cuda::CudaError& error) {
     const std::lock_guard lock(mutex_);
     failure_ = concat("the GPU has failed: ", error.what());
@@ -254,32 +252,41 @@ void Engine::Impl::step() {
   }
 }
 
-/// Texts of one prompt read it once: the first of those that run together, for all of them.
-bool Engine::Impl::is_read_by_another(const Job& job) const {
-  if (!job.sequence->unread()) return false;
-  for (const Job& other : running_) {
-    if (&other == &job) return false;
-    if (reads_the_same(other, job) && !other.sequence->ended()) return true;
-  }
-  return false;
-}
-
-/// Right after a step, when also one that has ended in it still has its cache.
-void Engine::Impl::share_prompts() {
-  for (auto job = running_.begin(); job != running_.end(); ++job) {
-    if (!job->sequence->unread() || job->sequence->ended()) continue;
-    const auto reader = std::find_if(running_.begin(), job, [&](const Job& other) {
-      return reads_the_same(other, *job) && other.sequence->has_read();
-    });
-    if (reader == job) continue;
+/// What several prompts begin with is read once: the first of those that run together reads it for
+/// all.
+void Engine::Impl::share_prefixes() {
+  for (std::size_t index = 0; index < running_.size(); ++index) {
+    Job& job = running_[index];
+    job.waits = false;
+    if (!job.sequence->unread() || job.sequence->ended()) continue;
     try {
-      job->sequence->take_prompt(*reader->sequence);
+      job.waits = !take_prefix(std::span(running_).first(index), *job.sequence);
     } catch (const kernels::cuda::CudaError&) {
       throw;
     } catch (...) {  // no memory
-      job->sequence->error = std::current_exception();
+      job.sequence->error = std::current_exception();
     }
   }
+}
+
+/// The longest that there is. False: one of those before it has not yet read all of that.
+bool Engine::Impl::take_prefix(std::span<const Job> before, Sequence& sequence) {
+  const Prefix* prefix = prefixes_.find(sequence);
+  std::optional<Prefix> running;
+  std::int64_t shared = prefix ? sequence.shared_with(*prefix) : 0, fed = shared;
+  for (const Job& job : before) {
+    const Sequence& other = *job.sequence;
+    const Prefix candidate = other.prefix();
+    const std::int64_t count = sequence.shared_with(candidate);
+    if (count <= shared || other.error || (other.ended() && other.fed < count)) continue;
+    running = candidate;
+    shared = count;
+    fed = other.fed;
+  }
+  if (fed < shared) return false;
+  if (running) prefix = &*running;
+  if (prefix) sequence.take(*prefix, shared);
+  return true;
 }
 
 /// Lets go of what has ended, and ends what nobody wants any more.
@@ -303,6 +310,7 @@ void Engine::Impl::take_out() {
 }
 
 void Engine::Impl::finish(Job& job) {
+  if (!job.sequence->error) prefixes_.keep(*job.sequence);
   GenerateResult result = std::move(job.sequence->continuation.result());
   const auto now = Clock::now();
   const auto begun = job.begun.value_or(now);

@@ -19,6 +19,7 @@ class SequenceCache {
   virtual void reserve(std::int64_t positions) = 0;
   /// Stores the first `positions`, which are reserved, of another one of the same Forward.
   virtual void copy(const SequenceCache& other, std::int64_t positions) = 0;
+  virtual std::uint64_t bytes() const = 0;  ///< of memory that is reserved
 };
 
 /// One token to feed: its sequence's cache holds `position` tokens or more, of which the first

@@ -46,6 +46,7 @@ class DeviceCache final : public SequenceCache {
     cuda::copy_on_device(memory_.data(), static_cast<const DeviceCache&>(other).data(),
                          static_cast<std::size_t>(positions * position_bytes_), queue_.stream());
   }
+  std::uint64_t bytes() const override { return memory_.size(); }
   std::byte* data() const { return memory_.data(); }
 
  private:

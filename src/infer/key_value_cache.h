@@ -19,7 +19,7 @@ class KeyValueCache final : public SequenceCache {
 
   void reserve(std::int64_t positions) override;
   void copy(const SequenceCache& other, std::int64_t positions) override;
-  std::size_t bytes() const { return memory_.size(); }
+  std::uint64_t bytes() const override { return memory_.size(); }
 
   std::byte* key(std::int64_t layer, std::int64_t head, std::int64_t position) {
     return memory_.data() + offset(2 * layer, head, position);

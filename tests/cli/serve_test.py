@@ -172,14 +172,18 @@ class Answers(unittest.TestCase):
         self.assertEqual(found["model"], "model")
         (choice,) = found["choices"]
         self.assertEqual(choice, {"text": expected["text"], "index": 0, "logprobs": None, "finish_reason": "length"})
-        self.assertEqual(found["usage"], {"prompt_tokens": expected["prompt_tokens"], "completion_tokens": 30,
-                                          "total_tokens": expected["prompt_tokens"] + 30})
+        usage = found["usage"]
+        cached = usage.pop("prompt_tokens_details")["cached_tokens"]  # others have asked for the same
+        self.assertIn(cached, range(expected["prompt_tokens"]))
+        self.assertEqual(usage, {"prompt_tokens": expected["prompt_tokens"], "completion_tokens": 30,
+                                 "total_tokens": expected["prompt_tokens"] + 30})
 
     def test_streaming_gives_the_same(self):
         fields = dict(prompt=["One day, ", "Lily"], n=2, max_tokens=60, seed=3, temperature=1.5, echo=True)
         whole = SHARED.complete(**fields)
         events = SHARED.stream(**fields, stream_options={"include_usage": True})
-        self.assertEqual(events.pop()["usage"], whole["usage"])
+        usage = events.pop()["usage"]
+        self.assertEqual({**usage, "prompt_tokens_details": None}, {**whole["usage"], "prompt_tokens_details": None})
         texts, reasons = [""] * 4, [None] * 4
         for event in events:
             (choice,) = event["choices"]
@@ -202,8 +206,8 @@ class Answers(unittest.TestCase):
         prompt = [1, *ids]
         text = SHARED.text(prompt=prompt, temperature=0, max_tokens=4)
         self.assertEqual(text, SHARED.text(prompt=[prompt], temperature=0, max_tokens=4))
-        self.assertEqual(SHARED.complete(prompt=prompt, max_tokens=0)["usage"],
-                         {"prompt_tokens": 6, "completion_tokens": 0, "total_tokens": 6})
+        usage = SHARED.complete(prompt=prompt, max_tokens=0)["usage"]
+        self.assertEqual((usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]), (6, 0, 6))
 
     def test_stop_strings(self):
         whole = SHARED.text(prompt="One day, ", temperature=0, max_tokens=40)
@@ -310,6 +314,40 @@ class Answers(unittest.TestCase):
         head, _, text = answer.partition(b"\r\n\r\n")
         self.assertNotIn(b"chunked", head)
         self.assertEqual(json.loads(text)["choices"][0]["text"], SHARED.text(prompt="a", max_tokens=3, temperature=0))
+
+
+class Prefixes(unittest.TestCase):
+    """Prompts that begin like another text are read from there on."""
+
+    BEGIN = "One day, Lily and Tom went to the park. They saw a big red ball near the old tree, and Tom said: "
+
+    def test_what_was_read_is_not_read_again(self):
+        fields = dict(temperature=0, max_tokens=20)
+        with Server() as server, Server("--prefix-cache-mb", "0") as fresh:
+            def ask(prompt, **more):
+                """(choice, tokens of the prompt, those that were known)"""
+                answer, expected = server.complete(prompt=prompt, **fields, **more), fresh.complete(prompt=prompt, **fields, **more)
+                self.assertEqual(answer["choices"], expected["choices"])
+                self.assertEqual(expected["usage"]["prompt_tokens_details"]["cached_tokens"], 0)
+                usage = answer["usage"]
+                return answer["choices"][0], usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+            choice, tokens, known = ask(self.BEGIN)
+            self.assertEqual(known, 0)
+            self.assertEqual(ask(self.BEGIN)[1:], (tokens, tokens - 1))
+            _, more, known = ask(self.BEGIN + choice["text"] + " And then")
+            self.assertIn(known, range(tokens - 2, more))
+            self.assertEqual(ask("Lily. " + self.BEGIN)[2], 0)
+            # As evaluation harnesses ask: one question, several answers, likelihoods of all tokens.
+            known = [ask(self.BEGIN + end, echo=True, logprobs=1)[2] for end in ("Hello.", "Go away.", "Look.")]
+            self.assertEqual(known[0], 0, "without likelihoods it does not serve")
+            self.assertTrue(all(tokens - 4 <= count < tokens + 2 for count in known[1:]), (known, tokens))
+            server.wait_for_log(f" ({known[2]} known) + ")
+
+    def test_of_one_request(self):
+        with Server("--prefix-cache-mb", "0") as server:
+            usage = server.complete(prompt=[self.BEGIN + "a", self.BEGIN + "b"], n=2, max_tokens=3)["usage"]
+            self.assertIn(usage["prompt_tokens_details"]["cached_tokens"],
+                          range(usage["prompt_tokens"] // 2 - 3, usage["prompt_tokens"] // 2))
 
 
 class ByteLevel(unittest.TestCase):

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <condition_variable>
 #include <cstring>
@@ -199,6 +200,82 @@ TEST_F(EngineTest, TextsThatShareAPromptAreThoseOfTheirOwn) {
                 std::ssize(requests[n].prompt) - 1 + found.new_tokens + eos);
       for (std::size_t t = 0; t < scored; ++t) {
         EXPECT_EQ(found.scores[t].log_probability, first[t].log_probability);
+      }
+    }
+  }
+}
+
+TEST_F(EngineTest, PromptsThatBeginAlikeAreReadOnce) {
+  const std::string begin(60, 'q');  // 30 tokens
+  const std::string prompts[] = {begin + "abc", begin + "xyzx", begin, std::string(40, 'q') + "b",
+                                 begin + "abcq"};
+  const std::int64_t cached[] = {0, 31, 30, 21, 34};  // with BOS; of its own end one is fed
+  for (const std::int64_t batch : {1, 2, 16}) {       // with one, what has ended is used
+    std::vector<EngineRequest> requests;
+    for (std::uint64_t n = 0; n < 5; ++n) {
+      GenerateOptions options = {.max_new_tokens = 4, .sampling = {.seed = n}};
+      requests.push_back(request(prompts[n], options));
+    }
+    Engine engine(model, words, {.max_batch = batch, .queue = 16});
+    const auto generation = engine.submit(requests);
+    fetch(*generation, requests.size());
+    for (std::size_t n = 0; n < requests.size(); ++n) {
+      const GenerateResult found = generation->result(n);
+      EXPECT_EQ(found.ids, generate(model, words, prompts[n], requests[n].options).ids)
+          << batch << ", " << n;
+      EXPECT_EQ(found.cached_tokens, cached[n]) << batch << ", " << n;
+    }
+  }
+}
+
+TEST_F(EngineTest, ATextIsContinuedFromWhereItEnded) {
+  const std::string prompt(40, 'q');  // 20 tokens
+  GenerateOptions options = {.max_new_tokens = 12, .sampling = {}};
+  while (generate(model, words, prompt, options).new_tokens < 12) ++options.sampling.seed;
+  for (const std::uint64_t room : {std::uint64_t{0}, EngineOptions{}.prefix_cache_bytes}) {
+    Engine engine(model, words, {.prefix_cache_bytes = room});
+    const auto first = engine.submit({request(prompt, options)});
+    fetch(*first, 1);
+    EngineRequest next = request(prompt, options);
+    const auto ids = first->result(0).ids;
+    next.prompt.insert(next.prompt.end(), ids.begin(), ids.end());
+    next.prompt.push_back(next.prompt[1]);
+    const auto second = engine.submit({next});
+    fetch(*second, 1);
+    // All but the last that was drawn had been fed.
+    EXPECT_EQ(second->result(0).cached_tokens, room > 0 ? 21 + 12 - 1 : 0);
+    Engine other(model, words);
+    const auto fresh = other.submit({next});
+    fetch(*fresh, 1);
+    EXPECT_EQ(second->result(0).ids, fresh->result(0).ids);
+  }
+}
+
+TEST_F(EngineTest, ScoresOfACommonBeginningAreTakenOver) {
+  const std::string begin(50, 'q');
+  const auto scored = [&](const std::string& end) {
+    EngineRequest scored = request(begin + end, {.max_new_tokens = 2, .sampling = {.seed = 1}});
+    scored.score_best = 3;
+    scored.score_prompt = true;
+    return scored;
+  };
+  const std::vector<EngineRequest> requests = {scored("abc"), scored("bcd"), scored("abc"),
+                                               scored("")};
+  for (const std::int64_t batch : {1, 16}) {
+    Engine engine(model, words, {.max_batch = batch});
+    const auto generation = engine.submit(requests);
+    fetch(*generation, requests.size());
+    for (std::size_t n = 0; n < requests.size(); ++n) {
+      Engine alone(model, words);
+      const auto expected = alone.submit({requests[n]});
+      fetch(*expected, 1);
+      EXPECT_EQ(generation->result(n).cached_tokens, (std::array{0, 25, 28, 25}[n])) << n;
+      const auto a = generation->result(n).scores, b = expected->result(0).scores;
+      ASSERT_EQ(a.size(), b.size()) << n;
+      for (std::size_t t = 0; t < a.size(); ++t) {
+        EXPECT_EQ(a[t].id, b[t].id) << n << ", " << t;
+        EXPECT_EQ(a[t].log_probability, b[t].log_probability) << n << ", " << t;
+        EXPECT_EQ(a[t].best, b[t].best) << n << ", " << t;
       }
     }
   }

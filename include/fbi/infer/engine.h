@@ -31,6 +31,9 @@ class CancelledError : public Error {
 struct EngineOptions {
   std::int64_t max_batch = 16;  ///< [1, 256]: texts that are continued at the same time
   std::int64_t queue = 64;      ///< [0, 65536]: texts that may wait for that
+  /// Memory for keys and values of texts that have ended, which prompts that begin like them take
+  /// over; 0: none are kept.
+  std::uint64_t prefix_cache_bytes = 1000000000;
 };
 
 struct EngineRequest {
@@ -72,7 +75,8 @@ class Generation {
 };
 
 /// A thread that feeds a packed model with the next tokens of all texts at once. Texts come and go
-/// between its steps. Each is the text that generate() gives for its prompt and options.
+/// between its steps. Each is the text that generate() gives for its prompt and options. A prompt
+/// that begins like another text takes over that one's keys and values instead of being fed again.
 class Engine {
  public:
   /// `model` and `tokenizer` outlive the engine; nobody else calls the model meanwhile.

@@ -47,9 +47,11 @@ struct GenerateResult {
   /// and of the one that ended the text.
   std::vector<TokenScore> scores;
   std::int64_t prompt_tokens = 0;  ///< BOS included
-  std::int64_t new_tokens = 0;     ///< ids.size()
-  double prompt_seconds = 0;       ///< feeding the prompt
-  double generate_seconds = 0;     ///< everything after it
+  /// Of these, how many were not fed, because another text of the same Engine began like it.
+  std::int64_t cached_tokens = 0;
+  std::int64_t new_tokens = 0;  ///< ids.size()
+  double prompt_seconds = 0;    ///< feeding the prompt
+  double generate_seconds = 0;  ///< everything after it
 };
 
 /// A prompt that leaves no room in the model's context.

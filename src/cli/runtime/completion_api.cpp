@@ -247,6 +247,7 @@ CompletionRequest CompletionApi::parse(std::string_view body) const {
     options.eos_ids.push_back(static_cast<std::int32_t>(id));
   }
   const std::int64_t n = fields.integer("n", 1, 1, max_texts_);
+  request.texts_of_a_prompt = n;
   request.echo = fields.flag("echo", false);
   request.stream = fields.flag("stream", false);
   const std::int64_t best = logprobs(fields);
@@ -360,7 +361,8 @@ std::string CompletionApi::completion_json(std::uint64_t number, std::int64_t cr
   if (usage) {
     json["usage"] = {{"prompt_tokens", usage->prompt_tokens},
                      {"completion_tokens", usage->new_tokens},
-                     {"total_tokens", usage->prompt_tokens + usage->new_tokens}};
+                     {"total_tokens", usage->prompt_tokens + usage->new_tokens},
+                     {"prompt_tokens_details", {{"cached_tokens", usage->cached_tokens}}}};
   }
   return dumped(json);
 }

@@ -36,6 +36,7 @@ struct CompletionRequest {
   std::vector<infer::EngineRequest> texts;
   std::vector<std::string> before;  ///< what stands in front of each text: the prompt, with "echo"
   std::int64_t prompt_tokens = 0;   ///< of all prompts
+  std::int64_t texts_of_a_prompt = 1;
   bool echo = false;
   bool logprobs = false;
   bool stream = false;
@@ -44,6 +45,7 @@ struct CompletionRequest {
 
 struct Usage {
   std::int64_t prompt_tokens = 0, new_tokens = 0;
+  std::int64_t cached_tokens = 0;  ///< of the prompts, those that other requests had fed
 };
 
 /// How likely the tokens of a choice are.

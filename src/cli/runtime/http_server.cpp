@@ -132,7 +132,8 @@ class Answer {
     generation_->cancel();
     if (refused_) return;
     log::info("POST ", kCompletions, " ", request_.stream ? "stream, " : "", choices_.size(),
-              choices_.size() == 1 ? " text, " : " texts, ", usage_.prompt_tokens, " + ",
+              choices_.size() == 1 ? " text, " : " texts, ", usage_.prompt_tokens,
+              usage_.cached_tokens > 0 ? concat(" (", usage_.cached_tokens, " known)") : "", " + ",
               usage_.new_tokens, " tokens, ",
               std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun_).count(),
               " ms, ", client_, ": ", outcome_.value_or("cancelled, the client is gone"));
@@ -177,6 +178,8 @@ class Answer {
                                                request_.before[index], result.scores};
       }
       usage_.new_tokens += result.new_tokens;
+      const bool first = index % static_cast<std::size_t>(request_.texts_of_a_prompt) == 0;
+      if (first) usage_.cached_tokens += result.cached_tokens;
     }
   }
 

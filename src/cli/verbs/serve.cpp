@@ -40,7 +40,8 @@ void introduce(const infer::PackedModel& model, const infer::EngineOptions& opti
                      static_cast<std::uint64_t>(model.max_position() * options.max_batch);
   log::info(model.dtype_description(), ", ", model.threads(), " threads; keys and values of ",
             options.max_batch, " texts of ", model.max_position(), " tokens take up to ",
-            format_bytes(cache));
+            format_bytes(cache), ", those of past texts ",
+            format_bytes(options.prefix_cache_bytes));
   if (!is_loopback(http.host))
     log::warn("everybody who reaches ", http.host, " may use this server: it asks for no key");
   const bool colons = http.host.find(':') != std::string::npos;  // an address of IPv6
@@ -50,7 +51,9 @@ void introduce(const infer::PackedModel& model, const infer::EngineOptions& opti
 int run_serve(const Arguments& arguments) {
   const infer::EngineOptions engine_options = {
       .max_batch = arguments.integer("max-batch", 1, kMaxBatch),
-      .queue = arguments.integer("queue", 0, kMaxQueue)};
+      .queue = arguments.integer("queue", 0, kMaxQueue),
+      .prefix_cache_bytes =
+          static_cast<std::uint64_t>(arguments.integer("prefix-cache-mb", 0, 1 << 30)) * 1000000};
   const std::int64_t texts = engine_options.max_batch + engine_options.queue;
   runtime::HttpOptions http;
   http.host = arguments.text("host");
@@ -122,6 +125,10 @@ Verb serve_verb() {
            {"max-batch", "N", "texts that are continued at the same time, 1 to 256", "16", false,
             false},
            {"queue", "N", "texts that may wait for that, at most 700", "64", false, false},
+           {"prefix-cache-mb", "N",
+            "memory in MB for keys and values of past texts: prompts that begin like one of them "
+            "are read from there on; 0: none",
+            "1000", false, false},
            {"max-body-bytes", "N", "longest body of a request", "1048576", false, false},
            {"stop-seconds", "S", "time that texts have to end after SIGTERM", "10", false, false}}),
       {"fbi-llm serve --model export/a-packed --port 8080",

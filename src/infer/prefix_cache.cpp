@@ -1,0 +1,63 @@
+#include "infer/prefix_cache.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace fbi::infer {
+
+namespace {
+
+/// Whether `whole` serves every prompt that `part` serves.
+bool holds(const Prefix& whole, const Prefix& part) {
+  return std::ranges::mismatch(whole.ids, part.ids).in2 == part.ids.end() &&
+         (!part.score_best || part.score_best == whole.score_best);
+}
+
+}  // namespace
+
+void PrefixCache::keep(Sequence& ended) {
+  Prefix prefix = ended.prefix();
+  const auto fed = static_cast<std::size_t>(ended.fed);
+  prefix.ids = prefix.ids.first(fed);
+  prefix.scores = prefix.scores.first(std::min(fed, prefix.scores.size()));
+  if (ended.fed < Sequence::kLeastPrefix || ended.cache->bytes() > limit_) return;
+  const auto same = std::ranges::find_if(
+      kept_, [&prefix](const Kept& kept) { return holds(kept.prefix, prefix); });
+  if (same != kept_.end()) return kept_.splice(kept_.begin(), kept_, same);
+
+  for (auto kept = kept_.begin(); kept != kept_.end();) {
+    const auto next = std::next(kept);
+    if (holds(prefix, kept->prefix)) drop(kept);
+    kept = next;
+  }
+  bytes_ += ended.cache->bytes();
+  while (bytes_ > limit_) drop(std::prev(kept_.end()));
+  Kept& kept = kept_.emplace_front();
+  kept.ids.assign(prefix.ids.begin(), prefix.ids.end());
+  kept.scores.assign(prefix.scores.begin(), prefix.scores.end());
+  kept.cache = std::move(ended.cache);
+  kept.prefix = {kept.ids, kept.cache.get(), prefix.score_best, kept.scores};
+}
+
+const Prefix* PrefixCache::find(const Sequence& sequence) {
+  auto best = kept_.end();
+  std::int64_t most = 0;
+  for (auto kept = kept_.begin(); kept != kept_.end(); ++kept) {
+    const std::int64_t shared = sequence.shared_with(kept->prefix);
+    if (shared > most) {
+      most = shared;
+      best = kept;
+    }
+  }
+  if (best == kept_.end()) return nullptr;
+  kept_.splice(kept_.begin(), kept_, best);
+  return &best->prefix;
+}
+
+void PrefixCache::drop(std::list<Kept>::iterator kept) {
+  bytes_ -= kept->cache->bytes();
+  kept_.erase(kept);
+}
+
+}  // namespace fbi::infer

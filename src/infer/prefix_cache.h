@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "infer/batch.h"
+
+namespace fbi::infer {
+
+/// Keys and values of texts that have ended, for prompts that begin like them. When there is no
+/// room, those go that were not used for longest.
+class PrefixCache {
+ public:
+  explicit PrefixCache(std::uint64_t limit_bytes) : limit_(limit_bytes) {}
+
+  /// Takes what an ended text has fed, with its cache, unless there is as much already.
+  void keep(Sequence& ended);
+  /// What has most of the sequence's prompt; null where nothing has enough. Valid until keep().
+  const Prefix* find(const Sequence& sequence);
+
+  std::uint64_t bytes() const { return bytes_; }
+
+ private:
+  struct Kept {
+    std::vector<std::int32_t> ids;
+    std::unique_ptr<SequenceCache> cache;
+    std::vector<TokenScore> scores;
+    Prefix prefix;
+  };
+  void drop(std::list<Kept>::iterator kept);
+
+  std::uint64_t limit_, bytes_ = 0;
+  std::list<Kept> kept_;  // what was used last first
+};
+
+}  // namespace fbi::infer
