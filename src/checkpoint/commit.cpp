@@ -21,23 +21,9 @@ namespace fs = std::filesystem;
 using formats::CheckpointShard;
 using nlohmann::json;
 
-/// Whether `folder` holds a checkpoint that loads; one that does not is reported.
-bool is_valid(const fs::path& folder) {
-  std::error_code absent;
-  if (!fs::exists(folder, absent)) return false;
-  try {
-    formats::CheckpointReader reader(folder);
-    return true;
-  } catch (const Error& error) {
-    log::warn("replacing a checkpoint that does not load: ", error.what());
-    return false;
-  }
-}
-
-/// A new temporary folder, or an empty path when the checkpoint is there already.
+/// A new temporary folder.
 fs::path prepare(const fs::path& checkpoints, std::int64_t step) {
   create_folder(checkpoints);
-  if (is_valid(checkpoints / formats::checkpoint_folder_name(step))) return {};
   const fs::path temporary = temporary_path(checkpoints, formats::checkpoint_folder_name(step));
   std::error_code ignored;
   fs::remove_all(temporary, ignored);
@@ -143,7 +129,10 @@ void publish(const fs::path& temporary, const fs::path& target,
              const formats::CheckpointManifest& manifest) {
   write_file(temporary / "manifest.json", formats::manifest_to_json(manifest));
   std::error_code absent;
-  if (fs::exists(target, absent)) delete_folder(target);  // invalid, see prepare
+  if (fs::exists(target, absent)) {
+    log::warn("replacing ", target.string());
+    delete_folder(target);
+  }
   rename_folder(temporary, target);
   sync_directory(target.parent_path());
 }
@@ -160,7 +149,6 @@ fs::path commit_checkpoint(distributed::Communicator& communicator, const fs::pa
     if (is_first) temporary_text = prepare(checkpoints, manifest.step).string();
   });
   const fs::path temporary = distributed::all_gather_text(communicator, temporary_text)[0];
-  if (temporary.empty()) return target;
   try {
     std::vector<CheckpointShard> mine;
     distributed::run_together(communicator, [&] {

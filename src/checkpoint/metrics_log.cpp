@@ -75,4 +75,19 @@ std::uint64_t cut_metrics(const std::filesystem::path& path, std::int64_t step) 
   return size - kept;
 }
 
+std::optional<std::int64_t> last_step(const std::filesystem::path& path) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return std::nullopt;
+  const MappedFile file(path);
+  std::string_view text{reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+  text = text.substr(0, text.rfind('\n') + 1);  // nothing where there is no whole line
+  while (!text.empty()) {
+    text.remove_suffix(1);
+    const auto begin = text.rfind('\n') + 1;  // 0 in front of the first line
+    if (const auto step = step_of(text.substr(begin))) return step;
+    text = text.substr(0, begin);
+  }
+  return std::nullopt;
+}
+
 }  // namespace fbi::checkpoint

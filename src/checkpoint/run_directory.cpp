@@ -11,6 +11,7 @@
 
 #include "checkpoint/temporary.h"
 #include "fbi/core/error.h"
+#include "fbi/core/log.h"
 #include "fbi/core/system.h"
 #include "fbi/formats/checkpoint_reader.h"
 
@@ -159,6 +160,19 @@ RunDirectory RunDirectory::create_or_resume(const fs::path& directory, const Res
 
 std::vector<fs::path> RunDirectory::checkpoints_to_try() const {
   return checkpoint::checkpoints_to_try(paths_, resume_);
+}
+
+void RunDirectory::set_aside_later_than(std::int64_t step) const {
+  const std::string last = formats::checkpoint_folder_name(step);
+  for (const fs::path& folder : formats::list_checkpoints(paths_.checkpoints())) {
+    const std::string name = folder.filename().string();
+    if (name <= last) return;
+    fs::path aside;
+    for (int n = 1; aside.empty() || fs::exists(aside); ++n)
+      aside = paths_.checkpoints() / concat("passed-over-", n, "-", name);
+    rename_folder(folder, aside);
+    log::warn("the run goes on from step ", step, "; ", name, " is kept as ", aside.string());
+  }
 }
 
 }  // namespace fbi::checkpoint

@@ -158,8 +158,10 @@ std::string checkpoint_folder_name(std::int64_t step) {
 }
 
 std::vector<fs::path> list_checkpoints(const fs::path& checkpoints) {
-  std::error_code ignored;
-  if (!fs::exists(checkpoints, ignored)) return {};
+  std::error_code error;  // a file server that does not answer is no empty folder
+  const bool is_there = fs::exists(checkpoints, error);
+  if (error) fail("cannot look for checkpoints in ", checkpoints.string(), ": ", error.message());
+  if (!is_there) return {};
   std::vector<std::pair<std::int64_t, fs::path>> found;
   try {
     for (const auto& entry : fs::directory_iterator(checkpoints)) {

@@ -66,4 +66,8 @@ void BinarizedLayers::prepare() {
     layer.linear->weight = ops::binarize(layer.latent, layer.wscale, layer.wbias);
 }
 
+void BinarizedLayers::release() {
+  for (Layer& layer : layers_) layer.linear->weight = at::Tensor();
+}
+
 }  // namespace fbi::nn

@@ -10,6 +10,7 @@
 #include "fbi/formats/checkpoint_reader.h"
 #include "fbi/train/evaluation.h"
 #include "train/identity.h"
+#include "train/run_folder.h"
 #include "train/session.h"
 #include "train/tokenizers.h"
 
@@ -79,7 +80,9 @@ void check_start(config::RunConfig config, RunOptions options, Processor process
   const at::Device device(processor == Processor::kGpu ? at::kCUDA : at::kCPU);
   keep_sign_products(config, options, saved, device);
   if (saved) check_identity(*saved, config, options.allow_change);
-  if (!newest) open_initial_weights(config);
+  if (newest) return;
+  check_for_lost_checkpoints(paths, config.checkpoint.every_steps);
+  open_initial_weights(config);
 }
 
 std::string disk_text(const config::RunConfig& config, const Estimate& estimate,

@@ -19,7 +19,8 @@ namespace {
 /// Thrown out of a progress report: the way to end an evaluation between two forwards.
 struct StopAsked {};
 
-/// Runs `work` in all ranks; false when any of them was asked to stop meanwhile.
+/// Runs `work` in all ranks; false when any of them was asked to stop meanwhile. DataError for what
+/// is no fbi::Error, such as a lack of memory.
 bool evaluate_together(distributed::Communicator& communicator, const std::function<void()>& work) {
   bool stopped = false;
   distributed::run_together(communicator, [&] {
@@ -27,6 +28,10 @@ bool evaluate_together(distributed::Communicator& communicator, const std::funct
       work();
     } catch (const StopAsked&) {
       stopped = true;
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {
+      throw DataError(error.what());
     }
   });
   at::Tensor asked = at::zeros({1}, at::TensorOptions(at::kInt).device(communicator.device()));

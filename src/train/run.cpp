@@ -131,7 +131,9 @@ class TrainingRun {
     write_file(paths.config(), config::to_json(config_));
     write_file(paths.environment(), environment_json(config_, options_.command_line,
                                                      communicator_.device(), pace_.matrix_rates()));
-    checkpoint::cut_metrics(paths.metrics(), checkpoint_ ? checkpoint_->manifest().step : 0);
+    const std::int64_t step = checkpoint_ ? checkpoint_->manifest().step : 0;
+    folder_.set_aside_later_than(step);
+    checkpoint::cut_metrics(paths.metrics(), step);
     copy_tokenizer(config_, paths.root);
     metrics_.emplace(paths.metrics());
     log::info("device: ", communicator_.device().str(), ", ", at::get_num_threads(),
@@ -190,10 +192,15 @@ class TrainingRun {
     return memory_;
   }
 
+  /// Steps must not be lost because one cannot be evaluated, for want of memory, say.
   void evaluate(StepMetrics& metrics) {
     const auto span = timeline().span(Phase::kEvaluation);
-    metrics.evaluation =
-        evaluation_.run(session_.student(), communicator_, [this] { keep_lock(); });
+    try {
+      metrics.evaluation =
+          evaluation_.run(session_.student(), communicator_, [this] { keep_lock(); });
+    } catch (const DataError& error) {  // on all ranks
+      log::error("step ", metrics.step, " not evaluated, training goes on: ", error.what());
+    }
   }
 
   /// Now and then, and before anything is written: throws when another process has taken the run. A
@@ -345,6 +352,10 @@ RunOutcome run_training(config::RunConfig config, RunOptions options,
                         distributed::Communicator& communicator, RunObserver& observer) {
   RunFolder folder(options, communicator);
   const auto* newest = folder.checkpoint();
+  distributed::run_together(communicator, [&] {
+    if (folder.is_writer() && !newest)
+      check_for_lost_checkpoints(folder.paths(), config.checkpoint.every_steps);
+  });
   keep_sign_products(config, options,
                      newest ? checkpoint_config(*newest) : saved_run_config(options.directory),
                      communicator.device());

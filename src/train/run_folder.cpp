@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "fbi/checkpoint/metrics_log.h"
+#include "fbi/core/error.h"
 #include "fbi/distributed/agreement.h"
 
 namespace fbi::train {
@@ -56,6 +58,15 @@ RunFolder::RunFolder(const RunOptions& options, distributed::Communicator& commu
   checkpoint_ = formats::open_first_valid(checkpoints_in(found), [&](const fs::path& folder) {
     return open_together(folder, communicator);
   });
+}
+
+void check_for_lost_checkpoints(const checkpoint::RunPaths& paths, std::int64_t every_steps) {
+  const auto last = checkpoint::last_step(paths.metrics());
+  if (every_steps == 0 || !last || *last <= every_steps) return;
+  throw CheckpointError(
+      concat(paths.metrics().string(), " reaches step ", *last, ", but there is no checkpoint in ",
+             paths.checkpoints().string(),
+             ": put them back to continue; to begin again, use another run directory"));
 }
 
 void RunFolder::touch_lock() {

@@ -26,6 +26,8 @@ class RunFolder {
   const formats::CheckpointReader* checkpoint() const { return checkpoint_.get(); }
   /// The caller's from now on.
   std::unique_ptr<formats::CheckpointReader> take_checkpoint() { return std::move(checkpoint_); }
+  /// On rank 0, before anything is written: see RunDirectory::set_aside_later_than.
+  void set_aside_later_than(std::int64_t step) { held_->set_aside_later_than(step); }
   /// Shows other machines that the run is alive.
   void touch_lock();
 
@@ -35,5 +37,9 @@ class RunFolder {
   bool is_continued_ = false;
   std::unique_ptr<formats::CheckpointReader> checkpoint_;
 };
+
+/// A run that has metrics of more steps than it makes between checkpoints, and not one checkpoint,
+/// has lost them: CheckpointError, because it would begin again and cut its metrics.
+void check_for_lost_checkpoints(const checkpoint::RunPaths& paths, std::int64_t every_steps);
 
 }  // namespace fbi::train

@@ -69,6 +69,21 @@ TEST(CutMetrics, LinesWithoutAStepStayWithWhatPrecedesThem) {
   EXPECT_EQ(cut(folder, lines(1, 3) + event, 2), lines(1, 2));
 }
 
+TEST(LastStep, IsThatOfTheLastWholeLine) {
+  const test::TempDir root;
+  const auto path = root / "metrics.jsonl";
+  EXPECT_EQ(last_step(path), std::nullopt);
+  for (const auto& [text, expected] : std::vector<std::pair<std::string, std::int64_t>>{
+           {"", -1},
+           {"{\"step\":3}", -1},
+           {"{\"step\":3}\n", 3},
+           {"{\"step\":3}\n{\"step\":4}\n{\"step\":5", 4},
+           {"{\"step\":3}\n{\"note\":1}\nno json\n\n", 3}}) {
+    write_file(path, text);
+    EXPECT_EQ(last_step(path).value_or(-1), expected) << text;
+  }
+}
+
 TEST(CutMetrics, NoFileIsNothingToCut) {
   const test::TempDir folder;
   EXPECT_EQ(cut_metrics(folder / "metrics.jsonl", 5), 0u);

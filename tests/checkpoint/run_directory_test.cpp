@@ -110,6 +110,20 @@ TEST(RunDirectory, AutoContinuesFromTheNewestValidCheckpoint) {
   EXPECT_FALSE(fs::exists(root / "checkpoints/.tmp-step-00000040-host-1-1"));
 }
 
+TEST(RunDirectory, SetsLaterCheckpointsAside) {
+  const test::TempDir root;
+  make_run(root.path(), {10, 20, 30});
+  const auto directory = RunDirectory::create_or_resume(root.path(), kAuto);
+  directory.set_aside_later_than(30);
+  directory.set_aside_later_than(10);
+  make_run(root.path(), {10, 20});
+  directory.set_aside_later_than(10);
+  EXPECT_THAT(test::entries(root / "checkpoints"),
+              ::testing::ElementsAre("passed-over-1-step-00000020", "passed-over-1-step-00000030",
+                                     "passed-over-2-step-00000020", "step-00000010"));
+  EXPECT_EQ(open_checkpoint(directory)->manifest().step, 10);
+}
+
 TEST(RunDirectory, AutoSaysWhenNoCheckpointCanBeUsed) {
   const test::TempDir root;
   make_run(root.path(), {10});

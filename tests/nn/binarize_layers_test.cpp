@@ -178,6 +178,16 @@ TEST(BinarizeLinearLayers, AnUnpreparedSecondBackwardIsAnError) {
   net->forward(tokens).sum().backward();
 }
 
+TEST(BinarizeLinearLayers, AForwardWithSignsOfBeforeIsAnError) {
+  DenseNet net;
+  BinarizedLayers binary = binarize_linear_layers(*net, is_head);
+  const at::Tensor tokens = torch::arange(kVocab);
+  binary.forward(net, tokens).sum().backward();  // backward needs no weight in the layers
+  const at::NoGradGuard no_gradients;
+  EXPECT_THROW(net->forward(tokens), c10::Error);
+  EXPECT_NO_THROW(binary.forward(net, tokens));
+}
+
 TEST(BinarizeLinearLayers, SaveAndLoadGoThroughTheModel) {
   DenseNet original, loaded;
   BinarizedLayers binary = binarize_linear_layers(*original, is_head);

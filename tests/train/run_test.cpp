@@ -70,6 +70,11 @@ void damage(const fs::path& checkpoint) {
     if (entry.path().extension() == ".safetensors") test::flip_last_bit(entry.path());
 }
 
+double saved_learning_rate(const fs::path& checkpoint) {
+  const std::string state = formats::CheckpointReader(checkpoint).manifest().state_json;
+  return nlohmann::json::parse(state)["config"]["optimizer"]["lr"];
+}
+
 TEST_F(Run, SavesOnAStopRequestAndContinues) {
   install_stop_handlers();
   const auto outcome = runs_.run(config_, "stopped", "none", [](const StepMetrics& metrics) {
@@ -133,6 +138,7 @@ TEST_F(Run, KeepsItsIdentity) {
 
 TEST_F(Run, KeepsItsIdentityBeforeItsFirstCheckpoint) {
   fs::remove_all(runs_.path("whole") / "checkpoints");
+  fs::remove(runs_.path("whole") / "metrics.jsonl");
   config_.train.seed = 1;
   test::expect_error<UsageError>([&] { runs_.run(config_, "whole", "auto"); },
                                  "train.seed: the run has 11, now 1");
@@ -182,6 +188,34 @@ TEST_F(Run, FallsBackFromADamagedCheckpoint) {
             RunOutcome::kFinished);
   EXPECT_EQ(steps, 20);
   expect_whole("whole");
+}
+
+/// One that can be read again later belongs to a history that ended.
+TEST_F(Run, ThatFellBackDoesNotReturnToWhatItPassedOver) {
+  const fs::path passed = checkpoint_of(runs_.path("whole"), 50), hidden = runs_.path("manifest");
+  fs::rename(passed / "manifest.json", hidden);
+  config_.optimizer.lr = 1e-3;
+  config_.train.steps = kSteps + 5;
+  config_.optimizer.total_steps = kSteps;
+  runs_.run(
+      config_, "whole", "auto",
+      [&](const StepMetrics& metrics) {
+        if (metrics.step == 41) fs::create_directories(passed);  // as if it had come back
+      },
+      {"optimizer.lr"});
+  EXPECT_EQ(metrics_lines(runs_.path("whole")).size(), kSteps + 5u);
+  EXPECT_EQ(saved_learning_rate(passed), 1e-3);
+  EXPECT_TRUE(fs::exists(runs_.path("whole") / "checkpoints" / "passed-over-1-step-00000050"));
+}
+
+TEST_F(Run, ThatHasLostItsCheckpointsIsNotBegunAgain) {
+  const fs::path checkpoints = runs_.path("whole") / "checkpoints", away = runs_.path("away");
+  fs::rename(checkpoints, away);
+  test::expect_error<CheckpointError>([&] { runs_.run(config_, "whole", "auto"); },
+                                      "reaches step 50", checkpoints.string());
+  EXPECT_EQ(metrics_lines(runs_.path("whole")), metrics_);
+  fs::rename(away, checkpoints);
+  EXPECT_EQ(runs_.run(config_, "whole", "auto"), RunOutcome::kFinished);
 }
 
 TEST_F(Run, WithDamagedCheckpointsOnlyIsRefused) {
@@ -291,6 +325,20 @@ TEST_F(Run, EvaluationOfWeightsThatAreNotFiniteIsNoError) {
   EXPECT_NE(metrics_lines(runs_.path("diverged")).back().find("\"perplexity\":null"),
             std::string::npos)
       << metrics_lines(runs_.path("diverged")).back();
+}
+
+TEST_F(Run, GoesOnWhenItCannotBeEvaluated) {
+  const fs::path held_out = runs_.path("held-out.jsonl");
+  const std::string line = nlohmann::json(std::vector<int>(kSeqLen + 1, 3)).dump() + "\n";
+  std::ofstream(held_out) << line;
+  config_.evaluation.every_steps = 10;
+  config_.evaluation.tokens = {held_out.string()};
+  runs_.run(config_, "evaluated", "none", [&](const StepMetrics& metrics) {
+    EXPECT_EQ(metrics.evaluation.size(), metrics.step == 10 ? 1u : 0u) << metrics.step;
+    if (metrics.step == 11)
+      std::fstream(held_out, std::ios::in | std::ios::out) << std::string(line.size() - 1, 'x');
+  });
+  EXPECT_EQ(end_of(runs_.path("evaluated")), end_);
 }
 
 TEST_F(Run, OfAMeasurementLeavesNoCheckpoint) {

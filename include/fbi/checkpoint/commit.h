@@ -32,8 +32,8 @@ struct CommitOptions {
 /// Writes a checkpoint so that a kill or power cut at any moment leaves it whole or absent: files
 /// and then the manifest go, each fsynced, to a temporary folder, which is renamed to
 /// `<checkpoints>/step-%08d`; only then retention deletes old ones. `manifest` brings step,
-/// config_hash and state_json; shards are filled in. A valid checkpoint of that step stays as it
-/// is; an invalid one is replaced. All ranks call this and get the result together: an error on one
+/// config_hash and state_json; shards are filled in. A folder of that step is replaced,
+/// with a warning. All ranks call this and get the result together: an error on one
 /// is an error on all (DiskError for a full disk: the temporary folder is gone, earlier checkpoints
 /// are untouched). Returns the folder.
 std::filesystem::path commit_checkpoint(distributed::Communicator& communicator,

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 
 namespace fbi::checkpoint {
 
@@ -11,5 +12,9 @@ namespace fbi::checkpoint {
 /// what precedes them. Returns the bytes removed; 0 when the file does not exist. Throws DataError
 /// when it can't be read and DiskError when it can't be shortened.
 std::uint64_t cut_metrics(const std::filesystem::path& path, std::int64_t step);
+
+/// The "step" of the last whole line that has one; none, too, when the file does not exist. Throws
+/// DataError when it can't be read.
+std::optional<std::int64_t> last_step(const std::filesystem::path& path);
 
 }  // namespace fbi::checkpoint

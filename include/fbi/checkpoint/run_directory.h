@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -53,6 +54,9 @@ class RunDirectory {
   bool is_continued() const { return is_continued_; }
   /// fbi::checkpoint::checkpoints_to_try of this run.
   std::vector<std::filesystem::path> checkpoints_to_try() const;
+  /// Renames checkpoints of later steps than `step`, from which the run goes on: they could not be
+  /// used, but if they can be later, they belong to another history. A warning names each.
+  void set_aside_later_than(std::int64_t step) const;
   RunLock& lock() { return lock_; }
 
  private:

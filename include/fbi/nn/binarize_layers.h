@@ -40,11 +40,17 @@ class BinarizedLayers {
   /// it stale.
   void prepare();
 
-  /// prepare(), then model->forward(arguments...): the way that cannot be forgotten.
+  /// Takes `weight` from every layer, so that a forward without prepare() throws instead of
+  /// computing with the signs of before.
+  void release();
+
+  /// prepare(), model->forward(arguments...), release(): the way that cannot be forgotten.
   template <class Model, class... Arguments>
-  decltype(auto) forward(Model& model, Arguments&&... arguments) {
+  auto forward(Model& model, Arguments&&... arguments) {
     prepare();
-    return model->forward(std::forward<Arguments>(arguments)...);
+    auto result = model->forward(std::forward<Arguments>(arguments)...);
+    release();
+    return result;
   }
 
   const std::vector<Layer>& layers() const { return layers_; }
