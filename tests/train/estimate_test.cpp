@@ -158,8 +158,8 @@ TEST(Estimate, PresetsFit) {
   EXPECT_TRUE(fits("7b.json", 32, {}));
   EXPECT_TRUE(fits("7b.json", 8, {}));
   EXPECT_LE(peak_bytes(on_gpus(preset("7b.json", 1), 1)), 141'000'000'000 - kReserve);  // one H200
-  EXPECT_FALSE(fits("13b.json", 64, {}));
-  EXPECT_TRUE(fits("13b.json", 64, {"parallel.shard_gradients=true"}));
+  EXPECT_TRUE(fits("13b.json", 64, {}));
+  EXPECT_FALSE(fits("13b.json", 64, {"parallel.shard_teacher=false"}));
 }
 
 TEST(Estimate, NamesSettingsThatFit) {

@@ -197,12 +197,11 @@ TEST_F(Run, ThatFellBackDoesNotReturnToWhatItPassedOver) {
   config_.optimizer.lr = 1e-3;
   config_.train.steps = kSteps + 5;
   config_.optimizer.total_steps = kSteps;
-  runs_.run(
-      config_, "whole", "auto",
-      [&](const StepMetrics& metrics) {
-        if (metrics.step == 41) fs::create_directories(passed);  // as if it had come back
-      },
-      {"optimizer.lr"});
+  runs_.run(config_, "whole", "auto",
+            [&](const StepMetrics& metrics) {
+              if (metrics.step == 41) fs::create_directories(passed);  // as if it had come back
+            },
+            {"optimizer.lr"});
   EXPECT_EQ(metrics_lines(runs_.path("whole")).size(), kSteps + 5u);
   EXPECT_EQ(saved_learning_rate(passed), 1e-3);
   EXPECT_TRUE(fs::exists(runs_.path("whole") / "checkpoints" / "passed-over-1-step-00000050"));

@@ -37,8 +37,8 @@ class RunEvaluation {
  public:
   RunEvaluation(const config::RunConfig& config, int rank, int size);
   bool due(std::int64_t step) const;
-  /// Collective. DataError when it fails. What is not finite is measured as NaN. `on_progress` is called after each forward.
-  /// Empty when a stop was asked for meanwhile.
+  /// Collective. DataError when it fails. What is not finite is measured as NaN. `on_progress` is
+  /// called after each forward. Empty when a stop was asked for meanwhile.
   std::vector<Measurement> run(eval::LanguageModel& model, distributed::Communicator& communicator,
                                const std::function<void()>& on_progress = {}) const;
 

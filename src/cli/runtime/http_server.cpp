@@ -16,6 +16,7 @@
 #include <thread>
 #include <utility>
 
+#include "cli/runtime/metrics.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
 
@@ -27,6 +28,8 @@ using Clock = std::chrono::steady_clock;
 constexpr const char* kJson = "application/json";
 constexpr const char* kCompletions = "/v1/completions";
 constexpr const char* kModels = "/v1/models";
+constexpr const char* kHealth = "/health";
+constexpr const char* kMetrics = "/metrics";
 constexpr int kReadSeconds = 10, kWriteSeconds = 30;      // without any progress
 constexpr auto kBodyLimit = std::chrono::seconds(30);     // for all of a body,
 constexpr auto kLastBodyLimit = std::chrono::seconds(1);  // and while the server is being stopped
@@ -75,6 +78,18 @@ void forget_ranges(const httplib::Request& http) {
   const_cast<httplib::Request&>(http).ranges.clear();
 }
 
+bool is_under(const std::string& path, const std::string& folder) {
+  return path.starts_with(folder + "/");
+}
+
+/// By which requests are counted: what clients invent is one kind.
+std::string endpoint_of(const std::string& path) {
+  for (const char* known : {kCompletions, kModels, kHealth, kMetrics}) {
+    if (path == known) return path;
+  }
+  return is_under(path, kModels) ? kModels : "other";
+}
+
 /// What a client sent, for the log: one line, not too long.
 std::string printable(std::string_view text) {
   std::string shown(text.substr(0, 200));
@@ -114,13 +129,14 @@ class Answer {
  public:
   Answer(const CompletionApi& api, const httplib::Request& http, CompletionRequest request,
          std::shared_ptr<infer::Generation> generation, std::uint64_t number,
-         std::atomic<int>& active)
+         std::atomic<int>& active, Metrics& metrics)
       : api_(api),
         client_(client_of(http)),
         request_(std::move(request)),
         generation_(std::move(generation)),
         number_(number),
-        active_(active) {
+        active_(active),
+        metrics_(metrics) {
     ++active_;
     for (std::size_t k = 0; k < request_.before.size(); ++k) {
       choices_.push_back({k, request_.before[k], "", {}});
@@ -131,12 +147,13 @@ class Answer {
     --active_;
     generation_->cancel();
     if (refused_) return;
+    if (!outcome_) end(Metrics::Outcome::kCancelled, "cancelled, the client is gone");
     log::info("POST ", kCompletions, " ", request_.stream ? "stream, " : "", choices_.size(),
               choices_.size() == 1 ? " text, " : " texts, ", usage_.prompt_tokens,
               usage_.cached_tokens > 0 ? concat(" (", usage_.cached_tokens, " known)") : "", " + ",
               usage_.new_tokens, " tokens, ",
               std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begun_).count(),
-              " ms, ", client_, ": ", outcome_.value_or("cancelled, the client is gone"));
+              " ms, ", client_, ": ", *outcome_);
   }
 
   bool stream() const { return request_.stream; }
@@ -155,7 +172,7 @@ class Answer {
     try {
       return request_.stream ? write_stream(sink) : write_whole(sink);
     } catch (const std::exception& error) {  // the library lets it end the program
-      outcome_ = error.what();
+      end(Metrics::Outcome::kFailed, error.what());
       if (!request_.stream) return false;  // the answer has begun as a good one
       event(sink, error_json(500, error.what()));
       sink.done();
@@ -180,6 +197,7 @@ class Answer {
       usage_.new_tokens += result.new_tokens;
       const bool first = index % static_cast<std::size_t>(request_.texts_of_a_prompt) == 0;
       if (first) usage_.cached_tokens += result.cached_tokens;
+      metrics_.add_text(result);
     }
   }
 
@@ -224,9 +242,14 @@ class Answer {
     return send(sink, "data: " + data + "\n\n");
   }
   bool finish(httplib::DataSink& sink) {
-    outcome_ = "done";
+    end(Metrics::Outcome::kDone, "done");  // before the client knows it
     sink.done();
     return true;
+  }
+  void end(Metrics::Outcome outcome, const std::string& words) {
+    outcome_ = words;
+    metrics_.add_completion(outcome, usage_,
+                            std::chrono::duration<double>(Clock::now() - begun_).count());
   }
 
   const CompletionApi& api_;
@@ -235,6 +258,7 @@ class Answer {
   const std::shared_ptr<infer::Generation> generation_;
   const std::uint64_t number_;
   std::atomic<int>& active_;  // answers that are not written yet
+  Metrics& metrics_;
   const std::int64_t created_ = std::chrono::duration_cast<std::chrono::seconds>(
                                     std::chrono::system_clock::now().time_since_epoch())
                                     .count();
@@ -254,9 +278,21 @@ class HttpServer::Impl {
       : engine_(engine), api_(api), options_(options) {
     set_up_connections();
     server_.set_pre_routing_handler([this](const httplib::Request& http, httplib::Response& out) {
-      return refuse_unknown(http, out);
+      return refuse_early(http, out);
     });
-    server_.Get("/health", [this](const httplib::Request&, httplib::Response& out) {
+    server_.set_expect_100_continue_handler(
+        [this](const httplib::Request& http, httplib::Response& out) {
+          const bool refused = refuse_early(http, out) == httplib::Server::HandlerResponse::Handled;
+          return refused ? out.status : 100;
+        });
+    // Right before an answer leaves, so that a client that has it is counted.
+    server_.set_post_routing_handler([this](const httplib::Request& http, httplib::Response& out) {
+      metrics_.add_request(endpoint_of(http.path), out.status);
+    });
+    server_.Get(kMetrics, [this](const httplib::Request&, httplib::Response& out) {
+      out.set_content(metrics_.text(engine_.load()), Metrics::kContentType);
+    });
+    server_.Get(kHealth, [this](const httplib::Request&, httplib::Response& out) {
       const auto load = engine_.load();
       const bool failed = !load.failure.empty();
       nlohmann::ordered_json json = {{"status", failed          ? "failed"
@@ -339,13 +375,16 @@ class HttpServer::Impl {
   }
 
   /// Before the library reads a body that nobody asked for.
-  httplib::Server::HandlerResponse refuse_unknown(const httplib::Request& http,
-                                                  httplib::Response& out) const {
+  httplib::Server::HandlerResponse refuse_early(const httplib::Request& http,
+                                                httplib::Response& out) const {
     forget_ranges(http);
     const bool model = http.path == concat(kModels, "/", api_.model_name());
-    const bool get = model || http.path == "/health" || http.path == kModels;
+    const bool get = model || http.path == kHealth || http.path == kMetrics || http.path == kModels;
     const bool post = http.path == kCompletions;
-    if (!get && !post) {
+    if (options_.keys && is_under(http.path, "/v1") &&
+        !options_.keys->admit(http.get_header_value("Authorization"))) {
+      refuse_key(http, out);
+    } else if (!get && !post) {
       refuse_path(http, out);
     } else if (get ? http.method != "GET" && http.method != "HEAD" : http.method != "POST") {
       const char* allowed = get ? "GET, HEAD" : "POST";
@@ -357,8 +396,18 @@ class HttpServer::Impl {
     return httplib::Server::HandlerResponse::Handled;
   }
 
+  /// With no word of what was sent: it may be a key but for a letter.
+  static void refuse_key(const httplib::Request& http, httplib::Response& out) {
+    out.set_header("WWW-Authenticate", "Bearer");
+    refuse(http, out, 401,
+           http.has_header("Authorization")
+               ? "the key is not one of this server's"
+               : "this server asks for a key; send it as the header Authorization: Bearer KEY",
+           {}, "invalid_api_key");
+  }
+
   static void refuse_path(const httplib::Request& http, httplib::Response& out) {
-    if (http.path.starts_with(concat(kModels, "/"))) {
+    if (is_under(http.path, kModels)) {
       refuse(http, out, 404, concat("no such model; GET ", kModels, " names the one there is"), {},
              "model_not_found");
     } else if (http.path == "/v1/chat/completions") {
@@ -367,7 +416,8 @@ class HttpServer::Impl {
                     kCompletions));
     } else {
       refuse(http, out, 404,
-             concat("unknown path; there are ", kCompletions, ", ", kModels, " and /health"));
+             concat("unknown path; there are ", kCompletions, ", ", kModels, ", ", kHealth, " and ",
+                    kMetrics));
     }
   }
 
@@ -379,7 +429,7 @@ class HttpServer::Impl {
           api_.parse(read_body(http, reader, options_.max_body_bytes, stopping));
       const auto generation = engine_.submit(request.texts);
       const auto answer = std::make_shared<Answer>(api_, http, std::move(request), generation,
-                                                   ++requests_, active_);
+                                                   ++requests_, active_, metrics_);
       answer->wait_for_beginning();
       begin(http, out, answer);
     } catch (const ApiError& error) {
@@ -416,6 +466,7 @@ class HttpServer::Impl {
   infer::Engine& engine_;
   const CompletionApi& api_;
   const HttpOptions options_;
+  Metrics metrics_;
   Listener server_;
   std::atomic<std::uint64_t> requests_ = 0;
   std::atomic<int> active_ = 0;

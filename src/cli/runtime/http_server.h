@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "cli/runtime/api_keys.h"
 #include "cli/runtime/completion_api.h"
 #include "fbi/infer/engine.h"
 
@@ -14,11 +16,12 @@ struct HttpOptions {
   int port = 8080;  ///< 0: any that is free
   std::size_t max_body_bytes = 1 << 20;
   std::size_t connections = 112;  ///< served at the same time; further ones wait to be accepted
+  std::optional<ApiKeys> keys;    ///< for /v1; none: everybody may ask
 };
 
-/// /v1/completions, /v1/models and /health over HTTP, one line in the log for every request. Every
-/// connection has a thread of its own, so that a client that reads slowly holds up nobody; one that
-/// goes away, or takes nothing for some seconds, has its texts cancelled.
+/// /v1/completions, /v1/models, /health and /metrics over HTTP, one line in the log for every
+/// request. Every connection has a thread of its own, so that a client that reads slowly holds up
+/// nobody; one that goes away, or takes nothing for some seconds, has its texts cancelled.
 class HttpServer {
  public:
   HttpServer(infer::Engine& engine, const CompletionApi& api, const HttpOptions& options);

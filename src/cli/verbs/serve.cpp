@@ -42,8 +42,12 @@ void introduce(const infer::PackedModel& model, const infer::EngineOptions& opti
             options.max_batch, " texts of ", model.max_position(), " tokens take up to ",
             format_bytes(cache), ", those of past texts ",
             format_bytes(options.prefix_cache_bytes));
-  if (!is_loopback(http.host))
-    log::warn("everybody who reaches ", http.host, " may use this server: it asks for no key");
+  if (http.keys) log::info("requests to /v1 must bring a key; known keys: ", http.keys->size());
+  if (!is_loopback(http.host)) {
+    log::warn(http.keys ? "without TLS in front, keys and texts can be read on their way to "
+                        : "there is no --api-key-file: everybody may use this server who reaches ",
+              http.host);
+  }
   const bool colons = http.host.find(':') != std::string::npos;  // an address of IPv6
   log::info("listening on http://", colons ? "[" + http.host + "]" : http.host, ":", port);
 }
@@ -61,6 +65,7 @@ int run_serve(const Arguments& arguments) {
   http.max_body_bytes =
       static_cast<std::size_t>(arguments.integer("max-body-bytes", 1, std::int64_t{1} << 30));
   http.connections = static_cast<std::size_t>(texts) + kOtherConnections;
+  if (arguments.has("api-key-file")) http.keys.emplace(arguments.text("api-key-file"));
   const std::chrono::seconds stop_limit(arguments.integer("stop-seconds", 0, 86400));
 
   infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
@@ -106,7 +111,7 @@ Verb serve_verb() {
       "(prompt, max_tokens, temperature, top_p, "
       "n, seed, stop, echo, logprobs, frequency_penalty, presence_penalty, stream, stream_options; "
       "top_k, min_p and repetition_penalty "
-      "besides), GET /v1/models and GET /health. "
+      "besides), GET /v1/models, GET /health and, for Prometheus, GET /metrics. "
       "Requests are continued together, joining and leaving between tokens; each gets the text "
       "that `generate` gives for its prompt, "
       "options and seed. A field that would change the result and is not supported is refused with "
@@ -119,9 +124,12 @@ Verb serve_verb() {
       "",
       joined(
           packed_model_options(),
-          {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere, without any key asked for",
-            "127.0.0.1", false, false},
+          {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere", "127.0.0.1", false, false},
            {"port", "N", "0: one that is free", "8080", false, false},
+           {"api-key-file", "FILE",
+            "keys, one per line, of which a request to /v1 must bring one (Authorization: Bearer "
+            "KEY); without the option everybody may ask",
+            "", false, false},
            {"max-batch", "N", "texts that are continued at the same time, 1 to 256", "16", false,
             false},
            {"queue", "N", "texts that may wait for that, at most 700", "64", false, false},
