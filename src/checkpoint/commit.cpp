@@ -165,7 +165,7 @@ fs::path commit_checkpoint(distributed::Communicator& communicator, const fs::pa
   }
   // Together, because nobody may leave, or end, before the checkpoint exists.
   distributed::run_together(communicator, [&] {
-    if (is_first) apply_retention(checkpoints, manifest.step, options.keep);
+    if (is_first) apply_retention(checkpoints, manifest.step, options.keep, options.keep_every);
   });
   return target;
 }

@@ -12,7 +12,10 @@ namespace fbi::checkpoint {
 
 namespace fs = std::filesystem;
 
-std::vector<std::int64_t> to_delete(std::vector<std::int64_t> valid_steps, std::int64_t keep) {
+std::vector<std::int64_t> to_delete(std::vector<std::int64_t> valid_steps, std::int64_t keep,
+                                    std::int64_t keep_every) {
+  if (keep_every > 0)
+    std::erase_if(valid_steps, [&](std::int64_t step) { return step % keep_every == 0; });
   const auto kept = static_cast<std::size_t>(std::max(keep, kFewestCheckpoints));
   if (valid_steps.size() <= kept) return {};
   std::sort(valid_steps.begin(), valid_steps.end());
@@ -20,7 +23,8 @@ std::vector<std::int64_t> to_delete(std::vector<std::int64_t> valid_steps, std::
   return valid_steps;
 }
 
-void apply_retention(const fs::path& checkpoints, std::int64_t newest_step, std::int64_t keep) {
+void apply_retention(const fs::path& checkpoints, std::int64_t newest_step, std::int64_t keep,
+                     std::int64_t keep_every) {
   std::map<std::int64_t, fs::path> valid;
   std::vector<std::int64_t> steps;
   for (const fs::path& path : formats::list_checkpoints(checkpoints)) {
@@ -31,7 +35,7 @@ void apply_retention(const fs::path& checkpoints, std::int64_t newest_step, std:
       // Not usable, hence neither counted nor deleted; opening the newest reports it.
     }
   }
-  for (const std::int64_t step : to_delete(steps, keep)) {
+  for (const std::int64_t step : to_delete(steps, keep, keep_every)) {
     try {
       delete_folder(valid.at(step));
     } catch (const DiskError& error) {

@@ -47,12 +47,16 @@ std::vector<FieldDifference> identity_differences(const RunConfig& saved,
 }
 
 std::string identity_hash(const RunConfig& config) {
-  RunConfig copy = config;
+  RunConfig copy = config, defaults;
+  const auto fields = fields_of(copy);
+  const auto default_fields = fields_of(defaults);
   Json identity = Json::object();
-  for (const Field& field : fields_of(copy)) {
-    if (field.role == Role::kIdentity && !is_input_only(field)) {
-      identity[field.key] = write_value(field);
-    }
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    const Field& field = fields[i];
+    if (field.role != Role::kIdentity || is_input_only(field)) continue;
+    Json value = write_value(field);
+    if (field.added_later && value == write_value(default_fields[i])) continue;
+    identity[field.key] = std::move(value);
   }
   const std::string text = identity.dump(-1, ' ', false, Json::error_handler_t::replace);
   return hash128_hex(std::as_bytes(std::span(text.data(), text.size())));

@@ -181,17 +181,27 @@ void list(FieldList& f, OptimizerGroups& c) {
 void list(FieldList& f, OptimizerConfig& c) {
   f.begin("optimizer.", Role::kIdentity);
   f.add("lr", &c.lr, kNotNegative, "Highest learning rate, reached after the warm-up.");
-  f.add("end_lr", &c.end_lr, kNotNegative, "Learning rate at the end of the cosine and after it.");
+  f.add("end_lr", &c.end_lr, kNotNegative,
+        "Learning rate at the end of the schedule and after it; constant never takes it.");
   f.add("beta1", &c.beta1, kBelowOne, "Decay of AdamW's first moment.");
   f.add("beta2", &c.beta2, kBelowOne, "Decay of AdamW's second moment.");
   f.add("eps", &c.eps, {1e-37, kInfinity}, "AdamW's epsilon.");
   f.add("weight_decay", &c.weight_decay, kNotNegative, "AdamW's decoupled weight decay.");
   f.add("clip_norm", &c.clip_norm, kNotNegative,
         "Global norm to which gradients are clipped; 0: no clipping.");
+  f.add("schedule", &c.schedule, kAny,
+        "How the rate falls after the warm-up: cosine, as published, or linear, both from its end "
+        "to total_steps; constant: never; wsd: constant, then linear in the last decay_steps, so "
+        "that the run can go on, or end, from any checkpoint before them.")
+      .added_later = true;
   f.add("warmup_steps", &c.warmup_steps, kStepsOrNever, "Steps of linear warm-up.");
-  f.add("total_steps", &c.total_steps, kStepsOrNever,
-        "Step at which the cosine ends; 0: train.steps. Set it to be able to continue a run beyond "
-        "train.steps.");
+  f.add(
+      "total_steps", &c.total_steps, kStepsOrNever,
+      "Step at which the schedule ends; 0: train.steps. Set it to be able to continue a run beyond "
+      "train.steps.");
+  f.add("decay_steps", &c.decay_steps, kStepsOrNever,
+        "Steps before total_steps in which the rate falls to end_lr; for wsd, which needs it.")
+      .added_later = true;
   f.add("schedule_micro_steps", &c.schedule_micro_steps, {0, kMaxMicroSteps},
         "Micro-steps per step, A, in the published rule lr(k) = f((k+1)A - 1); 0: the run's own "
         "number at its start, kept when it is continued.");
@@ -274,6 +284,11 @@ void list(FieldList& f, CheckpointConfig& c) {
   f.add("at_end", &c.at_end, kAny,
         "A checkpoint after the last step; false for runs that only measure.");
   f.add("keep", &c.keep, {2, kInfinity}, "Checkpoints kept; the oldest go first.");
+  f.add(
+      "keep_every", &c.keep_every, kStepsOrNever,
+      "Checkpoints at multiples of so many steps are written whatever every_steps says, and stay: "
+      "keep counts the others alone. Another value lets go of those that it does not divide; 0: "
+      "none.");
 }
 
 void list(FieldList& f, EvaluationConfig& c) {
@@ -305,6 +320,7 @@ std::string_view spelling(Enum value, const std::array<std::string_view, size>& 
 constexpr std::array<std::string_view, 4> kBinarize = {"column", "row", "single", "none"};
 constexpr std::array<std::string_view, 2> kPrecision = {"fp32", "bf16"};
 constexpr std::array<std::string_view, 2> kDataFormat = {"shards", "amber"};
+constexpr std::array<std::string_view, 4> kScheduleKind = {"cosine", "linear", "constant", "wsd"};
 
 constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kSections = {{
     {"model", "Architecture of the student"},
@@ -330,6 +346,9 @@ std::span<const std::string_view> spellings(Precision) {
 std::span<const std::string_view> spellings(DataFormat) {
   return kDataFormat;
 }
+std::span<const std::string_view> spellings(ScheduleKind) {
+  return kScheduleKind;
+}
 std::string_view to_string(Binarize value) {
   return spelling(value, kBinarize);
 }
@@ -338,6 +357,9 @@ std::string_view to_string(Precision value) {
 }
 std::string_view to_string(DataFormat value) {
   return spelling(value, kDataFormat);
+}
+std::string_view to_string(ScheduleKind value) {
+  return spelling(value, kScheduleKind);
 }
 
 std::span<const std::pair<std::string_view, std::string_view>> sections() {

@@ -33,14 +33,16 @@ struct Range {
 
 /// Where the value lives. monostate: a key that is only read, and replaced by others
 /// (model.architecture).
-using Member = std::variant<std::monostate, bool*, std::int64_t*, std::uint64_t*, double*,
-                            std::string*, std::optional<std::int64_t>*, std::vector<std::int64_t>*,
-                            std::vector<std::string>*, Binarize*, Precision*, DataFormat*>;
+using Member =
+    std::variant<std::monostate, bool*, std::int64_t*, std::uint64_t*, double*, std::string*,
+                 std::optional<std::int64_t>*, std::vector<std::int64_t>*,
+                 std::vector<std::string>*, Binarize*, Precision*, DataFormat*, ScheduleKind*>;
 
 /// Spellings of an enumeration, in the order of its values.
 std::span<const std::string_view> spellings(Binarize);
 std::span<const std::string_view> spellings(Precision);
 std::span<const std::string_view> spellings(DataFormat);
+std::span<const std::string_view> spellings(ScheduleKind);
 
 struct Field {
   std::string key;  ///< dotted
@@ -50,6 +52,9 @@ struct Field {
   std::vector<std::string> choices;  ///< of an enumeration or a text; empty: any
   Role role = Role::kIdentity;
   bool required = false;  ///< the default is not a legal value
+  /// Of the identity, but newer than its hash, which leaves the default out: the hashes of earlier
+  /// runs stay.
+  bool added_later = false;
 };
 
 /// Fields of a configuration; the pointers live as long as the argument.

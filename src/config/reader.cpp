@@ -35,10 +35,11 @@ std::string_view parent_of(std::string_view path) {
 }
 
 // What other programs call our fields.
-constexpr std::array<std::pair<std::string_view, std::string_view>, 21> kForeignNames = {{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 22> kForeignNames = {{
     {"learning_rate", "optimizer.lr"},
     {"max_lr", "optimizer.lr"},
     {"min_lr", "optimizer.end_lr"},
+    {"lr_scheduler_type", "optimizer.schedule"},
     {"warmup_iters", "optimizer.warmup_steps"},
     {"lr_decay_iters", "optimizer.total_steps"},
     {"grad_clip", "optimizer.clip_norm"},

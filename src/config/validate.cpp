@@ -91,15 +91,34 @@ class Rules {
 
   void check_schedule() {
     const OptimizerConfig& optimizer = config_.optimizer;
+    check_decay_is_for_wsd();
     const bool own = optimizer.total_steps > 0;
     const std::int64_t total = own ? optimizer.total_steps : config_.train.steps;
-    if (sound({"optimizer.warmup_steps", "optimizer.total_steps",
-               own ? "optimizer" : "train.steps"}) &&
-        optimizer.warmup_steps > total) {
-      problems_.add("optimizer.warmup_steps", std::to_string(optimizer.warmup_steps),
-                    concat("expected at most ", own ? "optimizer.total_steps" : "train.steps", " (",
-                           total, "), the length of the schedule"));
+    const std::int64_t warmup = optimizer.warmup_steps;
+    if (!sound(
+            {"optimizer.warmup_steps", "optimizer.total_steps", own ? "optimizer" : "train.steps"}))
+      return;
+    const std::string length =
+        concat(own ? "optimizer.total_steps" : "train.steps", " (", total, ")");
+    if (warmup > total) {
+      problems_.add("optimizer.warmup_steps", std::to_string(warmup),
+                    concat("expected at most ", length, ", the length of the schedule"));
+    } else if (sound({"optimizer.decay_steps"}) && optimizer.decay_steps > total - warmup) {
+      problems_.add("optimizer.decay_steps", std::to_string(optimizer.decay_steps),
+                    concat("expected at most ", total - warmup, ", what optimizer.warmup_steps (",
+                           warmup, ") leaves of ", length));
     }
+  }
+
+  void check_decay_is_for_wsd() {
+    const OptimizerConfig& optimizer = config_.optimizer;
+    if (!sound({"optimizer.schedule", "optimizer.decay_steps"})) return;
+    const bool wsd = optimizer.schedule == ScheduleKind::kWsd;
+    if (wsd == (optimizer.decay_steps > 0)) return;
+    problems_.add("optimizer.decay_steps", std::to_string(optimizer.decay_steps),
+                  concat("expected ", wsd ? "at least 1" : "0", ", because optimizer.schedule is ",
+                         to_string(optimizer.schedule),
+                         wsd ? "" : "; optimizer.schedule=wsd has a decay of its own length"));
   }
 
   const RunConfig& config_;

@@ -1,5 +1,6 @@
 #include "fbi/train/dry_run.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "fbi/checkpoint/run_directory.h"
@@ -47,14 +48,18 @@ std::string data_text(const config::RunConfig& config) {
 }
 
 std::string schedule_text(const config::RunConfig& config) {
-  const auto& [steps, total] = std::pair(config.train.steps, config.optimizer.total_steps);
-  if (config.optimizer.warmup_steps >= steps)
+  const config::OptimizerConfig& optimizer = config.optimizer;
+  const auto& [steps, total] = std::pair(config.train.steps, optimizer.total_steps);
+  if (optimizer.warmup_steps >= steps)
     return note(concat("the learning rate is still rising when the run ends: train.steps is ",
-                       steps, ", optimizer.warmup_steps ", config.optimizer.warmup_steps));
-  if (total > 2 * steps)
-    return note(concat("the learning rate is still high when the run ends: train.steps is ", steps,
-                       ", optimizer.total_steps ", total, " (0: as long as the run)"));
-  return {};
+                       steps, ", optimizer.warmup_steps ", optimizer.warmup_steps));
+  const bool wsd = optimizer.schedule == config::ScheduleKind::kWsd;
+  const std::int64_t falling = wsd ? optimizer.decay_steps : total;
+  if (optimizer.schedule == config::ScheduleKind::kConstant || total - steps <= falling / 2)
+    return {};
+  return note(concat("the learning rate is still high when the run ends: train.steps is ", steps,
+                     ", optimizer.total_steps ", total, " (0: as long as the run)",
+                     wsd ? concat(", optimizer.decay_steps ", falling) : ""));
 }
 
 /// Also of a machine on which nothing is to be trained: the run may be meant for another one.
@@ -87,14 +92,18 @@ void check_start(config::RunConfig config, RunOptions options, Processor process
 
 std::string disk_text(const config::RunConfig& config, const Estimate& estimate,
                       const std::filesystem::path& directory) {
-  const auto needed = static_cast<std::uint64_t>(estimate.disk_bytes);
+  const auto stored = formats::list_checkpoints(checkpoint::RunPaths{directory}.checkpoints());
+  const std::int64_t missing =
+      std::max<std::int64_t>(estimate.kept_checkpoints - std::ssize(stored), 0);
+  const auto needed = static_cast<std::uint64_t>(estimate.checkpoint_bytes * (missing + 1));
   const std::uint64_t free = free_disk_bytes(directory);
   if (needed > free)
-    throw DiskError(concat(directory.string(), ": ", config.checkpoint.keep,
-                           " checkpoints and the one being written need ", format_bytes(needed),
-                           ", free are ", format_bytes(free),
-                           "; lower checkpoint.keep or use another disk"));
-  return concat(disk_report(config, estimate), "            free are ", format_bytes(free), "\n");
+    throw DiskError(concat(
+        directory.string(), ": ", missing, " more checkpoints and the one being written need ",
+        format_bytes(needed), ", free are ", format_bytes(free), "; lower checkpoint.keep",
+        config.checkpoint.keep_every > 0 ? ", raise checkpoint.keep_every" : "",
+        " or use another disk"));
+  return concat(disk_report(estimate), "            free are ", format_bytes(free), "\n");
 }
 
 }  // namespace

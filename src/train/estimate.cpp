@@ -179,7 +179,9 @@ Estimate estimate(const config::RunConfig& config, const std::optional<TeacherPl
   result.traffic = traffic_of(config, used, world_size, result.micro_steps);
   result.flops = token_flops(config, used ? &used->model : nullptr);
   result.checkpoint_bytes = kStateBytes * config::parameter_counts(config.model).total();
-  result.disk_bytes = result.checkpoint_bytes * (config.checkpoint.keep + 1);
+  const std::int64_t every = config.checkpoint.keep_every;
+  result.kept_checkpoints = config.checkpoint.keep + (every > 0 ? result.steps / every : 0);
+  result.disk_bytes = result.checkpoint_bytes * (result.kept_checkpoints + 1);
   return result;
 }
 

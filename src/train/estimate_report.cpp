@@ -63,7 +63,8 @@ std::string run_report(const config::RunConfig& config, const Estimate& estimate
   return concat("step        ", config.train.global_batch, " samples = ", estimate.world_size,
                 " rank(s) x ", estimate.micro_steps, " micro-steps x ", config.train.micro_batch,
                 "; ", format_count(estimate.tokens_per_step), " tokens\nrun         ",
-                estimate.steps, " steps of a schedule of ", config.optimizer.total_steps, ", ",
+                estimate.steps, " steps of a ", to_string(config.optimizer.schedule),
+                " schedule of ", config.optimizer.total_steps, ", ",
                 format_count(static_cast<std::int64_t>(estimate.tokens())), " tokens\n");
 }
 
@@ -110,9 +111,9 @@ std::string flops_report(const Estimate& estimate) {
   return out + "; causal attention included\n";
 }
 
-std::string disk_report(const config::RunConfig& config, const Estimate& estimate) {
+std::string disk_report(const Estimate& estimate) {
   return concat("disk        ", format_bytes(estimate.checkpoint_bytes), " per checkpoint, ",
-                format_bytes(estimate.disk_bytes), " for ", config.checkpoint.keep,
+                format_bytes(estimate.disk_bytes), " for ", estimate.kept_checkpoints,
                 " and one being written\n");
 }
 

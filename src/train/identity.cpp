@@ -11,11 +11,15 @@ namespace fbi::train {
 namespace {
 
 /// What the fields that people trip over are best set to.
-std::string remedy(const config::FieldDifference& difference) {
+std::string remedy(const config::FieldDifference& difference, config::ScheduleKind schedule) {
   if (difference.key != "optimizer.total_steps") return {};
   return concat("\n    (the rate's schedule was made for ", difference.saved,
                 " steps: --set optimizer.total_steps=", difference.saved,
-                " trains on at its last rate)");
+                " trains on at its last rate",
+                schedule == config::ScheduleKind::kWsd
+                    ? "; --allow-change optimizer.total_steps moves its decay"
+                    : "",
+                ")");
 }
 
 }  // namespace
@@ -29,7 +33,7 @@ void check_identity(const config::RunConfig& saved, const config::RunConfig& cur
     if (std::ranges::find(allowed, difference.key) != allowed.end())
       log::warn("allowed change of ", text);
     else
-      refused += "\n  " + text + remedy(difference);
+      refused += "\n  " + text + remedy(difference, current.optimizer.schedule);
   }
   if (!refused.empty())
     throw UsageError(

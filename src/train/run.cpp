@@ -256,8 +256,8 @@ class TrainingRun {
   }
 
   bool save_due_by_steps() {
-    const auto every = config_.checkpoint.every_steps;
-    return every > 0 && state().step % every == 0;
+    const auto due = [&](std::int64_t every) { return every > 0 && state().step % every == 0; };
+    return due(config_.checkpoint.every_steps) || due(config_.checkpoint.keep_every);
   }
 
   void save() {

@@ -177,6 +177,7 @@ std::filesystem::path Session::save(const std::filesystem::path& checkpoints) {
   // In the middle of failing steps nobody knows which checkpoint is the last good one: all stay.
   options.keep = trainer_->state().skipped_in_row > 0 ? std::numeric_limits<std::int64_t>::max()
                                                       : config_.checkpoint.keep;
+  options.keep_every = config_.checkpoint.keep_every;
   return checkpoint::commit_checkpoint(communicator_, checkpoints, std::move(manifest), parts,
                                        options);
 }

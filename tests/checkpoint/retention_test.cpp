@@ -25,24 +25,37 @@ using testing::IsEmpty;
 using Steps = std::vector<std::int64_t>;
 
 TEST(ToDelete, KeepsTheNewestAndDeletesOldestFirst) {
-  EXPECT_THAT(to_delete({100, 200, 300, 400, 500}, 3), ElementsAre(100, 200));
-  EXPECT_THAT(to_delete({500, 100, 400, 200, 300}, 3), ElementsAre(100, 200));
+  EXPECT_THAT(to_delete({100, 200, 300, 400, 500}, 3, 0), ElementsAre(100, 200));
+  EXPECT_THAT(to_delete({500, 100, 400, 200, 300}, 3, 0), ElementsAre(100, 200));
 }
 
 TEST(ToDelete, Boundaries) {
-  EXPECT_THAT(to_delete({}, 3), IsEmpty());
-  EXPECT_THAT(to_delete({1, 2, 3}, 3), IsEmpty());
-  EXPECT_THAT(to_delete({1, 2, 3, 4}, 3), ElementsAre(1));
-  EXPECT_THAT(to_delete({0, 1}, 2), IsEmpty());
-  EXPECT_THAT(to_delete({1, 2, 3}, std::numeric_limits<std::int64_t>::max()), IsEmpty());
+  EXPECT_THAT(to_delete({}, 3, 0), IsEmpty());
+  EXPECT_THAT(to_delete({1, 2, 3}, 3, 0), IsEmpty());
+  EXPECT_THAT(to_delete({1, 2, 3, 4}, 3, 0), ElementsAre(1));
+  EXPECT_THAT(to_delete({0, 1}, 2, 0), IsEmpty());
+  EXPECT_THAT(to_delete({1, 2, 3}, std::numeric_limits<std::int64_t>::max(), 0), IsEmpty());
 }
 
 TEST(ToDelete, NeverGoesBelowTwo) {
   for (const std::int64_t keep : {std::int64_t{-5}, std::int64_t{0}, std::int64_t{1}}) {
-    EXPECT_THAT(to_delete({1}, keep), IsEmpty());
-    EXPECT_THAT(to_delete({1, 2}, keep), IsEmpty());
-    EXPECT_THAT(to_delete({1, 2, 3}, keep), ElementsAre(1));
+    EXPECT_THAT(to_delete({1}, keep, 0), IsEmpty());
+    EXPECT_THAT(to_delete({1, 2}, keep, 0), IsEmpty());
+    EXPECT_THAT(to_delete({1, 2, 3}, keep, 0), ElementsAre(1));
   }
+}
+
+TEST(ToDelete, SparesAndDoesNotCountEveryNth) {
+  EXPECT_THAT(to_delete({100, 150, 200, 250, 300, 350, 400}, 2, 100), ElementsAre(150));
+  EXPECT_THAT(to_delete({400, 350, 300, 250, 200, 150, 100}, 2, 200), ElementsAre(100, 150, 250));
+  EXPECT_THAT(to_delete({100, 200, 300, 400}, 2, 100), IsEmpty());
+  EXPECT_THAT(to_delete({100, 200, 300, 400}, 2, 1000), ElementsAre(100, 200));
+  EXPECT_THAT(to_delete({1, 2, 3, 4, 5, 6}, 0, 3), ElementsAre(1, 2));
+}
+
+TEST(ToDelete, SparesAllWhileStepsFail) {
+  EXPECT_THAT(to_delete({1, 2, 3, 4, 5, 6}, std::numeric_limits<std::int64_t>::max(), 3),
+              IsEmpty());
 }
 
 /// A valid checkpoint without tensors.
@@ -58,9 +71,20 @@ TEST(ApplyRetention, CountsOnlyValidOnesAndLeavesInvalidAndLaterOnes) {
   const test::TempDir root;
   for (const std::int64_t step : {1, 2, 3, 4, 5, 9}) make_checkpoint(root.path(), step);
   write_file(root / "step-00000004/manifest.json", "{}");
-  apply_retention(root.path(), 5, 2);
+  apply_retention(root.path(), 5, 2, 0);
   EXPECT_THAT(entries(root.path()),
               ElementsAre("step-00000003", "step-00000004", "step-00000005", "step-00000009"));
+}
+
+TEST(ApplyRetention, KeepsEveryNthWhateverLiesBetween) {
+  const test::TempDir root;
+  for (const std::int64_t step : {1, 2, 3, 4, 5, 6, 7, 8}) make_checkpoint(root.path(), step);
+  write_file(root / "step-00000007/manifest.json", "{}");  // neither counted nor deleted
+  apply_retention(root.path(), 8, 2, 3);
+  EXPECT_THAT(entries(root.path()), ElementsAre("step-00000003", "step-00000005", "step-00000006",
+                                                "step-00000007", "step-00000008"));
+  apply_retention(root.path(), 8, 2, 0);
+  EXPECT_THAT(entries(root.path()), ElementsAre("step-00000006", "step-00000007", "step-00000008"));
 }
 
 TEST(RemoveTemporaries, RemovesWhatDeadProcessesLeft) {

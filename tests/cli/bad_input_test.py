@@ -199,7 +199,19 @@ class BadInput(unittest.TestCase):
         self.assertRegex(often, r"reads them [\d.]+ times\nnote +that is often: train.steps")
         rising = train("fresh", "--dry-run", changes={"train.steps": 5, "optimizer.warmup_steps": 5})
         self.assertIn("still rising when the run ends: train.steps is 5, optimizer.warmup_steps 5", rising)
-        self.assertIn("still high when the run ends", train("fresh", "--dry-run", changes={"train.steps": 5}))
+        for changes, is_high in (({"train.steps": 5}, True),
+                                 ({"train.steps": 5, "optimizer.schedule": "linear"}, True),
+                                 ({"train.steps": 5, "optimizer.schedule": "constant"}, False),
+                                 ({"train.steps": 15, "optimizer.schedule": "wsd", "optimizer.decay_steps": 8}, True),
+                                 ({"train.steps": 16, "optimizer.schedule": "wsd", "optimizer.decay_steps": 8}, False)):
+            with self.subTest(changes):
+                self.assertEqual("still high when the run ends" in train("fresh", "--dry-run", changes=changes), is_high)
+
+    def test_a_dry_run_counts_the_checkpoints_that_stay(self):
+        many = {"train.steps": 10**9, "checkpoint.keep_every": 1}
+        for run_dir, words, count in (("fresh", (), 10**9 + 2), ("teacher", ("--resume", "auto"), 10**9)):
+            self.assertRegex(train(run_dir, "--dry-run", *words, code=7, changes=many),
+                             f"{count} more checkpoints and the one being written need .*raise checkpoint.keep_every")
 
     def test_command_line(self):
         for words, parts in ((["trian"], ["unknown verb 'trian'; did you mean 'train'?"]),

@@ -62,8 +62,10 @@ const std::map<std::string, std::string> kOtherValues = {
     {"optimizer.eps", "1e-6"},
     {"optimizer.weight_decay", "0.3"},
     {"optimizer.clip_norm", "0.7"},
+    {"optimizer.schedule", "linear"},
     {"optimizer.warmup_steps", "11"},
     {"optimizer.total_steps", "3001"},
+    {"optimizer.decay_steps", "7"},
     {"optimizer.schedule_micro_steps", "3"},
     {"optimizer.groups.latent.lr", "0.5"},
     {"optimizer.groups.latent.weight_decay", "0.5"},
@@ -95,6 +97,7 @@ const std::map<std::string, std::string> kOtherValues = {
     {"checkpoint.every_seconds", "600.5"},
     {"checkpoint.at_end", "false"},
     {"checkpoint.keep", "5"},
+    {"checkpoint.keep_every", "2000"},
     {"log.every_steps", "1"},
 };
 
@@ -116,6 +119,7 @@ const std::set<std::string> kFree = {"data.index_dir",
                                      "checkpoint.every_seconds",
                                      "checkpoint.at_end",
                                      "checkpoint.keep",
+                                     "checkpoint.keep_every",
                                      "log.every_steps",
                                      "evaluation.every_steps",
                                      "evaluation.tokens",
@@ -132,14 +136,18 @@ RunConfig base(std::vector<std::string> overrides = {}) {
 }
 
 TEST(Compare, EveryFieldIsWrittenReadComparedAndHashed) {
-  const RunConfig first = base();
   std::size_t seen = 0;
   for (const FieldInfo& field : list_fields()) {
     if (field.key == "model.architecture") continue;
     SCOPED_TRACE(field.key);
     ASSERT_TRUE(kOtherValues.contains(field.key)) << "give this test another value of the field";
     ++seen;
-    const RunConfig second = base({field.key + "=" + kOtherValues.at(field.key)});
+    std::vector<std::string> overrides;
+    if (field.key == "optimizer.decay_steps")  // legal with this schedule alone
+      overrides = {"optimizer.schedule=wsd", "optimizer.decay_steps=5"};
+    const RunConfig first = base(overrides);
+    overrides.push_back(field.key + "=" + kOtherValues.at(field.key));
+    const RunConfig second = base(overrides);
     EXPECT_NE(to_json(second), to_json(first));
     EXPECT_EQ(to_json(parse(to_json(second))), to_json(second));
     const auto differences = identity_differences(first, second);
@@ -191,6 +199,13 @@ TEST(Compare, HashIsThirtyTwoHexadecimalDigits) {
   EXPECT_EQ(hash.size(), 32u);
   EXPECT_EQ(hash.find_first_not_of("0123456789abcdef"), std::string::npos);
   EXPECT_EQ(hash, identity_hash(base({"train.micro_batch=16"})));
+}
+
+// As computed when there was one schedule, and no field for it.
+TEST(Compare, HashOfEarlierRunsStays) {
+  EXPECT_EQ(identity_hash(minimal()), "1aea92212291141cff0646d20516f1f9");
+  EXPECT_EQ(identity_hash(minimal({"model.tie_scales=true", "train.sign_products=int8"})),
+            "0efd86e48615b64f2c0a831a58743b20");
 }
 
 }  // namespace

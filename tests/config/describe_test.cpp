@@ -53,8 +53,10 @@ TEST(Describe, PromisedNamesExist) {
                           "optimizer.eps",
                           "optimizer.weight_decay",
                           "optimizer.clip_norm",
+                          "optimizer.schedule",
                           "optimizer.warmup_steps",
                           "optimizer.total_steps",
+                          "optimizer.decay_steps",
                           "optimizer.groups.latent.lr",
                           "optimizer.groups.latent.weight_decay",
                           "optimizer.groups.scale.lr",
@@ -72,7 +74,8 @@ TEST(Describe, PromisedNamesExist) {
                           "train.seed",
                           "checkpoint.every_steps",
                           "checkpoint.every_seconds",
-                          "checkpoint.keep"}) {
+                          "checkpoint.keep",
+                          "checkpoint.keep_every"}) {
     EXPECT_TRUE(keys.contains(key)) << key << " is a name that users rely on";
   }
 }
@@ -86,6 +89,10 @@ TEST(Describe, PromisedSpellingsExist) {
   EXPECT_EQ(to_string(Precision::kBf16), "bf16");
   EXPECT_EQ(to_string(DataFormat::kAmber), "amber");
   EXPECT_EQ(to_string(DataFormat::kShards), "shards");
+  EXPECT_EQ(to_string(ScheduleKind::kCosine), "cosine");
+  EXPECT_EQ(to_string(ScheduleKind::kLinear), "linear");
+  EXPECT_EQ(to_string(ScheduleKind::kConstant), "constant");
+  EXPECT_EQ(to_string(ScheduleKind::kWsd), "wsd");
 }
 
 TEST(Describe, KeysAreUniqueAndExplained) {

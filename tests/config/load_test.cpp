@@ -138,6 +138,7 @@ TEST(Load, NamesOfOtherProgramsAreTranslated) {
   suggests("optimizer.learning_rate", "optimizer.lr");
   suggests("optimizer.groups.norm.learning_rate", "optimizer.groups.norm.lr");
   suggests("train.min_lr", "optimizer.end_lr");
+  suggests("lr_scheduler_type", "optimizer.schedule");
   suggests("batch_size", "train.micro_batch");
   suggests("teacher.batch_size", "teacher.micro_batch");
   suggests("evaluation.batch_size", "evaluation.batch");
@@ -236,6 +237,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Boundary{"optimizer.weight_decay=0", "optimizer.weight_decay=-1"},
                     Boundary{"optimizer.clip_norm=0", "optimizer.clip_norm=-1"},
                     Boundary{"optimizer.warmup_steps=0", "optimizer.warmup_steps=-1"},
+                    Boundary{"optimizer.schedule=constant", "optimizer.schedule=step"},
+                    Boundary{"optimizer.decay_steps=0", "optimizer.decay_steps=-1"},
                     Boundary{"optimizer.schedule_micro_steps=0",
                              "optimizer.schedule_micro_steps=-1"},
                     Boundary{"optimizer.groups.scale.lr=0", "optimizer.groups.scale.lr=-1"},
@@ -249,6 +252,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Boundary{"checkpoint.every_steps=0", "checkpoint.every_steps=-1"},
                     Boundary{"checkpoint.every_seconds=0", "checkpoint.every_seconds=-1"},
                     Boundary{"checkpoint.keep=2", "checkpoint.keep=1"},
+                    Boundary{"checkpoint.keep_every=0", "checkpoint.keep_every=-1"},
                     Boundary{"log.every_steps=1", "log.every_steps=0"}));
 
 TEST(Load, StepsAreRequired) {

@@ -167,6 +167,42 @@ TEST(Rules, WarmupEndsWithTheScheduleAtTheLatest) {
                            "expected at most optimizer.total_steps (1999)");
 }
 
+TEST(Rules, DecayIsForWsdWhichNeedsIt) {
+  EXPECT_NO_THROW(minimal({"optimizer.schedule=wsd", "optimizer.decay_steps=1"}));
+  expect_error<UsageError>(
+      [] { minimal({"optimizer.schedule=wsd"}); },
+      "optimizer.decay_steps = 0: expected at least 1, because optimizer.schedule is wsd");
+  for (const std::string schedule : {"cosine", "linear", "constant"}) {
+    EXPECT_NO_THROW(minimal({"optimizer.schedule=" + schedule}));
+    expect_error<UsageError>(
+        [&] {
+          minimal({"optimizer.schedule=" + schedule, "optimizer.decay_steps=100"});
+        },
+        "optimizer.decay_steps = 100: expected 0, because optimizer.schedule is " + schedule);
+  }
+}
+
+TEST(Rules, DecayBeginsAfterTheWarmup) {
+  const std::string wsd = "optimizer.schedule=wsd";
+  EXPECT_NO_THROW(minimal({wsd, "optimizer.decay_steps=1000"}));
+  expect_error<UsageError>(
+      [&] {
+        minimal({wsd, "optimizer.decay_steps=1001"});
+      },
+      "optimizer.decay_steps = 1001: expected at most 1000, what optimizer.warmup_steps (2000) "
+      "leaves of train.steps (3000)");
+  expect_error<UsageError>(
+      [&] {
+        minimal({wsd, "optimizer.decay_steps=501", "optimizer.total_steps=2500"});
+      },
+      "expected at most 500", "optimizer.total_steps (2500)");
+  expect_error<UsageError>(
+      [&] {
+        minimal({wsd, "optimizer.decay_steps=1", "train.steps=1999"});
+      },
+      "optimizer.warmup_steps = 2000");
+}
+
 TEST(Rules, TokensCanBeCounted) {
   expect_error<UsageError>(
       [] {

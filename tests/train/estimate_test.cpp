@@ -202,7 +202,13 @@ TEST(Estimate, RunAndDisk) {
   EXPECT_EQ(result.tokens_per_step, 1920 * 2048);
   EXPECT_NEAR(result.tokens(), 1.2585e12, 1e9);
   EXPECT_EQ(result.checkpoint_bytes, 12 * size.total());
+  EXPECT_EQ(result.kept_checkpoints, 3);
   EXPECT_EQ(result.disk_bytes, 4 * 12 * size.total());
+  const auto history =
+      on_gpus(preset("7b.json", 32, {"train.steps=100000", "checkpoint.keep_every=15000"}), 32);
+  EXPECT_EQ(history.kept_checkpoints, 6 + 3);
+  EXPECT_EQ(history.disk_bytes, 10 * 12 * size.total());
+  EXPECT_THAT(disk_report(history), HasSubstr(" for 9 and one being written"));
 }
 
 TEST(Estimate, RefusesWhatTrainingWouldRefuse) {

@@ -114,6 +114,52 @@ TEST_F(Run, IsLengthenedByMoreSteps) {
   expect_whole("longer");
 }
 
+TEST_F(Run, KeepsEveryNthCheckpointForGood) {
+  const auto saved = [&](const std::string& name) {
+    std::vector<std::string> names;
+    for (const auto& path : formats::list_checkpoints(runs_.path(name) / "checkpoints"))
+      names.push_back(path.filename().string());
+    std::ranges::sort(names);
+    return names;
+  };
+  config_.checkpoint.keep = 2;
+  config_.checkpoint.keep_every = 20;
+  runs_.run(config_, "kept");
+  EXPECT_EQ(saved("kept"), (std::vector<std::string>{"step-00000020", "step-00000030",
+                                                     "step-00000040", "step-00000050"}));
+  expect_whole("kept");
+  config_.checkpoint.keep_every = 17;  // due at these, too
+  runs_.run(config_, "uneven");
+  EXPECT_EQ(saved("uneven"), (std::vector<std::string>{"step-00000017", "step-00000034",
+                                                       "step-00000040", "step-00000050"}));
+  expect_whole("uneven");
+}
+
+TEST_F(Run, OfAStableRateIsLengthenedOrEndedByAnotherDecay) {
+  config_.optimizer.schedule = config::ScheduleKind::kWsd;
+  config_.optimizer.decay_steps = 10;
+  runs_.run(config_, "wsd");
+  const auto train = [&](std::int64_t steps, const std::string& name, const std::string& from,
+                         const std::vector<std::string>& allowed) {
+    config_.train.steps = config_.optimizer.total_steps = steps;
+    runs_.run(config_, name, from, {}, allowed);
+  };
+  const auto branch = [&](std::int64_t steps, const std::string& name, std::int64_t from) {
+    const std::string checkpoint = checkpoint_of(runs_.path("wsd"), from).string();
+    test::expect_error<UsageError>([&] { train(steps, name, checkpoint, {}); },
+                                   "optimizer.total_steps: the run has 50",
+                                   "--allow-change optimizer.total_steps moves its decay");
+    train(steps, name, checkpoint, {"optimizer.total_steps"});
+  };
+  for (const std::int64_t steps : {40, 60}) {
+    const std::string name = std::to_string(steps);
+    branch(steps, "branch" + name, steps - 20);
+    train(steps, "alone" + name, "none", {});
+    EXPECT_EQ(end_of(runs_.path("branch" + name), steps),
+              end_of(runs_.path("alone" + name), steps));
+  }
+}
+
 TEST_F(Run, ContinuesInANewDirectoryFromAGivenCheckpoint) {
   const fs::path checkpoint = checkpoint_of(runs_.path("whole"), 30);
   EXPECT_EQ(runs_.run(config_, "branch", checkpoint.string()), RunOutcome::kFinished);
@@ -281,6 +327,7 @@ TEST_F(Run, StoppedWhileStepsFailKeepsWhatWasSavedBefore) {
   config_.optimizer.lr = 1e30;
   config_.train.max_skipped_in_row = kSteps;
   config_.checkpoint.keep = 2;
+  config_.checkpoint.keep_every = 20;
   install_stop_handlers();
   bool failed = false;
   const auto on_step = [&](const StepMetrics& metrics) {

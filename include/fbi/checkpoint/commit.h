@@ -27,6 +27,7 @@ struct TensorPart {
 struct CommitOptions {
   std::uint64_t max_shard_bytes = 4'000'000'000;  ///< a larger tensor gets a file of its own
   std::int64_t keep = 3;                          ///< valid checkpoints, at least 2
+  std::int64_t keep_every = 0;  ///< those of every so many steps stay besides; 0: none
 };
 
 /// Writes a checkpoint so that a kill or power cut at any moment leaves it whole or absent: files

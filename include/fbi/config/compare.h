@@ -21,8 +21,9 @@ struct FieldDifference {
 /// Identity fields in which two resolved configurations differ, in the order of docs/config.md.
 std::vector<FieldDifference> identity_differences(const RunConfig& saved, const RunConfig& current);
 
-/// XXH3-128 of the identity fields of a resolved configuration (canonical JSON: flat, sorted keys),
-/// 32 hexadecimal digits.
+/// XXH3-128 of the identity fields of a resolved configuration (canonical JSON: flat, sorted keys;
+/// fields that earlier programs did not have only where they differ from their defaults), 32
+/// hexadecimal digits.
 std::string identity_hash(const RunConfig& config);
 
 }  // namespace fbi::config

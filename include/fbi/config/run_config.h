@@ -14,11 +14,13 @@ namespace fbi::config {
 enum class Binarize { kColumn, kRow, kSingle, kNone };
 enum class Precision { kFp32, kBf16 };
 enum class DataFormat { kShards, kAmber };
+enum class ScheduleKind { kCosine, kLinear, kConstant, kWsd };
 
 /// Spelling in configurations and logs, e.g. "column".
 std::string_view to_string(Binarize value);
 std::string_view to_string(Precision value);
 std::string_view to_string(DataFormat value);
+std::string_view to_string(ScheduleKind value);
 
 /// Rotary embedding frequencies: plain, or scaled as transformers does for "linear" and "llama3".
 struct RopeScaling {
@@ -96,8 +98,10 @@ struct OptimizerConfig {
   double eps = 1e-8;
   double weight_decay = 0.1;
   double clip_norm = 1.0;  ///< 0: no clipping
+  ScheduleKind schedule = ScheduleKind::kCosine;
   std::int64_t warmup_steps = 2000;
-  std::int64_t total_steps = 0;  ///< length of the cosine; 0: train.steps
+  std::int64_t total_steps = 0;  ///< length of the schedule; 0: train.steps
+  std::int64_t decay_steps = 0;  ///< wsd: the last of total_steps, in which the rate falls
   /// Micro-steps per step, A, in the published rule lr(k) = f((k+1)A - 1). 0: the run's own number
   /// when it starts, which is then kept, so that a later change of world size does not move the
   /// schedule.
@@ -129,6 +133,7 @@ struct CheckpointConfig {
   double every_seconds = 0;         ///< 0: never by time
   bool at_end = true;               ///< after the last step; false for runs that only measure
   std::int64_t keep = 3;            ///< checkpoints kept, at least 2
+  std::int64_t keep_every = 0;      ///< steps between checkpoints that stay besides; 0: none
 };
 
 /// Measured between steps, on the model as it trains.

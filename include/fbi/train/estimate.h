@@ -85,7 +85,8 @@ struct Estimate {
   TrafficEstimate traffic;
   TokenFlops flops;
   std::int64_t checkpoint_bytes = 0;  ///< all ranks together
-  std::int64_t disk_bytes = 0;        ///< the checkpoints that are kept, and the one being written
+  std::int64_t kept_checkpoints = 0;  ///< at the end of the run, at most
+  std::int64_t disk_bytes = 0;        ///< of these, and of one being written
   double tokens() const {
     return static_cast<double>(tokens_per_step) * static_cast<double>(steps);
   }
@@ -139,6 +140,6 @@ std::string run_report(const config::RunConfig& config, const Estimate& estimate
 std::string memory_report(const Estimate& estimate);
 std::string traffic_report(const Estimate& estimate);
 std::string flops_report(const Estimate& estimate);
-std::string disk_report(const config::RunConfig& config, const Estimate& estimate);
+std::string disk_report(const Estimate& estimate);
 
 }  // namespace fbi::train

@@ -166,7 +166,7 @@ std::string report(const config::RunConfig& config, const Teacher& teacher,
   return train::model_report(config.model) + train::teacher_report(teacher.plan, teacher.source) +
          train::run_report(config, estimate) + train::memory_report(estimate) + fit_text(fit) +
          train::traffic_report(estimate) + train::flops_report(estimate) +
-         time_text(rate, estimate) + train::disk_report(config, estimate);
+         time_text(rate, estimate) + train::disk_report(estimate);
 }
 
 Json by_kind(const train::MemoryByKind& bytes) {
