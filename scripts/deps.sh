@@ -247,7 +247,7 @@ python_tests() {
   libtorch_cuda # `import torch` loads libtorch_cuda.so even where there is no GPU
   done_before python-tests "$third_party/requirements-python-tests.txt" &&
     "$dir/bin/python" -c '' 2>/dev/null && return
-  say "Python with transformers into .deps/python-tests (46 MB)"
+  say "Python with transformers into .deps/python-tests (52 MB)"
   rm -rf "$stamp" "$dir"
   make_venv "$dir"
   install_wheels "$dir" "$third_party/requirements-python-tests.txt"

@@ -128,9 +128,8 @@ std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& 
     warn_of_other_arithmetic(folder.config, config);
     return std::move(folder.weights);
   } catch (const DataError& error) {
-    throw DataError(
-        concat("train.init_from: ", error.what(),
-               "; name a model with the sizes of model.*, or leave it empty for random weights"));
+    throw DataError(concat("train.init_from: ", error.what(),
+                           " (it takes a model with the sizes of model.*; empty: random weights)"));
   }
 }
 
