@@ -9,8 +9,11 @@
 #include "fbi/core/system.h"
 #include "fbi/data/training_data.h"
 #include "fbi/formats/checkpoint_reader.h"
+#include "fbi/ops/parallel.h"
 #include "fbi/train/evaluation.h"
+#include "fbi/train/metrics.h"
 #include "train/identity.h"
+#include "train/matrix_rate.h"
 #include "train/run_folder.h"
 #include "train/session.h"
 #include "train/tokenizers.h"
@@ -20,6 +23,7 @@ namespace {
 
 /// How often a run may read its data before one wonders.
 constexpr double kManyEpochs = 10;
+constexpr double kLongTime = 7 * 86400;  // seconds
 
 std::string note(const std::string& text) {
   return concat("note        ", text, "\n");
@@ -72,6 +76,22 @@ std::string machine_text(const Estimate& estimate, Processor processor) {
                      "train.recompute=true, or use another machine"));
 }
 
+/// As long as all arithmetic would take as dense products, at the rate that this machine has now.
+std::string time_text(const config::RunConfig& config, const Estimate& needs, Processor processor) {
+  const double operations = needs.flops.total() * static_cast<double>(needs.tokens_per_step) *
+                            static_cast<double>(needs.steps);
+  if (processor != Processor::kCpu || needs.world_size > 1 || operations < kLongRun) return {};
+  ops::set_threads(config.train.threads);
+  const bool bf16 = config.train.precision == config::Precision::kBf16;
+  const double rate = measure_matrix_rate(bf16 ? at::kBFloat16 : at::kFloat, at::kCPU);
+  const double seconds = operations / rate;
+  std::string text = concat("time        about ", format_duration(seconds), ", at the ",
+                            flops_text(rate), " of matrix products here, just measured\n");
+  if (seconds > kLongTime)
+    text += note("that is long: a smaller teacher or student, fewer train.steps or GPUs help");
+  return text;
+}
+
 /// A run that has a checkpoint goes on from it.
 void check_start(config::RunConfig config, RunOptions options, Processor processor) {
   const checkpoint::RunPaths paths{options.directory};
@@ -116,9 +136,9 @@ std::string dry_run(const config::RunConfig& config, const RunOptions& options, 
   const auto teacher = stored_teacher(config, processor);
   const Estimate needs = estimate(config, teacher, world_size, processor);
   return model_report(config.model) + teacher_report(teacher, config.teacher.path) + data +
-         run_report(config, needs) + schedule_text(config) + memory_report(needs) +
-         machine_text(needs, processor) + traffic_report(needs) + flops_report(needs) +
-         disk_text(config, needs, options.directory) +
+         run_report(config, needs) + schedule_text(config) + time_text(config, needs, processor) +
+         memory_report(needs) + machine_text(needs, processor) + traffic_report(needs) +
+         flops_report(needs) + disk_text(config, needs, options.directory) +
          "dry run: all checks passed, nothing was trained\n";
 }
 

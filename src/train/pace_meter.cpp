@@ -10,7 +10,6 @@ namespace {
 
 constexpr std::size_t kRecentSteps =
     20;  // a mean over the whole run would hide a slow-down and count pauses
-constexpr double kLongRun = 1e12;  // operations: seconds of two processor cores
 
 const char* dtype_name(at::ScalarType dtype) {
   return dtype == at::kFloat ? "fp32" : dtype == at::kHalf ? "fp16" : "bf16";

@@ -116,7 +116,7 @@ class BadInput(unittest.TestCase):
     def test_first_weights_that_do_not_fit(self):
         for words in ((), ("--dry-run",)):
             self.refused(3, ["train.init_from: model.layers.0.mlp.gate_proj.weight: expected [64, 32], found [48, 32] in teacher/checkpoints/",
-                             "name a model with the sizes of model.*"], {"train.init_from": "teacher", "model.intermediate_size": 64}, words)
+                             "it takes a model with the sizes of model.*"], {"train.init_from": "teacher", "model.intermediate_size": 64}, words)
 
     def test_teacher_with_keys_that_are_not_implemented(self):
         config = copy("hf", "biased") / "config.json"
@@ -193,6 +193,12 @@ class BadInput(unittest.TestCase):
             self.assertIn(part, train(run_dir, "--dry-run", *words, code=code))
         self.assertEqual(files_below(WORK / "teacher"), before)
         self.assertFalse((WORK / "fresh").exists())
+
+    def test_a_dry_run_says_how_long(self):
+        long = train("fresh", "--dry-run", changes={"train.steps": 10**9, "train.global_batch": 400, "optimizer.total_steps": 0})
+        self.assertRegex(long, r"\ntime +about \d+d\S*, at the [\d.]+ .FLOP/s of matrix products here")
+        self.assertIn("note        that is long", long)
+        self.assertNotIn("\ntime ", train("fresh", "--dry-run"), "nothing is measured for seconds of work")
 
     def test_a_dry_run_notes_what_is_hardly_meant(self):
         often = train("fresh", "--dry-run", changes={"train.steps": 9000, "optimizer.total_steps": 0})

@@ -657,7 +657,7 @@ class Metrics(unittest.TestCase):
         text = SHARED.ask("GET", "/metrics")[2].decode()
         done = subprocess.run([interpreter(), "-c", program], input=text, capture_output=True, text=True, timeout=LIMIT, check=True)
         families = json.loads(done.stdout)
-        self.assertEqual([kind for kind, _, _ in families], ["gauge", *["counter"] * 4, *["gauge"] * 2, *["histogram"] * 3])
+        self.assertEqual([kind for kind, _, _ in families], ["gauge", *["counter"] * 5, *["gauge"] * 2, *["histogram"] * 3])
         self.assertTrue(all(documentation.endswith(".") for _, documentation, _ in families))
         found = {}
         for name, labels, value, *_ in (sample for _, _, samples in families for sample in samples):
