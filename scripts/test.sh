@@ -76,7 +76,12 @@ use_debian_prefix
 if $python; then export FBI_TEST_PYTHON=$deps_dir/python-tests/bin/python; fi
 # The build then compiles the CUDA kernels, too, without using them.
 toolkit=$(cuda_toolkit)
-if cuda_toolkit_is_13 "$toolkit"; then export CUDACXX=$toolkit/bin/nvcc; fi
+if cuda_toolkit_is_13 "$toolkit"; then
+  export CUDACXX=$toolkit/bin/nvcc
+  echo "CUDA kernels: compiled by $CUDACXX"
+else
+  echo 'CUDA kernels: NOT compiled, there is no CUDA 13 toolkit; their sources are tested on the processor'
+fi
 stage 'build' scripts/build.sh
 # From here on a failure does not keep the later stages from telling what they find.
 stage 'tests' run_ctest release || true
