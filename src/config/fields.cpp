@@ -240,13 +240,12 @@ void list(FieldList& f, TrainConfig& c) {
   f.add("threads", &c.threads, {0, kMaxThreads}, "Threads on the CPU; 0: all usable processors.")
       .role = Role::kFree;
   f.add("sign_products", &c.sign_products, kAny,
-        "Products with binarized weights: dense matrices of scaled signs; on the CPU in fp32 "
-        "tables, sums of inputs looked up by signs, and int8, the same with inputs rounded to 8 "
-        "bits; fp8: the forward product of signs and inputs in 8-bit floats, backward dense, on "
-        "GPUs from compute capability 8.9 on with train.precision=bf16 (a CPU does it slowly, to "
-        "try it); auto: tables in fp32 with AVX-512, and with AVX2 or NEON from a hidden size of "
-        "256 on, else dense, as when the run began. Part of the arithmetic: dense and tables "
-        "round apart.")
+        "How binarized weights are multiplied. dense: as matrices of scaled signs. tables (CPU, "
+        "fp32): sums of inputs are looked up by signs. int8 (CPU): the same with inputs rounded "
+        "to 8 bits. fp8: forward in 8-bit floats, backward dense, on GPUs from compute capability "
+        "8.9 on with train.precision=bf16 (a CPU does it slowly, to try it). auto: tables in fp32 "
+        "with AVX-512, and with AVX2 or NEON from a hidden size of 256 on, else dense. The forms "
+        "round differently, so a run keeps the one that it began with.")
       .choices = {"auto", "dense", "tables", "int8", "fp8"};
   Field& copy = f.add(
       "working_copy", &c.working_copy, kAny,

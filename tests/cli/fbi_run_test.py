@@ -121,7 +121,7 @@ class Packed(unittest.TestCase):
         self.assertEqual(kernels[-1]["name"], "portable")
         for variant in kernels:
             self.assertEqual(variant["kernels"], variant["name"])
-            self.assertLess(abs(variant["mean_kl"]), 1e-9, "exact kernels round apart, no more")
+            self.assertLess(abs(variant["mean_kl"]), 1e-9, "exact kernels round differently, no more")
         both = [v["name"] for v in json.loads(call(FBI_RUN, *words, "--model", "packed", "--compare", "--kernels"))]
         self.assertEqual(both, [v["name"] for v in variants + kernels])
         (single,) = json.loads(call(FBI_RUN, *words, "--config", REPOSITORY / "configs" / "quickstart_student.json"))
