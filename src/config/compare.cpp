@@ -15,8 +15,10 @@ nlohmann::ordered_json::json_pointer pointer_to(std::string key) {
   return nlohmann::ordered_json::json_pointer("/" + key);
 }
 
-bool is_input_only(const Field& field) {
-  return std::holds_alternative<std::monostate>(field.member);
+/// Whether the field has a value that is written and hashed.
+bool is_recorded(const Field& field) {
+  return !std::holds_alternative<std::monostate>(field.member) &&
+         !(field.left_out_empty && write_value(field).empty());
 }
 
 }  // namespace
@@ -25,7 +27,7 @@ std::string to_json(const RunConfig& config) {
   RunConfig copy = config;
   nlohmann::ordered_json out = nlohmann::ordered_json::object();
   for (const Field& field : fields_of(copy)) {
-    if (!is_input_only(field)) out[pointer_to(field.key)] = write_value(field);
+    if (is_recorded(field)) out[pointer_to(field.key)] = write_value(field);
   }
   return out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
@@ -50,7 +52,7 @@ std::string identity_hash(const RunConfig& config) {
   RunConfig copy = config;
   Json identity = Json::object();
   for (const Field& field : fields_of(copy)) {
-    if (field.role == Role::kIdentity && !is_input_only(field)) {
+    if (field.role == Role::kIdentity && is_recorded(field)) {
       identity[field.key] = write_value(field);
     }
   }

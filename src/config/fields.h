@@ -33,9 +33,10 @@ struct Range {
 
 /// Where the value lives. monostate: a key that is only read, and replaced by others
 /// (model.architecture).
-using Member = std::variant<std::monostate, bool*, std::int64_t*, std::uint64_t*, double*,
-                            std::string*, std::optional<std::int64_t>*, std::vector<std::int64_t>*,
-                            std::vector<std::string>*, Binarize*, Precision*, DataFormat*>;
+using Member =
+    std::variant<std::monostate, bool*, std::int64_t*, std::uint64_t*, double*, std::string*,
+                 std::optional<std::int64_t>*, std::vector<std::int64_t>*, std::vector<double>*,
+                 std::vector<std::string>*, Binarize*, Precision*, DataFormat*>;
 
 /// Spellings of an enumeration, in the order of its values.
 std::span<const std::string_view> spellings(Binarize);
@@ -50,6 +51,9 @@ struct Field {
   std::vector<std::string> choices;  ///< of an enumeration or a text; empty: any
   Role role = Role::kIdentity;
   bool required = false;  ///< the default is not a legal value
+  /// A list that came after the first checkpoints: while it is empty it is neither written nor
+  /// hashed, so that what they hold stays as it was.
+  bool left_out_empty = false;
 };
 
 /// Fields of a configuration; the pointers live as long as the argument.

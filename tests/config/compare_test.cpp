@@ -49,6 +49,7 @@ const std::map<std::string, std::string> kOtherValues = {
     {"teacher.dtype", "bf16"},
     {"data.format", "amber"},
     {"data.paths", R"(["d","e"])"},
+    {"data.weights", "[0.1]"},
     {"data.skip_files", "[3]"},
     {"data.seed", "18446744073709551615"},
     {"data.index_dir", "index"},
@@ -165,6 +166,16 @@ TEST(Compare, NumbersRoundTripBitForBit) {
   EXPECT_EQ(back.optimizer.eps, config.optimizer.eps);
   EXPECT_EQ(back.optimizer.weight_decay, config.optimizer.weight_decay);
   EXPECT_EQ(back.model.rope_theta, config.model.rope_theta);
+}
+
+// Checkpoints from before there were weights hold this hash, and programs of then read this file.
+TEST(Compare, WithoutWeightsNothingTellsOfThem) {
+  EXPECT_EQ(identity_hash(minimal()), "1aea92212291141cff0646d20516f1f9");
+  EXPECT_EQ(to_json(minimal()).find("weights"), std::string::npos);
+  const auto differences = identity_differences(base(), base({"data.weights=2"}));
+  ASSERT_EQ(differences.size(), 1u);
+  EXPECT_EQ(differences.front().saved, "[]");
+  EXPECT_EQ(differences.front().current, "[2.0]");
 }
 
 TEST(Compare, DifferencesCarryBothValues) {
