@@ -26,6 +26,7 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr Range kAny{};
 constexpr Range kNotNegative{0, kInfinity, false, true};
 constexpr Range kPositive{0, kInfinity, true, true};
+constexpr Range kWeight{0, 1e18, true};  // as large as counts of tokens, whose sum stays finite
 constexpr Range kBelowOne{0, 1, false, true};
 constexpr Range kStepsOrNever{0, kMaxSteps};
 
@@ -146,6 +147,12 @@ void list(FieldList& f, DataConfig& c) {
         "Files or folders with training data, in the order of reading; a folder gives its files by "
         "name.")
       .required = true;
+  f.add(
+       "weights", &c.weights, kWeight,
+       "A number for each entry of `data.paths`: its share of the samples is the number divided by "
+       "the sum of all, and each entry is read in an order of its own; empty: all entries are one "
+       "set, read one after the other.")
+      .added_later = true;
   f.add("skip_files", &c.skip_files, {0, kInfinity},
         "Positions in the list of files, counted from 0, that are left out.");
   f.add("seed", &c.seed, kAny, "Seed of the order of samples.");

@@ -35,7 +35,7 @@ struct Range {
 /// (model.architecture).
 using Member =
     std::variant<std::monostate, bool*, std::int64_t*, std::uint64_t*, double*, std::string*,
-                 std::optional<std::int64_t>*, std::vector<std::int64_t>*,
+                 std::optional<std::int64_t>*, std::vector<std::int64_t>*, std::vector<double>*,
                  std::vector<std::string>*, Binarize*, Precision*, DataFormat*, ScheduleKind*>;
 
 /// Spellings of an enumeration, in the order of its values.

@@ -22,6 +22,7 @@ class Rules {
 
   void check() {
     check_objective();
+    check_weights();
     check_batch();
     check_length();
     check_schedule();
@@ -49,6 +50,16 @@ class Rules {
     if (config_.teacher.dtype == "fp8" && config_.parallel.shard_teacher) {
       problems_.add("parallel.shard_teacher", "true",
                     "expected false, because teacher.dtype is fp8: such a teacher stays whole");
+    }
+  }
+
+  void check_weights() {
+    const DataConfig& data = config_.data;
+    if (sound({"data.paths", "data.weights"}) && !data.weights.empty() &&
+        data.weights.size() != data.paths.size()) {
+      problems_.add("data.weights", show(data.weights),
+                    concat("expected as many numbers as data.paths has entries (",
+                           data.paths.size(), "), or none"));
     }
   }
 

@@ -169,7 +169,8 @@ std::string show_member(const Field& field) {
 }
 
 const char* element_name(const Field& field) {
-  return std::holds_alternative<std::vector<std::string>*>(field.member) ? "texts" : "integers";
+  if (std::holds_alternative<std::vector<std::string>*>(field.member)) return "texts";
+  return std::holds_alternative<std::vector<double>*>(field.member) ? "numbers" : "integers";
 }
 
 }  // namespace

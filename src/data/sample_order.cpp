@@ -1,6 +1,7 @@
 #include "fbi/data/sample_order.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
@@ -9,13 +10,13 @@
 namespace fbi::data {
 
 SampleOrder::SampleOrder(std::int64_t files, std::function<std::int64_t(std::int64_t)> sample_count,
-                         std::uint64_t seed)
-    : files_(files), sample_count_(std::move(sample_count)), seed_(seed) {}
+                         std::uint64_t seed, std::int64_t first_file)
+    : files_(files), first_file_(first_file), sample_count_(std::move(sample_count)), seed_(seed) {}
 
 bool SampleOrder::count_next_file() const {
   if (std::ssize(ends_) == files_) return false;
   const std::int64_t before = ends_.empty() ? 0 : ends_.back();
-  ends_.push_back(before + sample_count_(std::ssize(ends_)));
+  ends_.push_back(before + sample_count_(first_file_ + std::ssize(ends_)));
   return true;
 }
 
@@ -37,8 +38,8 @@ SampleId SampleOrder::at(std::int64_t position) const {
   const std::int64_t epoch = position / counted;
   const std::int64_t in_epoch = position % counted;
   const auto end = std::upper_bound(ends_.begin(), ends_.end(), in_epoch);
-  const std::int64_t file = end - ends_.begin();
-  const std::int64_t begin = file == 0 ? 0 : ends_[file - 1];
+  const std::int64_t begin = end == ends_.begin() ? 0 : *std::prev(end);
+  const std::int64_t file = first_file_ + (end - ends_.begin());
   const std::uint64_t key = hash64(concat("order of samples ", seed_, ' ', epoch, ' ', file));
   const KeyedPermutation permutation(static_cast<std::uint64_t>(*end - begin), key);
   return {epoch, file,

@@ -11,14 +11,31 @@ namespace fbi::data {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+std::vector<double> weights_of(const std::vector<Corpus>& corpora) {
+  std::vector<double> weights;
+  for (const Corpus& corpus : corpora) weights.push_back(corpus.weight);
+  return weights;
+}
+
+}  // namespace
+
 TrainingData::TrainingData(std::vector<std::unique_ptr<SampleSource>> files, std::uint64_t seed,
-                           std::string tokenizer_hash)
+                           std::string tokenizer_hash, std::vector<Corpus> corpora)
     : files_(std::move(files)),
       tokenizer_hash_(std::move(tokenizer_hash)),
-      order_(
-          std::ssize(files_),
-          [this](std::int64_t file) { return files_[file] ? files_[file]->sample_count() : 0; },
-          seed) {
+      corpora_(corpora.empty() ? std::vector<Corpus>{{.path = {}, .files = std::ssize(files_)}}
+                               : std::move(corpora)),
+      mixture_(weights_of(corpora_)) {
+  const auto count = [this](std::int64_t file) {
+    return files_[file] ? files_[file]->sample_count() : 0;
+  };
+  std::int64_t first_file = 0;
+  for (const Corpus& corpus : corpora_) {
+    orders_.emplace_back(corpus.files, count, seed, first_file);
+    first_file += corpus.files;
+  }
   for (const auto& file : files_) {
     if (!file) continue;
     if (ids_per_sample_ == 0) ids_per_sample_ = file->ids_per_sample();
@@ -28,6 +45,11 @@ TrainingData::TrainingData(std::vector<std::unique_ptr<SampleSource>> files, std
                               file->ids_per_sample()));
     }
   }
+}
+
+SampleId TrainingData::sample_at(std::int64_t position) const {
+  const Mixture::Place place = mixture_.at(position);
+  return orders_[place.corpus].at(place.position);
 }
 
 void TrainingData::read(std::int64_t first, std::int64_t count, std::span<std::int32_t> ids) const {
@@ -80,6 +102,25 @@ std::vector<bool> skipped_files(const std::vector<std::int64_t>& skip_files, std
   return skipped;
 }
 
+/// The entries of data.paths with their weights; none where these are not given.
+std::vector<Corpus> weighted_corpora(const config::DataConfig& data,
+                                     const std::vector<std::vector<fs::path>>& files,
+                                     const std::vector<bool>& skipped) {
+  std::vector<Corpus> corpora;
+  auto of_corpus = skipped.begin();
+  for (std::size_t k = 0; k < data.weights.size(); ++k) {
+    corpora.push_back({data.paths[k], data.weights[k], std::ssize(files[k])});
+    const auto end = of_corpus + std::ssize(files[k]);
+    if (std::find(of_corpus, end, false) == end) {
+      throw UsageError(concat("data.skip_files leaves none of the ", files[k].size(), " files of ",
+                              data.paths[k], ", but data.weights[", k, "] is ", data.weights[k],
+                              "; take the entry out of data.paths and data.weights"));
+    }
+    of_corpus = end;
+  }
+  return corpora;
+}
+
 std::unique_ptr<SampleSource> open_shard(const fs::path& path, std::int64_t seq_len,
                                          std::int64_t vocab_size, std::string& tokenizer_hash) {
   auto shard = std::make_unique<ShardSource>(path);
@@ -108,10 +149,12 @@ std::unique_ptr<SampleSource> open_shard(const fs::path& path, std::int64_t seq_
 
 }  // namespace
 
-std::vector<fs::path> expand_data_paths(const config::DataConfig& data) {
+std::vector<std::vector<fs::path>> expand_data_paths(const config::DataConfig& data) {
+  if (data.paths.empty())
+    throw UsageError("data.paths is empty: expected files or folders of training data");
   const bool shards = data.format == config::DataFormat::kShards;
   const std::string extension = shards ? ".tokens" : ".jsonl";
-  std::vector<fs::path> files;
+  std::vector<std::vector<fs::path>> files;
   for (const std::string& text : data.paths) {
     const fs::path path(text);
     std::error_code error;
@@ -119,20 +162,14 @@ std::vector<fs::path> expand_data_paths(const config::DataConfig& data) {
       throw DataError(
           concat("data.paths: ", text, ": ", error ? error.message() : "no such file or folder"));
     }
-    if (!fs::is_directory(path)) {
-      files.push_back(path);
-      continue;
-    }
-    const auto inside = files_of_folder(path, extension);
-    if (inside.empty()) {
+    files.push_back(fs::is_directory(path) ? files_of_folder(path, extension)
+                                           : std::vector<fs::path>{path});
+    if (files.back().empty()) {
       throw DataError(concat("data.paths: expected training files *", extension, " in the folder ",
                              text, ", found none; is data.format=", shards ? "shards" : "amber",
                              " right?"));
     }
-    files.insert(files.end(), inside.begin(), inside.end());
   }
-  if (files.empty())
-    throw UsageError("data.paths is empty: expected files or folders of training data");
   return files;
 }
 
@@ -140,7 +177,9 @@ std::unique_ptr<TrainingData> open_training_data(const config::DataConfig& data,
                                                  const config::TrainConfig& train,
                                                  std::int64_t vocab_size,
                                                  const Progress& progress) {
-  const auto paths = expand_data_paths(data);
+  const auto by_entry = expand_data_paths(data);
+  std::vector<fs::path> paths;
+  for (const auto& entry : by_entry) paths.insert(paths.end(), entry.begin(), entry.end());
   const auto skipped = skipped_files(data.skip_files, std::ssize(paths));
   const JsonLinesOptions amber{.ids_per_sample = train.seq_len + 1,
                                .vocab_size = vocab_size,
@@ -154,7 +193,8 @@ std::unique_ptr<TrainingData> open_training_data(const config::DataConfig& data,
                    ? open_shard(paths[k], train.seq_len, vocab_size, tokenizer_hash)
                    : open_json_lines(paths[k], amber);
   }
-  return std::make_unique<TrainingData>(std::move(files), data.seed, tokenizer_hash);
+  return std::make_unique<TrainingData>(std::move(files), data.seed, tokenizer_hash,
+                                        weighted_corpora(data, by_entry, skipped));
 }
 
 std::optional<fs::path> find_tokenizer(const config::DataConfig& data) {

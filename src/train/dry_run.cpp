@@ -1,8 +1,5 @@
 #include "fbi/train/dry_run.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "fbi/checkpoint/run_directory.h"
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
@@ -12,6 +9,7 @@
 #include "fbi/ops/parallel.h"
 #include "fbi/train/evaluation.h"
 #include "fbi/train/metrics.h"
+#include "train/data_use.h"
 #include "train/identity.h"
 #include "train/matrix_rate.h"
 #include "train/run_folder.h"
@@ -29,25 +27,17 @@ std::string note(const std::string& text) {
   return concat("note        ", text, "\n");
 }
 
-/// "0.25", "3.5", "3452310"
-std::string times(double epochs) {
-  return epochs < 100 ? concat(std::round(epochs * 100) / 100)
-                      : concat(static_cast<std::int64_t>(epochs));
-}
-
 std::string data_text(const config::RunConfig& config) {
   const auto data = data::open_training_data(config.data, config.train, config.model.vocab_size);
   check_tokenizers(config, *data);
-  const std::int64_t samples = data->samples_per_epoch();
-  if (samples == 0) throw DataError("the training data has no samples");
-  const double epochs = static_cast<double>(config.train.steps) *
-                        static_cast<double>(config.train.global_batch) /
-                        static_cast<double>(samples);
-  std::string text =
-      concat("data        ", samples, " samples of ", data->ids_per_sample(), " ids in ",
-             data->files().size(), " file(s); the run reads them ", times(epochs), " times\n");
-  if (epochs > kManyEpochs)
-    text += note("that is often: train.steps times train.global_batch are meant for more data");
+  std::string text;
+  for (const auto& [corpus, epochs] : data_use(config.train, *data, /*count_samples=*/true)) {
+    text += concat("data        ", corpus, "\n");
+    if (epochs <= kManyEpochs) continue;
+    text += note(config.data.weights.empty()
+                     ? "that is often: train.steps times train.global_batch are meant for more data"
+                     : "that is often: its weight is meant for more data");
+  }
   return text;
 }
 

@@ -23,6 +23,7 @@
 #include "fbi/ops/device.h"
 #include "fbi/ops/sign_products.h"
 #include "fbi/train/evaluation.h"
+#include "train/data_use.h"
 #include "train/environment.h"
 #include "train/identity.h"
 #include "train/pace_meter.h"
@@ -138,8 +139,16 @@ class TrainingRun {
     metrics_.emplace(paths.metrics());
     log::info("device: ", communicator_.device().str(), ", ", at::get_num_threads(),
               " threads, kernels ", kernels::level_name(kernels::chosen_level()));
+    log_data();
     for (const auto& [dtype, rate] : pace_.matrix_rates())
       log::info("matrix products in ", dtype, ": ", flops_text(rate), ", measured");
+  }
+
+  /// Files of JSON lines are read when their turn comes, not to count them here.
+  void log_data() {
+    const bool counted = config_.data.format == config::DataFormat::kShards;
+    for (const auto& use : data_use(config_.train, session_.data(), counted))
+      log::info("data: ", use.text);
   }
 
   void begin() {

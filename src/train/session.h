@@ -35,6 +35,7 @@ class Session {
   Trainer& trainer() { return *trainer_; }
   nn::LlamaForCausalLM& student() { return *student_; }
   MemoryByKind held_memory() const { return train::held_memory(*optimizer_, teacher_.get()); }
+  const data::TrainingData& data() const { return *data_; }
   /// Null without distillation.
   const nn::LlamaForCausalLM* teacher() { return teacher_ ? &teacher_->model() : nullptr; }
   /// Where teacher.dtype is fp8: what that changed on the run's first micro-batch.

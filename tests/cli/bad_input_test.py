@@ -200,9 +200,21 @@ class BadInput(unittest.TestCase):
         self.assertIn("note        that is long", long)
         self.assertNotIn("\ntime ", train("fresh", "--dry-run"), "nothing is measured for seconds of work")
 
+    def test_weights_that_mix_nothing(self):
+        for weights, parts in (([0.5], ("data.weights = [0.5]: expected as many numbers as data.paths has entries (2), or none",)),
+                               ([1, 0], ("data.weights = [1.0,0.0]: expected a list of numbers, > 0",)),
+                               ([1, 1e-9], ("data.weights[1] = 1e-09: expected a share of at least one in 65536 samples",))):
+            for words in ((), ("--dry-run",)):
+                with self.subTest(weights=weights, words=words):
+                    self.refused(2, parts, {"data.paths": ["data", "data"], "data.weights": weights}, words=words)
+
     def test_a_dry_run_notes_what_is_hardly_meant(self):
         often = train("fresh", "--dry-run", changes={"train.steps": 9000, "optimizer.total_steps": 0})
         self.assertRegex(often, r"reads them [\d.]+ times\nnote +that is often: train.steps")
+        mixed = train("fresh", "--dry-run", changes={"data.paths": ["data", "data/valid-00000.tokens"], "data.weights": [3, 2], "train.steps": 900})
+        self.assertRegex(mixed, r"data +data, 60 % of the run: \d+ samples .*\n"
+                                r"data +data/valid-00000.tokens, 40 % of the run: \d+ samples of 17 ids in 1 file\(s\); the run reads them [\d.]+ times\n"
+                                r"note +that is often: its weight is meant for more data")
         rising = train("fresh", "--dry-run", changes={"train.steps": 5, "optimizer.warmup_steps": 5})
         self.assertIn("still rising when the run ends: train.steps is 5, optimizer.warmup_steps 5", rising)
         for changes, is_high in (({"train.steps": 5}, True),

@@ -76,6 +76,18 @@ class MainJob(unittest.TestCase):
         self.assertEqual(last["loss"], last["loss_distill"])
         self.assertTrue(any(line["flips"] > 0 for line in metrics("student")))
 
+    def test_mixed_corpora_are_read_on_when_a_run_is_continued(self):
+        mixed = {"data.paths": ["data", "data/valid-00000.tokens"], "data.weights": [0.7, 0.3]}
+        train("mixed", changes=mixed)
+        log = (WORK / "mixed" / "train.log").read_text()
+        self.assertRegex(log, r"data: data, 70 % of the run: \d+ samples of 17 ids in 1 file\(s\); the run reads them 0\.\d+ times\n")
+        self.assertRegex(log, r"data: data/valid-00000.tokens, 30 % of the run: \d+ samples")
+        train("mixed-parts", changes={**mixed, "train.steps": 7})
+        resume("mixed-parts", mixed)
+        self.assertEqual(what_was_computed("mixed-parts"), what_was_computed("mixed"))
+        self.assertEqual(inspect("mixed-parts"), inspect("mixed"))
+        self.assertNotEqual(metrics("mixed")[0]["loss"], metrics("teacher")[0]["loss"])
+
     def test_perplexity_of_run_checkpoint_export_and_teacher(self):
         def measure(model, *words):
             return json.loads(run("eval", "perplexity", "--model", model, "--tokens", "data/valid-00000.tokens", "--json", *words))

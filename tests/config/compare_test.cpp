@@ -49,6 +49,7 @@ const std::map<std::string, std::string> kOtherValues = {
     {"teacher.dtype", "bf16"},
     {"data.format", "amber"},
     {"data.paths", R"(["d","e"])"},
+    {"data.weights", "[0.1]"},
     {"data.skip_files", "[3]"},
     {"data.seed", "18446744073709551615"},
     {"data.index_dir", "index"},

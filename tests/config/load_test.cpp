@@ -225,6 +225,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Boundary{"model.bos_token_id=0", "model.bos_token_id=-1"},
                     Boundary{"model.eos_token_id=[]", "model.eos_token_id=[2,-1]"},
                     Boundary{"teacher.dtype=fp16", "teacher.dtype=int4"},
+                    Boundary{"data.weights=[1e-300]", "data.weights=[0]"},
+                    Boundary{"data.weights=1e18", "data.weights=1.1e18"},
                     Boundary{"data.skip_files=[0]", "data.skip_files=[-1]"},
                     Boundary{"data.seed=0", "data.seed=-1"},
                     Boundary{"objective.next_token=0", "objective.next_token=-1e-9"},

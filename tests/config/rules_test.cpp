@@ -130,6 +130,17 @@ TEST(Rules, DistillationNeedsATeacher) {
   EXPECT_NO_THROW(minimal({"objective.distill=0", "objective.next_token=1"}));
 }
 
+TEST(Rules, EveryPathHasAWeightOrNone) {
+  EXPECT_EQ(minimal({"data.paths=[\"a\", \"b\"]", "data.weights=[0.7, 3]"}).data.weights,
+            (std::vector<double>{0.7, 3}));
+  expect_error<UsageError>(
+      [] {
+        minimal({"data.paths=[\"a\", \"b\", \"c\"]", "data.weights=[0.5, 2]"});
+      },
+      "data.weights = [0.5,2.0]: expected as many numbers as data.paths has entries (3), or none");
+  expect_error<UsageError>([] { minimal({"data.weights=[1, 2]"}); }, "has entries (1)");
+}
+
 TEST(Rules, BatchDivides) {
   EXPECT_NO_THROW(minimal({"train.global_batch=32", "train.micro_batch=8"}, 4));
   EXPECT_NO_THROW(minimal({"train.micro_batch=8", "teacher.micro_batch=8"}));

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <map>
+#include <set>
 
 #include "fbi/core/error.h"
 #include "support/expect_error.h"
@@ -31,12 +32,18 @@ class FakeSource final : public SampleSource {
   std::filesystem::path path_ = "fake";
 };
 
-std::unique_ptr<TrainingData> fake_data(std::int64_t broken = -1) {
+std::unique_ptr<TrainingData> fake_data(std::int64_t broken = -1,
+                                        std::vector<Corpus> corpora = {}) {
   std::vector<std::unique_ptr<SampleSource>> files;
   files.push_back(std::make_unique<FakeSource>(0, 13, broken));
   files.push_back(nullptr);
   files.push_back(std::make_unique<FakeSource>(2, 5));
-  return std::make_unique<TrainingData>(std::move(files), 3);
+  return std::make_unique<TrainingData>(std::move(files), 3, "", std::move(corpora));
+}
+
+/// Files 0 and 1 with 13 samples, 3 of 5, beside file 2 with 5 samples.
+std::unique_ptr<TrainingData> mixed_data() {
+  return fake_data(-1, {{"a", 0.6, 2}, {"b", 0.4, 1}});
 }
 
 std::vector<std::int32_t> read(Batcher& batcher, SampleRange range) {
@@ -79,9 +86,8 @@ TEST(MicroBatchRange, CoversAStepOnceForAnyShape) {
   }
 }
 
-TEST(Batcher, IdsDoNotDependOnBatchShapeWorldSizeOrReadingAhead) {
-  const auto data = fake_data();
-  const auto expected = samples(*data, 0, 72);  // four epochs of 18, across ends of files
+void expect_same_ids_for_any_shape(const std::unique_ptr<TrainingData>& data) {
+  const auto expected = samples(*data, 0, 72);
   for (const bool read_ahead : {false, true}) {
     for (const std::int64_t world : {1, 2, 3}) {
       for (const std::int64_t micro_batch : {1, 4, 12}) {
@@ -99,6 +105,11 @@ TEST(Batcher, IdsDoNotDependOnBatchShapeWorldSizeOrReadingAhead) {
       }
     }
   }
+}
+
+TEST(Batcher, IdsDoNotDependOnBatchShapeWorldSizeOrReadingAhead) {
+  expect_same_ids_for_any_shape(fake_data());  // four epochs of 18, across ends of files
+  expect_same_ids_for_any_shape(mixed_data());
 }
 
 TEST(Batcher, AnyRangeMayBeAskedForNext) {
@@ -136,6 +147,57 @@ TEST(TrainingData, SkippedFilesKeepTheirNumbers) {
   EXPECT_EQ(data->sample_at(12).file, 0);
   EXPECT_EQ(data->sample_at(13).file, 2);
   EXPECT_EQ(data->sample_at(18).epoch, 1);
+}
+
+/// Samples of one file in the order of a run.
+std::vector<SampleId> of_file(const TrainingData& data, std::int64_t file, std::int64_t count) {
+  std::vector<SampleId> ids;
+  for (std::int64_t p = 0; std::ssize(ids) < count; ++p)
+    if (const SampleId id = data.sample_at(p); id.file == file) ids.push_back(id);
+  return ids;
+}
+
+TEST(TrainingData, MixedCorporaAreEachReadInTheirOwnOrder) {
+  const auto mixed = mixed_data();
+  EXPECT_EQ(mixed->samples_per_epoch(0), 13);
+  EXPECT_EQ(mixed->samples_per_epoch(1), 5);
+  EXPECT_EQ(mixed->mixture().period(), 5);
+  // What is mixed is how the files take turns, not what is read of each.
+  EXPECT_EQ(of_file(*mixed, 0, 40), of_file(*fake_data(), 0, 40));
+  EXPECT_EQ(of_file(*mixed, 2, 40), of_file(*fake_data(), 2, 40));
+}
+
+TEST(TrainingData, ASmallCorpusBeginsItsEpochsInANewOrder) {
+  const auto ids = of_file(*mixed_data(), 2, 15);
+  std::set<std::vector<std::int64_t>> orders;
+  for (std::int64_t epoch = 0; epoch < 3; ++epoch) {
+    std::vector<std::int64_t> order;
+    for (std::int64_t k = 0; k < 5; ++k) {
+      EXPECT_EQ(ids[epoch * 5 + k].epoch, epoch);
+      order.push_back(ids[epoch * 5 + k].sample);
+    }
+    EXPECT_THAT(order, ::testing::UnorderedElementsAre(0, 1, 2, 3, 4));
+    orders.insert(order);
+  }
+  EXPECT_EQ(orders.size(), 3u);
+}
+
+// As before there were weights: nothing is mixed without them.
+TEST(TrainingData, WithoutWeightsFilesFollowOneAnother) {
+  const auto data = fake_data();
+  const SampleOrder order(
+      3,
+      [](std::int64_t file) {
+        return std::vector<std::int64_t>{13, 0, 5}[file];
+      },
+      3);
+  for (std::int64_t p = 0; p < 60; ++p) EXPECT_EQ(data->sample_at(p), order.at(p));
+}
+
+TEST(TrainingData, ACorpusWithoutSamplesIsAnErrorWhenItsTurnComes) {
+  const auto data = fake_data(-1, {{"a", 1, 1}, {"empty", 1, 1}, {"b", 1, 1}});
+  EXPECT_NO_THROW(data->sample_at(0));
+  test::expect_error<DataError>([&] { data->sample_at(1); }, "no samples");
 }
 
 }  // namespace

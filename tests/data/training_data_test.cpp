@@ -94,6 +94,64 @@ TEST_F(OpenTrainingData, AmberLinesAreSamples) {
                           "expected 9 ids (train.seq_len + 1)", "found 5");
 }
 
+TEST_F(OpenTrainingData, WeightsMixTheEntriesOfPaths) {
+  std::filesystem::create_directory(folder_ / "web");
+  write_shard(folder_ / "web/0.tokens", 3, 5, 0);
+  write_shard(folder_ / "web/1.tokens", 3, 5, 10);
+  write_shard(folder_ / "books.tokens", 2, 5, 20);
+  data_.paths = {(folder_ / "web").string(), (folder_ / "books.tokens").string()};
+  data_.weights = {3, 1};
+  const auto data = open();
+  ASSERT_EQ(data->corpora().size(), 2u);
+  EXPECT_EQ(data->corpora()[0].files, 2);
+  EXPECT_EQ(data->corpora()[1].path, data_.paths[1]);
+  std::multiset<std::int32_t> values;
+  std::vector<std::int32_t> ids(5);
+  for (std::int64_t p = 0; p < 8; ++p) {
+    data->read(p, 1, ids);
+    values.insert(ids[0]);
+  }
+  EXPECT_EQ(values, (std::multiset<std::int32_t>{0, 1, 2, 10, 11, 12, 20, 21}));
+  data->verify();
+}
+
+TEST_F(OpenTrainingData, SkippedFilesAreCountedOverAllMixedEntries) {
+  for (const char* name : {"web", "books"}) std::filesystem::create_directory(folder_ / name);
+  write_shard(folder_ / "web/0.tokens", 1, 5, 0);
+  write_shard(folder_ / "web/1.tokens", 1, 5, 10);
+  write_shard(folder_ / "books/0.tokens", 1, 5, 20);
+  write_text(folder_ / "books/1.tokens", "broken");
+  data_.paths = {(folder_ / "web").string(), (folder_ / "books").string()};
+  data_.weights = {0.5, 0.5};
+  data_.skip_files = {0, 3};
+  const auto data = open();
+  EXPECT_EQ(data->sample_at(0).file, 1);
+  EXPECT_EQ(data->sample_at(1).file, 2);
+  data_.skip_files = {2, 3};
+  expect_error<UsageError>([&] { open(); }, "data.skip_files leaves none of the 2 files of",
+                           data_.paths[1], "data.weights[1] is 0.5",
+                           "take the entry out of data.paths and data.weights");
+}
+
+TEST_F(OpenTrainingData, AmberFilesAreMixedToo) {
+  data_.format = config::DataFormat::kAmber;
+  write_text(folder_ / "a.jsonl", token_line(1, 5) + "\n" + token_line(11, 5) + "\n");
+  write_text(folder_ / "b.jsonl", token_line(21, 5));
+  data_.paths = {(folder_ / "a.jsonl").string(), (folder_ / "b.jsonl").string()};
+  data_.weights = {1, 2};
+  const auto data = open();
+  EXPECT_EQ(data->sample_at(0).file, 1);
+  EXPECT_EQ(data->sample_at(1).file, 0);
+  EXPECT_EQ(data->sample_at(2), (SampleId{1, 1, 0}));
+}
+
+TEST_F(OpenTrainingData, AWeightTooSmallIsNamed) {
+  write_shard(folder_ / "a.tokens", 1, 5);
+  data_.paths = {(folder_ / "a.tokens").string(), (folder_ / "a.tokens").string()};
+  data_.weights = {1e-6, 1};
+  expect_error<UsageError>([&] { open(); }, "data.weights[0] = 1e-06");
+}
+
 TEST_F(OpenTrainingData, ShardsMustFitTheConfiguration) {
   write_shard(folder_ / "a.tokens", 1, 5);
   train_.seq_len = 8;

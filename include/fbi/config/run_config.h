@@ -67,6 +67,8 @@ struct TeacherConfig {
 struct DataConfig {
   DataFormat format = DataFormat::kShards;
   std::vector<std::string> paths;  ///< files or folders, in this order
+  /// Of each entry of `paths`, whose share of the samples is weight / sum; empty: they are one set.
+  std::vector<double> weights;
   /// Positions in the file list that are left out (counted from 0).
   std::vector<std::int64_t> skip_files;
   std::uint64_t seed = 0;  ///< order of samples
