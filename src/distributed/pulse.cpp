@@ -102,7 +102,7 @@ struct Pulse::State {
 
   /// One turn of the thread; nobody waits for the store under the mutex.
   void beat(std::unique_lock<std::mutex>& lock) {
-    const bool look = looking || looks == 0;  // the first look learns the names
+    const bool look = looking;
     const bool knew = told;
     std::optional<Finding> found = finding;
     lock.unlock();
@@ -234,6 +234,10 @@ void Pulse::leave(const std::string& reason) {
 }
 
 void Pulse::start() {
+  try {  // so that also one who is lost in the next moment has a name
+    state_->note(state_->store->multiGet(state_->keys));
+  } catch (const std::exception&) {  // the first collective will tell
+  }
   started_ = true;
   std::thread(run, state_).detach();
 }
