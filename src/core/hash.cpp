@@ -2,6 +2,7 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <new>
 
 namespace fbi {
@@ -28,6 +29,14 @@ std::uint64_t hash64(std::string_view text, std::uint64_t seed) {
 
 std::string hash128_hex(std::span<const std::byte> bytes) {
   return to_hex(XXH3_128bits(bytes.data(), bytes.size()));
+}
+
+std::string hash128_of_ends_hex(std::span<const std::byte> bytes) {
+  constexpr std::size_t kEnd = 64 << 10;
+  Hasher128 hasher;
+  hasher.update(bytes.first(std::min(kEnd, bytes.size())));
+  hasher.update(bytes.last(std::min(kEnd, bytes.size())));
+  return hasher.hex();
 }
 
 struct Hasher128::Impl {

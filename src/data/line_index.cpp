@@ -38,15 +38,6 @@ struct Header {
 };
 static_assert(sizeof(Header) == 104);
 
-std::string head_tail_hash(const MappedFile& data) {
-  constexpr std::size_t kPart = 64 << 10;
-  const auto bytes = data.bytes();
-  Hasher128 hasher;
-  hasher.update(bytes.first(std::min(kPart, bytes.size())));
-  hasher.update(bytes.last(std::min(kPart, bytes.size())));
-  return hasher.hex();
-}
-
 /// What the index of this data, in its present state, must say.
 Header key_of(const MappedFile& data) {
   Header header;
@@ -55,7 +46,7 @@ Header key_of(const MappedFile& data) {
   std::error_code ignored;
   header.data_time =
       std::filesystem::last_write_time(data.path(), ignored).time_since_epoch().count();
-  head_tail_hash(data).copy(header.data_hash, kHashDigits);
+  hash128_of_ends_hex(data.bytes()).copy(header.data_hash, kHashDigits);
   return header;
 }
 

@@ -5,6 +5,8 @@
 
 #include "data/shard_source.h"
 #include "fbi/core/error.h"
+#include "fbi/core/file.h"
+#include "fbi/core/hash.h"
 #include "fbi/text/tokenizer.h"
 
 namespace fbi::data {
@@ -147,6 +149,13 @@ std::unique_ptr<SampleSource> open_shard(const fs::path& path, std::int64_t seq_
   return shard;
 }
 
+FileContent content_of(const fs::path& path, config::DataFormat format) {
+  const MappedFile file(path);
+  return {path.filename().string(), file.bytes().size(),
+          format == config::DataFormat::kShards ? formats::TokenShard(path).info().samples_hash
+                                                : hash128_of_ends_hex(file.bytes())};
+}
+
 }  // namespace
 
 std::vector<std::vector<fs::path>> expand_data_paths(const config::DataConfig& data) {
@@ -171,6 +180,23 @@ std::vector<std::vector<fs::path>> expand_data_paths(const config::DataConfig& d
     }
   }
   return files;
+}
+
+std::vector<FileContent> training_contents(const config::DataConfig& data) {
+  const auto by_entry = expand_data_paths(data);
+  std::int64_t count = 0;
+  for (const auto& entry : by_entry) count += std::ssize(entry);
+  const auto skipped = skipped_files(data.skip_files, count);
+  auto is_skipped = skipped.begin();
+  std::vector<FileContent> contents;
+  for (std::size_t entry = 0; entry < by_entry.size(); ++entry) {
+    for (const fs::path& path : by_entry[entry]) {
+      if (*is_skipped++) continue;
+      contents.push_back(content_of(path, data.format));
+      if (!data.weights.empty()) contents.back().corpus = static_cast<std::int64_t>(entry);
+    }
+  }
+  return contents;
 }
 
 std::unique_ptr<TrainingData> open_training_data(const config::DataConfig& data,

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "fbi/core/error.h"
+#include "fbi/core/hash.h"
 #include "fbi/formats/safetensors.h"
 #include "fbi/formats/sharded_tensors.h"
 
@@ -59,6 +60,22 @@ std::unique_ptr<ModelSource> folder_source(const std::filesystem::path& director
 
 std::unique_ptr<ModelSource> checkpoint_source(std::unique_ptr<CheckpointReader> reader) {
   return std::make_unique<CheckpointSource>(std::move(reader));
+}
+
+std::string content_hash(const std::filesystem::path& directory) {
+  std::string content;
+  if (const auto manifest = directory / "manifest.json"; std::filesystem::exists(manifest)) {
+    for (const CheckpointShard& shard : manifest_from_file(manifest).shards)
+      content += concat(shard.file, ' ', shard.xxh3_128, '\n');
+  } else {
+    const TensorFolder tensors(directory);
+    for (const std::string& name : tensors.names()) {
+      const TensorView& tensor = tensors.at(name);
+      content += concat(name, ' ', to_string(tensor.dtype), ' ', shape_text(tensor.shape), ' ',
+                        hash128_of_ends_hex(tensor.bytes), '\n');
+    }
+  }
+  return hash128_hex(std::as_bytes(std::span(content.data(), content.size())));
 }
 
 }  // namespace fbi::formats

@@ -102,8 +102,9 @@ TokenShard::TokenShard(const std::filesystem::path& path, bool verify_hash)
     if (!is_hash(info_.tokenizer_hash)) fail(path, "the tokenizer hash is not hexadecimal");
   }
   id_bytes_ = static_cast<int>(header.id_bytes);
-  if (!verify_hash) return;
   const std::string expected(header.payload_hash, kHashDigits);
+  if (is_hash(expected)) info_.samples_hash = expected;
+  if (!verify_hash) return;
   const std::string found = hash128_hex(file_.bytes().subspan(header_bytes_));
   if (found != expected) {
     fail(path, "the samples have been altered: expected XXH3 ",
@@ -205,7 +206,8 @@ TokenShardInfo TokenShardWriter::finish() {
   header.ids_per_sample = impl.info.ids_per_sample;
   header.sample_count = impl.info.sample_count;
   impl.info.tokenizer_hash.copy(header.tokenizer_hash, kHashDigits);
-  impl.hasher.hex().copy(header.payload_hash, kHashDigits);
+  impl.info.samples_hash = impl.hasher.hex();
+  impl.info.samples_hash.copy(header.payload_hash, kHashDigits);
   header.header_hash = header.computed_hash();
   impl.file.overwrite(0, std::as_bytes(std::span(&header, 1)));
   impl.file.commit();

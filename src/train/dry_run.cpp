@@ -94,7 +94,7 @@ void check_start(config::RunConfig config, RunOptions options, Processor process
   const auto saved = newest ? checkpoint_config(*newest) : saved_run_config(options.directory);
   const at::Device device(processor == Processor::kGpu ? at::kCUDA : at::kCPU);
   keep_sign_products(config, options, saved, device);
-  if (saved) check_identity(*saved, config, options.allow_change);
+  check_inputs(newest.get(), saved, config, options.allow_change);
   if (newest) return;
   check_for_lost_checkpoints(paths, config.checkpoint.every_steps);
   open_initial_weights(config);

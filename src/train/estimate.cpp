@@ -18,7 +18,6 @@ Processor planned_processor(const config::RunConfig& config) {
 
 namespace {
 
-constexpr std::int64_t kFloatBytes = 4;
 constexpr std::int64_t kBf16Bytes = 2;
 constexpr std::int64_t kStateBytes = 12;  // latent weight and two moments, fp32
 

@@ -12,6 +12,8 @@ namespace {
 
 /// What the fields that people trip over are best set to.
 std::string remedy(const config::FieldDifference& difference, config::ScheduleKind schedule) {
+  if (difference.key == "data.paths" || difference.key == "teacher.path")
+    return concat("\n    (--allow-change ", difference.key, " goes on with what is there now)");
   if (difference.key != "optimizer.total_steps") return {};
   return concat("\n    (the rate's schedule was made for ", difference.saved,
                 " steps: --set optimizer.total_steps=", difference.saved,
@@ -22,12 +24,10 @@ std::string remedy(const config::FieldDifference& difference, config::ScheduleKi
                 ")");
 }
 
-}  // namespace
-
-void check_identity(const config::RunConfig& saved, const config::RunConfig& current,
-                    const std::vector<std::string>& allowed) {
+void require_none(const std::vector<config::FieldDifference>& differences,
+                  const config::RunConfig& current, const std::vector<std::string>& allowed) {
   std::string refused;
-  for (const auto& difference : config::identity_differences(saved, current)) {
+  for (const auto& difference : differences) {
     const std::string text =
         concat(difference.key, ": the run has ", difference.saved, ", now ", difference.current);
     if (std::ranges::find(allowed, difference.key) != allowed.end())
@@ -40,6 +40,25 @@ void check_identity(const config::RunConfig& saved, const config::RunConfig& cur
         concat("the configuration differs from that of the run to be continued:", refused,
                "\nUse the run's own values, another --run-dir, or --allow-change KEY for a change "
                "that is meant."));
+}
+
+}  // namespace
+
+void check_identity(const config::RunConfig& saved, const config::RunConfig& current,
+                    const std::vector<std::string>& allowed) {
+  require_none(config::identity_differences(saved, current), current, allowed);
+}
+
+Inputs check_inputs(const formats::CheckpointReader* checkpoint,
+                    const std::optional<config::RunConfig>& saved, const config::RunConfig& current,
+                    const std::vector<std::string>& allowed) {
+  const auto recorded = checkpoint ? checkpoint_inputs(*checkpoint) : std::nullopt;
+  Inputs inputs = read_inputs(current, recorded);
+  if (!saved) return inputs;
+  auto differences = config::identity_differences(*saved, current);
+  if (recorded) compare_inputs(*recorded, inputs, differences);
+  require_none(differences, current, allowed);
+  return inputs;
 }
 
 void keep_sign_products(config::RunConfig& config, RunOptions& options,

@@ -8,12 +8,20 @@
 
 #include "fbi/config/run_config.h"
 #include "fbi/train/run.h"
+#include "train/inputs.h"
 
 namespace fbi::train {
 
 /// Identity fields must be those of the saved run, except the ones that the user allows by name:
 /// UsageError naming each.
 void check_identity(const config::RunConfig& saved, const config::RunConfig& current,
+                    const std::vector<std::string>& allowed);
+
+/// Goes on from `checkpoint`, or from a run that has only its configuration, `saved`, or begins
+/// (both absent). The same check, with what the paths of both hold in the place of the paths as far
+/// as that is recorded. Returns what `current` reads from now on.
+Inputs check_inputs(const formats::CheckpointReader* checkpoint,
+                    const std::optional<config::RunConfig>& saved, const config::RunConfig& current,
                     const std::vector<std::string>& allowed);
 
 /// auto means what it meant when the run began: another processor must not change the arithmetic

@@ -7,6 +7,8 @@
 
 namespace fbi::train {
 
+inline constexpr std::int64_t kFloatBytes = 4;
+
 /// One matrix of a model, as nn makes a slot of it.
 struct MatrixShape {
   std::int64_t rows = 0, columns = 0;

@@ -59,7 +59,7 @@ class TrainingRun {
         folder_(std::move(folder)),
         memory_{0, 0, static_cast<std::int64_t>(resident_bytes()), {}},
         evaluation_(open_evaluation()),
-        session_((open_saved_state(), config), communicator),
+        session_(config, communicator, open_saved_state()),
         pace_(config, session_.student(), session_.teacher(), communicator.size()) {
     distributed::run_together(communicator_, [&] {
       if (folder_.is_writer()) write_records();
@@ -112,17 +112,22 @@ class TrainingRun {
     return std::move(*evaluation);
   }
 
-  /// Before anything heavy is loaded. Writes nothing into a new folder: a start that fails for a
-  /// wrong path must not make it a run.
-  void open_saved_state() {
+  /// Before anything heavy is loaded; returns what the run reads. Writes nothing into a new folder:
+  /// a start that fails for a wrong path must not make it a run.
+  Inputs open_saved_state() {
     const auto& paths = folder_.paths();
     if (folder_.is_writer() && folder_.is_continued()) log_file_.emplace(paths.log());
     checkpoint_ = folder_.take_checkpoint();
-    if (checkpoint_)
-      return check_identity(checkpoint_config(*checkpoint_), config_, options_.allow_change);
-    if (const auto saved = saved_run_config(paths.root))
-      check_identity(*saved, config_, options_.allow_change);
-    initial_weights_ = open_initial_weights(config_);
+    Inputs inputs;
+    distributed::run_together(communicator_, [&] {
+      if (communicator_.rank() != 0) return;
+      const auto saved =
+          checkpoint_ ? checkpoint_config(*checkpoint_) : saved_run_config(paths.root);
+      inputs = check_inputs(checkpoint_.get(), saved, config_, options_.allow_change);
+    });
+    inputs.teacher = distributed::all_gather_text(communicator_, inputs.teacher.string()).front();
+    if (!checkpoint_) initial_weights_ = open_initial_weights(config_);
+    return inputs;
   }
 
   /// Once data, teacher and model are there; cuts the metrics back to the checkpoint.

@@ -74,8 +74,9 @@ config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint)
                                   checkpoint.path().string(), checkpoint.path());
 }
 
-Session::Session(const config::RunConfig& config, distributed::Communicator& communicator)
-    : config_(config), communicator_(communicator) {
+Session::Session(const config::RunConfig& config, distributed::Communicator& communicator,
+                 Inputs inputs)
+    : config_(config), inputs_(std::move(inputs)), communicator_(communicator) {
   ops::set_threads(static_cast<int>(config.train.threads));
   const at::Device device = communicator.device();
   open_data();
@@ -93,7 +94,9 @@ Session::Session(const config::RunConfig& config, distributed::Communicator& com
 }
 
 void Session::load_teacher() {
-  teacher_ = distill::load_teacher(config_.teacher, config_.model, config_.train, communicator_,
+  config::TeacherConfig teacher = config_.teacher;
+  teacher.path = inputs_.teacher.string();
+  teacher_ = distill::load_teacher(teacher, config_.model, config_.train, communicator_,
                                    config_.parallel.shard_teacher);
   if (config_.teacher.dtype != "fp8") return;
   const std::int64_t own = config_.teacher.micro_batch;
@@ -169,9 +172,11 @@ std::filesystem::path Session::save(const std::filesystem::path& checkpoints) {
   formats::CheckpointManifest manifest;
   manifest.step = trainer_->state().step;
   manifest.config_hash = config::identity_hash(config_);
-  manifest.state_json = Json{{"train", state_to_json(trainer_->state())},
-                             {"config", Json::parse(config::to_json(config_))}}
-                            .dump();
+  const Json state = {{"train", state_to_json(trainer_->state())},
+                      {"config", Json::parse(config::to_json(config_))},
+                      {"inputs", to_json(inputs_)}};
+  // Names of files may be any bytes.
+  manifest.state_json = state.dump(-1, ' ', false, Json::error_handler_t::replace);
   checkpoint::CommitOptions options;
   // In the middle of failing steps nobody knows which checkpoint is the last good one: all stay.
   options.keep = trainer_->state().skipped_in_row > 0 ? std::numeric_limits<std::int64_t>::max()

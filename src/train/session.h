@@ -16,6 +16,7 @@
 #include "fbi/optim/adamw.h"
 #include "fbi/train/memory_use.h"
 #include "fbi/train/trainer.h"
+#include "train/inputs.h"
 
 namespace fbi::train {
 
@@ -23,7 +24,9 @@ namespace fbi::train {
 /// them.
 class Session {
  public:
-  Session(const config::RunConfig& config, distributed::Communicator& communicator);
+  /// `inputs`: its teacher is the same on all ranks; the rest is needed on rank 0 alone, which
+  /// writes it into checkpoints.
+  Session(const config::RunConfig& config, distributed::Communicator& communicator, Inputs inputs);
 
   /// Step 0, from what open_initial_weights gave, or from random weights.
   void start(std::unique_ptr<nn::WeightSource> weights);
@@ -47,6 +50,7 @@ class Session {
   SampleReader sample_reader();
 
   config::RunConfig config_;
+  Inputs inputs_;
   distributed::Communicator& communicator_;
   std::unique_ptr<data::TrainingData> data_;
   std::unique_ptr<data::Batcher> batcher_;

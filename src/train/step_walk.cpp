@@ -13,8 +13,6 @@ namespace {
 
 using Buffer = MemoryLedger::Buffer;
 
-constexpr std::int64_t kFloatBytes = 4;
-
 std::int64_t element_bytes(config::Precision precision) {
   return precision == config::Precision::kBf16 ? 2 : 4;
 }

@@ -107,7 +107,7 @@ class BadInput(unittest.TestCase):
                     self.assertIn(part, output)
 
     def test_teacher_that_does_not_fit(self):
-        self.refused(2, ["teacher.path teacher: its vocabulary has 320", "400"], {**DISTILL, "model.vocab_size": 400})
+        self.refused(2, ["teacher.path teacher", ": its vocabulary has 320", "400"], {**DISTILL, "model.vocab_size": 400})
         run("prepare", "stories.txt", "--tokenizer", "tokenizer.model", "--seq-len", 96, "--out", "data-96")
         self.refused(2, ["train.seq_len 96 exceeds its max_position_embeddings 64"],
                      {**DISTILL, "train.seq_len": 96, "model.max_position_embeddings": 128, "data.paths": "data-96"})

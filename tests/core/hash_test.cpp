@@ -23,6 +23,24 @@ TEST(Hash, SeedChangesTheKey) {
   EXPECT_NE(hash64("abc", 1), hash64("abc", 2));
 }
 
+TEST(Hash, OfEndsPassesOverTheMiddle) {
+  constexpr std::size_t kEnd = 64 << 10;
+  const std::string text(3 * kEnd, 'a');
+  const std::string hash = hash128_of_ends_hex(bytes_of(text));
+  EXPECT_EQ(hash, hash128_hex(bytes_of(text.substr(0, 2 * kEnd))));
+  for (const auto& [place, is_seen] : {std::pair(std::size_t{0}, true),
+                                       {kEnd - 1, true},
+                                       {kEnd, false},
+                                       {2 * kEnd - 1, false},
+                                       {2 * kEnd, true},
+                                       {3 * kEnd - 1, true}}) {
+    std::string other = text;
+    other[place] = 'b';
+    EXPECT_EQ(hash128_of_ends_hex(bytes_of(other)) != hash, is_seen) << place;
+  }
+  EXPECT_EQ(hash128_of_ends_hex(bytes_of("abc")), hash128_hex(bytes_of("abcabc")));
+}
+
 TEST(Hash, StreamingEqualsOneGo) {
   std::string text;
   for (int i = 0; i < 5000; ++i) text += static_cast<char>(i * 31);

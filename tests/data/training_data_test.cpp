@@ -80,6 +80,21 @@ TEST_F(OpenTrainingData, SkippedFilesAreLeftOutUnopened) {
   expect_error<UsageError>([&] { open(); }, "data.skip_files leaves none");
 }
 
+TEST_F(OpenTrainingData, ContentsAreThoseOfTheFilesThatAreRead) {
+  write_shard(folder_ / "0.tokens", 1, 5, 0);
+  write_text(folder_ / "1.tokens", "broken");
+  write_shard(folder_ / "2.tokens", 2, 5, 20);
+  data_.skip_files = {1};
+  const auto contents = training_contents(data_);
+  ASSERT_EQ(contents.size(), 2u);
+  EXPECT_EQ(contents[1].name, "2.tokens");
+  EXPECT_EQ(contents[1].bytes, 128 + 2 * 5 * 2u);
+  EXPECT_EQ(contents[1].xxh3_128, formats::TokenShard(folder_ / "2.tokens").info().samples_hash);
+  EXPECT_NE(contents[0].xxh3_128, contents[1].xxh3_128);
+  data_.skip_files = {};
+  expect_error<DataError>([&] { training_contents(data_); }, "1.tokens");
+}
+
 TEST_F(OpenTrainingData, AmberLinesAreSamples) {
   data_.format = config::DataFormat::kAmber;
   data_.index_dir = (folder_ / "index").string();

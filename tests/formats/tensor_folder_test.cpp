@@ -3,6 +3,7 @@
 #include <string>
 
 #include "fbi/core/error.h"
+#include "fbi/formats/model_source.h"
 #include "fbi/formats/safetensors.h"
 #include "formats/tensors.h"
 #include "support/expect_error.h"
@@ -44,6 +45,25 @@ TEST_F(TensorFolders, SingleFileRoundTrip) {
   EXPECT_EQ(float_values(read.at("b")), (std::vector<float>{1, 2}));
   EXPECT_EQ(read.find("c"), nullptr);
   EXPECT_EQ(read.path(), folder_ / "new" / "deep");
+}
+
+TEST_F(TensorFolders, ContentIsThatOfTheTensorsInWhateverFilesTheyLie) {
+  const auto hash = [&](const std::string& name, const std::vector<OwnedTensor>& tensors,
+                        std::uint64_t max_shard_bytes = 1 << 20) {
+    write_tensor_folder(folder_ / name, views_of(tensors), max_shard_bytes);
+    return content_hash(folder_ / name);
+  };
+  const auto pair = [](const std::string& second, const std::vector<float>& values) {
+    std::vector<OwnedTensor> tensors;
+    tensors.push_back(floats("a", {1, 2}));
+    tensors.push_back(floats(second, values));
+    return tensors;
+  };
+  const std::string one = hash("one", pair("b", {3, 4}));
+  EXPECT_EQ(hash("sharded", pair("b", {3, 4}), 8), one);
+  EXPECT_NE(hash("value", pair("b", {3, 5})), one);
+  EXPECT_NE(hash("name", pair("c", {3, 4})), one);
+  EXPECT_NE(hash("shape", pair("b", {3})), one);
 }
 
 TEST_F(TensorFolders, ShardsAreCutAtTheLimit) {

@@ -83,6 +83,7 @@ TEST_F(TokenShards, LayoutIsAsDocumented) {
   EXPECT_EQ(number(24, std::uint64_t{}), 1u);
   EXPECT_EQ(text.substr(32, 32), kTokenizerHash);
   EXPECT_EQ(text.substr(64, 32), hash128_hex(bytes_of(text.substr(128))));
+  EXPECT_EQ(TokenShard(path_).info().samples_hash, text.substr(64, 32));
   EXPECT_EQ(text.substr(96, 24), std::string(24, '\0'));
   EXPECT_EQ(number(120, std::uint64_t{}), hash64(std::string_view(text).substr(0, 120)));
   EXPECT_EQ(text.substr(128), std::string("\1\0\2\0\x2b\1", 6));

@@ -11,6 +11,7 @@
 #include "fbi/core/error.h"
 #include "fbi/nn/weights.h"
 #include "support/child_process.h"
+#include "support/expect_error.h"
 #include "support/flip_bit.h"
 #include "train/run_folder.h"
 #include "train/session.h"
@@ -113,7 +114,7 @@ TEST(RunOnRanks, OptimizerStateSurvivesEveryChangeBitForBit) {
       config::RunConfig c = twelve_samples(runs);
       c.train.steps = kStage;
       config::resolve(c, ranks);
-      Session session(c, communicator);
+      Session session(c, communicator, {});
       session.restore(formats::CheckpointReader(folder));
       session.save(copies);
     });
@@ -128,7 +129,7 @@ TEST(RunOnRanks, ANonFiniteGradientOnOneRankSkipsTheStepOnAll) {
     config::RunConfig c = twelve_samples(runs);
     c.train.steps = kStage;
     config::resolve(c, 2);
-    Session session(c, communicator);
+    Session session(c, communicator, {});
     session.start(nullptr);
     auto* slot = session.student().stage_slots(0).front();  // a norm that this rank alone has wrong
     if (communicator.rank() == 1)
@@ -136,6 +137,22 @@ TEST(RunOnRanks, ANonFiniteGradientOnOneRankSkipsTheStepOnAll) {
     const StepMetrics metrics = session.trainer().step();
     if (!metrics.skipped || session.trainer().state().updates != 0)
       throw DataError(concat("rank ", communicator.rank(), " did not skip"));
+  });
+}
+
+TEST(RunOnRanks, RefuseOtherDataTogether) {
+  TinyRuns runs;
+  train_until(runs, "run", 2, kStage);
+  std::filesystem::remove(runs.path("tiny.tokens"));
+  formats::TokenShardWriter writer(runs.path("tiny.tokens"), {kVocab, kSeqLen + 1, 0, ""});
+  writer.add(std::vector<std::int32_t>(kSeqLen + 1, 5));
+  writer.finish();
+  in_ranks(2, [&](distributed::Communicator& communicator) {
+    config::RunConfig c = twelve_samples(runs);
+    c.train.steps = 2 * kStage;
+    test::expect_error<UsageError>([&] { runs.run_rank(communicator, c, "run", "auto"); },
+                                   "data.paths: the run has file 1 of 1, tiny.tokens");
+    if (testing::Test::HasFailure()) throw DataError("another error than that of other data");
   });
 }
 

@@ -13,6 +13,8 @@ namespace fbi {
 std::uint64_t hash64(std::string_view text, std::uint64_t seed = 0);
 /// XXH3, 128 bits, as 32 lower-case hexadecimal digits: integrity of files and tensors.
 std::string hash128_hex(std::span<const std::byte> bytes);
+/// The same of the first and the last 64 KiB alone: tells what is too large to be read apart.
+std::string hash128_of_ends_hex(std::span<const std::byte> bytes);
 
 /// Streaming form of hash128_hex.
 class Hasher128 {

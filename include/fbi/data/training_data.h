@@ -68,6 +68,18 @@ class TrainingData {
 /// `valid-`. DataError when one is missing or a folder has none.
 std::vector<std::vector<std::filesystem::path>> expand_data_paths(const config::DataConfig& data);
 
+/// What tells a file of samples from others, wherever it lies.
+struct FileContent {
+  std::string name;  ///< without its folder
+  std::uint64_t bytes = 0;
+  std::string xxh3_128;  ///< of a shard's samples, as its header says; of both ends of JSON lines
+  std::int64_t corpus = 0;  ///< position of its entry in data.paths where these have weights
+};
+
+/// Of all files but the skipped ones, in the order of reading. Reads headers and ends of files.
+/// Throws as expand_data_paths, and DataError for a file that is no shard.
+std::vector<FileContent> training_contents(const config::DataConfig& data);
+
 /// Opens and checks all files but the skipped ones: ids per sample against train.seq_len + 1, ids
 /// against vocab_size, shards made by one tokenizer. Line indexes are built when they are needed,
 /// shard hashes checked when a shard is first read. Throws DataError naming file, expected, found

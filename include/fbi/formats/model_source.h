@@ -30,4 +30,9 @@ std::unique_ptr<ModelSource> folder_source(const std::filesystem::path& director
 /// The parameters of a checkpoint; the state of its optimizer is left out.
 std::unique_ptr<ModelSource> checkpoint_source(std::unique_ptr<CheckpointReader> reader);
 
+/// XXH3-128 that tells the weights of such a folder, or the content of a checkpoint, from others
+/// without reading them: from the hashes in the manifest; else from the tensors' names, types,
+/// shapes and first and last 64 KiB, in whatever files they lie.
+std::string content_hash(const std::filesystem::path& directory);
+
 }  // namespace fbi::formats

@@ -18,6 +18,7 @@ struct TokenShardInfo {
   std::uint32_t ids_per_sample = 0;  ///< seq_len + 1
   std::uint64_t sample_count = 0;
   std::string tokenizer_hash;  ///< XXH3-128 of the tokenizer file, hexadecimal; empty when unknown
+  std::string samples_hash{};  ///< XXH3-128 of all samples, as it was written; set by the writer
 };
 
 /// Memory-mapped samples of ids_per_sample ids each (u16 when vocab_size <= 65536, else u32).
