@@ -31,7 +31,8 @@ void require_none(const std::vector<config::FieldDifference>& differences,
     const std::string text =
         concat(difference.key, ": the run has ", difference.saved, ", now ", difference.current);
     if (std::ranges::find(allowed, difference.key) != allowed.end())
-      log::warn("allowed change of ", text);
+      log::warn("going on with a changed ", difference.key, ": ", difference.saved, " before, ",
+                difference.current, " now");
     else
       refused += "\n  " + text + remedy(difference, current.optimizer.schedule);
   }
