@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # Times llama.cpp and the 1-bit runtime (fbi-run bench) in turn: random weights of the same shapes, a prompt, then token by
 # token, the same threads. Prints tokens/s, the bytes that a token reads, the machine's read bandwidth at that size, and the
-# ratios. llama.cpp runs F16 and its one-bit type Q1_0 (one scale for 128 weights, activations in 8 bits).
+# ratios. llama.cpp runs F16 and its one-bit type Q1_0 (one scale for 128 weights, activations in 8 bits), by each of several ways
+# (flash attention or not, passes of 64 or 512 tokens of a prompt); the fastest is compared.
 #
 #   scripts/bench_inference.sh --setup
-#   scripts/bench_inference.sh [CASE...] [--rounds N] [--prompt-tokens N] [--new-tokens N] [--threads N] [--program FILE] [--json FILE]
+#   scripts/bench_inference.sh [CASE...] [--rounds N] [--prompt-tokens LIST] [--new-tokens N] [--threads N] [--program FILE] [--json FILE]
 #
 #   --setup         compiles llama.cpp for this machine into .deps/llama-cpp (the source package llama-cpp-python; ten minutes)
 #   --program FILE  the fbi-run to measure; without it build/release/bin/fbi-run, built first
+#   --prompt-tokens LIST  lengths of the prompts to decode behind, with commas between them; 64,512 without it: behind 64 tokens
+#                   weights are nearly all that a token reads, behind 512 attention counts, too
 #   CASE            130m, 1.3b (writes 3 GB into build/bench-inference); both without one
 #
 # Needs the Python of the tests (scripts/deps.sh --python-tests), or FBI_TEST_PYTHON. FBI_LLAMA_CPP=DIR takes the package

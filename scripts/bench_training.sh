@@ -12,7 +12,8 @@
 #                    with --binarization or --products S; with --scaling HIDDENxLAYERS[-TOKENS], with --device cuda GPU-…: see
 #                    tests/bench/bench_training.py
 #   --rounds N --steps N --warmup N --threads N   how often both run, in turn; steps of each, and those that do not count
-#   --preload LIB    an allocator that the baseline tries, too: each round runs it with each, and the fastest is compared
+#   --preload LIB    one more allocator for the baseline: each round runs it with glibc's as it is, with freed memory kept, with that
+#                    of fbi-llm and with this one, and the fastest is compared
 #   --device cuda    in bf16 on a GPU
 #   --program FILE   fbi-llm; without it build/release/bin/fbi-llm, which is built first
 #   --work DIR       where data and teachers stay; build/bench-training without it

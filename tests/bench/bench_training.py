@@ -2,11 +2,12 @@
 """Runs our trainer and tests/bench/pytorch_baseline.py in turn, on the same shapes, data and threads or GPU, and prints what a step
 costs each of them and the ratios. Started by scripts/bench_training.sh and, with --device cuda, by scripts/gpu_check.sh. On a GPU
 both compute in bf16, memory is what tensors hold on it at most, and both keep all activations or, where the case says so, the
-input of each layer.
+input of each layer. Both read the same teacher, a file in 16 bits. On a CPU ours holds it so and multiplies in fp32, which loses nothing
+of it; the baseline holds it in fp32, as the published implementation does.
 
-On a CPU the baseline runs with each of ALLOCATORS in every round, and the faster one is what is compared. It counts, as the faster
-program that it must be for a ratio to mean something, if it takes at most 1.1 times the published processor time; that was measured on
-another machine, so the rate of matrix products on both is shown, too.
+On a CPU the baseline runs with each of ALLOCATORS and with that of our program in every round, and the fastest one is what is compared.
+It counts, as the faster program that it must be for a ratio to mean something, if it takes at most 1.1 times the published processor
+time; that was measured on another machine, so the rate of matrix products on both is shown, too.
 
 With --scaling ours alone over four model sizes and, at one size, four token counts per step: what a token costs. With
 --binarization ours alone, binarized and dense in turn: what the one bit costs. With --products ours alone, by each of
@@ -17,7 +18,9 @@ import argparse
 import json
 import os
 import random
+import re
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,20 +40,20 @@ def shape(hidden, layers, heads, inner, vocab, seq_len):
 S = shape(256, 6, 4, 688, 4096, 256)
 M = shape(768, 12, 12, 2048, 32000, 512)
 M_TEACHER = shape(1024, 16, 16, 2816, 32000, 512)
-# What LLaMA models are published in is 16 bits: held so, and multiplied in fp32, which loses nothing of such a file.
-HELD_AS_IN_FILES = "teacher.dtype=fp16"
 CASES = {
     "S": dict(student=S, teacher=S, seq_len=256, micro_batch=8, micro_steps=1, ours=[], published=(1.57, 1.7)),
-    "M": dict(student=M, teacher=M_TEACHER, seq_len=512, micro_batch=2, micro_steps=1, ours=["train.loss_chunk_tokens=256", HELD_AS_IN_FILES],
+    "M": dict(student=M, teacher=M_TEACHER, seq_len=512, micro_batch=2, micro_steps=1, ours=["train.loss_chunk_tokens=256"],
               published=(15.3, 6.7)),
     "M-low-memory": dict(student=M, teacher=M_TEACHER, seq_len=512, micro_batch=2, micro_steps=1,
-                         ours=["train.recompute=true", "train.loss_chunk_tokens=128", HELD_AS_IN_FILES], published=(15.3, 6.7)),
+                         ours=["train.recompute=true", "train.loss_chunk_tokens=128"], published=(15.3, 6.7)),
 }
 COUNTS = 1.1  # times the published processor time that the baseline may take
 PUBLISHED_CORE_RATE = 145e9  # fp32 matrix products of the machine of those figures, a core
 
 # What a baseline may be given beside glibc's defaults: the first is what our own program asks of glibc (keep_freed_memory).
 ALLOCATORS = {"glibc": {}, "glibc, freed memory kept": {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 60)}}
+
+TEACHER_DTYPES = {"cpu": "float16", "cuda": "bfloat16"}  # of its file
 
 
 def gpu_case(student, teacher, micro_batch, **changes):
@@ -131,9 +134,11 @@ def prepare(case, folder, options):
              "--out", data])
     if case["teacher"] is None:
         return lines, data, None
-    teacher = folder / "-".join(["teacher", options.device, *(str(number) for number in case["teacher"].values())])
+    dtype = TEACHER_DTYPES[options.device]
+    teacher = folder / "-".join(["teacher", dtype, *(str(number) for number in case["teacher"].values())])
     if not teacher.exists():
-        run([python, BASELINE, "--teacher", json.dumps(case["teacher"]), "--write-teacher", teacher, *device_options(options.device)])
+        run([python, BASELINE, "--write-teacher", json.dumps(case["teacher"]), "--dtype", dtype, "--teacher", teacher,
+             "--device", options.device])
     return lines, data, teacher
 
 
@@ -168,12 +173,12 @@ def run_ours(case, data, teacher, folder, options, changes=()):
         "matrix_flops_per_second": environment.get("matrix_flops_per_second")}
 
 
-def run_baseline(case, lines, options, allocator):
+def run_baseline(case, lines, teacher, options, allocator):
     command = [options.python, BASELINE, "--student", json.dumps(case["student"]), "--data", lines, "--micro-batch", case["micro_batch"],
                "--micro-steps", case["micro_steps"], "--steps", options.steps, "--warmup", options.warmup, "--threads", options.threads,
                *device_options(options.device), *case.get("baseline", [])]
-    if case["teacher"]:
-        command += ["--teacher", json.dumps(case["teacher"])]
+    if teacher:
+        command += ["--teacher", teacher]
     return json.loads(run(command, env={**os.environ, **allocator}))
 
 
@@ -220,12 +225,12 @@ def report_ours(name, case, ours):
 
 
 def report_baselines(case, baselines):
-    """The faster one, with its allocator."""
+    """The fastest one, with its allocator."""
     for allocator, figures in baselines.items():
         print(row(f"PyTorch baseline, {allocator}", tokens_per_step(case), figures))
     best = min(baselines, key=lambda allocator: baselines[allocator]["step_seconds"])
     if len(baselines) > 1:
-        print(f"  the baseline is compared with its faster allocator: {best}")
+        print(f"  the baseline is compared with its fastest allocator: {best}")
     return {"allocator": best, **baselines[best]}
 
 
@@ -253,11 +258,19 @@ def against_published(case, ours, baseline, threads):
     return result
 
 
+def allocators_to_try(options):
+    """{name: what the baseline's environment gets}: what our program is linked with is there for the baseline, too."""
+    if options.device == "cuda":
+        return {"CUDA": {}}
+    libraries = subprocess.run(["ldd", options.program], capture_output=True, text=True).stdout
+    linked = [Path(path) for path in re.findall(r"=> (\S*malloc\S*)", libraries)]
+    given = [options.preload] if options.preload else []
+    return ALLOCATORS | {library.name: {"LD_PRELOAD": str(library)} for library in [*linked, *given]}
+
+
 def compare(cases, options):
     """Ours and the baseline in turn."""
-    allocators = ALLOCATORS | ({options.preload.name: {"LD_PRELOAD": str(options.preload)}} if options.preload else {})
-    if options.device == "cuda":
-        allocators = {"CUDA": {}}
+    allocators = allocators_to_try(options)
     results = []
     for name, case in cases.items():
         lines, data, teacher = prepare(case, options.work, options)
@@ -266,7 +279,7 @@ def compare(cases, options):
             print(f"{name}: round {number + 1} of {options.rounds}", file=sys.stderr)
             ours.append(run_ours(case, data, teacher, options.work, options))
             for allocator, rounds in baselines.items():
-                rounds.append(run_baseline(case, lines, options, allocators[allocator]))
+                rounds.append(run_baseline(case, lines, teacher, options, allocators[allocator]))
         ours = summary_of_ours(ours)
         report_ours(name, case, ours)
         result = {"case": name, "tokens_per_step": tokens_per_step(case), "ours": ours}

@@ -4,8 +4,11 @@ are binarized in every forward, autograd through sign, scale and shift, whole lo
 all parameters, clipping by the global norm. In its fastest plain form: SDPA attention, fused AdamW, no checkpointing, losses read
 once per step. It is the baseline of scripts/bench_training.sh and shares no code with the C++ program.
 
+The teacher is read from a folder, which both programs share. Its file is in 16 bits, as LLaMA models are published; on a CPU it is held
+in fp32 here, as the published implementation does.
+
 Prints one JSON line: seconds and processor seconds of each step (warm-up steps left out) and the peak memory: resident on a CPU, of
-tensors on a GPU. There --bf16 runs both models under autocast, the teacher from weights in bf16.
+tensors on a GPU. There --bf16 runs both models under autocast, the teacher with weights in bf16.
 """
 
 import argparse
@@ -81,6 +84,14 @@ class Layer(nn.Module):
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
 
+def angles(shape):
+    """Cosines and sines of the rotary embedding."""
+    size = shape["hidden_size"] // shape["num_attention_heads"]
+    frequency = 10000.0 ** (-torch.arange(0, size, 2) / size)
+    angle = torch.outer(torch.arange(shape["max_position_embeddings"]), frequency).repeat(1, 2)
+    return angle.cos(), angle.sin()
+
+
 class Llama(nn.Module):
     def __init__(self, shape, binary):
         super().__init__()
@@ -90,11 +101,8 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Layer(shape, linear) for _ in range(shape["num_hidden_layers"]))
         self.norm = RmsNorm(shape["hidden_size"])
         self.head = nn.Linear(shape["hidden_size"], shape["vocab_size"], bias=False)
-        size = shape["hidden_size"] // shape["num_attention_heads"]
-        frequency = 10000.0 ** (-torch.arange(0, size, 2) / size)
-        angle = torch.outer(torch.arange(shape["max_position_embeddings"]), frequency).repeat(1, 2)
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
+        for name, values in zip(("cos", "sin"), angles(shape)):
+            self.register_buffer(name, values, persistent=False)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
@@ -108,7 +116,7 @@ class Llama(nn.Module):
 
 
 def hugging_face_names(model):
-    """The teacher's tensors as a Hugging Face LLaMA folder names them."""
+    """The teacher's own tensors as a Hugging Face LLaMA folder names them."""
     short = {"q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj", "o": "self_attn.o_proj",
              "gate": "mlp.gate_proj", "up": "mlp.up_proj", "down": "mlp.down_proj", "norm1": "input_layernorm",
              "norm2": "post_attention_layernorm"}
@@ -117,12 +125,15 @@ def hugging_face_names(model):
     for index, layer in enumerate(model.layers):
         for name, module in layer.named_children():
             out[f"model.layers.{index}.{short[name]}.weight"] = module.weight
-    return {name: tensor.detach().contiguous() for name, tensor in out.items()}
+    return {name: tensor.detach() for name, tensor in out.items()}
+
+
+# Safetensors: length of the header, the header, the bytes one after another; the package of that name is not everywhere.
+SAFETENSORS_TYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def write_safetensors(tensors, path):
-    """Length of the header, the header, the bytes one after another; the package of that name is not everywhere."""
-    types = {torch.float32: "F32", torch.bfloat16: "BF16"}
+    types = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
     header, end = {}, 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.numel() * tensor.element_size()
@@ -133,6 +144,19 @@ def write_safetensors(tensors, path):
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
             tensor.cpu().view(torch.uint8).numpy().tofile(file)
+
+
+def read_safetensors(path):
+    """(name, tensor) one by one: all at once would count as memory of what they are copied to."""
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        start = file.tell()
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            data = bytearray(end - begin)
+            file.seek(start + begin)
+            file.readinto(data)
+            yield name, torch.frombuffer(data, dtype=SAFETENSORS_TYPES[entry["dtype"]]).view(entry["shape"])
 
 
 def write_teacher(shape, folder, device, dtype):
@@ -147,17 +171,30 @@ def write_teacher(shape, folder, device, dtype):
     Path(folder, "config.json").write_text(json.dumps(config, indent=2))
 
 
+def read_teacher(folder, device, dtype):
+    """Nothing is allocated but the weights as they are used: no second form of them counts as peak memory."""
+    shape = json.loads(Path(folder, "config.json").read_text())
+    with torch.device("meta"):
+        teacher = Llama(shape, binary=False).to(dtype)
+    teacher.to_empty(device=device).requires_grad_(False)
+    own = hugging_face_names(teacher)
+    for name, tensor in read_safetensors(f"{folder}/model.safetensors"):
+        own[name].copy_(tensor)
+    with torch.device(device):
+        teacher.cos, teacher.sin = angles(shape)
+    return teacher
+
+
 def train(options):
     torch.manual_seed(0)
     on_gpu = options.device == "cuda"
     autocast = torch.autocast(options.device, torch.bfloat16, enabled=options.bf16)
     with torch.device(options.device):
-        student, teacher = Llama(options.student, binary=not options.dense), None
-        student.checkpointing = options.checkpointing
-        if options.teacher:
-            teacher = Llama(options.teacher, binary=False).requires_grad_(False)
-            if options.bf16:
-                teacher.to(torch.bfloat16)
+        student = Llama(options.student, binary=not options.dense)
+    student.checkpointing = options.checkpointing
+    teacher = None
+    if options.teacher:
+        teacher = read_teacher(options.teacher, options.device, torch.bfloat16 if options.bf16 else torch.float32)
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
     with open(options.data) as file:
         samples = [json.loads(line)["token_ids"] for line in file]
@@ -194,8 +231,9 @@ def train(options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", type=json.loads, help="shape as JSON, keys of a Hugging Face config.json")
-    parser.add_argument("--teacher", type=json.loads, help="the same; without it the next-token loss")
-    parser.add_argument("--write-teacher", metavar="DIR", help="write a random teacher as a Hugging Face folder and end")
+    parser.add_argument("--teacher", metavar="DIR", help="Hugging Face folder; without it the next-token loss")
+    parser.add_argument("--write-teacher", type=json.loads, metavar="SHAPE", help="write a random one of this shape to --teacher and end")
+    parser.add_argument("--dtype", default="float16", choices=("float16", "bfloat16"), help="of the file that --write-teacher writes")
     parser.add_argument("--data", help="JSON lines with token_ids, seq_len + 1 each")
     parser.add_argument("--micro-batch", type=int, default=1)
     parser.add_argument("--micro-steps", type=int, default=1)
@@ -204,12 +242,12 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dense", action="store_true", help="a full-precision student")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--bf16", action="store_true", help="autocast to bf16, teacher in bf16")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bf16, teacher held in bf16")
     parser.add_argument("--checkpointing", action="store_true", help="keep only the input of each layer of the student for backward")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.write_teacher:
-        write_teacher(options.teacher, options.write_teacher, options.device, torch.bfloat16 if options.bf16 else torch.float32)
+        write_teacher(options.write_teacher, options.teacher, options.device, getattr(torch, options.dtype))
     else:
         train(options)
 
