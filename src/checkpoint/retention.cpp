@@ -27,7 +27,13 @@ void apply_retention(const fs::path& checkpoints, std::int64_t newest_step, std:
                      std::int64_t keep_every) {
   std::map<std::int64_t, fs::path> valid;
   std::vector<std::int64_t> steps;
-  for (const fs::path& path : formats::list_checkpoints(checkpoints)) {
+  std::vector<fs::path> all;
+  try {
+    all = formats::list_checkpoints(checkpoints);
+  } catch (const Error& error) {  // what was just saved is safe
+    log::warn("old checkpoints stay: ", error.what());
+  }
+  for (const fs::path& path : all) {
     try {
       const std::int64_t step = formats::CheckpointReader(path, false).manifest().step;
       if (step <= newest_step && valid.emplace(step, path).second) steps.push_back(step);

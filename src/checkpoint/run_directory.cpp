@@ -166,7 +166,7 @@ void RunDirectory::set_aside_later_than(std::int64_t step) const {
   const std::string last = formats::checkpoint_folder_name(step);
   for (const fs::path& folder : formats::list_checkpoints(paths_.checkpoints())) {
     const std::string name = folder.filename().string();
-    if (name <= last) return;
+    if (name.size() < last.size() || (name.size() == last.size() && name <= last)) return;
     fs::path aside;
     for (int n = 1; aside.empty() || fs::exists(aside); ++n)
       aside = paths_.checkpoints() / concat("passed-over-", n, "-", name);

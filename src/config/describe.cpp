@@ -40,7 +40,8 @@ fields may change whenever a run is continued. A longer run (`train.steps`) is a
 continuation when `optimizer.total_steps` is set; when that is 0 it takes the value of
 `train.steps` at the start, and so fixes the schedule. Of `data.paths` and `teacher.path` it is
 what lies there that counts: the same data and teacher may be moved, others in their place are
-refused, and of a teacher that is a run the checkpoint of the start stays.
+refused, and of a teacher that is a run the checkpoint of the start is taken
+again: one that its retention may delete is better named as a kept checkpoint or an export.
 
 micro-steps per optimizer step = `train.global_batch` / (`train.micro_batch` x ranks)
 

@@ -193,6 +193,7 @@ std::vector<FileContent> training_contents(const config::DataConfig& data) {
     for (const fs::path& path : by_entry[entry]) {
       if (*is_skipped++) continue;
       contents.push_back(content_of(path, data.format));
+      contents.back().position = is_skipped - skipped.begin() - 1;
       if (!data.weights.empty()) contents.back().corpus = static_cast<std::int64_t>(entry);
     }
   }

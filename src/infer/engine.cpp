@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <span>
 #include <thread>
@@ -151,7 +152,8 @@ class Engine::Impl {
   void step();
   void share_prefixes();
   bool take_prefix(std::span<const Job> before, Sequence& sequence);
-  void finish(Job& job);  // leaves job.sequence empty
+  void keep_prefix(Job& job);  // leaves the sequence without its cache
+  void finish(Job& job);       // leaves job.sequence empty
 
   PackedModel& model_;
   const text::Tokenizer& tokenizer_;
@@ -271,14 +273,23 @@ void Engine::Impl::share_prefixes() {
 
 /// The longest that there is. False: one of those before it has not yet read all of that.
 bool Engine::Impl::take_prefix(std::span<const Job> before, Sequence& sequence) {
+  const auto& prompt = sequence.continuation.ids();
   const Prefix* prefix = prefixes_.find(sequence);
   std::optional<Prefix> running;
   std::int64_t shared = prefix ? sequence.shared_with(*prefix) : 0, fed = shared;
   for (const Job& job : before) {
     const Sequence& other = *job.sequence;
-    const Prefix candidate = other.prefix();
+    if (other.error || shared + 1 >= std::ssize(prompt)) continue;
+    Prefix candidate = other.prefix();
+    // What it draws comes too slowly to be waited for, a few tokens more are not worth a wait.
+    const std::int64_t soon = std::max(other.fed, other.continuation.prompt_tokens());
+    candidate.ids = candidate.ids.first(static_cast<std::size_t>(soon));
+    const auto next = static_cast<std::size_t>(shared);
+    if (soon <= shared || candidate.ids[next] != prompt[next]) continue;  // no longer than that
     const std::int64_t count = sequence.shared_with(candidate);
-    if (count <= shared || other.error || (other.ended() && other.fed < count)) continue;
+    const bool has_it = other.fed >= count;
+    if (count <= shared || (!has_it && other.ended())) continue;
+    if (!has_it && shared > 0 && count < shared + Sequence::kLeastPrefix) continue;
     running = candidate;
     shared = count;
     fed = other.fed;
@@ -294,6 +305,7 @@ void Engine::Impl::take_out() {
   const auto look_at = [this](Job& job) {
     const bool cancelled = job.generation->impl_->cancelled;
     if ((cancelled || quitting_) && !job.sequence->ended()) {
+      keep_prefix(job);  // others may wait for it
       job.sequence->error =
           cancelled           ? std::make_exception_ptr(CancelledError("the text was given up"))
           : !failure_.empty() ? std::make_exception_ptr(kernels::cuda::CudaError(failure_))
@@ -309,8 +321,15 @@ void Engine::Impl::take_out() {
   std::erase_if(waiting_, finished);
 }
 
+void Engine::Impl::keep_prefix(Job& job) {
+  try {
+    prefixes_.keep(*job.sequence);
+  } catch (const std::bad_alloc&) {  // then it is read again
+  }
+}
+
 void Engine::Impl::finish(Job& job) {
-  if (!job.sequence->error) prefixes_.keep(*job.sequence);
+  if (!job.sequence->error) keep_prefix(job);
   GenerateResult result = std::move(job.sequence->continuation.result());
   const auto now = Clock::now();
   const auto begun = job.begun.value_or(now);

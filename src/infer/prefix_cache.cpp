@@ -21,7 +21,7 @@ void PrefixCache::keep(Sequence& ended) {
   const auto fed = static_cast<std::size_t>(ended.fed);
   prefix.ids = prefix.ids.first(fed);
   prefix.scores = prefix.scores.first(std::min(fed, prefix.scores.size()));
-  if (ended.fed < Sequence::kLeastPrefix || ended.cache->bytes() > limit_) return;
+  if (fed < Sequence::kLeastPrefix || ended.cache->bytes() > limit_) return;
   const auto same = std::ranges::find_if(
       kept_, [&prefix](const Kept& kept) { return holds(kept.prefix, prefix); });
   if (same != kept_.end()) return kept_.splice(kept_.begin(), kept_, same);
@@ -31,13 +31,15 @@ void PrefixCache::keep(Sequence& ended) {
     if (holds(prefix, kept->prefix)) drop(kept);
     kept = next;
   }
-  bytes_ += ended.cache->bytes();
-  while (bytes_ > limit_) drop(std::prev(kept_.end()));
-  Kept& kept = kept_.emplace_front();
+  std::list<Kept> added(1);  // all that may fail comes before the cache changes
+  Kept& kept = added.front();
   kept.ids.assign(prefix.ids.begin(), prefix.ids.end());
   kept.scores.assign(prefix.scores.begin(), prefix.scores.end());
   kept.cache = std::move(ended.cache);
   kept.prefix = {kept.ids, kept.cache.get(), prefix.score_best, kept.scores};
+  bytes_ += kept.cache->bytes();
+  while (bytes_ > limit_) drop(std::prev(kept_.end()));
+  kept_.splice(kept_.begin(), added);
 }
 
 const Prefix* PrefixCache::find(const Sequence& sequence) {

@@ -12,7 +12,6 @@
 #include "train/data_use.h"
 #include "train/identity.h"
 #include "train/matrix_rate.h"
-#include "train/run_folder.h"
 #include "train/session.h"
 #include "train/tokenizers.h"
 
@@ -75,8 +74,9 @@ std::string time_text(const config::RunConfig& config, const Estimate& needs, Pr
   const bool bf16 = config.train.precision == config::Precision::kBf16;
   const double rate = measure_matrix_rate(bf16 ? at::kBFloat16 : at::kFloat, at::kCPU);
   const double seconds = operations / rate;
-  std::string text = concat("time        about ", format_duration(seconds), ", at the ",
-                            flops_text(rate), " of matrix products here, just measured\n");
+  std::string text =
+      concat("time        at least ", format_duration(seconds), " for all steps, at the ",
+             flops_text(rate), " of matrix products here, just measured\n");
   if (seconds > kLongTime)
     text += note("that is long: a smaller teacher or student, fewer train.steps or GPUs help");
   return text;
@@ -96,7 +96,6 @@ void check_start(config::RunConfig config, RunOptions options, Processor process
   keep_sign_products(config, options, saved, device);
   check_inputs(newest.get(), saved, config, options.allow_change);
   if (newest) return;
-  check_for_lost_checkpoints(paths, config.checkpoint.every_steps);
   open_initial_weights(config);
 }
 

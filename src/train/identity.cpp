@@ -26,21 +26,21 @@ std::string remedy(const config::FieldDifference& difference, config::ScheduleKi
 
 void require_none(const std::vector<config::FieldDifference>& differences,
                   const config::RunConfig& current, const std::vector<std::string>& allowed) {
-  std::string refused;
+  std::string refused, changed;
   for (const auto& difference : differences) {
-    const std::string text =
-        concat(difference.key, ": the run has ", difference.saved, ", now ", difference.current);
     if (std::ranges::find(allowed, difference.key) != allowed.end())
-      log::warn("going on with a changed ", difference.key, ": ", difference.saved, " before, ",
-                difference.current, " now");
+      changed += concat("\n  ", difference.key, ": ", difference.saved, " before, ",
+                        difference.current, " now");
     else
-      refused += "\n  " + text + remedy(difference, current.optimizer.schedule);
+      refused += concat("\n  ", difference.key, ": the run has ", difference.saved, ", now ",
+                        difference.current, remedy(difference, current.optimizer.schedule));
   }
   if (!refused.empty())
     throw UsageError(
         concat("the configuration differs from that of the run to be continued:", refused,
                "\nUse the run's own values, another --run-dir, or --allow-change KEY for a change "
                "that is meant."));
+  if (!changed.empty()) log::warn("the run goes on with what was changed:", changed);
 }
 
 }  // namespace

@@ -139,6 +139,7 @@ class TrainingRun {
                                                      communicator_.device(), pace_.matrix_rates()));
     const std::int64_t step = checkpoint_ ? checkpoint_->manifest().step : 0;
     folder_.set_aside_later_than(step);
+    if (!checkpoint_) set_metrics_aside(paths, config_.checkpoint.every_steps);
     checkpoint::cut_metrics(paths.metrics(), step);
     copy_tokenizer(config_, paths.root);
     metrics_.emplace(paths.metrics());
@@ -366,17 +367,17 @@ RunOutcome run_training(config::RunConfig config, RunOptions options,
                         distributed::Communicator& communicator, RunObserver& observer) {
   RunFolder folder(options, communicator);
   const auto* newest = folder.checkpoint();
-  distributed::run_together(communicator, [&] {
-    if (folder.is_writer() && !newest)
-      check_for_lost_checkpoints(folder.paths(), config.checkpoint.every_steps);
-  });
   keep_sign_products(config, options,
                      newest ? checkpoint_config(*newest) : saved_run_config(options.directory),
                      communicator.device());
   // A finished run that is started again, as the later jobs of a chain do, needs neither data nor
   // teacher.
   if (newest && newest->manifest().step >= config.train.steps) {
-    check_identity(checkpoint_config(*newest), config, options.allow_change);
+    const config::RunConfig saved = checkpoint_config(*newest);
+    config::RunConfig same_paths = config;
+    same_paths.data.paths = saved.data.paths;
+    same_paths.teacher.path = saved.teacher.path;
+    check_identity(saved, same_paths, options.allow_change);
     log::info("nothing left to do: ", options.directory.string(), " has been trained for ",
               newest->manifest().step, " steps");
     return RunOutcome::kFinished;

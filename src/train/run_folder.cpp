@@ -6,6 +6,7 @@
 
 #include "fbi/checkpoint/metrics_log.h"
 #include "fbi/core/error.h"
+#include "fbi/core/log.h"
 #include "fbi/distributed/agreement.h"
 
 namespace fbi::train {
@@ -60,13 +61,21 @@ RunFolder::RunFolder(const RunOptions& options, distributed::Communicator& commu
   });
 }
 
-void check_for_lost_checkpoints(const checkpoint::RunPaths& paths, std::int64_t every_steps) {
+void set_metrics_aside(const checkpoint::RunPaths& paths, std::int64_t every_steps) {
   const auto last = checkpoint::last_step(paths.metrics());
   if (every_steps == 0 || !last || *last <= every_steps) return;
-  throw CheckpointError(
-      concat(paths.metrics().string(), " reaches step ", *last, ", but there is no checkpoint in ",
-             paths.checkpoints().string(),
-             ": put them back to continue; to begin again, use another run directory"));
+  fs::path aside;
+  for (int n = 1; aside.empty() || fs::exists(aside); ++n)
+    aside = paths.root / concat("metrics-before-restart-", n, ".jsonl");
+  std::error_code error;
+  fs::rename(paths.metrics(), aside, error);
+  if (error)
+    throw DiskError(concat("cannot rename ", paths.metrics().string(), " to ", aside.string(), ": ",
+                           error.message()));
+  log::warn("the run had reached step ", *last, ", but there is no checkpoint in ",
+            paths.checkpoints().string(), ": it begins again, its metrics are kept as ",
+            aside.filename().string(),
+            ". If the checkpoints were moved away, stop, put them back, and resume");
 }
 
 void RunFolder::touch_lock() {

@@ -38,8 +38,8 @@ class RunFolder {
   std::unique_ptr<formats::CheckpointReader> checkpoint_;
 };
 
-/// A run that has metrics of more steps than it makes between checkpoints, and not one checkpoint,
-/// has lost them: CheckpointError, because it would begin again and cut its metrics.
-void check_for_lost_checkpoints(const checkpoint::RunPaths& paths, std::int64_t every_steps);
+/// A run without a checkpoint begins again. If its metrics reach further than `every_steps`, it has
+/// lost its checkpoints, or could not save any: then they are renamed, with a warning.
+void set_metrics_aside(const checkpoint::RunPaths& paths, std::int64_t every_steps);
 
 }  // namespace fbi::train

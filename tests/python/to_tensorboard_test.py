@@ -15,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import unittest.mock
 
@@ -197,6 +198,7 @@ class ToTensorBoard(unittest.TestCase):
         self.write_run(metrics_line(1, 1))
         while not (self.folder / "tb/a").exists() or not self.curves():
             self.assertIsNone(following.poll())
+            time.sleep(0.05)
         following.send_signal(signal.SIGINT)
         _, errors = following.communicate()
         self.assertEqual((following.returncode, errors), (0, ""))

@@ -151,7 +151,7 @@ TEST(RunOnRanks, RefuseOtherDataTogether) {
     config::RunConfig c = twelve_samples(runs);
     c.train.steps = 2 * kStage;
     test::expect_error<UsageError>([&] { runs.run_rank(communicator, c, "run", "auto"); },
-                                   "data.paths: the run has file 1 of 1, tiny.tokens");
+                                   "data.paths: the run has file 0, tiny.tokens");
     if (testing::Test::HasFailure()) throw DataError("another error than that of other data");
   });
 }

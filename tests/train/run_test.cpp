@@ -184,7 +184,6 @@ TEST_F(Run, KeepsItsIdentity) {
 
 TEST_F(Run, KeepsItsIdentityBeforeItsFirstCheckpoint) {
   fs::remove_all(runs_.path("whole") / "checkpoints");
-  fs::remove(runs_.path("whole") / "metrics.jsonl");
   config_.train.seed = 1;
   test::expect_error<UsageError>([&] { runs_.run(config_, "whole", "auto"); },
                                  "train.seed: the run has 11, now 1");
@@ -253,13 +252,18 @@ TEST_F(Run, ThatFellBackDoesNotReturnToWhatItPassedOver) {
   EXPECT_TRUE(fs::exists(runs_.path("whole") / "checkpoints" / "passed-over-1-step-00000050"));
 }
 
-TEST_F(Run, ThatHasLostItsCheckpointsIsNotBegunAgain) {
-  const fs::path checkpoints = runs_.path("whole") / "checkpoints", away = runs_.path("away");
-  fs::rename(checkpoints, away);
-  test::expect_error<CheckpointError>([&] { runs_.run(config_, "whole", "auto"); },
-                                      "reaches step 50", checkpoints.string());
+TEST_F(Run, ThatHasLostItsCheckpointsKeepsItsMetrics) {
+  fs::remove_all(runs_.path("whole") / "checkpoints");
+  EXPECT_EQ(runs_.run(config_, "whole", "auto"), RunOutcome::kFinished);
+  expect_whole("whole");
+  const fs::path aside = runs_.path("whole") / "metrics-before-restart-1.jsonl";
+  EXPECT_TRUE(fs::exists(aside));
+  fs::rename(aside, runs_.path("whole") / "metrics.jsonl");
   EXPECT_EQ(metrics_lines(runs_.path("whole")), metrics_);
-  fs::rename(away, checkpoints);
+}
+
+TEST_F(Run, ThatIsFinishedNeedsNoPaths) {
+  config_.data.paths = {"moved"};
   EXPECT_EQ(runs_.run(config_, "whole", "auto"), RunOutcome::kFinished);
 }
 

@@ -73,7 +73,8 @@ struct FileContent {
   std::string name;  ///< without its folder
   std::uint64_t bytes = 0;
   std::string xxh3_128;  ///< of a shard's samples, as its header says; of both ends of JSON lines
-  std::int64_t corpus = 0;  ///< position of its entry in data.paths where these have weights
+  std::int64_t position = 0;  ///< in the list of files, skipped ones counted: orders its samples
+  std::int64_t corpus = 0;    ///< position of its entry in data.paths where these have weights
 };
 
 /// Of all files but the skipped ones, in the order of reading. Reads headers and ends of files.

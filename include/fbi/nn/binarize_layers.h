@@ -46,11 +46,13 @@ class BinarizedLayers {
 
   /// prepare(), model->forward(arguments...), release(): the way that cannot be forgotten.
   template <class Model, class... Arguments>
-  auto forward(Model& model, Arguments&&... arguments) {
+  decltype(auto) forward(Model& model, Arguments&&... arguments) {
+    struct Release {
+      BinarizedLayers& layers;
+      ~Release() { layers.release(); }
+    } release_at_end{*this};
     prepare();
-    auto result = model->forward(std::forward<Arguments>(arguments)...);
-    release();
-    return result;
+    return model->forward(std::forward<Arguments>(arguments)...);
   }
 
   const std::vector<Layer>& layers() const { return layers_; }

@@ -45,7 +45,7 @@ struct CompletionRequest {
 
 struct Usage {
   std::int64_t prompt_tokens = 0, new_tokens = 0;
-  std::int64_t cached_tokens = 0;  ///< of the prompts, those that other requests had fed
+  std::int64_t cached_tokens = 0;  ///< of the prompts, those that other texts had fed
 };
 
 /// How likely the tokens of a choice are.
