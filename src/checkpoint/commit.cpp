@@ -133,7 +133,7 @@ void publish(const fs::path& temporary, const fs::path& target,
     log::warn("replacing ", target.string());
     delete_folder(target);
   }
-  rename_folder(temporary, target);
+  rename_path(temporary, target);
   sync_directory(target.parent_path());
 }
 

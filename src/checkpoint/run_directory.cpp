@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "checkpoint/temporary.h"
+#include "fbi/checkpoint/metrics_log.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
 #include "fbi/core/system.h"
@@ -60,6 +61,15 @@ Content content_of(const RunPaths& paths) {
         concat("run directory ", paths.root.string(), " can't be read: ", error.message()));
   }
   return content;
+}
+
+/// Renames it, where it is, to the first of "<begin>1<end>", "<begin>2<end>", … that is free.
+fs::path set_aside(const fs::path& path, const std::string& begin, const std::string& end) {
+  fs::path aside;
+  for (int n = 1; aside.empty() || fs::exists(aside); ++n)
+    aside = path.parent_path() / concat(begin, n, end);
+  rename_path(path, aside);
+  return aside;
 }
 
 bool same_folder(const fs::path& one, const fs::path& other) {
@@ -167,12 +177,19 @@ void RunDirectory::set_aside_later_than(std::int64_t step) const {
   for (const fs::path& folder : formats::list_checkpoints(paths_.checkpoints())) {
     const std::string name = folder.filename().string();
     if (name.size() < last.size() || (name.size() == last.size() && name <= last)) return;
-    fs::path aside;
-    for (int n = 1; aside.empty() || fs::exists(aside); ++n)
-      aside = paths_.checkpoints() / concat("passed-over-", n, "-", name);
-    rename_folder(folder, aside);
+    const fs::path aside = set_aside(folder, "passed-over-", "-" + name);
     log::warn("the run goes on from step ", step, "; ", name, " is kept as ", aside.string());
   }
+}
+
+void RunDirectory::set_metrics_aside(std::int64_t every_steps) const {
+  const auto last = last_step(paths_.metrics());
+  if (every_steps == 0 || !last || *last <= every_steps) return;
+  const fs::path aside = set_aside(paths_.metrics(), "metrics-before-restart-", ".jsonl");
+  log::warn("the run had reached step ", *last, ", but there is no checkpoint in ",
+            paths_.checkpoints().string(), ": it begins again, its metrics are kept as ",
+            aside.filename().string(),
+            ". If the checkpoints were moved away, stop, put them back, and resume");
 }
 
 }  // namespace fbi::checkpoint

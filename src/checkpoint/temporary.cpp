@@ -20,7 +20,7 @@ fs::path temporary_path(const fs::path& checkpoints, const std::string& what) {
   return own_temporary(checkpoints / (std::string(kPrefix) + what));
 }
 
-void rename_folder(const fs::path& from, const fs::path& to) {
+void rename_path(const fs::path& from, const fs::path& to) {
   std::error_code error;
   fs::rename(from, to, error);
   if (error) {
@@ -40,7 +40,7 @@ void delete_folder(const fs::path& folder) {
       temporary_path(folder.parent_path(), "delete-" + folder.filename().string());
   std::error_code error;
   fs::remove_all(doomed, error);
-  rename_folder(folder, doomed);
+  rename_path(folder, doomed);
   fs::remove_all(doomed, error);
   if (error) throw DiskError(concat("cannot delete ", doomed.string(), ": ", error.message()));
 }

@@ -18,7 +18,7 @@ void create_folder(const std::filesystem::path& folder);
 void delete_folder(const std::filesystem::path& folder);
 
 /// std::filesystem::rename with DiskError naming both ends.
-void rename_folder(const std::filesystem::path& from, const std::filesystem::path& to);
+void rename_path(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Removes what killed processes left half written or half deleted; what belongs to a live process
 /// of this machine stays. To be called with the run's lock held, so that no other machine is

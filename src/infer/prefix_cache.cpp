@@ -26,15 +26,15 @@ void PrefixCache::keep(Sequence& ended) {
       kept_, [&prefix](const Kept& kept) { return holds(kept.prefix, prefix); });
   if (same != kept_.end()) return kept_.splice(kept_.begin(), kept_, same);
 
-  for (auto kept = kept_.begin(); kept != kept_.end();) {
-    const auto next = std::next(kept);
-    if (holds(prefix, kept->prefix)) drop(kept);
-    kept = next;
-  }
-  std::list<Kept> added(1);  // all that may fail comes before the cache changes
+  std::list<Kept> added(1);  // all that may fail comes before anything is taken
   Kept& kept = added.front();
   kept.ids.assign(prefix.ids.begin(), prefix.ids.end());
   kept.scores.assign(prefix.scores.begin(), prefix.scores.end());
+  for (auto other = kept_.begin(); other != kept_.end();) {
+    const auto next = std::next(other);
+    if (holds(prefix, other->prefix)) drop(other);
+    other = next;
+  }
   kept.cache = std::move(ended.cache);
   kept.prefix = {kept.ids, kept.cache.get(), prefix.score_best, kept.scores};
   bytes_ += kept.cache->bytes();

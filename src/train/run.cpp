@@ -139,7 +139,7 @@ class TrainingRun {
                                                      communicator_.device(), pace_.matrix_rates()));
     const std::int64_t step = checkpoint_ ? checkpoint_->manifest().step : 0;
     folder_.set_aside_later_than(step);
-    if (!checkpoint_) set_metrics_aside(paths, config_.checkpoint.every_steps);
+    if (!checkpoint_) folder_.set_metrics_aside(config_.checkpoint.every_steps);
     checkpoint::cut_metrics(paths.metrics(), step);
     copy_tokenizer(config_, paths.root);
     metrics_.emplace(paths.metrics());

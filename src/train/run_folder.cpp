@@ -4,9 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "fbi/checkpoint/metrics_log.h"
-#include "fbi/core/error.h"
-#include "fbi/core/log.h"
 #include "fbi/distributed/agreement.h"
 
 namespace fbi::train {
@@ -59,23 +56,6 @@ RunFolder::RunFolder(const RunOptions& options, distributed::Communicator& commu
   checkpoint_ = formats::open_first_valid(checkpoints_in(found), [&](const fs::path& folder) {
     return open_together(folder, communicator);
   });
-}
-
-void set_metrics_aside(const checkpoint::RunPaths& paths, std::int64_t every_steps) {
-  const auto last = checkpoint::last_step(paths.metrics());
-  if (every_steps == 0 || !last || *last <= every_steps) return;
-  fs::path aside;
-  for (int n = 1; aside.empty() || fs::exists(aside); ++n)
-    aside = paths.root / concat("metrics-before-restart-", n, ".jsonl");
-  std::error_code error;
-  fs::rename(paths.metrics(), aside, error);
-  if (error)
-    throw DiskError(concat("cannot rename ", paths.metrics().string(), " to ", aside.string(), ": ",
-                           error.message()));
-  log::warn("the run had reached step ", *last, ", but there is no checkpoint in ",
-            paths.checkpoints().string(), ": it begins again, its metrics are kept as ",
-            aside.filename().string(),
-            ". If the checkpoints were moved away, stop, put them back, and resume");
 }
 
 void RunFolder::touch_lock() {

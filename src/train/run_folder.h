@@ -28,6 +28,8 @@ class RunFolder {
   std::unique_ptr<formats::CheckpointReader> take_checkpoint() { return std::move(checkpoint_); }
   /// On rank 0, before anything is written: see RunDirectory::set_aside_later_than.
   void set_aside_later_than(std::int64_t step) { held_->set_aside_later_than(step); }
+  /// On rank 0 of a run without a checkpoint: see RunDirectory::set_metrics_aside.
+  void set_metrics_aside(std::int64_t every_steps) { held_->set_metrics_aside(every_steps); }
   /// Shows other machines that the run is alive.
   void touch_lock();
 
@@ -37,9 +39,5 @@ class RunFolder {
   bool is_continued_ = false;
   std::unique_ptr<formats::CheckpointReader> checkpoint_;
 };
-
-/// A run without a checkpoint begins again. If its metrics reach further than `every_steps`, it has
-/// lost its checkpoints, or could not save any: then they are renamed, with a warning.
-void set_metrics_aside(const checkpoint::RunPaths& paths, std::int64_t every_steps);
 
 }  // namespace fbi::train

@@ -47,6 +47,10 @@ class RunInputs : public ::testing::Test {
     config_.checkpoint.every_steps = kHalf;
   }
 
+  void distil() {
+    config_ = runs_.config("kd");
+    config_.optimizer.total_steps = kSteps;
+  }
   /// To the middle, as "run".
   void begin() {
     config_.train.steps = kHalf;
@@ -162,8 +166,7 @@ TEST_F(RunInputs, AreToldWithOtherDifferences) {
 }
 
 TEST_F(RunInputs, ATeacherThatIsTrainedOnStaysTheOneOfTheBeginning) {
-  config_ = runs_.config("kd");
-  config_.optimizer.total_steps = kSteps;
+  distil();
   runs_.run(config_, "whole");
   begin();
   train_teacher_to(6);
@@ -174,8 +177,7 @@ TEST_F(RunInputs, ATeacherThatIsTrainedOnStaysTheOneOfTheBeginning) {
 }
 
 TEST_F(RunInputs, ATeachersCheckpointThatIsGoneIsMissed) {
-  config_ = runs_.config("kd");
-  config_.optimizer.total_steps = kSteps;
+  distil();
   begin();
   train_teacher_to(6);
   fs::remove_all(teacher_at(3));
@@ -187,8 +189,7 @@ TEST_F(RunInputs, ATeachersCheckpointThatIsGoneIsMissed) {
 }
 
 TEST_F(RunInputs, AMovedTeacherIsTheSameAndMayBeNamedByItsCheckpoint) {
-  config_ = runs_.config("kd");
-  config_.optimizer.total_steps = kSteps;
+  distil();
   runs_.run(config_, "whole");
   begin();
   train_teacher_to(6);

@@ -57,6 +57,9 @@ class RunDirectory {
   /// Renames checkpoints of later steps than `step`, from which the run goes on: they could not be
   /// used, but if they can be later, they belong to another history. A warning names each.
   void set_aside_later_than(std::int64_t step) const;
+  /// A run without a checkpoint begins again. If its metrics reach further than `every_steps`, it
+  /// has lost its checkpoints, or could not save any: then they are renamed, with a warning.
+  void set_metrics_aside(std::int64_t every_steps) const;
   RunLock& lock() { return lock_; }
 
  private:
