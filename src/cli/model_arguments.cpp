@@ -19,7 +19,7 @@ std::vector<Option> model_options() {
 }
 
 void refuse_packed_options(const Arguments& arguments) {
-  arguments.refuse({"activations", "head", "cache"},
+  arguments.refuse({"activations", "head", "cache", "head-screen"},
                    concat("is for packed exports, and ", arguments.text("model"),
                           " is none; --dtype says what its weights are rounded to"));
 }

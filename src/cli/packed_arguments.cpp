@@ -49,6 +49,17 @@ Option device_option() {
   return {"device", "NAME", "auto, cpu or cuda", "auto", false, false};
 }
 
+Option head_screen_option() {
+  return {"head-screen",
+          "on|off",
+          "on: an 8-bit copy of the head tells the tokens that cannot be drawn, so that with "
+          "greedy, top-k or min-p decoding a few rows of the head are read in place of all; the "
+          "text is the same",
+          "on",
+          false,
+          false};
+}
+
 std::vector<Option> packed_model_options() {
   return joined({{"model", "DIR", "packed export (fbi-llm export --format packed), or a native one",
                   "", true, false},
@@ -72,6 +83,8 @@ infer::PackedOptions packed_options_of(const Arguments& arguments) {
                                                           {"fp32", kernels::Storage::kFp32},
                                                           {"fp16", kernels::Storage::kFp16},
                                                           {"int8", kernels::Storage::kInt8}});
+  options.head_screen = arguments.has("head-screen") &&
+                        choice<bool>(arguments, "head-screen", {{"on", true}, {"off", false}});
   options.cache = choice<kernels::CacheType>(
       arguments, "cache",
       {{"fp32", kernels::CacheType::kFp32}, {"fp16", kernels::CacheType::kFp16}});

@@ -15,6 +15,8 @@ namespace fbi::cli {
 std::vector<Option> packed_options();
 /// --device, which packed_options_of reads too.
 Option device_option();
+/// --head-screen, for verbs that draw tokens; packed_options_of reads it, too.
+Option head_screen_option();
 /// --model, --tokenizer, --threads, --device and packed_options().
 std::vector<Option> packed_model_options();
 /// UsageError, also when --model is a run or a checkpoint, which is to be packed first.

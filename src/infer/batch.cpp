@@ -137,8 +137,19 @@ void Batch::feed(std::span<const Part> parts) {
   const auto wanted = std::ssize(rows_);
   rows_.insert(rows_.end(), silent_rows_.begin(), silent_rows_.end());
   forward_.run(rows_);
-  if (wanted > 0) forward_.logits(0, wanted, logits_.data());
+  if (wanted > 0) read_logits(wanted);
   for (const auto& [sequence, count] : parts) sequence->fed += count;
+}
+
+/// All of them, or of every text those on which it depends what is drawn.
+void Batch::read_logits(std::int64_t count) {
+  drawable_.clear();
+  for (const Sequence* sequence : heard_) {
+    const auto drawable = sequence->continuation.drawable();
+    if (!drawable || sequence->score_prompt) return forward_.logits(0, count, logits_.data());
+    drawable_.push_back(*drawable);
+  }
+  forward_.logits_to_draw(0, drawable_, logits_.data());
 }
 
 /// What the logits say. Sequences know nothing of each other, so several threads may listen.

@@ -86,6 +86,7 @@ class Batch {
   void flush();
   void run(std::span<const Part> parts);
   void feed(std::span<const Part> parts);
+  void read_logits(std::int64_t count);
   void hear();
   void hear(std::size_t row);
 
@@ -97,7 +98,8 @@ class Batch {
   std::vector<Part> parts_;    // of the next run
   std::int64_t part_rows_ = 0;
   std::vector<TokenRow> rows_, silent_rows_;
-  std::vector<Sequence*> heard_;       // whose logits those of the first rows are
+  std::vector<Sequence*> heard_;  // whose logits those of the first rows are
+  std::vector<eval::Drawable> drawable_;
   std::vector<std::size_t> speakers_;  // where in heard_ a sequence begins, and the end
   std::vector<float> logits_;          // [kMaxRows, V]
 };

@@ -36,6 +36,12 @@ Continuation::Continuation(const text::Tokenizer& tokenizer, const eval::Languag
   end_where_full();
 }
 
+std::optional<eval::Drawable> Continuation::drawable() const {
+  if (score_best_) return std::nullopt;
+  return sampler_.drawable(static_cast<std::int64_t>(drawn_vocab_), ids_.size(),
+                           static_cast<std::size_t>(result_.prompt_tokens));
+}
+
 void Continuation::draw(std::span<const float> logits) {
   const std::int32_t id = sampler_.next(logits.first(drawn_vocab_), ids_,
                                         static_cast<std::size_t>(result_.prompt_tokens));

@@ -37,6 +37,8 @@ class Continuation {
   }
 
   bool ended() const { return ended_; }
+  /// The logits on which draw() depends; all where there is no value.
+  std::optional<eval::Drawable> drawable() const;
   /// Draws from the logits [V] behind the last of ids(). Unless the text has ended then, the token
   /// drawn is the new last one. Errors as of Sampler::next.
   void draw(std::span<const float> logits);

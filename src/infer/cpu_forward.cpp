@@ -1,6 +1,7 @@
 #include "infer/cpu_forward.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "infer/bandwidth.h"
@@ -15,6 +16,9 @@ constexpr int kTablesAtOnce = 3;  // q, k and v share an input, each has its own
 /// longer when it is little.
 constexpr int kOwnMakers = 4;
 constexpr std::int64_t kOwnRows = 2;
+
+/// States that go without a screen of the head after it was of no use.
+constexpr std::int64_t kPause = 64;
 
 KeyValueCache& cache_of(const TokenRow& row) {
   return static_cast<KeyValueCache&>(*row.cache);  // made by new_cache
@@ -156,6 +160,68 @@ void CpuForward::logits(std::int64_t first, std::int64_t count, float* out) {
                                model_.vocab_size);
     });
   });
+}
+
+void CpuForward::logits_to_draw(std::int64_t first, std::span<const eval::Drawable> drawable,
+                                float* out) {
+  const std::int64_t states = std::ssize(drawable);
+  drawn_ += states;
+  const HeadScreen* screen = weights_.head_screen();
+  const auto suits = [screen](const eval::Drawable& wanted) { return screen->suits(wanted); };
+  if (!screen || states > kScreenedStates || unscreened_ > 0 ||
+      !std::ranges::all_of(drawable, suits)) {
+    unscreened_ = std::max<std::int64_t>(0, unscreened_ - states);
+    drawn_bytes_ += static_cast<std::int64_t>(facts_.head_bytes);
+    return logits(first, states, out);
+  }
+  screened_logits(hidden_ + first * hidden_width_, drawable, out);
+  drawn_bytes_ += static_cast<std::int64_t>(screen->bytes());
+  for (std::int64_t t = 0; t < states; ++t) {
+    if (searches_[t].found) {
+      drawn_bytes_ += std::ssize(searches_[t].candidates) * weights_.head().row_stride_bytes();
+    } else {
+      logits(first + t, 1, out + t * model_.vocab_size);
+      drawn_bytes_ += static_cast<std::int64_t>(facts_.head_bytes);
+      unscreened_ = kPause;
+    }
+  }
+}
+
+/// Leaves searches_, and for those of them that have found their candidates the logits.
+void CpuForward::screened_logits(const float* x, std::span<const eval::Drawable> drawable,
+                                 float* out) {
+  const HeadScreen& screen = *weights_.head_screen();
+  const kernels::DenseLinear& head = weights_.head();
+  const std::int64_t states = std::ssize(drawable), vocab = model_.vocab_size;
+  for (std::int64_t t = 0; t < states; ++t) {
+    screen.begin(x + t * hidden_width_, drawable[t], searches_[t]);
+  }
+  team_.run([&](const Member& member) {
+    member.take(screen.pieces(), [&](std::int64_t piece) {
+      const std::int64_t begin = piece * HeadScreen::kPiece;
+      const std::int64_t end = std::min(begin + HeadScreen::kPiece, vocab);
+      for (std::int64_t t = 0; t < states; ++t) {
+        screen.estimate(piece, x + t * hidden_width_, searches_[t]);
+        std::fill(out + t * vocab + begin, out + t * vocab + end,
+                  -std::numeric_limits<float>::infinity());
+      }
+    });
+    member.meet();
+    for (std::int64_t t = member.rank; t < states; t += member.size) screen.find(searches_[t]);
+    member.meet();
+    for (std::int64_t t = 0; t < states; ++t) {
+      const auto [begin, end] = member.share(std::ssize(searches_[t].candidates));
+      for (std::int64_t k = begin; k < end; ++k) {
+        const std::int64_t id = searches_[t].candidates[static_cast<std::size_t>(k)];
+        head.multiply(id, id + 1, x + t * hidden_width_, 0, 1, out + t * vocab, 0);
+      }
+    }
+  });
+}
+
+double CpuForward::head_bytes_to_draw() const {
+  return drawn_ == 0 ? static_cast<double>(facts_.head_bytes)
+                     : static_cast<double>(drawn_bytes_) / static_cast<double>(drawn_);
 }
 
 CpuForward::Maker CpuForward::maker(const Member& member) {

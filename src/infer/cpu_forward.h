@@ -21,9 +21,16 @@ class CpuForward final : public Forward {
   std::unique_ptr<SequenceCache> new_cache() override;
   void run(std::span<const TokenRow> rows) override;
   void logits(std::int64_t first, std::int64_t count, float* out) override;
+  void logits_to_draw(std::int64_t first, std::span<const eval::Drawable> drawable,
+                      float* out) override;
+  double head_bytes_to_draw() const override;
   double read_bandwidth(std::uint64_t bytes) override;
 
  private:
+  /// States to draw from for which the head is screened, at most: the work of each is done twice
+  /// then, while the head is read but once for all.
+  static constexpr std::int64_t kScreenedStates = 4;
+
   /// Who makes norms and tables, and where: the team in step, or each member for itself.
   struct Maker {
     Member member;
@@ -50,6 +57,7 @@ class CpuForward final : public Forward {
   void norm(const Maker& maker, const std::vector<float>& weight);
   void prepare(const Maker& maker, const Item& item, const float* x, std::int64_t x_stride);
   static void multiply(const Item& item, const Pieces& pieces, std::int64_t piece);
+  void screened_logits(const float* x, std::span<const eval::Drawable> drawable, float* out);
   void add_to_residual(const Member& member, const Item& item);
   Item item(const Maker& maker, const kernels::BinaryLinear& linear, float* out, int table) const;
 
@@ -64,6 +72,9 @@ class CpuForward final : public Forward {
   kernels::AlignedMemory memory_, tables_;
   std::int64_t makers_, table_bytes_ = 0;       // of one row, at most
   std::vector<kernels::AlignedMemory> scores_;  // one per member
+  HeadScreen::Search searches_[kScreenedStates];
+  std::int64_t unscreened_ = 0;  // states that will not be screened
+  std::int64_t drawn_ = 0, drawn_bytes_ = 0;
   // [kMaxRows, …] each; hidden_ [makers_, kMaxRows, …]
   float *residual_, *hidden_, *queries_, *keys_, *values_, *rotated_, *mixed_, *gate_, *up_,
       *product_, *angles_;

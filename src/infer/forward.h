@@ -56,6 +56,14 @@ class Forward {
   virtual void run(std::span<const TokenRow> rows) = 0;
   /// logits [count, V] of the hidden states [first, first + count) of the last run.
   virtual void logits(std::int64_t first, std::int64_t count, float* out) = 0;
+  /// The same of as many states as there are `drawable`; what does not count as drawable may be
+  /// -infinity instead.
+  virtual void logits_to_draw(std::int64_t first, std::span<const eval::Drawable> drawable,
+                              float* out) {
+    logits(first, std::ssize(drawable), out);
+  }
+  /// Of the head, that each state took in logits_to_draw on average.
+  virtual double head_bytes_to_draw() const { return static_cast<double>(facts_.head_bytes); }
   /// Bytes per second at which the device reads a buffer of that size, the best of several passes.
   virtual double read_bandwidth(std::uint64_t bytes) = 0;
 

@@ -52,13 +52,17 @@ GenerateResult generate(eval::LanguageModel& model, const text::Tokenizer& token
   std::vector<float> logits(static_cast<std::size_t>(model.vocab_size()));
   const auto start = std::chrono::steady_clock::now();
   const auto session = model.start_decoding();
-  session->feed(continuation.ids(), logits);
+  const auto feed = [&](std::span<const std::int32_t> ids) {
+    const auto drawable = continuation.drawable();
+    drawable ? session->feed_to_draw(ids, *drawable, logits) : session->feed(ids, logits);
+  };
+  feed(continuation.ids());
   continuation.result().prompt_seconds = seconds_since(start);
 
   const auto prompt_end = std::chrono::steady_clock::now();
   while (!continuation.ended()) {
     continuation.draw(logits);
-    if (!continuation.ended()) session->feed({&continuation.ids().back(), 1}, logits);
+    if (!continuation.ended()) feed({&continuation.ids().back(), 1});
   }
   continuation.result().generate_seconds = seconds_since(prompt_end);
   return std::move(continuation.result());

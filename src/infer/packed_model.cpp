@@ -22,6 +22,20 @@ class Decoding final : public eval::DecodingSession {
   explicit Decoding(Impl& model) : model_(model), cache_(model.forward().new_cache()) {}
 
   void feed(std::span<const std::int32_t> ids, std::span<float> logits) override {
+    feed(ids, logits, [&](std::int64_t last) { model_.forward().logits(last, 1, logits.data()); });
+  }
+  void feed_to_draw(std::span<const std::int32_t> ids, const eval::Drawable& drawable,
+                    std::span<float> logits) override {
+    feed(ids, logits, [&](std::int64_t last) {
+      model_.forward().logits_to_draw(last, {&drawable, 1}, logits.data());
+    });
+  }
+  std::int64_t position() const override { return position_; }
+
+ private:
+  /// then(row of the last one's hidden state)
+  template <class Then>
+  void feed(std::span<const std::int32_t> ids, std::span<float> logits, const Then& then) {
     if (ids.empty()) throw UsageError("decoding: no token to feed");
     const std::int64_t vocab = model_.config().vocab_size;
     if (std::ssize(logits) != vocab) {
@@ -29,15 +43,11 @@ class Decoding final : public eval::DecodingSession {
           concat("decoding: expected room for ", vocab, " logits, found ", logits.size()));
     }
     model_.feed(ids, position_, *cache_, [&](std::int64_t first, std::int64_t count) {
-      if (first + count == std::ssize(ids)) {
-        model_.forward().logits(count - 1, 1, logits.data());
-      }
+      if (first + count == std::ssize(ids)) then(count - 1);
     });
     position_ += std::ssize(ids);
   }
-  std::int64_t position() const override { return position_; }
 
- private:
   Impl& model_;
   std::unique_ptr<SequenceCache> cache_;
   std::int64_t position_ = 0;
@@ -94,7 +104,7 @@ std::uint64_t PackedModel::bytes_per_token() const {
   const auto size = config::parameter_counts(model);
   const std::int64_t norms = (2 * model.num_hidden_layers + 1) * model.hidden_size;
   return sign_bytes() + static_cast<std::uint64_t>(size.scales + norms) * sizeof(float) +
-         impl_->forward().facts().head_bytes;
+         static_cast<std::uint64_t>(impl_->forward().head_bytes_to_draw());
 }
 
 std::uint64_t PackedModel::cache_bytes_per_position() const {

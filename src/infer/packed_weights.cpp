@@ -46,7 +46,11 @@ PackedWeights::PackedWeights(std::unique_ptr<ModelParts> parts, const PackedOpti
     layers_.push_back(layer_weights(*parts_, layer, options.activations, parallel, signs_));
   }
   final_norm_ = parts_->norm(config::kFinalNorm);
-  head_ = dense_weights(*parts_, head_name(config()), options.head, parallel);
+  const std::string name = head_name(config());
+  head_ = dense_weights(*parts_, name, options.head, parallel);
+  if (options.head_screen && head_.storage() != kernels::Storage::kInt8) {
+    head_screen_.emplace(*parts_, name, head_, parallel);
+  }
 }
 
 }  // namespace fbi::infer

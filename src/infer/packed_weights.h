@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "fbi/core/parallel.h"
 #include "fbi/infer/packed_model.h"
 #include "fbi/kernels/gemv.h"
+#include "infer/head_screen.h"
 #include "infer/model_parts.h"
 
 namespace fbi::infer {
@@ -28,6 +30,8 @@ class PackedWeights {
   const std::vector<LayerWeights>& layers() const { return layers_; }
   const std::vector<float>& final_norm() const { return final_norm_; }
   const kernels::DenseLinear& head() const { return head_; }
+  /// Null where the options want none, or the head has 8 bits anyway.
+  const HeadScreen* head_screen() const { return head_screen_ ? &*head_screen_ : nullptr; }
   /// out [D] = the row of a token; `id` is in the vocabulary. DataError when it is not finite.
   void embed(std::int32_t id, std::span<float> out) const {
     parts_->row(config::kEmbedding, id, out);
@@ -39,6 +43,7 @@ class PackedWeights {
   std::vector<LayerWeights> layers_;
   std::vector<float> final_norm_;
   kernels::DenseLinear head_;
+  std::optional<HeadScreen> head_screen_;
 };
 
 }  // namespace fbi::infer

@@ -39,6 +39,30 @@ Sampler::Sampler(const SamplerOptions& options)
   validate(options);
 }
 
+std::optional<eval::Drawable> Sampler::drawable(std::int64_t ids, std::size_t history,
+                                                std::size_t given) const {
+  const bool greedy = options_.temperature == 0;
+  eval::Drawable wanted = {.ids = ids};
+  if (!greedy && options_.top_k > 0) {
+    wanted.highest = options_.top_k;
+  } else if (!greedy && options_.top_p == 1 && options_.min_p > 0) {
+    wanted.within = -std::log(options_.min_p) * options_.temperature;
+  } else if (!greedy) {
+    return std::nullopt;
+  }
+  // Penalties lower logits of tokens in the history: as many more that others may overtake.
+  const bool repetition = options_.repetition_penalty != 1;
+  const bool drawn = options_.frequency_penalty != 0 || options_.presence_penalty != 0;
+  if (options_.repetition_penalty < 1 || options_.frequency_penalty < 0 ||
+      options_.presence_penalty < 0) {
+    return std::nullopt;
+  }
+  if (repetition || drawn) {
+    wanted.highest += static_cast<std::int64_t>(repetition ? history : history - given);
+  }
+  return wanted;
+}
+
 std::int32_t Sampler::next(std::span<const float> logits, std::span<const std::int32_t> history,
                            std::size_t given) {
   for (std::size_t id = 0; id < logits.size(); ++id) {

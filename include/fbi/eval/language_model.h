@@ -7,12 +7,25 @@
 
 namespace fbi::eval {
 
+/// The logits that decide what is drawn: of the first `ids` the `highest` highest, and those that
+/// lie at most `within` below the last of these. Of the others only that they are lower matters.
+struct Drawable {
+  std::int64_t ids = 0;
+  std::int64_t highest = 1;
+  double within = 0;
+};
+
 /// One sequence being continued token by token, with whatever cache the model keeps.
 class DecodingSession {
  public:
   virtual ~DecodingSession() = default;
   /// Feeds ids at the next positions; `logits` ([vocab_size] fp32) receives those of the last one.
   virtual void feed(std::span<const std::int32_t> ids, std::span<float> logits) = 0;
+  /// The same, but logits that do not count as drawable may be -infinity instead.
+  virtual void feed_to_draw(std::span<const std::int32_t> ids, const Drawable& /*drawable*/,
+                            std::span<float> logits) {
+    feed(ids, logits);
+  }
   virtual std::int64_t position() const = 0;  ///< tokens fed so far
 };
 

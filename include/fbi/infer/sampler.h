@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "fbi/core/random.h"
+#include "fbi/eval/language_model.h"
 
 namespace fbi::infer {
 
@@ -31,6 +33,10 @@ class Sampler {
  public:
   explicit Sampler(const SamplerOptions& options);
 
+  /// Those of `ids` logits on which next() depends, with so much history; all where there is no
+  /// value. next() takes -infinity in place of the others.
+  std::optional<eval::Drawable> drawable(std::int64_t ids, std::size_t history,
+                                         std::size_t given) const;
   /// `history`: ids so far, of which the first `given` are the prompt (for the penalties; ids
   /// outside the logits are ignored). -infinity excludes a token; DataError when a logit is NaN or
   /// +infinity or all are -infinity.

@@ -84,6 +84,7 @@ std::string place_of(const infer::PackedModel& model) {
 void measure_speed(infer::PackedModel& model, std::int64_t prompt_tokens, std::int64_t new_tokens,
                    Measurement& out) {
   std::vector<float> logits(static_cast<std::size_t>(model.vocab_size()));
+  const eval::Drawable greedy = {.ids = model.vocab_size()};
   const auto prompt = random_ids(prompt_tokens, model.vocab_size());
   const auto session = model.start_decoding();
   out.prompt_tokens_per_second =
@@ -91,7 +92,7 @@ void measure_speed(infer::PackedModel& model, std::int64_t prompt_tokens, std::i
   std::vector<double> steps;
   for (std::int64_t k = 0; k < new_tokens; ++k) {
     const auto id = static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin());
-    steps.push_back(seconds_of([&] { session->feed({&id, 1}, logits); }));
+    steps.push_back(seconds_of([&] { session->feed_to_draw({&id, 1}, greedy, logits); }));
   }
   std::ranges::sort(steps);
   out.tokens_per_second = 1 / steps[steps.size() / 2];
@@ -203,10 +204,10 @@ std::unique_ptr<infer::PackedModel> measure(const Arguments& arguments, Measurem
                             " together, the model's context; ask for less"));
   m.dtype = model->dtype_description();
   m.kernels = kernels::level_name(kernels::chosen_level());
+  measure_speed(*model, prompt_tokens, new_tokens, m);
   m.bytes_per_token =
       model->bytes_per_token() + model->cache_bytes_per_position() *
                                      static_cast<std::uint64_t>(prompt_tokens + new_tokens / 2);
-  measure_speed(*model, prompt_tokens, new_tokens, m);
   m.read_bandwidth = model->read_bandwidth(m.bytes_per_token);
   return model;
 }
@@ -263,7 +264,8 @@ Verb bench_verb() {
               {"new-tokens", "N", "tokens to decode", "64", false, false},
               {"compare", "", "all variants instead of --activations and --head", "", false, false},
               {"kernels", "", "as given, by the kernels of each instruction set", "", false, false},
-              {"json", "", "print JSON", "", false, false}},
+              {"json", "", "print JSON", "", false, false},
+              head_screen_option()},
              packed_options()),
       {"fbi-llm bench --model export/a-packed",
        "fbi-llm bench --config configs/1.3b.json --threads 2 --compare"},

@@ -17,7 +17,7 @@ Verb generate_verb() {
           "continue a prompt",
           "Loads a packed export and streams a continuation of the prompt, with a key-value cache.",
           "",
-          joined(packed_model_options(), generation_options()),
+          joined(joined(packed_model_options(), {head_screen_option()}), generation_options()),
           {"fbi-run generate --model export/a-packed --prompt \"Once upon a time\" "
            "--max-new-tokens 100 --temperature 0.7 --seed 1",
            "fbi-run generate --model export/a-packed --prompt-file story.txt --activations int8 "

@@ -30,7 +30,8 @@ Verb generate_verb() {
           "A packed export runs from its sign bits; --activations, --head and --cache are for it, "
           "--dtype is for the others.",
           "",
-          joined(joined(model_options(), packed_options()), generation_options()),
+          joined(joined(joined(model_options(), packed_options()), {head_screen_option()}),
+                 generation_options()),
           {"fbi-llm generate --model quickstart/student --prompt \"Once upon a time\" "
            "--max-new-tokens 100 --temperature 0.7 --seed 1"},
           run_generate};

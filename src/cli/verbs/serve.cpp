@@ -126,6 +126,7 @@ Verb serve_verb() {
           packed_model_options(),
           {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere", "127.0.0.1", false, false},
            {"port", "N", "0: one that is free", "8080", false, false},
+           head_screen_option(),
            {"api-key-file", "FILE",
             "keys, one per line, of which a request to /v1 must bring one (Authorization: Bearer "
             "KEY); without the option everybody may ask",
