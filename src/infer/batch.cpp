@@ -34,10 +34,12 @@ void Sequence::take(const Prefix& prefix, std::int64_t count) {
   fed = count;
 }
 
-Batch::Batch(Forward& forward, std::int64_t vocab_size, ParallelFor& parallel)
+Batch::Batch(Forward& forward, std::int64_t vocab_size, ParallelFor& parallel,
+             std::function<bool()> free_memory)
     : forward_(forward),
       vocab_size_(vocab_size),
       parallel_(parallel),
+      free_memory_(std::move(free_memory)),
       logits_(static_cast<std::size_t>(Forward::kMaxRows * vocab_size)) {}
 
 void Batch::step(std::span<Sequence* const> sequences) {
@@ -114,6 +116,18 @@ void Batch::run(std::span<const Part> parts) {
   hear();
 }
 
+void Batch::reserve(SequenceCache& cache, std::int64_t positions) const {
+  for (;;) {
+    try {
+      return cache.reserve(positions);
+    } catch (const kernels::cuda::CudaError&) {
+      throw;
+    } catch (...) {
+      if (!free_memory_ || !free_memory_()) throw;
+    }
+  }
+}
+
 /// Runs the parts; leaves the sequences whose logits are wanted in heard_, in the order of logits_.
 void Batch::feed(std::span<const Part> parts) {
   rows_.clear();
@@ -121,7 +135,7 @@ void Batch::feed(std::span<const Part> parts) {
   heard_.clear();
   for (const auto& [sequence, count] : parts) {
     const std::int64_t end = sequence->fed + count;
-    sequence->cache->reserve(end);
+    reserve(*sequence->cache, end);
     for (std::int64_t position = sequence->fed; position < end; ++position) {
       const TokenRow row = {sequence->continuation.ids()[position], position,
                             sequence->cache.get()};

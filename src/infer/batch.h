@@ -65,7 +65,10 @@ struct Sequence {
 /// whatever stands beside it, because Forward's rows do not depend on each other.
 class Batch {
  public:
-  Batch(Forward& forward, std::int64_t vocab_size, ParallelFor& parallel);
+  /// `free_memory` frees some when a sequence's keys and values find none; false: there is nothing
+  /// to free.
+  Batch(Forward& forward, std::int64_t vocab_size, ParallelFor& parallel,
+        std::function<bool()> free_memory = {});
 
   /// Gives every sequence that is behind its prompt one more token, and prompts share
   /// Forward::kMaxRows rows: so a long prompt holds up neither texts nor other prompts. What goes
@@ -85,6 +88,7 @@ class Batch {
   void add(Sequence& sequence, std::int64_t count);
   void flush();
   void run(std::span<const Part> parts);
+  void reserve(SequenceCache& cache, std::int64_t positions) const;
   void feed(std::span<const Part> parts);
   void read_logits(std::int64_t count);
   void hear();
@@ -93,6 +97,7 @@ class Batch {
   Forward& forward_;
   std::int64_t vocab_size_;
   ParallelFor& parallel_;
+  std::function<bool()> free_memory_;
   std::int64_t turns_ = 0;
   std::vector<Part> prompts_;  // what a step gives to each
   std::vector<Part> parts_;    // of the next run

@@ -103,8 +103,9 @@ class Engine::Impl {
       : model_(model),
         tokenizer_(tokenizer),
         options_(options),
-        batch_(model.impl_->forward(), model.vocab_size(), model.impl_->team().pool()),
-        prefixes_(options.prefix_cache_bytes) {
+        prefixes_(options.prefix_cache_bytes),
+        batch_(model.impl_->forward(), model.vocab_size(), model.impl_->team().pool(),
+               [this] { return prefixes_.give_up(); }) {
     check("max_batch", options.max_batch, 1, 256);
     check("queue", options.queue, 0, 65536);
     thread_ = std::thread([this] { work(); });
@@ -158,8 +159,8 @@ class Engine::Impl {
   PackedModel& model_;
   const text::Tokenizer& tokenizer_;
   const EngineOptions options_;
-  Batch batch_;
   PrefixCache prefixes_;
+  Batch batch_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_, idle_;
@@ -261,12 +262,16 @@ void Engine::Impl::share_prefixes() {
     Job& job = running_[index];
     job.waits = false;
     if (!job.sequence->unread() || job.sequence->ended()) continue;
-    try {
-      job.waits = !take_prefix(std::span(running_).first(index), *job.sequence);
-    } catch (const kernels::cuda::CudaError&) {
-      throw;
-    } catch (...) {  // no memory
-      job.sequence->error = std::current_exception();
+    for (bool again = true; again;) {
+      again = false;
+      try {
+        job.waits = !take_prefix(std::span(running_).first(index), *job.sequence);
+      } catch (const kernels::cuda::CudaError&) {
+        throw;
+      } catch (...) {  // no memory
+        again = prefixes_.give_up();
+        if (!again) job.sequence->error = std::current_exception();
+      }
     }
   }
 }

@@ -57,6 +57,12 @@ const Prefix* PrefixCache::find(const Sequence& sequence) {
   return &best->prefix;
 }
 
+bool PrefixCache::give_up() {
+  if (kept_.empty()) return false;
+  drop(std::prev(kept_.end()));
+  return true;
+}
+
 void PrefixCache::drop(std::list<Kept>::iterator kept) {
   bytes_ -= kept->cache->bytes();
   kept_.erase(kept);

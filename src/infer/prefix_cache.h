@@ -21,6 +21,9 @@ class PrefixCache {
   /// What has most of the sequence's prompt; null where nothing has enough. Valid until keep().
   const Prefix* find(const Sequence& sequence);
 
+  /// Frees the memory of what was not used for longest; false: nothing is kept.
+  bool give_up();
+
   std::uint64_t bytes() const { return bytes_; }
 
  private:

@@ -22,10 +22,12 @@ CASES = {"130m": "configs/130m.json", "1.3b": "configs/1.3b.json"}
 THEIRS = {"llama.cpp F16": [], "llama.cpp Q1_0": ["Q1_0"], "llama.cpp Q1_0 pure": ["Q1_0", "--pure"]}
 OURS = {
     "exact, fp16 head": ["--head", "fp16"],
-    "exact, int8 head": ["--head", "int8"],
+    "exact, fp16 head, no screen": ["--head", "fp16", "--head-screen", "off"],
     # As llama.cpp has its keys and values.
-    "exact, int8 head, fp16 cache": ["--head", "int8", "--cache", "fp16"],
+    "exact, fp16 head, fp16 cache": ["--head", "fp16", "--cache", "fp16"],
+    "exact, int8 head": ["--head", "int8"],
     "int8, int8 head": ["--activations", "int8", "--head", "int8"],
+    "int8, int8 head, fp16 cache": ["--activations", "int8", "--head", "int8", "--cache", "fp16"],
 }
 
 

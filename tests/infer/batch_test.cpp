@@ -86,6 +86,30 @@ TEST_F(BatchTest, OfManyPromptsEachGetsItsTurn) {
   EXPECT_EQ(sums, std::vector<std::int64_t>(kPrompts, 64));
 }
 
+TEST_F(BatchTest, FreesMemoryAsLongAsATextFindsNone) {
+  int kept = 3;
+  Batch batch(made_.forward, kSmallVocab, serial_, [&] {
+    if (kept == 0) return false;
+    --kept;
+    made_.forward.most_positions += 20;
+    return true;
+  });
+  made_.forward.most_positions = 10;
+  Sequence& sequence = add(40);
+  batch.step(all_);
+  EXPECT_EQ(sequence.fed, 40);
+  EXPECT_EQ(sequence.error, nullptr);
+  EXPECT_EQ(kept, 1);
+
+  made_.forward.most_positions = 50;
+  kept = 0;
+  add(200);
+  batch.step(all_);
+  ASSERT_NE(all_[1]->error, nullptr);
+  EXPECT_THROW(std::rethrow_exception(all_[1]->error), std::bad_alloc);
+  EXPECT_EQ(sequence.error, nullptr) << "what has memory goes on";
+}
+
 TEST_F(BatchTest, APromptThatAnotherHasReadIsTakenOver) {
   Sequence& reader = add(100);
   Sequence& other = add(100);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <utility>
@@ -20,7 +21,11 @@ inline constexpr std::int64_t kSmallVocab = 8;
 /// A byte for each position.
 class NotedCache final : public SequenceCache {
  public:
-  void reserve(std::int64_t positions) override { reserved = std::max(reserved, positions); }
+  explicit NotedCache(const std::int64_t& most) : most_(most) {}
+  void reserve(std::int64_t positions) override {
+    if (positions > most_) throw std::bad_alloc();
+    reserved = std::max(reserved, positions);
+  }
   void copy(const SequenceCache& other, std::int64_t positions) override {
     from = &other;
     copied = positions;
@@ -29,12 +34,17 @@ class NotedCache final : public SequenceCache {
 
   std::int64_t reserved = 0, copied = 0;
   const SequenceCache* from = nullptr;
+
+ private:
+  const std::int64_t& most_;
 };
 
 /// Notes what it is fed; all logits are 0.
 class NotedForward final : public Forward {
  public:
-  std::unique_ptr<SequenceCache> new_cache() override { return std::make_unique<NotedCache>(); }
+  std::unique_ptr<SequenceCache> new_cache() override {
+    return std::make_unique<NotedCache>(most_positions);
+  }
   void run(std::span<const TokenRow> rows) override {
     EXPECT_LE(std::ssize(rows), kMaxRows);
     for (const TokenRow& row : rows) {
@@ -48,6 +58,7 @@ class NotedForward final : public Forward {
   double read_bandwidth(std::uint64_t) override { return 0; }
 
   std::map<const SequenceCache*, std::int64_t> fed;  // rows of each
+  std::int64_t most_positions = 1 << 30;             // for which a cache finds memory
 };
 
 /// Continuations ask a model how large it is.

@@ -49,6 +49,18 @@ class PrefixCacheTest : public ::testing::Test {
   PrefixCache cache_{300};
 };
 
+TEST_F(PrefixCacheTest, GivesUpWhatWasNotUsedForLongest) {
+  const Ids a(50, 1), b(60, 2);
+  keep(a);
+  keep(b);
+  EXPECT_TRUE(cache_.give_up());
+  EXPECT_EQ(found(with(a, 4, 9)), 0);
+  EXPECT_EQ(found(with(b, 4, 9)), 60);
+  EXPECT_EQ(cache_.bytes(), 60u);
+  EXPECT_TRUE(cache_.give_up());
+  EXPECT_FALSE(cache_.give_up());
+}
+
 TEST_F(PrefixCacheTest, FindsTheLongestBeginning) {
   const Ids a(50, 1), b = with(a, 2, 20), c = with(a, 3, 30);
   keep(b);
