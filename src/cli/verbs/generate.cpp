@@ -27,7 +27,9 @@ Verb generate_verb() {
           "continue a prompt",
           "Loads a run, checkpoint, export or Hugging Face folder and streams a continuation of "
           "the prompt, with a key-value cache. "
-          "A packed export runs from its sign bits; --activations, --head and --cache are for it, "
+          "A packed export runs from its sign bits; --activations, --head, --head-screen and "
+          "--cache are "
+          "for it, "
           "--dtype is for the others.",
           "",
           joined(joined(joined(model_options(), packed_options()), {head_screen_option()}),
