@@ -39,6 +39,21 @@ std::int64_t element_bytes(Storage storage) {
   return storage == Storage::kFp32 ? 4 : storage == Storage::kFp16 ? 2 : 1;
 }
 
+/// The x of DenseProduct::group.
+void pack_group(const float* x, std::int64_t x_stride, std::int64_t columns, std::int64_t tokens,
+                float* out) {
+  const std::int64_t pieces = columns / kPadding, whole = pieces / kDenseChains * kDenseChains;
+  const auto pack = [&](std::int64_t piece) {
+    for (std::int64_t t = 0; t < tokens; ++t, out += kPadding) {
+      std::copy_n(x + t * x_stride + piece * kPadding, kPadding, out);
+    }
+  };
+  for (std::int64_t chain = 0; chain < kDenseChains; ++chain) {
+    for (std::int64_t piece = chain; piece < whole; piece += kDenseChains) pack(piece);
+    for (std::int64_t piece = whole; chain == 0 && piece < pieces; ++piece) pack(piece);
+  }
+}
+
 }  // namespace
 
 const GemvKernels& gemv_kernels() {
@@ -343,15 +358,31 @@ void DenseLinear::set_row(std::int64_t row, std::span<const float> values) {
 void DenseLinear::multiply(std::int64_t begin, std::int64_t end, const float* x,
                            std::int64_t x_stride, std::int64_t tokens, float* y,
                            std::int64_t y_stride) const {
+  const std::int64_t group = product_->group_tokens, columns = padded_columns_;
+  const bool in_groups = product_->group && columns > kShortRow;
+  const std::int64_t grouped = in_groups ? tokens / group * group : 0;
+  thread_local AlignedMemory packed;
+  const auto bytes = static_cast<std::size_t>(grouped * columns) * sizeof(float);
+  if (packed.size() < bytes) packed = AlignedMemory(bytes);
+  for (std::int64_t t = 0; t < grouped; t += group) {
+    pack_group(x + t * x_stride, x_stride, columns, group, packed.as<float>() + t * columns);
+  }
   constexpr std::int64_t kTile = 32;  // rows that stay in cache while the tokens pass
   for (std::int64_t first = begin; first < end; first += kTile) {
     const std::int64_t rows = std::min(kTile, end - first);
-    for (std::int64_t t = 0; t < tokens; ++t) {
-      float* out = y + t * y_stride + first;
-      product_->rows(values_.data() + first * row_stride_bytes_, row_stride_bytes_, padded_columns_,
-                     x + t * x_stride, rows, out);
-      if (storage_ != Storage::kInt8) continue;
-      for (std::int64_t r = 0; r < rows; ++r) out[r] *= row_scale_[first + r];
+    const std::byte* const w = values_.data() + first * row_stride_bytes_;
+    std::int64_t t = 0;
+    for (; t < grouped; t += group) {
+      product_->group(w, row_stride_bytes_, columns, packed.as<float>() + t * columns, rows,
+                      y + t * y_stride + first, y_stride);
+    }
+    for (; t < tokens; ++t) {
+      product_->rows(w, row_stride_bytes_, columns, x + t * x_stride, rows,
+                     y + t * y_stride + first);
+    }
+    for (t = 0; storage_ == Storage::kInt8 && t < tokens; ++t) {
+      float* const out = y + t * y_stride;
+      for (std::int64_t r = first; r < first + rows; ++r) out[r] *= row_scale_[r];
     }
   }
 }

@@ -77,11 +77,20 @@ struct SignProduct {
   LaneProduct lanes = {};
 };
 
+/// Dense rows up to this length are one chain of additions, longer ones four.
+inline constexpr std::int64_t kShortRow = 256, kDenseChains = 4;
+
 /// y[r] = Σ_i w[r][i] x[i] of `rows` rows, row_stride bytes apart; columns is a multiple of
 /// kPadding. One pass over all columns in an order that does not depend on `rows`.
 struct DenseProduct {
   void (*rows)(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
                std::int64_t rows, float* y);
+  /// The same for group_tokens tokens, with the bits that each has alone, of more than kShortRow
+  /// columns; null where a level has no such kernel. x: chain by chain, kPadding values of each
+  /// token side by side; what four chains leave belongs to the first.
+  std::int64_t group_tokens = 1;
+  void (*group)(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
+                std::int64_t rows, float* y, std::int64_t y_stride) = nullptr;
 };
 
 /// Attention over one head in a cache; head_dim is a multiple of kPadding.

@@ -61,13 +61,29 @@ void attention(benchmark::State& state, CacheType type) {
   });
 }
 
-void head(benchmark::State& state, Storage storage) {
+DenseLinear head_of(Storage storage) {
   DenseLinear w(kHeadShape, storage);
-  const auto row = normals(kWidth, 1), x = normals(w.padded_columns(), 2);
+  const auto row = normals(kWidth, 1);
   for (std::int64_t o = 0; o < kHeadShape.rows; ++o) w.set_row(o, row);
+  return w;
+}
+
+void head(benchmark::State& state, Storage storage) {
+  const DenseLinear w = head_of(storage);
+  const auto x = normals(kWidth, 2);
   std::vector<float> y(kHeadShape.rows);
   measure(state, static_cast<std::int64_t>(w.weight_bytes()),
           [&](ParallelFor& parallel) { multiply(w, x.data(), 1, y.data(), parallel); });
+}
+
+/// Of several texts, or of a text that is scored.
+void head_of_tokens(benchmark::State& state, std::int64_t tokens, Storage storage) {
+  const DenseLinear w = head_of(storage);
+  const auto x = normals(tokens * kWidth, 2);
+  std::vector<float> y(tokens * kHeadShape.rows);
+  measure_products(
+      state, 2.0 * static_cast<double>(tokens * kHeadShape.rows * kHeadShape.columns),
+      [&](ParallelFor& parallel) { multiply(w, x.data(), tokens, y.data(), parallel); });
 }
 
 /// A matrix of the 1.3B model's feed-forward.
@@ -98,6 +114,8 @@ void register_decode_kernels() {
   add("decode/head/int8", [](auto& state) { head(state, Storage::kInt8); });
   for (const std::int64_t tokens : {16, 512}) {
     const std::string suffix = std::to_string(tokens) + "_tokens";
+    add(("decode/head/fp16/" + suffix).c_str(),
+        [tokens](auto& state) { head_of_tokens(state, tokens, Storage::kFp16); });
     add(("multiply/exact/" + suffix).c_str(),
         [tokens](auto& state) { prompt(state, tokens, Activations::kExact); });
     add(("multiply/int8/" + suffix).c_str(),

@@ -16,6 +16,7 @@ inline void store_half(std::uint16_t* out, Floats x) {
   _mm_storeu_si128(halves, _mm256_cvtps_ph(x.low, _MM_FROUND_TO_NEAREST_INT));
   _mm_storeu_si128(halves + 1, _mm256_cvtps_ph(x.high, _MM_FROUND_TO_NEAREST_INT));
 }
+constexpr int kDenseTokens = 4;
 /// 2^24 times the values: a byte that moves to the top of its lane brings its sign along, while
 /// sign extensions cross the halves of a register and are slower.
 constexpr float kInt8Loaded = 0x1p-24f;

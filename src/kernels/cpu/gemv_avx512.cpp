@@ -13,6 +13,7 @@ inline void store_half(std::uint16_t* out, Floats x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
                       _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+constexpr int kDenseTokens = 8;
 constexpr float kInt8Loaded = 1;
 inline Floats load_int8(const std::byte* x) {
   return _mm512_cvtepi32_ps(

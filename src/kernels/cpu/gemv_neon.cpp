@@ -15,6 +15,7 @@ inline Floats load_half(const std::byte* x) {
 inline void store_half(std::uint16_t* out, Floats x) {
   unrolled<4>([&](int i) { vst1_u16(out + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.part[i]))); });
 }
+constexpr int kDenseTokens = 4;
 constexpr float kInt8Loaded = 1;
 inline Floats load_int8(const std::byte* x) {
   const int8x16_t bytes = vld1q_s8(reinterpret_cast<const std::int8_t*>(x));

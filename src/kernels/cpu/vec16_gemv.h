@@ -8,7 +8,8 @@
 
 /// What products with signs share, and the dense half of GemvKernels on sixteen lanes. The file
 /// that includes this one has load_half, store_half and load_int8, and in kInt8Loaded a power of
-/// two: what one of load_int8's values stands for; and of the sums of lanes sum_of_one and, of four
+/// two: what one of load_int8's values stands for; in kDenseTokens how many tokens' sums, one chain
+/// of additions each, keep its units busy; and of the sums of lanes sum_of_one and, of four
 /// times a unit, store_sums. Both add quarters, then neighbours: the same tree for one as for four.
 namespace fbi::kernels {
 namespace {
@@ -37,9 +38,8 @@ struct LoadInt8 {
   Floats operator()(const std::byte* w) const { return load_int8(w); }
 };
 
-/// Rows up to this length are taken four at a time, each with one chain of additions; longer ones
-/// one after the other with four chains, which reads memory in order.
-constexpr std::int64_t kShortRow = 256;
+// Rows up to kShortRow are taken four at a time, each with one chain of additions; longer ones one
+// after the other with four chains, which reads memory in order.
 
 template <int n, class Load>
 inline void add_short_rows(const std::byte* w, std::int64_t row_stride, std::int64_t columns,
@@ -95,6 +95,56 @@ void dense_rows(const std::byte* w, std::int64_t row_stride, std::int64_t column
                 std::int64_t rows, float* y) {
   if (columns <= kShortRow) return short_rows<Load>(w, row_stride, columns, x, rows, y);
   for (std::int64_t r = 0; r < rows; ++r) y[r] = long_row<Load>(w + r * row_stride, columns, x);
+}
+
+/// One chain of additions of long_row, for kDenseTokens tokens.
+template <class Load>
+inline const float* add_chain(const std::byte* w, std::int64_t steps, std::int64_t step_bytes,
+                              std::int64_t ahead, const float* x, Floats (&sums)[kDenseTokens]) {
+  const Load load_weights;
+  for (; steps > 0; --steps, w += step_bytes, x += kDenseTokens * kLanes) {
+    __builtin_prefetch(w + ahead, 0, 2);
+    const Floats weights = load_weights(w);
+    for (int t = 0; t < kDenseTokens; ++t) sums[t] = fma(weights, load(x + t * kLanes), sums[t]);
+  }
+  return x;
+}
+
+/// Chain after chain for a few rows at a time, so that a quarter of the inputs stays in the
+/// first-level cache meanwhile, and every weight is converted once for all tokens.
+template <class Load>
+void dense_group(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
+                 std::int64_t rows, float* y, std::int64_t y_stride) {
+  constexpr std::int64_t kRows = 8, kBytes = kLanes * Load::bytes;
+  const std::int64_t steps = columns / (kDenseChains * kLanes);
+  const std::int64_t rest = columns / kLanes - kDenseChains * steps;
+  Floats halves[2][kRows][kDenseTokens];  // chains 0 and 1, 2 and 3
+  for (; rows > 0; rows -= kRows, w += kRows * row_stride, y += kRows) {
+    const std::int64_t count = rows < kRows ? rows : kRows;
+    const float* inputs = x;
+    for (int k = 0; k < kDenseChains; ++k) {
+      const float* next = inputs;
+      for (std::int64_t r = 0; r < count; ++r) {
+        const std::byte* row = w + r * row_stride;
+        Floats sums[kDenseTokens];
+        for (Floats& sum : sums) sum = splat(0);
+        next = add_chain<Load>(row + k * kBytes, steps, kDenseChains * kBytes, kRows * row_stride,
+                               inputs, sums);
+        if (k == 0)
+          next = add_chain<Load>(row + kDenseChains * steps * kBytes, rest, kBytes,
+                                 kRows * row_stride, next, sums);
+        Floats* const half = halves[k / 2][r];
+        for (int t = 0; t < kDenseTokens; ++t)
+          half[t] = k % 2 == 0 ? sums[t] : add(half[t], sums[t]);
+      }
+      inputs = next;
+    }
+    for (std::int64_t r = 0; r < count; ++r) {
+      for (int t = 0; t < kDenseTokens; ++t) {
+        y[t * y_stride + r] = sum_of_one(add(halves[0][r][t], halves[1][r][t])) * Load::unit;
+      }
+    }
+  }
 }
 
 float dot(const float* x, const float* y, bool per_element, std::int64_t count) {
@@ -201,9 +251,9 @@ void to_half(const float* x, std::int64_t count, std::uint16_t* out) {
 constexpr GemvKernels vec16_gemv(const SignProduct& exact, const SignProduct& int8) {
   return {.exact = exact,
           .int8 = int8,
-          .fp32 = {dense_rows<LoadFp32>},
-          .fp16 = {dense_rows<LoadFp16>},
-          .int8_rows = {dense_rows<LoadInt8>},
+          .fp32 = {dense_rows<LoadFp32>, kDenseTokens, dense_group<LoadFp32>},
+          .fp16 = {dense_rows<LoadFp16>, kDenseTokens, dense_group<LoadFp16>},
+          .int8_rows = {dense_rows<LoadInt8>, kDenseTokens, dense_group<LoadInt8>},
           .dot = dot,
           .fp32_cache = {mix<LoadFp32>, score_queries<LoadFp32>, mix_queries<LoadFp32>},
           .fp16_cache = {mix<LoadFp16>, score_queries<LoadFp16>, mix_queries<LoadFp16>},
