@@ -377,7 +377,7 @@ RunOutcome run_training(config::RunConfig config, RunOptions options,
     config::RunConfig same_paths = config;
     same_paths.data.paths = saved.data.paths;
     same_paths.teacher.path = saved.teacher.path;
-    check_identity(saved, same_paths, options.allow_change);
+    check_identity(saved, same_paths, newest->manifest().step, options.allow_change);
     log::info("nothing left to do: ", options.directory.string(), " has been trained for ",
               newest->manifest().step, " steps");
     return RunOutcome::kFinished;

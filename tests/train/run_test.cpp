@@ -1,5 +1,6 @@
 #include "fbi/train/run.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "fbi/core/error.h"
+#include "fbi/core/file.h"
 #include "fbi/core/log.h"
 #include "fbi/core/signals.h"
 #include "fbi/formats/checkpoint_reader.h"
@@ -148,7 +150,8 @@ TEST_F(Run, OfAStableRateIsLengthenedOrEndedByAnotherDecay) {
     const std::string checkpoint = checkpoint_of(runs_.path("wsd"), from).string();
     test::expect_error<UsageError>([&] { train(steps, name, checkpoint, {}); },
                                    "optimizer.total_steps: the run has 50",
-                                   "--allow-change optimizer.total_steps moves its decay");
+                                   "--allow-change optimizer.total_steps moves its decay, without "
+                                   "a leap of the rate up to the checkpoint of step 40");
     train(steps, name, checkpoint, {"optimizer.total_steps"});
   };
   for (const std::int64_t steps : {40, 60}) {
@@ -158,6 +161,44 @@ TEST_F(Run, OfAStableRateIsLengthenedOrEndedByAnotherDecay) {
     EXPECT_EQ(end_of(runs_.path("branch" + name), steps),
               end_of(runs_.path("alone" + name), steps));
   }
+}
+
+/// However the rate falls: the message of a refusal, and the warning of what is allowed.
+TEST_F(Run, ThatHasEndedSaysThatTheRateLeapsWhenItsScheduleMoves) {
+  const auto message = [&](const std::string& name, std::int64_t from) {
+    std::string text = "no refusal";
+    try {
+      runs_.run(config_, "longer", checkpoint_of(runs_.path(name), from).string());
+    } catch (const UsageError& error) {
+      text = error.what();
+    }
+    return text;
+  };
+  using ::testing::HasSubstr;
+  config_.train.steps = 70;
+  EXPECT_THAT(message("whole", kSteps),
+              HasSubstr("With this the learning rate leaps after step 50 from 0.0003"));
+  config_.optimizer.schedule = config::ScheduleKind::kWsd;
+  config_.optimizer.decay_steps = 10;
+  config_.train.steps = kSteps;
+  runs_.run(config_, "wsd");
+  config_.train.steps = 70;
+  const std::string leap =
+      "With this the learning rate leaps after step 50 from 0.000435 to 0.003.";
+  EXPECT_THAT(message("wsd", kSteps), HasSubstr(leap));
+  EXPECT_THAT(message("wsd", 40), Not(HasSubstr("leaps")));
+  runs_.run(config_, "wsd", "auto", {}, {"optimizer.total_steps"});
+  EXPECT_THAT(read_file(runs_.path("wsd") / "train.log"), HasSubstr(leap));
+}
+
+TEST_F(Run, OfAConstantRateIsLengthenedWithoutMore) {
+  config_.optimizer.schedule = config::ScheduleKind::kConstant;
+  runs_.run(config_, "alone");
+  config_.train.steps = 30;
+  runs_.run(config_, "longer");
+  config_.train.steps = kSteps;
+  EXPECT_EQ(runs_.run(config_, "longer", "auto"), RunOutcome::kFinished);
+  EXPECT_EQ(end_of(runs_.path("longer")), end_of(runs_.path("alone")));
 }
 
 TEST_F(Run, ContinuesInANewDirectoryFromAGivenCheckpoint) {
