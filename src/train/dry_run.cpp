@@ -104,7 +104,7 @@ std::string disk_text(const config::RunConfig& config, const Estimate& estimate,
   const auto stored = formats::list_checkpoints(checkpoint::RunPaths{directory}.checkpoints());
   const std::int64_t missing =
       std::max<std::int64_t>(estimate.kept_checkpoints - std::ssize(stored), 0);
-  const auto needed = static_cast<std::uint64_t>(estimate.checkpoint_bytes * (missing + 1));
+  const auto needed = static_cast<std::uint64_t>(estimate.bytes_of_checkpoints(missing + 1));
   const std::uint64_t free = free_disk_bytes(directory);
   if (needed > free)
     throw DiskError(concat(
