@@ -72,6 +72,17 @@ void damage(const fs::path& checkpoint) {
     if (entry.path().extension() == ".safetensors") test::flip_last_bit(entry.path());
 }
 
+/// As if it were of another step, beside it.
+void copy_as_step(const fs::path& checkpoint, std::int64_t step) {
+  const fs::path copy = checkpoint.parent_path() / formats::checkpoint_folder_name(step);
+  fs::copy(checkpoint, copy);
+  auto manifest = formats::manifest_from_file(copy / "manifest.json");
+  auto state = nlohmann::json::parse(manifest.state_json);
+  state["train"]["step"] = manifest.step = step;
+  manifest.state_json = state.dump();
+  write_file(copy / "manifest.json", formats::manifest_to_json(manifest));
+}
+
 double saved_learning_rate(const fs::path& checkpoint) {
   const std::string state = formats::CheckpointReader(checkpoint).manifest().state_json;
   return nlohmann::json::parse(state)["config"]["optimizer"]["lr"];
@@ -364,6 +375,38 @@ TEST_F(Run, EndsAfterTooManyNonFiniteStepsInARow) {
   const auto saved = formats::list_checkpoints(runs_.path("diverged") / "checkpoints");
   EXPECT_EQ(saved.front(), checkpoint_of(runs_.path("diverged"), std::ssize(lines) - 3))
       << "nothing is saved while steps fail";
+}
+
+/// The name has a digit more than those before.
+TEST_F(Run, ThatDivergesFindsTheNewestCheckpointByItsStep) {
+  constexpr std::int64_t kLast = 99'999'999;
+  fs::create_directories(runs_.path("long") / "checkpoints");
+  fs::copy_file(runs_.path("whole") / "config.json", runs_.path("long") / "config.json");
+  copy_as_step(checkpoint_of(runs_.path("whole"), kSteps), kLast);
+  fs::rename(checkpoint_of(runs_.path("whole"), kLast), checkpoint_of(runs_.path("long"), kLast));
+  config_.optimizer.total_steps = kSteps;
+  config_.optimizer.lr = config_.optimizer.end_lr = 1e30;
+  config_.train.steps = kLast + kSteps;
+  config_.train.max_skipped_in_row = 3;
+  config_.checkpoint.every_steps = 0;
+  test::expect_error<DivergedError>(
+      [&] {
+        runs_.run(config_, "long", "auto", {}, {"optimizer.lr", "optimizer.end_lr"});
+      },
+      "from before them: " + checkpoint_of(runs_.path("long"), kLast).string() + ". Look");
+}
+
+TEST_F(Run, ThatDivergesSaysSoWhateverItsFolderIs) {
+  config_.optimizer.lr = 1e30;
+  config_.optimizer.warmup_steps = 0;
+  config_.train.max_skipped_in_row = 3;
+  config_.checkpoint.every_steps = 0;
+  const auto on_step = [&](const StepMetrics& metrics) {
+    if (metrics.step == 1) std::ofstream(runs_.path("diverged") / "checkpoints") << "no folder";
+  };
+  test::expect_error<DivergedError>([&] { runs_.run(config_, "diverged", "none", on_step); },
+                                    "3 steps in a row had a non-finite loss",
+                                    "from before them: unknown (cannot list checkpoints in ");
 }
 
 TEST_F(Run, StoppedWhileStepsFailKeepsWhatWasSavedBefore) {
