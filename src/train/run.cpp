@@ -91,7 +91,8 @@ class TrainingRun {
         try_save();
       if (steps_done_ == options_.profile_steps) write_trace();
     }
-    if (config_.checkpoint.at_end && last_saved_step_ != state().step) save();
+    const bool due = save_due_ && state().skipped_in_row == 0;
+    if ((config_.checkpoint.at_end || due) && last_saved_step_ != state().step) save();
     write_trace();
     observer_.on_end();
     log::debug(memory_.text());

@@ -483,6 +483,22 @@ TEST_F(Run, OfAMeasurementLeavesNoCheckpoint) {
   EXPECT_TRUE(formats::list_checkpoints(runs_.path("measured") / "checkpoints").empty());
 }
 
+/// checkpoint.at_end is about one that is not due.
+TEST_F(Run, SavesItsLastStepWhenThatIsDue) {
+  config_.checkpoint.at_end = false;
+  config_.checkpoint.every_steps = 0;
+  config_.checkpoint.keep_every = 25;
+  runs_.run(config_, "kept");
+  EXPECT_EQ(end_of(runs_.path("kept")), end_);
+  config_.checkpoint.keep_every = 0;
+  config_.checkpoint.every_steps = 25;
+  runs_.run(config_, "saved");
+  EXPECT_EQ(end_of(runs_.path("saved")), end_);
+  config_.checkpoint.every_steps = 20;
+  runs_.run(config_, "not-due");
+  EXPECT_FALSE(fs::exists(checkpoint_of(runs_.path("not-due"), kSteps)));
+}
+
 std::string text_of(const fs::path& file) {
   std::ifstream stream(file);
   return {std::istreambuf_iterator<char>(stream), {}};
