@@ -198,6 +198,8 @@ class BadInput(unittest.TestCase):
         long = train("fresh", "--dry-run", changes={"train.steps": 10**9, "train.global_batch": 400, "optimizer.total_steps": 0})
         self.assertRegex(long, r"\ntime +at least \d+d\S* for all steps, at the [\d.]+ .FLOP/s of matrix products here")
         self.assertIn("note        that is long", long)
+        rest = train("teacher", "--resume", "auto", "--dry-run", changes={"train.steps": 10**9})
+        self.assertRegex(rest, r"\ntime +at least \d+d\S* for the \d{9} steps after step \d+, at the")
         self.assertNotIn("\ntime ", train("fresh", "--dry-run"), "nothing is measured for seconds of work")
 
     def test_weights_that_mix_nothing(self):

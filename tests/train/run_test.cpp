@@ -17,6 +17,7 @@
 #include "fbi/core/log.h"
 #include "fbi/core/signals.h"
 #include "fbi/formats/checkpoint_reader.h"
+#include "fbi/train/dry_run.h"
 #include "support/expect_error.h"
 #include "support/flip_bit.h"
 #include "train/tiny_run.h"
@@ -497,6 +498,24 @@ TEST_F(Run, SavesItsLastStepWhenThatIsDue) {
   config_.checkpoint.every_steps = 20;
   runs_.run(config_, "not-due");
   EXPECT_FALSE(fs::exists(checkpoint_of(runs_.path("not-due"), kSteps)));
+}
+
+/// Of what is left of the run alone.
+TEST_F(Run, ThatIsContinuedIsPlannedFromItsCheckpoint) {
+  const auto plan = [&](std::int64_t first_step) {
+    config_.optimizer.total_steps = kSteps;
+    config_.train.steps = 10'000'000;
+    config::RunConfig resolved = config_;
+    config::resolve(resolved, 1);
+    const std::string resume = first_step == 0 ? "none" : "auto";
+    const RunOptions options{runs_.path(first_step == 0 ? "new" : "whole"), resume, {}, "test"};
+    return dry_run(resolved, options, 1, Processor::kCpu);
+  };
+  using ::testing::HasSubstr;
+  EXPECT_THAT(plan(0), HasSubstr(" for all steps, at the "));
+  EXPECT_THAT(plan(kSteps), HasSubstr(" for the 9999950 steps after step 50, at the "));
+  copy_as_step(checkpoint_of(runs_.path("whole"), kSteps), 9'999'900);
+  EXPECT_THAT(plan(9'999'900), Not(HasSubstr("\ntime "))) << "hardly anything is left";
 }
 
 std::string text_of(const fs::path& file) {
