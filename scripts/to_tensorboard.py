@@ -5,7 +5,8 @@
   scripts/to_tensorboard.py runs/a runs/b --out tb --follow    the same, and keeps up with them until Ctrl-C
   tensorboard --logdir tb                                      shows them, in another terminal
 
-A run gets a folder of its name in --out. Its event file is written anew each time, and an earlier one emptied: no point is ever there
+A run gets a folder of its name in --out, a file called otherwise than metrics.jsonl one within that. A run that has no step yet is
+passed over, or with --follow waited for. The event file is written anew each time, and an earlier one emptied: no point is ever there
 twice. A run that goes back to a checkpoint repeats steps: the later ones count, and --follow, too, writes such a run anew. Curves go
 over steps. metrics.jsonl holds no time of day, so TensorBoard's clock counts training time alone, the sum of step_seconds, set so that
 the last step falls on the file's last change.
@@ -29,6 +30,7 @@ import json
 import os
 import pathlib
 import sys
+import threading
 import time
 
 GROUPS = {
@@ -184,21 +186,32 @@ def metrics_files(runs):
     """The metrics.jsonl of each run, and the run's name: the last part of its path, or where two have the same what differs."""
     files = [run / "metrics.jsonl" if run.is_dir() else run for run in runs]
     files = list({os.path.abspath(file): file for file in files}.values())
-    folders = [os.path.dirname(os.path.abspath(file)) for file in files]
-    names = [os.path.basename(folder) for folder in folders]
+    # A folder may hold several files, but of one name only one: no two of these are the same.
+    paths = [pathlib.Path(os.path.abspath(file)) for file in files]
+    paths = [path.parent if path.name == "metrics.jsonl" else path for path in paths]
+    names = [os.path.join(path.parent.name, path.name) if path.is_file() else path.name for path in paths]
     if len(set(names)) < len(names):
-        names = [os.path.relpath(folder, os.path.commonpath(folders)) for folder in folders]
+        names = [os.path.relpath(path, os.path.commonpath([path.parent for path in paths])) for path in paths]
     return list(zip(files, names))
 
 
+def is_readable(file, follow):
+    """Also a run's folder in which it has not come to its first step."""
+    return file.is_file() or (file.parent.is_dir() and (follow or (file.parent / "config.json").is_file()))
+
+
 def convert(runs, go_on):
+    counts = []
     for run in runs:
-        count = run.update() if run.metrics.exists() else 0
-        if not count and not go_on:
-            sys.exit(f"{run.metrics} has no steps yet")
-        print(f"{run.folder}: {count} steps of {run.metrics}", flush=True)
+        counts.append(run.update() if run.metrics.exists() else 0)
+        if counts[-1] or go_on:
+            print(f"{run.folder}: {counts[-1]} steps of {run.metrics}", flush=True)
+        else:
+            print(f"{run.metrics} has no steps yet", file=sys.stderr)
     if go_on:
         print("following; Ctrl-C ends", flush=True)
+    elif not any(counts):
+        sys.exit("nothing to write; --follow waits for the first step")
     while go_on:
         time.sleep(POLL_SECONDS)
         for run in runs:
@@ -206,27 +219,52 @@ def convert(runs, go_on):
                 run.update()
 
 
+def collect_thread_errors(errors):
+    """Those of the threads that write events, which otherwise print them besides: a full disk, say."""
+    def collect(raised):
+        if isinstance(raised.exc_value, OSError):
+            errors.append(raised.exc_value)
+        else:
+            threading.__excepthook__(raised)
+    threading.excepthook = collect
+
+
+def close_all(runs, errors):
+    for run in runs:
+        try:
+            run.close()
+        except OSError as error:
+            errors.append(error)
+
+
+def error_text(error, out):
+    return str(error) if error.filename else f"cannot write into {out}: {error.strerror or error}; run this again when that is mended"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN", help="run directory or metrics.jsonl")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="folder for tensorboard --logdir")
-    parser.add_argument("--follow", action="store_true", help="go on until Ctrl-C; a run may have no step yet")
+    parser.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
     arguments = parser.parse_args()
     files = metrics_files(arguments.runs)
     for file, _ in files:
-        if not (file.is_file() or (arguments.follow and file.parent.is_dir())):
+        if not is_readable(file, arguments.follow):
             sys.exit(f"cannot read {file}; expected a run directory or a metrics.jsonl")
     library = load_library()
     runs = [Run(file, arguments.out / name, library) for file, name in files]
+    errors = []
+    collect_thread_errors(errors)
     try:
         convert(runs, arguments.follow)
     except KeyboardInterrupt:
         pass
     except OSError as error:
-        sys.exit(str(error))
+        errors.append(error)
     finally:
-        for run in runs:
-            run.close()
+        close_all(runs, errors)
+    if errors:
+        sys.exit(error_text(errors[0], arguments.out))
 
 
 if __name__ == "__main__":

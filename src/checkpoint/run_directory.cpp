@@ -173,10 +173,9 @@ std::vector<fs::path> RunDirectory::checkpoints_to_try() const {
 }
 
 void RunDirectory::set_aside_later_than(std::int64_t step) const {
-  const std::string last = formats::checkpoint_folder_name(step);
   for (const fs::path& folder : formats::list_checkpoints(paths_.checkpoints())) {
+    if (formats::checkpoint_step(folder) <= step) return;
     const std::string name = folder.filename().string();
-    if (name.size() < last.size() || (name.size() == last.size() && name <= last)) return;
     const fs::path aside = set_aside(folder, "passed-over-", "-" + name);
     log::warn("the run goes on from step ", step, "; ", name, " is kept as ", aside.string());
   }

@@ -19,6 +19,13 @@ bool is_input_only(const Field& field) {
   return std::holds_alternative<std::monostate>(field.member);
 }
 
+/// The constant schedule has no end: there optimizer.total_steps decides nothing.
+bool decides(const Field& field, const RunConfig& config) {
+  if (field.role != Role::kIdentity) return false;
+  return field.key != "optimizer.total_steps" ||
+         config.optimizer.schedule != ScheduleKind::kConstant;
+}
+
 }  // namespace
 
 std::string to_json(const RunConfig& config) {
@@ -38,7 +45,7 @@ std::vector<FieldDifference> identity_differences(const RunConfig& saved,
   const auto current_fields = fields_of(current_copy);
   std::vector<FieldDifference> differences;
   for (std::size_t i = 0; i < saved_fields.size(); ++i) {
-    if (saved_fields[i].role != Role::kIdentity) continue;
+    if (!decides(saved_fields[i], saved) || !decides(current_fields[i], current)) continue;
     const Json before = write_value(saved_fields[i]);
     const Json after = write_value(current_fields[i]);
     if (before != after) differences.push_back({saved_fields[i].key, show(before), show(after)});
@@ -53,7 +60,7 @@ std::string identity_hash(const RunConfig& config) {
   Json identity = Json::object();
   for (std::size_t i = 0; i < fields.size(); ++i) {
     const Field& field = fields[i];
-    if (field.role != Role::kIdentity || is_input_only(field)) continue;
+    if (!decides(field, config) || is_input_only(field)) continue;
     Json value = write_value(field);
     if (field.added_later && value == write_value(default_fields[i])) continue;
     identity[field.key] = std::move(value);

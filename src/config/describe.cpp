@@ -38,10 +38,13 @@ quantized weights, other model types) are refused by name; `rope_parameters` is 
 continuing a run with another value is refused unless `--allow-change KEY` says otherwise. *Free*
 fields may change whenever a run is continued. A longer run (`train.steps`) is a legal
 continuation when `optimizer.total_steps` is set; when that is 0 it takes the value of
-`train.steps` at the start, and so fixes the schedule. Of `data.paths` and `teacher.path` it is
+`train.steps` at the start, and so fixes the schedule. The constant schedule has no end, so with it
+a run may always be made longer. Of `data.paths` and `teacher.path` it is
 what lies there that counts: the same data and teacher may be moved, others in their place are
 refused, and of a teacher that is a run the checkpoint of the start is taken
-again: one that its retention may delete is better named as a kept checkpoint or an export.
+again: one that its retention may delete is better named as a kept checkpoint or an export. Of an
+Amber file, and of each tensor of a teacher in a model folder, only size and first and last 64 KiB
+are compared: a change in between is not noticed.
 
 micro-steps per optimizer step = `train.global_batch` / (`train.micro_batch` x ranks)
 

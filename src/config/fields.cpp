@@ -288,7 +288,7 @@ void list(FieldList& f, CheckpointConfig& c) {
   f.add("every_seconds", &c.every_seconds, kNotNegative,
         "Seconds between checkpoints; 0: never by time.");
   f.add("at_end", &c.at_end, kAny,
-        "A checkpoint after the last step; false for runs that only measure.");
+        "A checkpoint after the last step even if none is due; false for runs that only measure.");
   f.add("keep", &c.keep, {2, kInfinity}, "Checkpoints kept; the oldest go first.");
   f.add(
       "keep_every", &c.keep_every, kStepsOrNever,

@@ -55,19 +55,6 @@ CheckpointManifest manifest_from_text(const std::string& text, const std::string
   return manifest;
 }
 
-// 1234 for "step-00001234" and for nothing else that looks similar.
-std::optional<std::int64_t> step_of(const std::string& name) {
-  constexpr std::string_view kPrefix = "step-";
-  if (!name.starts_with(kPrefix)) return std::nullopt;
-  std::int64_t step = 0;
-  const char* end = name.data() + name.size();
-  const auto [rest, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
-  if (error != std::errc() || rest != end || step < 0 || checkpoint_folder_name(step) != name) {
-    return std::nullopt;
-  }
-  return step;
-}
-
 }  // namespace
 
 std::string manifest_to_json(const CheckpointManifest& manifest) {
@@ -97,7 +84,7 @@ CheckpointManifest manifest_from_file(const fs::path& path) {
 
 CheckpointReader::CheckpointReader(const fs::path& directory, bool verify_hash)
     : directory_(directory), manifest_(manifest_from_file(directory / kManifestFile)) {
-  const auto named_step = step_of(directory.filename().string());
+  const auto named_step = checkpoint_step(directory);
   if (named_step && *named_step != manifest_.step) {
     fail((directory / kManifestFile).string(), ": expected step ", *named_step,
          " as the folder's name says, found ", manifest_.step);
@@ -157,6 +144,19 @@ std::string checkpoint_folder_name(std::int64_t step) {
   return name;
 }
 
+std::optional<std::int64_t> checkpoint_step(const fs::path& folder) {
+  constexpr std::string_view kPrefix = "step-";
+  const std::string name = folder.filename().string();
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  std::int64_t step = 0;
+  const char* end = name.data() + name.size();
+  const auto [rest, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
+  if (error != std::errc() || rest != end || step < 0 || checkpoint_folder_name(step) != name) {
+    return std::nullopt;
+  }
+  return step;
+}
+
 std::vector<fs::path> list_checkpoints(const fs::path& checkpoints) {
   std::error_code error;  // a file server that does not answer is no empty folder
   const bool is_there = fs::exists(checkpoints, error);
@@ -165,7 +165,7 @@ std::vector<fs::path> list_checkpoints(const fs::path& checkpoints) {
   std::vector<std::pair<std::int64_t, fs::path>> found;
   try {
     for (const auto& entry : fs::directory_iterator(checkpoints)) {
-      const auto step = step_of(entry.path().filename().string());
+      const auto step = checkpoint_step(entry.path());
       if (step && entry.is_directory()) found.emplace_back(*step, entry.path());
     }
   } catch (const fs::filesystem_error& error) {

@@ -7,8 +7,9 @@
 namespace fbi::train {
 namespace {
 
-/// "0.25", "3.5", "3452310"
+/// "less than 0.01", "0.25", "3.5", "3452310"
 std::string times(double epochs) {
+  if (epochs < 0.01) return "less than 0.01";
   return epochs < 100 ? concat(std::round(epochs * 100) / 100)
                       : concat(static_cast<std::int64_t>(epochs));
 }

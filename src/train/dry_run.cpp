@@ -65,25 +65,29 @@ std::string machine_text(const Estimate& estimate, Processor processor) {
                      "train.recompute=true, or use another machine"));
 }
 
-/// As long as all arithmetic would take as dense products, at the rate that this machine has now.
-std::string time_text(const config::RunConfig& config, const Estimate& needs, Processor processor) {
-  const double operations = needs.flops.total() * static_cast<double>(needs.tokens_per_step) *
-                            static_cast<double>(needs.steps);
+/// As long as all arithmetic after `first_step` would take as dense products, at the rate that this
+/// machine has now.
+std::string time_text(const config::RunConfig& config, std::int64_t first_step,
+                      const Estimate& needs, Processor processor) {
+  const std::int64_t steps = needs.steps - first_step;
+  const double operations =
+      needs.flops.total() * static_cast<double>(needs.tokens_per_step) * static_cast<double>(steps);
   if (processor != Processor::kCpu || needs.world_size > 1 || operations < kLongRun) return {};
   ops::set_threads(config.train.threads);
   const bool bf16 = config.train.precision == config::Precision::kBf16;
   const double rate = measure_matrix_rate(bf16 ? at::kBFloat16 : at::kFloat, at::kCPU);
   const double seconds = operations / rate;
-  std::string text =
-      concat("time        at least ", format_duration(seconds), " for all steps, at the ",
-             flops_text(rate), " of matrix products here, just measured\n");
+  std::string text = concat(
+      "time        at least ", format_duration(seconds), " for ",
+      first_step == 0 ? "all steps" : concat("the ", steps, " steps after step ", first_step),
+      ", at the ", flops_text(rate), " of matrix products here, just measured\n");
   if (seconds > kLongTime)
     text += note("that is long: a smaller teacher or student, fewer train.steps or GPUs help");
   return text;
 }
 
-/// A run that has a checkpoint goes on from it.
-void check_start(config::RunConfig config, RunOptions options, Processor processor) {
+/// A run that has a checkpoint goes on from it. Returns the step.
+std::int64_t check_start(config::RunConfig config, RunOptions options, Processor processor) {
   const checkpoint::RunPaths paths{options.directory};
   const auto resume = checkpoint::Resume::from_text(options.resume);
   checkpoint::require_usable(paths, resume);
@@ -95,8 +99,9 @@ void check_start(config::RunConfig config, RunOptions options, Processor process
   const at::Device device(processor == Processor::kGpu ? at::kCUDA : at::kCPU);
   keep_sign_products(config, options, saved, device);
   check_inputs(newest.get(), saved, config, options.allow_change);
-  if (newest) return;
+  if (newest) return newest->manifest().step;
   open_initial_weights(config);
+  return 0;
 }
 
 std::string disk_text(const config::RunConfig& config, const Estimate& estimate,
@@ -104,7 +109,7 @@ std::string disk_text(const config::RunConfig& config, const Estimate& estimate,
   const auto stored = formats::list_checkpoints(checkpoint::RunPaths{directory}.checkpoints());
   const std::int64_t missing =
       std::max<std::int64_t>(estimate.kept_checkpoints - std::ssize(stored), 0);
-  const auto needed = static_cast<std::uint64_t>(estimate.checkpoint_bytes * (missing + 1));
+  const auto needed = static_cast<std::uint64_t>(estimate.bytes_of_checkpoints(missing + 1));
   const std::uint64_t free = free_disk_bytes(directory);
   if (needed > free)
     throw DiskError(concat(
@@ -119,15 +124,16 @@ std::string disk_text(const config::RunConfig& config, const Estimate& estimate,
 
 std::string dry_run(const config::RunConfig& config, const RunOptions& options, int world_size,
                     Processor processor) {
-  check_start(config, options, processor);
+  const std::int64_t first_step = check_start(config, options, processor);
   const std::string data = data_text(config);
   const RunEvaluation evaluation(config, /*rank=*/0, /*size=*/1);
   const auto teacher = stored_teacher(config, processor);
   const Estimate needs = estimate(config, teacher, world_size, processor);
   return model_report(config.model) + teacher_report(teacher, config.teacher.path) + data +
-         run_report(config, needs) + schedule_text(config) + time_text(config, needs, processor) +
-         memory_report(needs) + machine_text(needs, processor) + traffic_report(needs) +
-         flops_report(needs) + disk_text(config, needs, options.directory) +
+         run_report(config, needs) + schedule_text(config) +
+         time_text(config, first_step, needs, processor) + memory_report(needs) +
+         machine_text(needs, processor) + traffic_report(needs) + flops_report(needs) +
+         disk_text(config, needs, options.directory) +
          "dry run: all checks passed, nothing was trained\n";
 }
 

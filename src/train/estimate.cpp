@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 #include <numeric>
 
 #include "fbi/config/load.h"
@@ -125,6 +126,18 @@ std::vector<Option> options_for(const config::RunConfig& config, int world_size)
            [](config::RunConfig& c) { c.parallel.shard_teacher = true; }}};
 }
 
+/// Of those that the run makes by itself: a stop makes one besides.
+std::int64_t kept_checkpoints(const config::CheckpointConfig& checkpoint, std::int64_t steps) {
+  const auto& [every_steps, every_seconds, at_end, keep, keep_every] = checkpoint;
+  const auto multiples = [steps](std::int64_t every) { return every > 0 ? steps / every : 0; };
+  const std::int64_t for_good = multiples(keep_every);
+  std::int64_t others = multiples(every_steps) - multiples(std::lcm(every_steps, keep_every));
+  const auto divides = [steps](std::int64_t every) { return every > 0 && steps % every == 0; };
+  if (at_end && !divides(every_steps) && !divides(keep_every)) ++others;
+  if (every_seconds > 0) others = steps - for_good;  // after any step
+  return for_good + std::min(keep, others);
+}
+
 }  // namespace
 
 std::int64_t total_bytes(const MemoryByKind& bytes) {
@@ -163,6 +176,12 @@ TeacherPlan plan_teacher(const config::ModelConfig& model, const config::Teacher
   return {model, bytes_of(dtype), widened ? kFloatBytes : bytes_of(dtype), fp8};
 }
 
+std::int64_t Estimate::bytes_of_checkpoints(std::int64_t count) const {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  return checkpoint_bytes > 0 && count > kMost / checkpoint_bytes ? kMost
+                                                                  : count * checkpoint_bytes;
+}
+
 Estimate estimate(const config::RunConfig& config, const std::optional<TeacherPlan>& teacher,
                   int world_size, Processor processor) {
   const bool distills = config.objective.distill > 0;
@@ -178,9 +197,8 @@ Estimate estimate(const config::RunConfig& config, const std::optional<TeacherPl
   result.traffic = traffic_of(config, used, world_size, result.micro_steps);
   result.flops = token_flops(config, used ? &used->model : nullptr);
   result.checkpoint_bytes = kStateBytes * config::parameter_counts(config.model).total();
-  const std::int64_t every = config.checkpoint.keep_every;
-  result.kept_checkpoints = config.checkpoint.keep + (every > 0 ? result.steps / every : 0);
-  result.disk_bytes = result.checkpoint_bytes * (result.kept_checkpoints + 1);
+  result.kept_checkpoints = kept_checkpoints(config.checkpoint, result.steps);
+  result.disk_bytes = result.bytes_of_checkpoints(result.kept_checkpoints + 1);
   return result;
 }
 

@@ -1,31 +1,53 @@
 #include "train/identity.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "fbi/config/compare.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
 #include "fbi/ops/sign_products.h"
+#include "fbi/optim/schedule.h"
 
 namespace fbi::train {
 namespace {
 
 /// What the fields that people trip over are best set to.
-std::string remedy(const config::FieldDifference& difference, config::ScheduleKind schedule) {
+std::string remedy(const config::FieldDifference& difference,
+                   const config::OptimizerConfig& saved) {
   if (difference.key == "data.paths" || difference.key == "teacher.path")
     return concat("\n    (--allow-change ", difference.key, " goes on with what is there now)");
   if (difference.key != "optimizer.total_steps") return {};
   return concat("\n    (the rate's schedule was made for ", difference.saved,
                 " steps: --set optimizer.total_steps=", difference.saved,
-                " trains on at its last rate",
-                schedule == config::ScheduleKind::kWsd
-                    ? "; --allow-change optimizer.total_steps moves its decay"
-                    : "",
+                " trains on at its last rate; --allow-change optimizer.total_steps moves its ",
+                saved.schedule == config::ScheduleKind::kWsd
+                    ? concat("decay, without a leap of the rate up to the checkpoint of step ",
+                             saved.total_steps - saved.decay_steps)
+                    : "end",
                 ")");
 }
 
+/// Where the changes take the learning rate further at once than its own schedules would in two
+/// steps; else empty.
+std::string leap_text(const config::RunConfig& saved, const config::RunConfig& current,
+                      std::int64_t step) {
+  if (step == 0) return {};
+  const optim::Schedule old_one = optim::make_schedule(saved.optimizer);
+  const optim::Schedule new_one = optim::make_schedule(current.optimizer);
+  const auto change = [&](const optim::Schedule& last, const optim::Schedule& next) {
+    return std::abs(next.at_step(step) - last.at_step(step - 1));
+  };
+  if (change(old_one, new_one) <= 2 * std::max(change(old_one, old_one), change(new_one, new_one)))
+    return {};
+  return concat("\nWith this the learning rate leaps after step ", step, " from ",
+                old_one.at_step(step - 1), " to ", new_one.at_step(step), ".");
+}
+
+/// `step`: that the run goes on from.
 void require_none(const std::vector<config::FieldDifference>& differences,
-                  const config::RunConfig& current, const std::vector<std::string>& allowed) {
+                  const config::RunConfig& saved, const config::RunConfig& current,
+                  std::int64_t step, const std::vector<std::string>& allowed) {
   std::string refused, changed;
   for (const auto& difference : differences) {
     if (std::ranges::find(allowed, difference.key) != allowed.end())
@@ -33,21 +55,22 @@ void require_none(const std::vector<config::FieldDifference>& differences,
                         difference.current, " now");
     else
       refused += concat("\n  ", difference.key, ": the run has ", difference.saved, ", now ",
-                        difference.current, remedy(difference, current.optimizer.schedule));
+                        difference.current, remedy(difference, saved.optimizer));
   }
+  const std::string leap = leap_text(saved, current, step);
   if (!refused.empty())
     throw UsageError(
-        concat("the configuration differs from that of the run to be continued:", refused,
+        concat("the configuration differs from that of the run to be continued:", refused, leap,
                "\nUse the run's own values, another --run-dir, or --allow-change KEY for a change "
                "that is meant."));
-  if (!changed.empty()) log::warn("the run goes on with what was changed:", changed);
+  if (!changed.empty()) log::warn("the run goes on with what was changed:", changed, leap);
 }
 
 }  // namespace
 
 void check_identity(const config::RunConfig& saved, const config::RunConfig& current,
-                    const std::vector<std::string>& allowed) {
-  require_none(config::identity_differences(saved, current), current, allowed);
+                    std::int64_t step, const std::vector<std::string>& allowed) {
+  require_none(config::identity_differences(saved, current), saved, current, step, allowed);
 }
 
 Inputs check_inputs(const formats::CheckpointReader* checkpoint,
@@ -58,7 +81,7 @@ Inputs check_inputs(const formats::CheckpointReader* checkpoint,
   if (!saved) return inputs;
   auto differences = config::identity_differences(*saved, current);
   if (recorded) compare_inputs(*recorded, inputs, differences);
-  require_none(differences, current, allowed);
+  require_none(differences, *saved, current, checkpoint ? checkpoint->manifest().step : 0, allowed);
   return inputs;
 }
 

@@ -12,10 +12,11 @@
 
 namespace fbi::train {
 
-/// Identity fields must be those of the saved run, except the ones that the user allows by name:
-/// UsageError naming each.
+/// Identity fields must be those of the saved run, which has come to `step`, except the ones that
+/// the user allows by name: UsageError naming each. That, and a warning of what is allowed, say
+/// when the learning rate leaps.
 void check_identity(const config::RunConfig& saved, const config::RunConfig& current,
-                    const std::vector<std::string>& allowed);
+                    std::int64_t step, const std::vector<std::string>& allowed);
 
 /// Goes on from `checkpoint`, or from a run that has only its configuration, `saved`, or begins
 /// (both absent). The same check, with what the paths of both hold in the place of the paths as far

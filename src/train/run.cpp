@@ -91,7 +91,8 @@ class TrainingRun {
         try_save();
       if (steps_done_ == options_.profile_steps) write_trace();
     }
-    if (config_.checkpoint.at_end && last_saved_step_ != state().step) save();
+    const bool due = save_due_ && state().skipped_in_row == 0;
+    if ((config_.checkpoint.at_end || due) && last_saved_step_ != state().step) save();
     write_trace();
     observer_.on_end();
     log::debug(memory_.text());
@@ -257,17 +258,25 @@ class TrainingRun {
 
   [[noreturn]] void diverged() {
     observer_.on_end();
-    auto saved = formats::list_checkpoints(folder_.paths().checkpoints());
-    const std::string first_failed =
-        formats::checkpoint_folder_name(state().step - state().skipped_in_row + 1);
-    std::erase_if(saved, [&](const fs::path& folder) { return folder.filename() >= first_failed; });
+    const std::int64_t failed = state().skipped_in_row;
     throw DivergedError(concat(
-        state().skipped_in_row, " steps in a row had a non-finite loss or gradient norm (step ",
-        state().step, "). The newest checkpoint from before them: ",
-        saved.empty() ? std::string("none") : saved.front().string(),
+        failed, " steps in a row had a non-finite loss or gradient norm (step ", state().step,
+        "). The newest checkpoint from before them: ",
+        newest_checkpoint_up_to(state().step - failed),
         ". Look at the data of these steps, or resume with a lower rate: --set optimizer.lr=… "
         "--allow-change optimizer.lr; if the first steps fail again, move that checkpoint away and "
         "resume from the one before it"));
+  }
+
+  /// For a message, so a folder that can't be read is no error here.
+  std::string newest_checkpoint_up_to(std::int64_t step) {
+    try {
+      for (const fs::path& folder : formats::list_checkpoints(folder_.paths().checkpoints()))
+        if (formats::checkpoint_step(folder) <= step) return folder.string();
+      return "none";
+    } catch (const CheckpointError& error) {
+      return concat("unknown (", error.what(), ")");
+    }
   }
 
   bool save_due_by_steps() {
@@ -377,7 +386,7 @@ RunOutcome run_training(config::RunConfig config, RunOptions options,
     config::RunConfig same_paths = config;
     same_paths.data.paths = saved.data.paths;
     same_paths.teacher.path = saved.teacher.path;
-    check_identity(saved, same_paths, options.allow_change);
+    check_identity(saved, same_paths, newest->manifest().step, options.allow_change);
     log::info("nothing left to do: ", options.directory.string(), " has been trained for ",
               newest->manifest().step, " steps");
     return RunOutcome::kFinished;

@@ -198,6 +198,8 @@ class BadInput(unittest.TestCase):
         long = train("fresh", "--dry-run", changes={"train.steps": 10**9, "train.global_batch": 400, "optimizer.total_steps": 0})
         self.assertRegex(long, r"\ntime +at least \d+d\S* for all steps, at the [\d.]+ .FLOP/s of matrix products here")
         self.assertIn("note        that is long", long)
+        rest = train("teacher", "--resume", "auto", "--dry-run", changes={"train.steps": 10**9})
+        self.assertRegex(rest, r"\ntime +at least \d+d\S* for the \d{9} steps after step \d+, at the")
         self.assertNotIn("\ntime ", train("fresh", "--dry-run"), "nothing is measured for seconds of work")
 
     def test_weights_that_mix_nothing(self):
@@ -227,7 +229,7 @@ class BadInput(unittest.TestCase):
 
     def test_a_dry_run_counts_the_checkpoints_that_stay(self):
         many = {"train.steps": 10**9, "checkpoint.keep_every": 1}
-        for run_dir, words, count in (("fresh", (), 10**9 + 2), ("teacher", ("--resume", "auto"), 10**9)):
+        for run_dir, words, count in (("fresh", (), 10**9), ("teacher", ("--resume", "auto"), 10**9 - 2)):
             self.assertRegex(train(run_dir, "--dry-run", *words, code=7, changes=many),
                              f"{count} more checkpoints and the one being written need .*raise checkpoint.keep_every")
 

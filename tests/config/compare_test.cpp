@@ -195,6 +195,27 @@ TEST(Compare, LongerRunIsTheSameRunOnlyWithAScheduleOfItsOwn) {
   EXPECT_EQ(differences.front().key, "optimizer.total_steps");
 }
 
+TEST(Compare, OfAConstantScheduleTheLengthIsNoDifference) {
+  const auto constant = [](std::vector<std::string> changes) {
+    changes.emplace_back("optimizer.schedule=constant");
+    return minimal(std::move(changes));
+  };
+  const auto keys = [](const RunConfig& saved, const RunConfig& current) {
+    std::vector<std::string> found;
+    for (const auto& difference : identity_differences(saved, current))
+      found.push_back(difference.key);
+    return found;
+  };
+  const RunConfig saved = constant({}), longer = constant({"train.steps=9000"});
+  ASSERT_NE(saved.optimizer.total_steps, longer.optimizer.total_steps);
+  EXPECT_TRUE(keys(saved, longer).empty());
+  EXPECT_EQ(identity_hash(saved), identity_hash(longer));
+  // Whoever changes the schedule need not allow its length besides.
+  const RunConfig cosine = minimal({"train.steps=8000"});
+  for (const auto& found : {keys(saved, cosine), keys(cosine, saved)})
+    EXPECT_EQ(found, std::vector<std::string>{"optimizer.schedule"});
+}
+
 TEST(Compare, HashIsThirtyTwoHexadecimalDigits) {
   const std::string hash = identity_hash(base());
   EXPECT_EQ(hash.size(), 32u);

@@ -3,6 +3,7 @@
 Usage: to_tensorboard_test.py PATH-OF-FBI-LLM [unittest arguments].  Uses the interpreter of transformers_test.py; without it, or
 without the package tensorboard in it, exits with 77: skipped."""
 import contextlib
+import errno
 import importlib.util
 import io
 import json
@@ -10,11 +11,13 @@ import logging
 import os
 import pathlib
 import re
+import resource
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import unittest.mock
@@ -65,7 +68,8 @@ class ToTensorBoard(unittest.TestCase):
     def convert(self, *words):
         """What the script prints."""
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed), unittest.mock.patch.object(sys, "argv", ["to_tensorboard.py", *words, "--out", "tb"]):
+        self.addCleanup(setattr, threading, "excepthook", threading.excepthook)
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), unittest.mock.patch.object(sys, "argv", ["to_tensorboard.py", *words, "--out", "tb"]):
             to_tensorboard.main()
         return printed.getvalue()
 
@@ -152,6 +156,51 @@ class ToTensorBoard(unittest.TestCase):
         names = sorted(path.name for path in (self.folder / "tb/x/a").iterdir())
         self.assertEqual((len(names), names[0]), (3, "events.out.tfevents.1.other"))  # and the emptied one before ours
 
+    def test_files_of_one_folder_are_runs_of_their_own(self):
+        before = self.write_run(metrics_line(1, 7)).rename("a/metrics-before-restart-1.jsonl")
+        self.write_run(metrics_line(1, 1))
+        self.convert("a", str(before))
+        self.assertEqual(self.curves("a/metrics-before-restart-1.jsonl")["train/loss"], [(1, 7)])
+        losses = EventAccumulator(str(next((self.folder / "tb/a").glob("events*"))))
+        losses.Reload()
+        self.assertEqual([point.value for point in losses.Scalars("train/loss")], [1])
+
+    def test_names_of_runs(self):
+        for name in ("x/a", "x/b", "y/a", "x/a/a"):
+            self.write_run("", name)
+        pathlib.Path("x/a/old.jsonl").touch()
+
+        def names(*runs):
+            return [name for _, name in to_tensorboard.metrics_files([pathlib.Path(run) for run in runs])]
+        self.assertEqual(names("x/a", "x/b/metrics.jsonl", "x/a/old.jsonl", "x/../x/b"), ["a", "b", "a/old.jsonl"])
+        self.assertEqual(names("x/a", "y/a", "x/a/old.jsonl"), ["x/a", "y/a", "x/a/old.jsonl"])
+        self.assertEqual(names("x/a", "x/a/a"), ["a", "a/a"])
+
+    def test_a_run_without_steps_does_not_keep_others_waiting(self):
+        self.write_run("", "empty")
+        (self.folder / "begun").mkdir()
+        (self.folder / "begun/config.json").touch()
+        self.write_run(metrics_line(1, 1))
+        printed = self.convert("empty", "begun", "a")
+        for name in ("empty", "begun"):
+            self.assertIn(f"{name}/metrics.jsonl has no steps yet", printed)
+        self.assertEqual(self.curves()["train/loss"], [(1, 1)])
+
+    def test_a_full_disk_is_an_error_without_traceback(self):
+        self.write_run("".join(metrics_line(step, 1) for step in range(1000)))
+        self.write_run("".join(metrics_line(step, 1) for step in range(1000)), "b")
+        done = subprocess.run([sys.executable, SCRIPT, "a", "b", "--out", "tb"], cwd=self.folder, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)))
+        self.assertEqual((done.returncode, done.stdout), (1, "cannot write into tb: File too large; run this again when that is mended\n"))
+
+    def test_a_disk_that_is_full_at_the_end_is_an_error_too(self):
+        self.write_run(metrics_line(1, 1))
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        library = to_tensorboard.load_library()
+        with unittest.mock.patch.object(library.EventFileWriter, "close", side_effect=full):
+            self.assertIn("cannot write into tb: No space left on device", self.refuse("a"))
+
     def test_a_run_that_goes_on_and_back(self):
         metrics = self.write_run(metrics_line(1, 1) + metrics_line(2, 2))
         run = to_tensorboard.Run(metrics, self.folder / "tb/a", to_tensorboard.load_library())
@@ -207,7 +256,7 @@ class ToTensorBoard(unittest.TestCase):
     def test_refusals(self):
         self.assertIn("cannot read b; expected a run directory or a metrics.jsonl", self.refuse("b"))
         self.write_run("", "b")
-        self.assertIn("b/metrics.jsonl has no steps yet", self.refuse("b"))
+        self.assertIn("nothing to write; --follow waits for the first step", self.refuse("b"))
         for damage in ("{}\n", '{"step": "1"}\n', "[" * 100000 + "\n", '{"step": 2,\n'):
             self.write_run(metrics_line(1, 1) + damage)
             self.assertIn("a/metrics.jsonl:2: not a line of metrics", self.refuse("a"))

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <limits>
 
 #include "fbi/config/load.h"
 #include "fbi/config/model_size.h"
@@ -209,6 +210,30 @@ TEST(Estimate, RunAndDisk) {
   EXPECT_EQ(history.kept_checkpoints, 6 + 3);
   EXPECT_EQ(history.disk_bytes, 10 * 12 * size.total());
   EXPECT_THAT(disk_report(history), HasSubstr(" for 9 and one being written"));
+}
+
+TEST(Estimate, KeepsNoMoreCheckpointsThanTheRunMakes) {
+  const auto kept = [](std::vector<std::string> changes) {
+    changes.insert(changes.begin(), {"train.steps=100", "checkpoint.every_steps=0"});
+    return on_gpus(preset("130m.json", 4, std::move(changes)), 4).kept_checkpoints;
+  };
+  const std::string all = "checkpoint.keep=9223372036854775807";
+  EXPECT_EQ(kept({}), 1);
+  EXPECT_EQ(kept({"checkpoint.at_end=false"}), 0);
+  EXPECT_EQ(kept({all, "checkpoint.every_steps=30"}), 3 + 1);
+  EXPECT_EQ(kept({all, "checkpoint.every_steps=25"}), 4);
+  EXPECT_EQ(kept({all, "checkpoint.every_steps=25", "checkpoint.at_end=false"}), 4);
+  EXPECT_EQ(kept({all, "checkpoint.every_steps=10", "checkpoint.keep_every=15"}), 13);
+  EXPECT_EQ(kept({"checkpoint.every_steps=10", "checkpoint.keep_every=15"}), 6 + 3);
+  EXPECT_EQ(kept({all, "checkpoint.every_seconds=1", "checkpoint.keep_every=15"}), 100);
+  EXPECT_EQ(kept({all, "checkpoint.keep_every=1073741824"}), 1);
+}
+
+TEST(Estimate, OfMoreBytesThanCanBeCountedSaysTheMost) {
+  const auto every_step =
+      on_gpus(preset("13b.json", 64, {"train.steps=1000000000", "checkpoint.keep_every=1"}), 64);
+  EXPECT_EQ(every_step.kept_checkpoints, 1'000'000'000);
+  EXPECT_EQ(every_step.disk_bytes, std::numeric_limits<std::int64_t>::max());
 }
 
 TEST(Estimate, RefusesWhatTrainingWouldRefuse) {

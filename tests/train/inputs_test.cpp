@@ -1,4 +1,5 @@
 // A run goes on with the data and the teacher that it began with, wherever they lie.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -11,6 +12,7 @@
 #include "fbi/train/dry_run.h"
 #include "nn/write_model_folder.h"
 #include "support/expect_error.h"
+#include "train/data_use.h"
 #include "train/tiny_run.h"
 
 namespace fbi::train {
@@ -156,6 +158,23 @@ TEST_F(RunInputs, JsonLinesAreToldApartByTheirEnds) {
   expect_refused("data.paths: the run has file 0, lines.jsonl of ");
   write_lines(runs_.path("lines.jsonl"), 7);
   go_on();
+}
+
+TEST_F(RunInputs, ThatAreHardlyReadAreNotSaidToBeReadNever) {
+  formats::TokenShardWriter writer(runs_.path("large.tokens"), {kVocab, kSeqLen + 1, 0, ""});
+  for (int sample = 0; sample < 500; ++sample)
+    writer.add(std::vector<std::int32_t>(kSeqLen + 1, 3));
+  writer.finish();
+  config_.data.paths = {runs_.path("large.tokens").string()};
+  const auto use = [&](std::int64_t steps) {
+    config_.train.steps = steps;
+    config::resolve(config_, 1);
+    const auto data =
+        data::open_training_data(config_.data, config_.train, config_.model.vocab_size);
+    return data_use(config_.train, *data, /*count_samples=*/true).front().text;
+  };
+  EXPECT_THAT(use(1), ::testing::EndsWith("; the run reads them less than 0.01 times"));
+  EXPECT_THAT(use(2), ::testing::EndsWith("; the run reads them 0.02 times"));
 }
 
 TEST_F(RunInputs, AreToldWithOtherDifferences) {

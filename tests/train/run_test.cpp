@@ -1,5 +1,6 @@
 #include "fbi/train/run.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
@@ -12,9 +13,11 @@
 #include <vector>
 
 #include "fbi/core/error.h"
+#include "fbi/core/file.h"
 #include "fbi/core/log.h"
 #include "fbi/core/signals.h"
 #include "fbi/formats/checkpoint_reader.h"
+#include "fbi/train/dry_run.h"
 #include "support/expect_error.h"
 #include "support/flip_bit.h"
 #include "train/tiny_run.h"
@@ -68,6 +71,17 @@ constexpr rlim_t kNothingFits = 512, kMetricsFit = 60'000;
 void damage(const fs::path& checkpoint) {
   for (const auto& entry : fs::directory_iterator(checkpoint))
     if (entry.path().extension() == ".safetensors") test::flip_last_bit(entry.path());
+}
+
+/// As if it were of another step, beside it.
+void copy_as_step(const fs::path& checkpoint, std::int64_t step) {
+  const fs::path copy = checkpoint.parent_path() / formats::checkpoint_folder_name(step);
+  fs::copy(checkpoint, copy);
+  auto manifest = formats::manifest_from_file(copy / "manifest.json");
+  auto state = nlohmann::json::parse(manifest.state_json);
+  state["train"]["step"] = manifest.step = step;
+  manifest.state_json = state.dump();
+  write_file(copy / "manifest.json", formats::manifest_to_json(manifest));
 }
 
 double saved_learning_rate(const fs::path& checkpoint) {
@@ -148,7 +162,8 @@ TEST_F(Run, OfAStableRateIsLengthenedOrEndedByAnotherDecay) {
     const std::string checkpoint = checkpoint_of(runs_.path("wsd"), from).string();
     test::expect_error<UsageError>([&] { train(steps, name, checkpoint, {}); },
                                    "optimizer.total_steps: the run has 50",
-                                   "--allow-change optimizer.total_steps moves its decay");
+                                   "--allow-change optimizer.total_steps moves its decay, without "
+                                   "a leap of the rate up to the checkpoint of step 40");
     train(steps, name, checkpoint, {"optimizer.total_steps"});
   };
   for (const std::int64_t steps : {40, 60}) {
@@ -158,6 +173,44 @@ TEST_F(Run, OfAStableRateIsLengthenedOrEndedByAnotherDecay) {
     EXPECT_EQ(end_of(runs_.path("branch" + name), steps),
               end_of(runs_.path("alone" + name), steps));
   }
+}
+
+/// However the rate falls: the message of a refusal, and the warning of what is allowed.
+TEST_F(Run, ThatHasEndedSaysThatTheRateLeapsWhenItsScheduleMoves) {
+  const auto message = [&](const std::string& name, std::int64_t from) {
+    std::string text = "no refusal";
+    try {
+      runs_.run(config_, "longer", checkpoint_of(runs_.path(name), from).string());
+    } catch (const UsageError& error) {
+      text = error.what();
+    }
+    return text;
+  };
+  using ::testing::HasSubstr;
+  config_.train.steps = 70;
+  EXPECT_THAT(message("whole", kSteps),
+              HasSubstr("With this the learning rate leaps after step 50 from 0.0003"));
+  config_.optimizer.schedule = config::ScheduleKind::kWsd;
+  config_.optimizer.decay_steps = 10;
+  config_.train.steps = kSteps;
+  runs_.run(config_, "wsd");
+  config_.train.steps = 70;
+  const std::string leap =
+      "With this the learning rate leaps after step 50 from 0.000435 to 0.003.";
+  EXPECT_THAT(message("wsd", kSteps), HasSubstr(leap));
+  EXPECT_THAT(message("wsd", 40), Not(HasSubstr("leaps")));
+  runs_.run(config_, "wsd", "auto", {}, {"optimizer.total_steps"});
+  EXPECT_THAT(read_file(runs_.path("wsd") / "train.log"), HasSubstr(leap));
+}
+
+TEST_F(Run, OfAConstantRateIsLengthenedWithoutMore) {
+  config_.optimizer.schedule = config::ScheduleKind::kConstant;
+  runs_.run(config_, "alone");
+  config_.train.steps = 30;
+  runs_.run(config_, "longer");
+  config_.train.steps = kSteps;
+  EXPECT_EQ(runs_.run(config_, "longer", "auto"), RunOutcome::kFinished);
+  EXPECT_EQ(end_of(runs_.path("longer")), end_of(runs_.path("alone")));
 }
 
 TEST_F(Run, ContinuesInANewDirectoryFromAGivenCheckpoint) {
@@ -325,6 +378,38 @@ TEST_F(Run, EndsAfterTooManyNonFiniteStepsInARow) {
       << "nothing is saved while steps fail";
 }
 
+/// The name has a digit more than those before.
+TEST_F(Run, ThatDivergesFindsTheNewestCheckpointByItsStep) {
+  constexpr std::int64_t kLast = 99'999'999;
+  fs::create_directories(runs_.path("long") / "checkpoints");
+  fs::copy_file(runs_.path("whole") / "config.json", runs_.path("long") / "config.json");
+  copy_as_step(checkpoint_of(runs_.path("whole"), kSteps), kLast);
+  fs::rename(checkpoint_of(runs_.path("whole"), kLast), checkpoint_of(runs_.path("long"), kLast));
+  config_.optimizer.total_steps = kSteps;
+  config_.optimizer.lr = config_.optimizer.end_lr = 1e30;
+  config_.train.steps = kLast + kSteps;
+  config_.train.max_skipped_in_row = 3;
+  config_.checkpoint.every_steps = 0;
+  test::expect_error<DivergedError>(
+      [&] {
+        runs_.run(config_, "long", "auto", {}, {"optimizer.lr", "optimizer.end_lr"});
+      },
+      "from before them: " + checkpoint_of(runs_.path("long"), kLast).string() + ". Look");
+}
+
+TEST_F(Run, ThatDivergesSaysSoWhateverItsFolderIs) {
+  config_.optimizer.lr = 1e30;
+  config_.optimizer.warmup_steps = 0;
+  config_.train.max_skipped_in_row = 3;
+  config_.checkpoint.every_steps = 0;
+  const auto on_step = [&](const StepMetrics& metrics) {
+    if (metrics.step == 1) std::ofstream(runs_.path("diverged") / "checkpoints") << "no folder";
+  };
+  test::expect_error<DivergedError>([&] { runs_.run(config_, "diverged", "none", on_step); },
+                                    "3 steps in a row had a non-finite loss",
+                                    "from before them: unknown (cannot list checkpoints in ");
+}
+
 TEST_F(Run, StoppedWhileStepsFailKeepsWhatWasSavedBefore) {
   fs::remove_all(checkpoint_of(runs_.path("whole"), 50));
   fs::remove_all(checkpoint_of(runs_.path("whole"), 40));
@@ -397,6 +482,40 @@ TEST_F(Run, OfAMeasurementLeavesNoCheckpoint) {
   EXPECT_EQ(runs_.run(config_, "measured"), RunOutcome::kFinished);
   EXPECT_EQ(metrics_lines(runs_.path("measured")), metrics_);
   EXPECT_TRUE(formats::list_checkpoints(runs_.path("measured") / "checkpoints").empty());
+}
+
+/// checkpoint.at_end is about one that is not due.
+TEST_F(Run, SavesItsLastStepWhenThatIsDue) {
+  config_.checkpoint.at_end = false;
+  config_.checkpoint.every_steps = 0;
+  config_.checkpoint.keep_every = 25;
+  runs_.run(config_, "kept");
+  EXPECT_EQ(end_of(runs_.path("kept")), end_);
+  config_.checkpoint.keep_every = 0;
+  config_.checkpoint.every_steps = 25;
+  runs_.run(config_, "saved");
+  EXPECT_EQ(end_of(runs_.path("saved")), end_);
+  config_.checkpoint.every_steps = 20;
+  runs_.run(config_, "not-due");
+  EXPECT_FALSE(fs::exists(checkpoint_of(runs_.path("not-due"), kSteps)));
+}
+
+/// Of what is left of the run alone.
+TEST_F(Run, ThatIsContinuedIsPlannedFromItsCheckpoint) {
+  const auto plan = [&](std::int64_t first_step) {
+    config_.optimizer.total_steps = kSteps;
+    config_.train.steps = 10'000'000;
+    config::RunConfig resolved = config_;
+    config::resolve(resolved, 1);
+    const std::string resume = first_step == 0 ? "none" : "auto";
+    const RunOptions options{runs_.path(first_step == 0 ? "new" : "whole"), resume, {}, "test"};
+    return dry_run(resolved, options, 1, Processor::kCpu);
+  };
+  using ::testing::HasSubstr;
+  EXPECT_THAT(plan(0), HasSubstr(" for all steps, at the "));
+  EXPECT_THAT(plan(kSteps), HasSubstr(" for the 9999950 steps after step 50, at the "));
+  copy_as_step(checkpoint_of(runs_.path("whole"), kSteps), 9'999'900);
+  EXPECT_THAT(plan(9'999'900), Not(HasSubstr("\ntime "))) << "hardly anything is left";
 }
 
 std::string text_of(const fs::path& file) {

@@ -18,12 +18,13 @@ struct FieldDifference {
   std::string current;
 };
 
-/// Identity fields in which two resolved configurations differ, in the order of docs/config.md.
+/// Identity fields in which two resolved configurations differ, in the order of docs/config.md;
+/// optimizer.total_steps only where both schedules have an end.
 std::vector<FieldDifference> identity_differences(const RunConfig& saved, const RunConfig& current);
 
 /// XXH3-128 of the identity fields of a resolved configuration (canonical JSON: flat, sorted keys;
-/// fields that earlier programs did not have only where they differ from their defaults), 32
-/// hexadecimal digits.
+/// fields that earlier programs did not have only where they differ from their defaults; no
+/// optimizer.total_steps with the constant schedule), 32 hexadecimal digits.
 std::string identity_hash(const RunConfig& config);
 
 }  // namespace fbi::config

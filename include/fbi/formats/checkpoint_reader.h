@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -60,6 +61,8 @@ class CheckpointReader {
 
 /// `step-00001234`: the folder of a committed checkpoint.
 std::string checkpoint_folder_name(std::int64_t step);
+/// 1234 for a folder of that name, nullopt for names that only look similar.
+std::optional<std::int64_t> checkpoint_step(const std::filesystem::path& folder);
 
 /// Committed checkpoint folders below `checkpoints`, newest step first, by name only (nothing is
 /// opened).

@@ -12,9 +12,9 @@ namespace fbi::train {
 /// parameters, batches, schedule, samples and epochs, the teacher's architecture, names and shapes
 /// of train.init_from, the run that would be continued, held-out data and tasks, memory and traffic
 /// of one of `world_size` ranks on `processor`, checkpoint size against free disk, and of one rank
-/// on the CPU how long it takes at least, which half a second of products tells. Notes say what
-/// is possible but hardly meant. Throws what training would throw. Writes nothing but line indexes
-/// of data that have none.
+/// on the CPU how long what is left of the run takes at least, which half a second of products
+/// tells. Notes say what is possible but hardly meant. Throws what training would throw. Writes
+/// nothing but line indexes of data that have none.
 std::string dry_run(const config::RunConfig& config, const RunOptions& options, int world_size,
                     Processor processor);
 

@@ -85,8 +85,10 @@ struct Estimate {
   TrafficEstimate traffic;
   TokenFlops flops;
   std::int64_t checkpoint_bytes = 0;  ///< all ranks together
-  std::int64_t kept_checkpoints = 0;  ///< at the end of the run, at most
+  std::int64_t kept_checkpoints = 0;  ///< at most, of a run that nobody stops
   std::int64_t disk_bytes = 0;        ///< of these, and of one being written
+  /// Of so many; the largest number there is where that does not suffice.
+  std::int64_t bytes_of_checkpoints(std::int64_t count) const;
   double tokens() const {
     return static_cast<double>(tokens_per_step) * static_cast<double>(steps);
   }
