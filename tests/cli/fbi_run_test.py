@@ -105,6 +105,13 @@ class Packed(unittest.TestCase):
         bits = tensors["model.layers.1.mlp.down_proj.weight_bits"]
         self.assertEqual((bits["dtype"], bits["shape"]), ("U8", [48, 10]))
 
+    def test_a_screen_of_the_head_changes_no_text(self):
+        words = ("generate", "--model", "packed", "--tokenizer", "tokenizer.model", "--prompt", "Once", "--max-new-tokens", 20)
+        for drawing in (("--temperature", 0), ("--temperature", 1, "--top-k", 3, "--seed", 1)):
+            texts = [call(FBI_RUN, *words, *drawing, "--head-screen", choice) for choice in ("on", "off")]
+            self.assertEqual(*texts)
+        self.assertIn("expected one of off, on; found 'maybe'", call(FBI_RUN, *words, "--head-screen", "maybe", code=2))
+
     def test_bench_compares_variants(self):
         words = ("bench", "--threads", 1, "--prompt-tokens", 20, "--new-tokens", 5, "--json")
         variants = json.loads(call(FBI_RUN, *words, "--model", "packed", "--compare"))

@@ -12,6 +12,8 @@
 #include "fbi/infer/packed_model.h"
 #include "fbi/infer/sampler.h"
 #include "fbi/kernels/dispatch.h"
+#include "infer/forward.h"
+#include "infer/model_parts.h"
 #include "infer/test_models.h"
 
 namespace fbi::infer {
@@ -235,6 +237,51 @@ TEST(HeadScreen, IsNoneWhereEveryLogitCounts) {
   expect_same_draws({.temperature = 1, .top_p = 0.9}, false);
   expect_same_draws({.temperature = 0, .repetition_penalty = 0.9}, false);
   expect_same_draws({.temperature = 0, .frequency_penalty = -0.5}, false);
+}
+
+/// Several texts at once, each with what it draws from.
+TEST(HeadScreen, LeavesOutNothingThatATextWants) {
+  config::ModelConfig config = test_model();
+  config.vocab_size = 2000;
+  Team team(2);
+  const auto forward = make_forward(random_parts(config), {}, team);
+  std::vector<std::unique_ptr<SequenceCache>> caches;
+  std::vector<TokenRow> rows;
+  for (const std::int32_t id : some_ids(5, 2000)) {
+    caches.push_back(forward->new_cache());
+    caches.back()->reserve(1);
+    rows.push_back({id, 0, caches.back().get()});
+  }
+  const eval::Drawable wanted[] = {{.ids = 2000},
+                                   {.ids = 1500, .highest = 3},
+                                   {.ids = 2000, .within = 0.5},
+                                   {.ids = 100},
+                                   {.ids = 2000}};
+  for (const std::int64_t texts : {1, 2, 4, 5}) {
+    forward->run(std::span(rows).first(static_cast<std::size_t>(texts)));
+    std::vector<float> all(static_cast<std::size_t>(texts) * 2000), some = all;
+    forward->logits(0, texts, all.data());
+    forward->logits_to_draw(0, std::span(wanted).first(static_cast<std::size_t>(texts)),
+                            some.data());
+    for (std::int64_t t = 0; t < texts; ++t) {
+      const auto expected = std::span<const float>(all).subspan(static_cast<std::size_t>(t) * 2000);
+      const auto found = std::span<const float>(some).subspan(static_cast<std::size_t>(t) * 2000);
+      std::vector<float> sorted(expected.begin(), expected.begin() + wanted[t].ids);
+      std::ranges::sort(sorted, std::greater<>());
+      const double least =
+          sorted[static_cast<std::size_t>(wanted[t].highest - 1)] - wanted[t].within;
+      int left_out = 0;
+      for (std::int64_t id = 0; id < 2000; ++id) {
+        const auto at = static_cast<std::size_t>(id);
+        if (found[at] == -INFINITY && (id >= wanted[t].ids || expected[at] < least)) {
+          ++left_out;
+        } else {
+          EXPECT_EQ(found[at], expected[at]) << "text " << t << " of " << texts << ", token " << id;
+        }
+      }
+      EXPECT_EQ(left_out > 1000, texts <= 4);
+    }
+  }
 }
 
 TEST(HeadScreen, IsPaidForByTheRowsThatNeedNotBeRead) {
