@@ -197,7 +197,7 @@ def metrics_files(runs):
 
 def is_readable(file, follow):
     """Also a run's folder in which it has not come to its first step."""
-    return file.is_file() or (file.parent.is_dir() and (follow or (file.parent / "config.json").is_file()))
+    return file.is_file() or (file.parent.is_dir() and (follow or (file.parent / "environment.json").is_file()))
 
 
 def convert(runs, go_on):

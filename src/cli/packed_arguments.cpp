@@ -51,7 +51,7 @@ Option device_option() {
 
 Option head_screen_option() {
   return {"head-screen",
-          "on|off",
+          "on/off",
           "on: an 8-bit copy of the head tells the tokens that cannot be drawn, so that with "
           "greedy, top-k or min-p decoding a few rows of the head are read in place of all; the "
           "text is the same",

@@ -73,11 +73,12 @@ void HeadScreen::begin(const float* x, const eval::Drawable& wanted, Search& sea
   const double norm = norm_of({x, static_cast<std::size_t>(copy_.padded_columns())});
   search.wanted = wanted;
   search.wanted.ids = std::min(wanted.ids, copy_.shape().rows);
-  constexpr double kMost = std::numeric_limits<float>::max() / 16;
+  // Kernels may add multiples of what they give.
+  constexpr double kMost = std::numeric_limits<float>::max() / 0x1p32;
   search.norm = norm * largest_norm_ < kMost ? static_cast<float>(norm * (1 + 1e-6)) : kNone;
   search.estimates.resize(rows);
-  search.low.resize(rows / kGroup + 1);
-  search.high.resize(rows / kGroup + 1);
+  search.low.resize(static_cast<std::size_t>(groups(copy_.shape().rows)));
+  search.high.resize(search.low.size());
   search.candidates.clear();
   search.candidates.reserve(rows / kTooMany);
 }
@@ -118,15 +119,16 @@ std::pair<float, float> HeadScreen::bounds(std::int64_t begin, std::int64_t end,
 
 void HeadScreen::find(Search& search) const {
   const auto& [ids, highest, within] = search.wanted;
-  const std::int64_t groups = (ids + kGroup - 1) / kGroup;
+  const std::int64_t count = groups(ids);
   search.found = false;
   if (std::isnan(search.norm)) return;
   // As many groups have a logit that is at least as high as that.
   float* const low = search.low.data();
-  std::nth_element(low, low + highest - 1, low + groups, std::greater<>());
+  std::nth_element(low, low + highest - 1, low + count, std::greater<>());
   const double least = low[highest - 1] - within;
-  const auto threshold = static_cast<float>(least - 1e-6 * std::abs(least));
-  for (std::int64_t group = 0; group < groups; ++group) {
+  constexpr double kLowest = std::numeric_limits<float>::lowest();
+  const auto threshold = static_cast<float>(std::max(least - 1e-6 * std::abs(least), kLowest));
+  for (std::int64_t group = 0; group < count; ++group) {
     if (search.high[static_cast<std::size_t>(group)] < threshold) continue;
     for (std::int64_t o = group * kGroup; o < std::min((group + 1) * kGroup, ids); ++o) {
       const auto at = static_cast<std::size_t>(o);

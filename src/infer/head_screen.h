@@ -42,7 +42,7 @@ class HeadScreen {
   };
   /// Whether so few are wanted that it may find them.
   bool suits(const eval::Drawable& wanted) const {
-    return wanted.highest <= std::min(wanted.ids, copy_.shape().rows) / kGroup + 1;
+    return wanted.highest <= groups(std::min(wanted.ids, copy_.shape().rows));
   }
   /// For a hidden state x [padded_columns] and what suits.
   void begin(const float* x, const eval::Drawable& wanted, Search& search) const;
@@ -54,6 +54,7 @@ class HeadScreen {
   void find(Search& search) const;
 
  private:
+  static std::int64_t groups(std::int64_t rows) { return (rows + kGroup - 1) / kGroup; }
   std::pair<float, float> bounds(std::int64_t begin, std::int64_t end, const Search& search) const;
 
   kernels::DenseLinear copy_;

@@ -44,9 +44,10 @@ std::optional<eval::Drawable> Sampler::drawable(std::int64_t ids, std::size_t hi
   const bool greedy = options_.temperature == 0;
   eval::Drawable wanted = {.ids = ids};
   if (!greedy && options_.top_k > 0) {
-    wanted.highest = options_.top_k;
+    wanted.highest = std::min(options_.top_k, ids);
   } else if (!greedy && options_.top_p == 1 && options_.min_p > 0) {
-    wanted.within = -std::log(options_.min_p) * options_.temperature;
+    // A little more, since exp() rounds.
+    wanted.within = (1e-12 - std::log(options_.min_p)) * options_.temperature;
   } else if (!greedy) {
     return std::nullopt;
   }

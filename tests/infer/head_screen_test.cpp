@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -149,6 +150,35 @@ TEST(HeadScreen, FindsAllThatIsWantedAndLittleElse) {
   }
 }
 
+/// As many as there are groups, and below zero.
+TEST(HeadScreen, FindsTheMostThatSuitsIt) {
+  constexpr std::int64_t kVocab = 30 * HeadScreen::kGroup, kHidden = 128;
+  RandomStream random(8, 1);
+  Rows parts(kVocab, kHidden, /*half=*/false);
+  for (std::size_t n = 0; n < parts.values.size(); ++n) {
+    parts.values[n] = n % kHidden == 0 ? -4 : normal(random);
+  }
+  const Screened screened(parts, kernels::Storage::kFp32);
+  auto x = state(kHidden, screened.head.padded_columns(), 1, random);
+  x[0] = 20;
+  EXPECT_TRUE(screened.screen.suits({.ids = kVocab, .highest = 30}));
+  EXPECT_FALSE(screened.screen.suits({.ids = kVocab, .highest = 31}));
+  EXPECT_FALSE(screened.screen.suits({.ids = kVocab - 64, .highest = 30}));
+  auto logits = screened.logits(x);
+  std::vector<std::int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::sort(order, std::greater<>(), [&](std::int32_t id) { return logits[id]; });
+  ASSERT_LT(logits[order[0]], 0);
+  for (const int highest : {1, 8, 30}) {
+    const auto search = screened.search(x, {.ids = kVocab, .highest = highest});
+    ASSERT_EQ(search.found, highest < 30)
+        << "more than an eighth of all rows are as high as every group's highest";
+    for (int k = 0; search.found && k < highest; ++k) {
+      EXPECT_EQ(std::ranges::count(search.candidates, order[k]), 1) << k;
+    }
+  }
+}
+
 /// Rows that differ by less than their copies can tell.
 TEST(HeadScreen, KeepsAllThatItCannotTellApart) {
   Rows parts(2000, 64, /*half=*/false);
@@ -180,8 +210,8 @@ TEST(HeadScreen, FindsNothingWhereItCannotTell) {
   const Screened screened(parts, kernels::Storage::kFp32);
   std::vector<float> x(static_cast<std::size_t>(screened.head.padded_columns()), 1.0f);
   EXPECT_TRUE(screened.search(x, {.ids = 1000}).found);
-  for (const float broken :
-       {3e38f, std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+  for (const float broken : {1e30f, 3e38f, std::numeric_limits<float>::infinity(),
+                             std::numeric_limits<float>::quiet_NaN()}) {
     x[5] = broken;
     const auto search = screened.search(x, {.ids = 1000});
     EXPECT_FALSE(search.found) << broken;
@@ -230,6 +260,14 @@ TEST(HeadScreen, ChangesNoDraw) {
   expect_same_draws({.temperature = 0.8, .top_k = 10, .seed = 1}, true);
   expect_same_draws({.temperature = 2, .top_k = 10, .top_p = 0.8, .min_p = 0.1, .seed = 2}, true);
   expect_same_draws({.temperature = 0.5, .min_p = 0.2, .repetition_penalty = 1.1, .seed = 3}, true);
+}
+
+TEST(HeadScreen, IsAskedForNoMoreThanThereIs) {
+  const auto most = std::numeric_limits<std::int64_t>::max();
+  const SamplerOptions all = {.temperature = 1, .top_k = most, .repetition_penalty = 1.1};
+  EXPECT_EQ(Sampler(all).drawable(2000, 300, 10)->highest, 2300);
+  const SamplerOptions equal = {.temperature = 1e16, .min_p = 1};
+  EXPECT_GT(Sampler(equal).drawable(2000, 300, 10)->within, 1) << "exp() rounds to 1";
 }
 
 TEST(HeadScreen, IsNoneWhereEveryLogitCounts) {

@@ -179,7 +179,7 @@ class ToTensorBoard(unittest.TestCase):
     def test_a_run_without_steps_does_not_keep_others_waiting(self):
         self.write_run("", "empty")
         (self.folder / "begun").mkdir()
-        (self.folder / "begun/config.json").touch()
+        (self.folder / "begun/environment.json").touch()
         self.write_run(metrics_line(1, 1))
         printed = self.convert("empty", "begun", "a")
         for name in ("empty", "begun"):

@@ -133,9 +133,9 @@ struct TrainConfig {
 struct CheckpointConfig {
   std::int64_t every_steps = 1000;  ///< 0: never by steps
   double every_seconds = 0;         ///< 0: never by time
-  bool at_end = true;               ///< after the last step; false for runs that only measure
-  std::int64_t keep = 3;            ///< checkpoints kept, at least 2
-  std::int64_t keep_every = 0;      ///< steps between checkpoints that stay besides; 0: none
+  bool at_end = true;           ///< after the last step even if none is due; false to measure only
+  std::int64_t keep = 3;        ///< checkpoints kept, at least 2
+  std::int64_t keep_every = 0;  ///< steps between checkpoints that stay besides; 0: none
 };
 
 /// Measured between steps, on the model as it trains.
