@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "fbi/distill/objective.h"
 #include "fbi/ops/sign_products.h"
 #include "fbi/optim/adamw.h"
 #include "train/layer_walk.h"
@@ -241,9 +242,12 @@ class StepWalk {
     const auto hold = [&](std::int64_t bytes) { return make(MemoryKind::kLossChunk, bytes); };
     Buffer head, teacher_head, reference;
     if (element_ != kFloatBytes) head = hold(student_.embedding.elements() * element_);
-    if (teacher_ && teacher_->value_bytes != teacher_->compute_bytes)
-      teacher_head =
-          hold(config_.model.vocab_size * teacher_->model.hidden_size * teacher_->compute_bytes);
+    if (teacher_ && teacher_->value_bytes != teacher_->compute_bytes) {
+      std::int64_t rows = config_.model.vocab_size;
+      if (processor_ == Processor::kCpu) rows = std::min(rows, distill::kTeacherHeadRows);
+      teacher_head = hold(rows * teacher_->model.hidden_size * teacher_->compute_bytes +
+                          (rows < config_.model.vocab_size ? chunk * rows * kFloatBytes : 0));
+    }
     // ops::logits_dtype
     const bool as_multiplied =
         processor_ == Processor::kGpu && (!teacher_ || teacher_->compute_bytes == element_);

@@ -132,6 +132,33 @@ TEST(Objective, AddsToTheGradientOfTheHead) {
   EXPECT_TRUE(student.head().grad.allclose(2 * once, 1e-5, 1e-7));
 }
 
+/// A head in fp16 is multiplied in fp32, several rows at a time.
+TEST(Objective, TakesTheTeachersHeadInPieces) {
+  auto large = [](config::ModelConfig model) {
+    model.vocab_size = 2 * kTeacherHeadRows + 123;
+    return model;
+  };
+  nn::LlamaForCausalLM student(large(tiny_model(16, config::Binarize::kColumn)), {});
+  nn::LlamaForCausalLM teacher(large(tiny_model(12, config::Binarize::kNone)), {});
+  nn::load_weights(student, *nn::random_weights(student.config(), 1));
+  nn::load_weights(teacher, *nn::random_weights(teacher.config(), 2));
+  student.allocate_gradients();
+  const at::Tensor hidden = random_tensor({kBatch, kSeq, 16}, "student");
+  const at::Tensor reference = random_tensor({kBatch, kSeq, 12}, "teacher");
+  const at::Tensor targets = at::zeros({kTokens}, at::kInt);
+  const auto run = [&](const at::Tensor& head) {
+    teacher.head().value = head;
+    student.head().grad.zero_();
+    return Objective({0.5, 0.5, 1}, 4)
+        .run(student, hidden, &teacher, reference, targets, kGradScale);
+  };
+  const at::Tensor half = teacher.head().value.to(at::kHalf);
+  const auto expected = run(half.to(at::kFloat)), found = run(half);
+  // fp32 sums, perhaps in another order.
+  EXPECT_TRUE(found.sums.allclose(expected.sums, 1e-6, 0));
+  EXPECT_TRUE(found.dhidden.allclose(expected.dhidden, 1e-5, 1e-7));
+}
+
 class Teacher : public ::testing::Test {
  protected:
   Teacher() {

@@ -11,6 +11,10 @@
 
 namespace fbi::distill {
 
+/// Rows of a teacher's head that are converted at a time, where it is kept in another type than it
+/// is multiplied in (on CPUs).
+inline constexpr std::int64_t kTeacherHeadRows = 2048;
+
 /// Head and loss of one micro-step, in chunks of tokens: the logits of student and teacher exist
 /// for one chunk at a time, never [T, V].
 class Objective {
