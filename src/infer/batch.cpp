@@ -116,18 +116,6 @@ void Batch::run(std::span<const Part> parts) {
   hear();
 }
 
-void Batch::reserve(SequenceCache& cache, std::int64_t positions) const {
-  for (;;) {
-    try {
-      return cache.reserve(positions);
-    } catch (const kernels::cuda::CudaError&) {
-      throw;
-    } catch (...) {
-      if (!free_memory_ || !free_memory_()) throw;
-    }
-  }
-}
-
 /// Runs the parts; leaves the sequences whose logits are wanted in heard_, in the order of logits_.
 void Batch::feed(std::span<const Part> parts) {
   rows_.clear();
@@ -135,7 +123,7 @@ void Batch::feed(std::span<const Part> parts) {
   heard_.clear();
   for (const auto& [sequence, count] : parts) {
     const std::int64_t end = sequence->fed + count;
-    reserve(*sequence->cache, end);
+    with_memory([&] { sequence->cache->reserve(end); });
     for (std::int64_t position = sequence->fed; position < end; ++position) {
       const TokenRow row = {sequence->continuation.ids()[position], position,
                             sequence->cache.get()};

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "fbi/kernels/cuda.h"
 #include "infer/continuation.h"
 #include "infer/forward.h"
 
@@ -76,6 +77,21 @@ class Batch {
   /// thrown.
   void step(std::span<Sequence* const> sequences);
 
+  /// Calls work() again as long as it finds no memory and some can be freed. An error of the GPU
+  /// passes at once.
+  template <class Work>
+  auto with_memory(const Work& work) const {
+    for (;;) {
+      try {
+        return work();
+      } catch (const kernels::cuda::CudaError&) {
+        throw;
+      } catch (...) {
+        if (!free_memory_ || !free_memory_()) throw;
+      }
+    }
+  }
+
  private:
   /// Rows of a prompt that is not alone, at least: kernels take as many at once.
   static constexpr std::int64_t kLeastShare = 16;
@@ -88,7 +104,6 @@ class Batch {
   void add(Sequence& sequence, std::int64_t count);
   void flush();
   void run(std::span<const Part> parts);
-  void reserve(SequenceCache& cache, std::int64_t positions) const;
   void feed(std::span<const Part> parts);
   void read_logits(std::int64_t count);
   void hear();

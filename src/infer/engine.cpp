@@ -262,16 +262,13 @@ void Engine::Impl::share_prefixes() {
     Job& job = running_[index];
     job.waits = false;
     if (!job.sequence->unread() || job.sequence->ended()) continue;
-    for (bool again = true; again;) {
-      again = false;
-      try {
-        job.waits = !take_prefix(std::span(running_).first(index), *job.sequence);
-      } catch (const kernels::cuda::CudaError&) {
-        throw;
-      } catch (...) {  // no memory
-        again = prefixes_.give_up();
-        if (!again) job.sequence->error = std::current_exception();
-      }
+    try {
+      job.waits = !batch_.with_memory(
+          [&] { return take_prefix(std::span(running_).first(index), *job.sequence); });
+    } catch (const kernels::cuda::CudaError&) {
+      throw;
+    } catch (...) {  // no memory
+      job.sequence->error = std::current_exception();
     }
   }
 }

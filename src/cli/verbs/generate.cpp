@@ -28,9 +28,7 @@ Verb generate_verb() {
           "Loads a run, checkpoint, export or Hugging Face folder and streams a continuation of "
           "the prompt, with a key-value cache. "
           "A packed export runs from its sign bits; --activations, --head, --head-screen and "
-          "--cache are "
-          "for it, "
-          "--dtype is for the others.",
+          "--cache are for it, --dtype is for the others.",
           "",
           joined(joined(joined(model_options(), packed_options()), {head_screen_option()}),
                  generation_options()),
