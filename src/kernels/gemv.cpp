@@ -78,7 +78,7 @@ std::int64_t BinaryLinear::block_rows() const {
 
 std::int64_t BinaryLinear::blocks_at_once(std::int64_t tokens) const {
   if (tokens_in_lanes(tokens) > 0) return kMaxLaneBlocks;
-  return tokens == 1 ? product_->group_blocks : kMaxGroupBlocks;
+  return tokens == 1 ? product_->streams * product_->group_blocks : kMaxGroupBlocks;
 }
 
 BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alpha,
@@ -201,9 +201,13 @@ void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_
     }
   }
   for (; t < tokens; ++t) {
-    for (std::int64_t k = 0; k < blocks; ++k) {
-      product_->add_chunk(words[k], tables + t * table_stride + place, count,
-                          sums + t * sums_stride + k * kMaxBlockRows);
+    const std::int64_t apart = product_->group_blocks, streams = product_->streams;
+    for (std::int64_t group = 0; group < blocks; group += streams * apart) {
+      for (std::int64_t k = group; k < std::min(group + apart, blocks); ++k) {
+        product_->add_chunk(words + k, apart, std::min(streams, divide_up(blocks - k, apart)),
+                            tables + t * table_stride + place, count,
+                            sums + t * sums_stride + k * kMaxBlockRows);
+      }
     }
   }
 }
@@ -367,9 +371,10 @@ void DenseLinear::multiply(std::int64_t begin, std::int64_t end, const float* x,
   for (std::int64_t t = 0; t < grouped; t += group) {
     pack_group(x + t * x_stride, x_stride, columns, group, packed.as<float>() + t * columns);
   }
-  constexpr std::int64_t kTile = 32;  // rows that stay in cache while the tokens pass
-  for (std::int64_t first = begin; first < end; first += kTile) {
-    const std::int64_t rows = std::min(kTile, end - first);
+  // Rows that stay in cache while several tokens pass.
+  const std::int64_t tile = tokens == 1 ? end - begin : 32;
+  for (std::int64_t first = begin; first < end; first += tile) {
+    const std::int64_t rows = std::min(tile, end - first);
     const std::byte* const w = values_.data() + first * row_stride_bytes_;
     std::int64_t t = 0;
     for (; t < grouped; t += group) {

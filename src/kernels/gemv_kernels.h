@@ -16,6 +16,8 @@ inline constexpr std::int64_t kMaxGroupBlocks = 8;
 /// Blocks that pass by the tables of one LaneProduct, at most: the more of them, the less filling
 /// the tables costs, as long as their sums stay in the second-level cache.
 inline constexpr std::int64_t kMaxLaneBlocks = 16;
+/// Of SignProduct::streams.
+inline constexpr std::int64_t kMaxStreams = 4;
 /// Tokens that SignProduct::add_chunk_of_group and CacheKernels take together.
 inline constexpr std::int64_t kTokenGroup = 4;
 /// Of LaneProduct::tokens.
@@ -66,14 +68,20 @@ struct SignProduct {
   /// count; inputs beyond count are 0.
   void (*tables)(const float* x, const float* scale, bool per_column, std::int64_t count,
                  std::int64_t units, std::byte* table);
-  /// sums[r] += Σ ±(x·scale) over the `count` inputs of a chunk, of one block.
-  void (*add_chunk)(const std::byte* words, const std::byte* table, std::int64_t count,
-                    float* sums);
-  /// The same for kTokenGroup tokens whose tables and sums are table_stride bytes and sums_stride
-  /// values apart; each has the bits of add_chunk. Null where a level gains nothing by it.
+  /// sums[r] += Σ ±(x·scale) over the `count` inputs of a chunk, of 1 to `streams` blocks:
+  /// words[k * apart], sums + k * apart * kMaxBlockRows. A block's bits do not depend on the
+  /// others.
+  void (*add_chunk)(const std::byte* const* words, std::int64_t apart, std::int64_t blocks,
+                    const std::byte* table, std::int64_t count, float* sums);
+  /// The same of one block for kTokenGroup tokens whose tables and sums are table_stride bytes and
+  /// sums_stride values apart; each has the bits of add_chunk. Null where a level gains nothing by
+  /// it.
   void (*add_chunk_of_group)(const std::byte* words, const std::byte* tables,
                              std::int64_t table_stride, std::int64_t count, float* sums,
-                             std::int64_t sums_stride);
+                             std::int64_t sums_stride) = nullptr;
+  /// Blocks of as many groups that are taken together: a core that computes reads several places
+  /// of the memory in turn faster than one after the other.
+  std::int64_t streams = 1;
   LaneProduct lanes = {};
 };
 

@@ -1,4 +1,5 @@
 #include <cstddef>
+#include <type_traits>
 
 #include "kernels/cpu/vec16_avx512.h"
 #include "kernels/cpu/vec16_gemv_x86.h"
@@ -28,6 +29,22 @@ inline Floats load_int8(const std::byte* x) {
 
 namespace fbi::kernels {
 namespace {
+
+/// Calls take(n) with the number of blocks as a constant, 1 to kMaxStreams.
+template <class Take>
+inline void with_constant(std::int64_t blocks, const Take& take) {
+  static_assert(kMaxStreams == 4);
+  switch (blocks) {
+    case 1:
+      return take(std::integral_constant<int, 1>());
+    case 2:
+      return take(std::integral_constant<int, 2>());
+    case 3:
+      return take(std::integral_constant<int, 3>());
+    default:
+      return take(std::integral_constant<int, 4>());
+  }
+}
 
 /// Sign combinations of this many inputs have one table.
 constexpr int kGroup = 5;
@@ -94,14 +111,15 @@ void exact_tables(const float* x, const float* scale, bool per_column, std::int6
 constexpr int kExactVectors = kBlockRows / 16;
 
 /// partial += the sums of one unit, for tokens whose tables are `stride` bytes apart. Several
-/// tokens share the shifts, which compete with the look-ups for the same ports.
-template <int tokens>
+/// tokens share the shifts, which compete with the look-ups for the same ports. Calls ask for each
+/// line of words that it reads.
+template <int tokens, class Ask>
 inline void add_unit(const std::byte* words, const std::byte* table, std::int64_t stride,
-                     __m512 (&partial)[tokens][kExactVectors]) {
+                     __m512 (&partial)[tokens][kExactVectors], const Ask& ask) {
   __m512i signs[kExactVectors];
   for (int v = 0; v < kExactVectors; ++v) {
     signs[v] = _mm512_load_si512(words + 64 * v);
-    if (tokens == 1) ask_ahead(words + 64 * v);
+    ask(words + 64 * v);
   }
 #pragma GCC unroll 6
   for (int g = 0; g < kExactGroups; ++g) {
@@ -124,17 +142,8 @@ inline void add_unit(const std::byte* words, const std::byte* table, std::int64_
 }
 
 template <int tokens>
-inline void exact_tokens(const std::byte* words, const std::byte* tables, std::int64_t table_stride,
-                         std::int64_t count, float* sums, std::int64_t sums_stride) {
-  __m512 partial[tokens][kExactVectors];
-  for (auto& token : partial) {
-    for (auto& part : token) part = _mm512_setzero_ps();
-  }
-  for (; count > 0; count -= kExactUnit) {
-    add_unit<tokens>(words, tables, table_stride, partial);
-    words += 4 * kBlockRows;
-    tables += kExactTable;
-  }
+inline void add_partial(const __m512 (&partial)[tokens][kExactVectors], float* sums,
+                        std::int64_t sums_stride) {
   for (int t = 0; t < tokens; ++t) {
     for (int v = 0; v < kExactVectors; ++v) {
       float* sum = sums + t * sums_stride + 16 * v;
@@ -143,14 +152,36 @@ inline void exact_tokens(const std::byte* words, const std::byte* tables, std::i
   }
 }
 
-void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
-  exact_tokens<1>(words, table, 0, count, sums, 0);
-}
-
 void exact_chunk_of_group(const std::byte* words, const std::byte* tables,
                           std::int64_t table_stride, std::int64_t count, float* sums,
                           std::int64_t sums_stride) {
-  exact_tokens<kTokenGroup>(words, tables, table_stride, count, sums, sums_stride);
+  __m512 partial[kTokenGroup][kExactVectors] = {};
+  for (; count > 0; count -= kExactUnit) {
+    add_unit(words, tables, table_stride, partial, [](const std::byte*) {});
+    words += 4 * kBlockRows;
+    tables += kExactTable;
+  }
+  add_partial(partial, sums, sums_stride);
+}
+
+template <int blocks>
+void exact_blocks(const std::byte* const* words, std::int64_t apart, const std::byte* table,
+                  std::int64_t count, float* sums) {
+  __m512 partial[blocks][1][kExactVectors] = {};
+  for (std::int64_t place = 0; count > 0; count -= kExactUnit, place += 4 * kBlockRows) {
+#pragma GCC unroll 4
+    for (int k = 0; k < blocks; ++k) {
+      add_unit(words[k * apart] + place, table, 0, partial[k], ask_ahead<blocks>);
+    }
+    table += kExactTable;
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < blocks; ++k) add_partial(partial[k], sums + k * apart * kMaxBlockRows, 0);
+}
+
+void exact_chunk(const std::byte* const* words, std::int64_t apart, std::int64_t blocks,
+                 const std::byte* table, std::int64_t count, float* sums) {
+  with_constant(blocks, [&](auto n) { exact_blocks<n>(words, apart, table, count, sums); });
 }
 
 /// In lanes a chunk's sums are of fp32 numbers that are worth what they are.
@@ -259,33 +290,52 @@ inline void add_scaled(__m512i whole, __m512 factor, float* sums) {
   store(sums + 16, fma(factor, _mm512_cvtepi32_ps(high), load(sums + 16)));
 }
 
-void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
-  constexpr int kVectors = kInt8BlockRows / 32;
-  for (; count > 0; count -= kInt8Unit) {
-    __m512i whole[kVectors];
-    for (auto& part : whole) part = _mm512_setzero_si512();
+constexpr int kInt8Vectors = kInt8BlockRows / 32;
+
+/// whole += the sums of kInt8Word inputs.
+template <int blocks>
+inline void add_words(const std::byte* words, const __m512i (&tables)[3],
+                      __m512i (&whole)[kInt8Vectors]) {
+  for (int v = 0; v < kInt8Vectors; ++v) {
+    const __m512i signs = _mm512_load_si512(words + 64 * v);
+    ask_ahead<blocks>(words + 64 * v);
+    const __m512i a = _mm512_permutexvar_epi16(signs, tables[0]);
+    const __m512i b = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 5), tables[1]);
+    const __m512i c = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 10), tables[2]);
+    whole[v] = _mm512_add_epi16(whole[v], _mm512_add_epi16(a, _mm512_add_epi16(b, c)));
+  }
+}
+
+template <int blocks>
+void int8_blocks(const std::byte* const* words, std::int64_t apart, const std::byte* table,
+                 std::int64_t count, float* sums) {
+  for (std::int64_t place = 0; count > 0; count -= kInt8Unit) {
+    __m512i whole[blocks][kInt8Vectors] = {};
     const std::byte* group = table + kUnitHeader;
     const std::int64_t inputs = count < kInt8Unit ? count : kInt8Unit;
     for (std::int64_t first_input = 0; first_input < inputs; first_input += kInt8Word) {
-      const __m512i first_table = _mm512_load_si512(group);
-      const __m512i second_table = _mm512_load_si512(group + 64);
-      const __m512i third_table = _mm512_load_si512(group + 128);
-      for (int v = 0; v < kVectors; ++v) {
-        const __m512i signs = _mm512_load_si512(words + 64 * v);
-        ask_ahead(words + 64 * v);
-        const __m512i a = _mm512_permutexvar_epi16(signs, first_table);
-        const __m512i b = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 5), second_table);
-        const __m512i c = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 10), third_table);
-        whole[v] = _mm512_add_epi16(whole[v], _mm512_add_epi16(a, _mm512_add_epi16(b, c)));
-      }
+      const __m512i tables[3] = {_mm512_load_si512(group), _mm512_load_si512(group + 64),
+                                 _mm512_load_si512(group + 128)};
+#pragma GCC unroll 4
+      for (int k = 0; k < blocks; ++k)
+        add_words<blocks>(words[k * apart] + place, tables, whole[k]);
       group += 3 * 64;
-      words += 2 * kInt8BlockRows;
+      place += 2 * kInt8BlockRows;
     }
     float factor;
     std::memcpy(&factor, table, sizeof factor);
-    for (int v = 0; v < kVectors; ++v) add_scaled(whole[v], splat(factor), sums + 32 * v);
+    for (int k = 0; k < blocks; ++k) {
+      for (int v = 0; v < kInt8Vectors; ++v) {
+        add_scaled(whole[k][v], splat(factor), sums + k * apart * kMaxBlockRows + 32 * v);
+      }
+    }
     table += kInt8Table;
   }
+}
+
+void int8_chunk(const std::byte* const* words, std::int64_t apart, std::int64_t blocks,
+                const std::byte* table, std::int64_t count, float* sums) {
+  with_constant(blocks, [&](auto n) { int8_blocks<n>(words, apart, table, count, sums); });
 }
 
 struct Int8 {
@@ -311,10 +361,10 @@ struct Int8 {
 }  // namespace
 
 constinit const GemvKernels kAvx512Gemv = vec16_gemv(
-    {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, kExactChunkUnits, 8,
-     repack_words32, exact_tables, exact_chunk, exact_chunk_of_group,
+    {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, kExactChunkUnits, 2,
+     repack_words32, exact_tables, exact_chunk, exact_chunk_of_group, kMaxStreams,
      lane_product<Exact>(15, exact_inputs)},
-    {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8, 8, repack_words16,
-     int8_tables, int8_chunk, nullptr, lane_product<Int8>(17, int8_inputs)});
+    {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8, 2, repack_words16,
+     int8_tables, int8_chunk, nullptr, kMaxStreams, lane_product<Int8>(17, int8_inputs)});
 
 }  // namespace fbi::kernels

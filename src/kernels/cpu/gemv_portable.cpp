@@ -42,7 +42,9 @@ void exact_tables(const float* x, const float* scale, bool per_column, std::int6
   }
 }
 
-void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
+void exact_chunk(const std::byte* const* blocks, std::int64_t, std::int64_t, const std::byte* table,
+                 std::int64_t count, float* sums) {
+  const std::byte* words = *blocks;
   float partial[kBlockRows] = {};
   for (; count > 0; count -= kExactUnit) {
     const auto* t = reinterpret_cast<const float*>(table);
@@ -78,7 +80,9 @@ void int8_tables(const float* x, const float* scale, bool per_column, std::int64
   }
 }
 
-void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
+void int8_chunk(const std::byte* const* blocks, std::int64_t, std::int64_t, const std::byte* table,
+                std::int64_t count, float* sums) {
+  const std::byte* words = *blocks;
   for (; count > 0; count -= kInt8Unit) {
     std::int32_t whole[kInt8BlockRows] = {};
     const auto* t = reinterpret_cast<const std::int16_t*>(table + 64);
@@ -164,9 +168,9 @@ void mix_fp16(const float* weights, const std::byte* values, std::int64_t positi
 
 constinit const GemvKernels kPortableGemv = {
     .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, 32, 8,
-              repack_words32, exact_tables, exact_chunk, nullptr},
+              repack_words32, exact_tables, exact_chunk},
     .int8 = {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8, 8,
-             repack_words16, int8_tables, int8_chunk, nullptr},
+             repack_words16, int8_tables, int8_chunk},
     .fp32 = {rows_fp32},
     .fp16 = {rows_fp16},
     .int8_rows = {rows_int8},

@@ -14,12 +14,17 @@
 namespace fbi::kernels {
 namespace {
 
-/// Asks memory for what is read later, into the second-level cache: the hardware's own
-/// prefetching does not run far enough ahead of look-ups (measured: 62 to 110 Gweights/s from
-/// memory; into the first-level cache it would evict tables).
+/// Asks memory for what is read later, one place after the other: the hardware's own prefetching
+/// does not run far enough ahead of look-ups (measured: 62 to 110 Gweights/s from memory; into the
+/// first-level cache it would evict tables). Of several streams that are read in turn it follows
+/// each, and what is asked for need not lie far ahead (84 to 98 Gweights/s on each of two cores).
+template <int streams = 1>
 inline void ask_ahead(const std::byte* words) {
-  constexpr std::int64_t kAhead = 16384;
-  __builtin_prefetch(words + kAhead, 0, 2);
+  if constexpr (streams == 1) {
+    __builtin_prefetch(words + 16384, 0, 2);
+  } else {
+    __builtin_prefetch(words + 2048, 0, 3);
+  }
 }
 
 struct LoadFp32 {
@@ -90,11 +95,48 @@ inline float long_row(const std::byte* w, std::int64_t columns, const float* x) 
   return sum_of_one(add(add(sums[0], sums[1]), add(sums[2], sums[3]))) * Load::unit;
 }
 
+/// kMaxStreams rows that lie `apart` bytes apart, each with the bits of long_row.
+template <class Load>
+inline void long_rows(const std::byte* w, std::int64_t apart, std::int64_t columns, const float* x,
+                      float* y, std::int64_t y_apart) {
+  const Load load_weights;
+  Floats sums[kMaxStreams][4];
+  for (auto& row : sums) {
+    for (Floats& sum : row) sum = splat(0);
+  }
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= columns; i += 4 * kLanes) {
+    for (int k = 0; k < 4; ++k, w += kLanes * Load::bytes) {
+      const Floats input = load(x + i + k * kLanes);
+      for (std::int64_t r = 0; r < kMaxStreams; ++r) {
+        const std::byte* from = w + r * apart;
+        if (k * kLanes * Load::bytes % 64 == 0) ask_ahead<kMaxStreams>(from);
+        sums[r][k] = fma(load_weights(from), input, sums[r][k]);
+      }
+    }
+  }
+  for (; i < columns; i += kLanes, w += kLanes * Load::bytes) {
+    for (std::int64_t r = 0; r < kMaxStreams; ++r) {
+      sums[r][0] = fma(load_weights(w + r * apart), load(x + i), sums[r][0]);
+    }
+  }
+  for (std::int64_t r = 0; r < kMaxStreams; ++r) {
+    y[r * y_apart] =
+        sum_of_one(add(add(sums[r][0], sums[r][1]), add(sums[r][2], sums[r][3]))) * Load::unit;
+  }
+}
+
 template <class Load>
 void dense_rows(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
                 std::int64_t rows, float* y) {
   if (columns <= kShortRow) return short_rows<Load>(w, row_stride, columns, x, rows, y);
-  for (std::int64_t r = 0; r < rows; ++r) y[r] = long_row<Load>(w + r * row_stride, columns, x);
+  const std::int64_t apart = rows / kMaxStreams;
+  for (std::int64_t r = 0; r < apart; ++r) {
+    long_rows<Load>(w + r * row_stride, apart * row_stride, columns, x, y + r, apart);
+  }
+  for (std::int64_t r = kMaxStreams * apart; r < rows; ++r) {
+    y[r] = long_row<Load>(w + r * row_stride, columns, x);
+  }
 }
 
 /// One chain of additions of long_row, for kDenseTokens tokens.

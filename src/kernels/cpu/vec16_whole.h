@@ -156,9 +156,10 @@ inline void for_each_unit(const std::byte* signs, const std::byte* table, std::i
 }
 
 template <class Product>
-void whole_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
+void whole_chunk(const std::byte* const* words, std::int64_t, std::int64_t, const std::byte* table,
+                 std::int64_t count, float* sums) {
   for_each_unit<Product>(
-      words, table, count,
+      *words, table, count,
       [sums](const std::byte* signs, const std::byte* table, std::int64_t words, std::int64_t row) {
         Product::add_unit(signs, table, words, sums + row);
       });

@@ -34,7 +34,9 @@ void exact_tables(const float* x, const float* scale, bool per_column, std::int6
   }
 }
 
-void exact_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
+void exact_chunk(const std::byte* const* blocks, std::int64_t, std::int64_t, const std::byte* table,
+                 std::int64_t count, float* sums) {
+  const std::byte* words = *blocks;
   const std::int64_t units = (count + kExactUnit - 1) / kExactUnit;
   for (std::int64_t r = 0; r < kBlockRows; ++r) {
     double sum = 0;
@@ -85,7 +87,9 @@ int whole_sum(const std::byte* words, const Int8Unit& part, std::int64_t inputs,
   return whole;
 }
 
-void int8_chunk(const std::byte* words, const std::byte* table, std::int64_t count, float* sums) {
+void int8_chunk(const std::byte* const* blocks, std::int64_t, std::int64_t, const std::byte* table,
+                std::int64_t count, float* sums) {
+  const std::byte* words = *blocks;
   for (; count > 0; count -= kInt8Unit) {
     Int8Unit part;
     std::memcpy(&part, table, sizeof part);
@@ -188,9 +192,9 @@ float quantize(const float* x, const float* scale, bool per_column, std::int64_t
 
 constinit const GemvKernels kRefGemv = {
     .exact = {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, sizeof(ExactUnit), 32, 8,
-              repack_words32, exact_tables, exact_chunk, nullptr},
+              repack_words32, exact_tables, exact_chunk},
     .int8 = {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, sizeof(Int8Unit), 8, 8,
-             repack_words16, int8_tables, int8_chunk, nullptr},
+             repack_words16, int8_tables, int8_chunk},
     .fp32 = {rows_fp32},
     .fp16 = {rows_fp16},
     .int8_rows = {rows_int8},
