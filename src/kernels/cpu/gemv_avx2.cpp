@@ -17,6 +17,7 @@ inline void store_half(std::uint16_t* out, Floats x) {
   _mm_storeu_si128(halves + 1, _mm256_cvtps_ph(x.high, _MM_FROUND_TO_NEAREST_INT));
 }
 constexpr int kDenseTokens = 4;
+constexpr int kDenseRows = 1;
 /// 2^24 times the values: a byte that moves to the top of its lane brings its sign along, while
 /// sign extensions cross the halves of a register and are slower.
 constexpr float kInt8Loaded = 0x1p-24f;
@@ -240,7 +241,7 @@ inline void add_unit(const std::byte* signs, const std::byte* table, std::int64_
   for (std::int64_t word = 0; word < words; ++word) {
     if (std::is_same_v<Signs, Packed>) {
       for (std::int64_t line = 0; line < planes.rows() * planes.steps; line += 64) {
-        ask_ahead(signs + line);
+        ask_far_ahead(signs + line);
       }
     }
     take_word<planes, Signs>(signs, group, whole);

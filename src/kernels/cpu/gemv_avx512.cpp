@@ -15,6 +15,7 @@ inline void store_half(std::uint16_t* out, Floats x) {
                       _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 constexpr int kDenseTokens = 8;
+constexpr int kDenseRows = 4;
 constexpr float kInt8Loaded = 1;
 inline Floats load_int8(const std::byte* x) {
   return _mm512_cvtepi32_ps(
@@ -44,6 +45,12 @@ inline void with_constant(std::int64_t blocks, const Take& take) {
     default:
       return take(std::integral_constant<int, 4>());
   }
+}
+
+/// For one of so many blocks that are read in turn.
+template <int blocks>
+inline void ask(const std::byte* words) {
+  blocks > 1 ? ask_ahead(words) : ask_far_ahead(words);
 }
 
 /// Sign combinations of this many inputs have one table.
@@ -171,7 +178,7 @@ void exact_blocks(const std::byte* const* words, std::int64_t apart, const std::
   for (std::int64_t place = 0; count > 0; count -= kExactUnit, place += 4 * kBlockRows) {
 #pragma GCC unroll 4
     for (int k = 0; k < blocks; ++k) {
-      add_unit(words[k * apart] + place, table, 0, partial[k], ask_ahead<blocks>);
+      add_unit(words[k * apart] + place, table, 0, partial[k], ask<blocks>);
     }
     table += kExactTable;
   }
@@ -298,7 +305,7 @@ inline void add_words(const std::byte* words, const __m512i (&tables)[3],
                       __m512i (&whole)[kInt8Vectors]) {
   for (int v = 0; v < kInt8Vectors; ++v) {
     const __m512i signs = _mm512_load_si512(words + 64 * v);
-    ask_ahead<blocks>(words + 64 * v);
+    ask<blocks>(words + 64 * v);
     const __m512i a = _mm512_permutexvar_epi16(signs, tables[0]);
     const __m512i b = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 5), tables[1]);
     const __m512i c = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 10), tables[2]);

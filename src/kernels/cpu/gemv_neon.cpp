@@ -16,6 +16,7 @@ inline void store_half(std::uint16_t* out, Floats x) {
   unrolled<4>([&](int i) { vst1_u16(out + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.part[i]))); });
 }
 constexpr int kDenseTokens = 4;
+constexpr int kDenseRows = 1;
 constexpr float kInt8Loaded = 1;
 inline Floats load_int8(const std::byte* x) {
   const int8x16_t bytes = vld1q_s8(reinterpret_cast<const std::int8_t*>(x));
@@ -156,7 +157,7 @@ inline void add_unit(const std::byte* signs, const std::byte* table, std::int64_
   }
   const auto* tables = reinterpret_cast<const std::uint8_t*>(table + kUnitHeader);
   for (std::int64_t word = 0; word < words; ++word) {
-    ask_ahead(signs);
+    ask_far_ahead(signs);
     look_up<planes, false>(signs, tables, whole);
     look_up<planes, true>(signs, tables + planes.count * kTable, whole);
     signs += planes.steps * planes.rows();

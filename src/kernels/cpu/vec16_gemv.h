@@ -9,22 +9,24 @@
 /// What products with signs share, and the dense half of GemvKernels on sixteen lanes. The file
 /// that includes this one has load_half, store_half and load_int8, and in kInt8Loaded a power of
 /// two: what one of load_int8's values stands for; in kDenseTokens how many tokens' sums, one chain
-/// of additions each, keep its units busy; and of the sums of lanes sum_of_one and, of four
-/// times a unit, store_sums. Both add quarters, then neighbours: the same tree for one as for four.
+/// of additions each, keep its units busy; in kDenseRows of how many rows, four chains each, it has
+/// registers for the sums; and of the sums of lanes sum_of_one and, of four times a unit,
+/// store_sums. Both add quarters, then neighbours: the same tree for one as for four.
 namespace fbi::kernels {
 namespace {
 
-/// Asks memory for what is read later, one place after the other: the hardware's own prefetching
-/// does not run far enough ahead of look-ups (measured: 62 to 110 Gweights/s from memory; into the
-/// first-level cache it would evict tables). Of several streams that are read in turn it follows
-/// each, and what is asked for need not lie far ahead (84 to 98 Gweights/s on each of two cores).
-template <int streams = 1>
-inline void ask_ahead(const std::byte* words) {
-  if constexpr (streams == 1) {
-    __builtin_prefetch(words + 16384, 0, 2);
-  } else {
-    __builtin_prefetch(words + 2048, 0, 3);
-  }
+/// Asks memory for what is read later: the hardware's own prefetching does not run far enough ahead
+/// of look-ups, nor beyond the ends of pages. Far ahead, into the second-level cache, where one
+/// place follows the other (measured, look-ups: 62 to 110 Gweights/s); near, into the first, where
+/// several are read in turn (84 to 98 Gweights/s on each of two cores, and less to evict).
+inline void ask_far_ahead(const std::byte* bytes) {
+  __builtin_prefetch(bytes + 16384, 0, 2);
+}
+inline void ask_ahead(const std::byte* bytes) {
+  __builtin_prefetch(bytes + 2048, 0, 3);
+}
+inline void ask_ahead(const std::byte* bytes, std::int64_t count) {
+  for (std::int64_t line = 0; line < count; line += 64) ask_ahead(bytes + line);
 }
 
 struct LoadFp32 {
@@ -43,14 +45,15 @@ struct LoadInt8 {
   Floats operator()(const std::byte* w) const { return load_int8(w); }
 };
 
-// Rows up to kShortRow are taken four at a time, each with one chain of additions; longer ones one
-// after the other with four chains, which reads memory in order.
+// Rows up to kShortRow are taken four at a time, each with one chain of additions; longer ones with
+// four chains, kDenseRows of different parts of the memory at a time.
 
 template <int n, class Load>
 inline void add_short_rows(const std::byte* w, std::int64_t row_stride, std::int64_t columns,
                            const float* x, Floats (&sums)[n]) {
   const Load load_weights;
   for (int r = 0; r < n; ++r) sums[r] = splat(0);
+  ask_ahead(w, n * row_stride);
   for (std::int64_t i = 0; i < columns; i += kLanes) {
     const Floats input = load(x + i);
     for (int r = 0; r < n; ++r) {
@@ -75,32 +78,12 @@ inline void short_rows(const std::byte* w, std::int64_t row_stride, std::int64_t
   }
 }
 
-template <class Load>
-inline float long_row(const std::byte* w, std::int64_t columns, const float* x) {
-  const Load load_weights;
-  Floats sums[4];
-  for (auto& sum : sums) sum = splat(0);
-  std::int64_t i = 0;
-  for (; i + 4 * kLanes <= columns; i += 4 * kLanes) {
-    for (std::int64_t line = 0; line < 4 * kLanes * Load::bytes; line += 64) ask_ahead(w + line);
-    for (int k = 0; k < 4; ++k) {
-      sums[k] = fma(load_weights(w), load(x + i + k * kLanes), sums[k]);
-      w += kLanes * Load::bytes;
-    }
-  }
-  for (; i < columns; i += kLanes) {
-    sums[0] = fma(load_weights(w), load(x + i), sums[0]);
-    w += kLanes * Load::bytes;
-  }
-  return sum_of_one(add(add(sums[0], sums[1]), add(sums[2], sums[3]))) * Load::unit;
-}
-
-/// kMaxStreams rows that lie `apart` bytes apart, each with the bits of long_row.
-template <class Load>
+/// n rows that lie `apart` bytes apart.
+template <int n, class Load>
 inline void long_rows(const std::byte* w, std::int64_t apart, std::int64_t columns, const float* x,
                       float* y, std::int64_t y_apart) {
   const Load load_weights;
-  Floats sums[kMaxStreams][4];
+  Floats sums[n][4];
   for (auto& row : sums) {
     for (Floats& sum : row) sum = splat(0);
   }
@@ -108,19 +91,19 @@ inline void long_rows(const std::byte* w, std::int64_t apart, std::int64_t colum
   for (; i + 4 * kLanes <= columns; i += 4 * kLanes) {
     for (int k = 0; k < 4; ++k, w += kLanes * Load::bytes) {
       const Floats input = load(x + i + k * kLanes);
-      for (std::int64_t r = 0; r < kMaxStreams; ++r) {
+      for (int r = 0; r < n; ++r) {
         const std::byte* from = w + r * apart;
-        if (k * kLanes * Load::bytes % 64 == 0) ask_ahead<kMaxStreams>(from);
+        if (k * kLanes * Load::bytes % 64 == 0) n > 1 ? ask_ahead(from) : ask_far_ahead(from);
         sums[r][k] = fma(load_weights(from), input, sums[r][k]);
       }
     }
   }
   for (; i < columns; i += kLanes, w += kLanes * Load::bytes) {
-    for (std::int64_t r = 0; r < kMaxStreams; ++r) {
+    for (int r = 0; r < n; ++r) {
       sums[r][0] = fma(load_weights(w + r * apart), load(x + i), sums[r][0]);
     }
   }
-  for (std::int64_t r = 0; r < kMaxStreams; ++r) {
+  for (int r = 0; r < n; ++r) {
     y[r * y_apart] =
         sum_of_one(add(add(sums[r][0], sums[r][1]), add(sums[r][2], sums[r][3]))) * Load::unit;
   }
@@ -130,16 +113,16 @@ template <class Load>
 void dense_rows(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
                 std::int64_t rows, float* y) {
   if (columns <= kShortRow) return short_rows<Load>(w, row_stride, columns, x, rows, y);
-  const std::int64_t apart = rows / kMaxStreams;
+  const std::int64_t apart = rows / kDenseRows;
   for (std::int64_t r = 0; r < apart; ++r) {
-    long_rows<Load>(w + r * row_stride, apart * row_stride, columns, x, y + r, apart);
+    long_rows<kDenseRows, Load>(w + r * row_stride, apart * row_stride, columns, x, y + r, apart);
   }
-  for (std::int64_t r = kMaxStreams * apart; r < rows; ++r) {
-    y[r] = long_row<Load>(w + r * row_stride, columns, x);
+  for (std::int64_t r = kDenseRows * apart; r < rows; ++r) {
+    long_rows<1, Load>(w + r * row_stride, 0, columns, x, y + r, 0);
   }
 }
 
-/// One chain of additions of long_row, for kDenseTokens tokens.
+/// One chain of additions of long_rows, for kDenseTokens tokens.
 template <class Load>
 inline const float* add_chain(const std::byte* w, std::int64_t steps, std::int64_t step_bytes,
                               std::int64_t ahead, const float* x, Floats (&sums)[kDenseTokens]) {
@@ -207,9 +190,10 @@ inline void mix_pieces(const float* weights, const std::byte* values, std::int64
   for (int k = 0; k < n; ++k) sums[k] = add_to_out ? load(out + k * kLanes) : splat(0);
   for (std::int64_t p = 0; p < positions; ++p) {
     const Floats weight = splat(weights[p]);
+    const std::byte* from = values + p * stride;
+    ask_ahead(from, n * kLanes * Load::bytes);
     for (int k = 0; k < n; ++k) {
-      const std::byte* from = values + p * stride + k * kLanes * Load::bytes;
-      sums[k] = fma(weight, load_values(from), sums[k]);
+      sums[k] = fma(weight, load_values(from + k * kLanes * Load::bytes), sums[k]);
     }
   }
   for (int k = 0; k < n; ++k) store(out + k * kLanes, sums[k]);
