@@ -19,11 +19,11 @@ bool is_input_only(const Field& field) {
   return std::holds_alternative<std::monostate>(field.member);
 }
 
-/// The constant schedule has no end: there optimizer.total_steps decides nothing.
+/// The constant schedule has no end: where and at which rate others end decides nothing there.
 bool decides(const Field& field, const RunConfig& config) {
   if (field.role != Role::kIdentity) return false;
-  return field.key != "optimizer.total_steps" ||
-         config.optimizer.schedule != ScheduleKind::kConstant;
+  return config.optimizer.schedule != ScheduleKind::kConstant ||
+         (field.key != "optimizer.total_steps" && field.key != "optimizer.end_lr");
 }
 
 }  // namespace

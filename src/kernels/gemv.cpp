@@ -122,15 +122,14 @@ BinaryLinear::BinaryLinear(const std::uint8_t* bits, std::span<const float> alph
   });
 }
 
-/// words[k]: where those of block first + k in a chunk begin. Divisions take long, so there is one
-/// for a group of blocks.
+/// words[k]: where those of block first + k in a chunk begin. Divisions take long, so there is one.
 void BinaryLinear::chunk_words(std::int64_t chunk, std::int64_t first, std::int64_t blocks,
                                const std::byte** words) const {
   const std::int64_t together = product_->group_blocks, end = first + blocks;
   const bool last = (chunk + 1) * chunk_inputs_ >= shape_.columns;
   const std::int64_t bytes = last ? last_chunk_bytes_ : chunk_bytes_;  // all chunks before are full
-  for (std::int64_t block = first; block < end;) {
-    const std::int64_t group = block / together * together;
+  std::int64_t block = first;
+  for (std::int64_t group = first / together * together; group < end; group += together) {
     const std::int64_t group_end = std::min(group + together, row_blocks_);
     const std::byte* place =
         words_ + group * block_bytes_ + chunk * chunk_bytes_ * (group_end - group);
@@ -202,9 +201,10 @@ void BinaryLinear::add_chunk(std::int64_t chunk, std::int64_t first, std::int64_
   }
   for (; t < tokens; ++t) {
     const std::int64_t apart = product_->group_blocks, streams = product_->streams;
-    for (std::int64_t group = 0; group < blocks; group += streams * apart) {
-      for (std::int64_t k = group; k < std::min(group + apart, blocks); ++k) {
-        product_->add_chunk(words + k, apart, std::min(streams, divide_up(blocks - k, apart)),
+    for (std::int64_t round = 0; round < blocks; round += streams * apart) {
+      const bool whole = round + streams * apart <= blocks;
+      for (std::int64_t k = round; k < std::min(round + apart, blocks); ++k) {
+        product_->add_chunk(words + k, apart, whole ? streams : divide_up(blocks - k, apart),
                             tables + t * table_stride + place, count,
                             sums + t * sums_stride + k * kMaxBlockRows);
       }

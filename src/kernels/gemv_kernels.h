@@ -11,7 +11,7 @@ namespace fbi::kernels {
 inline constexpr std::int64_t kBlockRows = 64;
 inline constexpr std::int64_t kInt8BlockRows = 128;
 inline constexpr std::int64_t kMaxBlockRows = 128;
-/// Blocks of one group, at most.
+/// Blocks that are multiplied together with tokens that have tables of their own, at most.
 inline constexpr std::int64_t kMaxGroupBlocks = 8;
 /// Blocks that pass by the tables of one LaneProduct, at most: the more of them, the less filling
 /// the tables costs, as long as their sums stay in the second-level cache.
@@ -49,7 +49,8 @@ struct LaneProduct {
 /// A product with signs. A matrix is cut into blocks of rows and chunks of units of inputs; a
 /// chunk's tables fit the first-level cache, and a sum over a chunk is formed apart before it is
 /// added: some hundred terms round less than thousands. Words lie in the order in which a token's
-/// product reads them: [group of blocks][chunk][block][word].
+/// product reads them, from one place or, of `streams` groups, in turn:
+/// [group of blocks][chunk][block][word].
 struct SignProduct {
   std::int64_t block_rows;
   std::int64_t unit_inputs;  ///< a multiple of word_inputs, or one less
@@ -57,9 +58,7 @@ struct SignProduct {
   std::int64_t word_bytes;        ///< of one block
   std::int64_t unit_table_bytes;  ///< a multiple of 64
   std::int64_t chunk_units;       ///< at most
-  /// Blocks whose words of a chunk stay in the second-level cache while tokens pass, each token
-  /// with its table of the chunk in the first.
-  std::int64_t group_blocks;
+  std::int64_t group_blocks;      ///< whose words of a chunk follow each other
   /// Words of one block and unit from `rows` rows of packed bits that are row_stride bytes apart;
   /// takes inputs [first, first + count). What is beyond rows or count is left 0.
   void (*repack)(const std::uint8_t* bits, std::int64_t row_stride, std::int64_t rows,
@@ -79,7 +78,7 @@ struct SignProduct {
   void (*add_chunk_of_group)(const std::byte* words, const std::byte* tables,
                              std::int64_t table_stride, std::int64_t count, float* sums,
                              std::int64_t sums_stride) = nullptr;
-  /// Blocks of as many groups that are taken together: a core that computes reads several places
+  /// Groups of which one block each is taken together: a core that computes reads several places
   /// of the memory in turn faster than one after the other.
   std::int64_t streams = 1;
   LaneProduct lanes = {};

@@ -195,7 +195,7 @@ TEST(Compare, LongerRunIsTheSameRunOnlyWithAScheduleOfItsOwn) {
   EXPECT_EQ(differences.front().key, "optimizer.total_steps");
 }
 
-TEST(Compare, OfAConstantScheduleTheLengthIsNoDifference) {
+TEST(Compare, OfAConstantScheduleTheEndIsNoDifference) {
   const auto constant = [](std::vector<std::string> changes) {
     changes.emplace_back("optimizer.schedule=constant");
     return minimal(std::move(changes));
@@ -210,6 +210,7 @@ TEST(Compare, OfAConstantScheduleTheLengthIsNoDifference) {
   ASSERT_NE(saved.optimizer.total_steps, longer.optimizer.total_steps);
   EXPECT_TRUE(keys(saved, longer).empty());
   EXPECT_EQ(identity_hash(saved), identity_hash(longer));
+  EXPECT_TRUE(keys(saved, constant({"optimizer.end_lr=1e-6"})).empty());
   // Whoever changes the schedule need not allow its length besides.
   const RunConfig cosine = minimal({"train.steps=8000"});
   for (const auto& found : {keys(saved, cosine), keys(cosine, saved)})

@@ -259,6 +259,25 @@ TEST_P(Gemv, LargeProductsDoNotDependOnTheirRanges) {
   }
 }
 
+/// As decoding does: ranges that begin in the middle of groups, and whole rounds behind them.
+TEST_P(Gemv, OneTokenDoesNotDependOnItsRanges) {
+  constexpr std::int64_t kRows = 2900;  // 46 and 23 blocks
+  for (const Activations activations : {Activations::kExact, Activations::kInt8}) {
+    const Problem problem({kRows, 700}, ScaleStrides::per_column());
+    const BinaryLinear w = problem.linear(activations);
+    SerialFor serial;
+    const auto all = problem.product(w, serial);
+    AlignedMemory table(w.table_bytes());
+    w.prepare(problem.x.data(), 0, w.table_parts(), false, table.data());
+    for (const std::int64_t first : {1, 2, 3, 5, 7}) {
+      Guarded<float> y(kRows);
+      w.multiply(first, w.row_blocks(), table.data(), 1, y.data(), kRows);
+      w.multiply(0, first, table.data(), 1, y.data(), kRows);
+      EXPECT_EQ(bits_of(y.values()), bits_of(all)) << "from block " << first;
+    }
+  }
+}
+
 /// More than sixteen blocks of rows and one chunk of inputs, in ranges, of tokens side by side and
 /// a few more.
 TEST_P(Gemv, LargeProductsOfManyTokensHaveTheBitsOfSingleOnes) {
@@ -376,6 +395,26 @@ TEST_P(Gemv, ADenseRowDoesNotDependOnTokensThreadsOrRanges) {
             << "storage " << static_cast<int>(storage) << ", " << columns << " columns, token "
             << t;
       }
+    }
+  }
+}
+
+/// More rows than several tokens take at a time, and every rest of four.
+TEST_P(Gemv, DenseRowsOfOneTokenDoNotDependOnTheirRange) {
+  constexpr std::int64_t kRows = 75, kColumns = 272;
+  const auto values = normals(kRows * kColumns, 1), x = normals(kColumns, 2);
+  for (const Storage storage : {Storage::kFp32, Storage::kFp16, Storage::kInt8}) {
+    const DenseLinear w = dense({kRows, kColumns}, storage, values);
+    const auto multiply = [&](std::int64_t begin, std::int64_t end, Guarded<float>& y) {
+      w.multiply(begin, end, x.data(), kColumns, 1, y.data(), kRows);
+    };
+    Guarded<float> single(kRows);
+    for (std::int64_t o = 0; o < kRows; ++o) multiply(o, o + 1, single);
+    for (const std::int64_t first : {0, 1, 2, 3, 40}) {
+      Guarded<float> y(kRows);
+      multiply(0, first, y);
+      multiply(first, kRows, y);
+      EXPECT_EQ(bits_of(y.values()), bits_of(single.values())) << "from row " << first;
     }
   }
 }

@@ -48,8 +48,8 @@ class BinaryLinear {
   /// Rows that the kernel computes together, the grain of row ranges.
   std::int64_t block_rows() const;
   std::int64_t row_blocks() const { return row_blocks_; }
-  /// Blocks that multiply() takes together: those that lie together in memory for one token, more
-  /// where several tokens' tables would have to be fetched again. Ranges best end with them.
+  /// Blocks that multiply() takes together: those that are read in turn for one token, more where
+  /// several tokens' tables would have to be fetched again. Ranges best end with them.
   std::int64_t blocks_at_once(std::int64_t tokens) const;
   std::int64_t table_parts() const { return units_; }
   std::size_t table_bytes() const { return table_bytes_; }  ///< of one token's table

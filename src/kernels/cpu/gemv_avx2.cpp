@@ -241,7 +241,7 @@ inline void add_unit(const std::byte* signs, const std::byte* table, std::int64_
   for (std::int64_t word = 0; word < words; ++word) {
     if (std::is_same_v<Signs, Packed>) {
       for (std::int64_t line = 0; line < planes.rows() * planes.steps; line += 64) {
-        ask_far_ahead(signs + line);
+        ask_ahead<1>(signs + line);
       }
     }
     take_word<planes, Signs>(signs, group, whole);

@@ -47,14 +47,12 @@ inline void with_constant(std::int64_t blocks, const Take& take) {
   }
 }
 
-/// For one of so many blocks that are read in turn.
-template <int blocks>
-inline void ask(const std::byte* words) {
-  blocks > 1 ? ask_ahead(words) : ask_far_ahead(words);
-}
-
 /// Sign combinations of this many inputs have one table.
 constexpr int kGroup = 5;
+/// Blocks of a group: their words of a chunk are some pages.
+constexpr std::int64_t kGroupBlocks = 2;
+static_assert(kGroupBlocks * kMaxStreams <= kMaxGroupBlocks);
+
 /// Of a unit in front of its tables or of numbers: what one of these is worth.
 constexpr std::int64_t kUnitHeader = 64;
 
@@ -118,8 +116,8 @@ void exact_tables(const float* x, const float* scale, bool per_column, std::int6
 constexpr int kExactVectors = kBlockRows / 16;
 
 /// partial += the sums of one unit, for tokens whose tables are `stride` bytes apart. Several
-/// tokens share the shifts, which compete with the look-ups for the same ports. Calls ask for each
-/// line of words that it reads.
+/// tokens share the shifts, which compete with the look-ups for the same ports. Calls ask(line)
+/// for each line of words that it reads.
 template <int tokens, class Ask>
 inline void add_unit(const std::byte* words, const std::byte* table, std::int64_t stride,
                      __m512 (&partial)[tokens][kExactVectors], const Ask& ask) {
@@ -178,7 +176,7 @@ void exact_blocks(const std::byte* const* words, std::int64_t apart, const std::
   for (std::int64_t place = 0; count > 0; count -= kExactUnit, place += 4 * kBlockRows) {
 #pragma GCC unroll 4
     for (int k = 0; k < blocks; ++k) {
-      add_unit(words[k * apart] + place, table, 0, partial[k], ask<blocks>);
+      add_unit(words[k * apart] + place, table, 0, partial[k], ask_ahead<blocks>);
     }
     table += kExactTable;
   }
@@ -305,7 +303,7 @@ inline void add_words(const std::byte* words, const __m512i (&tables)[3],
                       __m512i (&whole)[kInt8Vectors]) {
   for (int v = 0; v < kInt8Vectors; ++v) {
     const __m512i signs = _mm512_load_si512(words + 64 * v);
-    ask<blocks>(words + 64 * v);
+    ask_ahead<blocks>(words + 64 * v);
     const __m512i a = _mm512_permutexvar_epi16(signs, tables[0]);
     const __m512i b = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 5), tables[1]);
     const __m512i c = _mm512_permutexvar_epi16(_mm512_srli_epi16(signs, 10), tables[2]);
@@ -367,11 +365,12 @@ struct Int8 {
 
 }  // namespace
 
-constinit const GemvKernels kAvx512Gemv = vec16_gemv(
-    {kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, kExactChunkUnits, 2,
-     repack_words32, exact_tables, exact_chunk, exact_chunk_of_group, kMaxStreams,
-     lane_product<Exact>(15, exact_inputs)},
-    {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8, 2, repack_words16,
-     int8_tables, int8_chunk, nullptr, kMaxStreams, lane_product<Int8>(17, int8_inputs)});
+constinit const GemvKernels kAvx512Gemv =
+    vec16_gemv({kBlockRows, kExactUnit, kExactUnit, 4 * kBlockRows, kExactTable, kExactChunkUnits,
+                kGroupBlocks, repack_words32, exact_tables, exact_chunk, exact_chunk_of_group,
+                kMaxStreams, lane_product<Exact>(15, exact_inputs)},
+               {kInt8BlockRows, kInt8Unit, kInt8Word, 2 * kInt8BlockRows, kInt8Table, 8,
+                kGroupBlocks, repack_words16, int8_tables, int8_chunk, nullptr, kMaxStreams,
+                lane_product<Int8>(17, int8_inputs)});
 
 }  // namespace fbi::kernels

@@ -157,7 +157,7 @@ inline void add_unit(const std::byte* signs, const std::byte* table, std::int64_
   }
   const auto* tables = reinterpret_cast<const std::uint8_t*>(table + kUnitHeader);
   for (std::int64_t word = 0; word < words; ++word) {
-    ask_far_ahead(signs);
+    ask_ahead<1>(signs);
     look_up<planes, false>(signs, tables, whole);
     look_up<planes, true>(signs, tables + planes.count * kTable, whole);
     signs += planes.steps * planes.rows();

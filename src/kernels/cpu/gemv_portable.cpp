@@ -42,9 +42,9 @@ void exact_tables(const float* x, const float* scale, bool per_column, std::int6
   }
 }
 
-void exact_chunk(const std::byte* const* blocks, std::int64_t, std::int64_t, const std::byte* table,
-                 std::int64_t count, float* sums) {
-  const std::byte* words = *blocks;
+void exact_chunk(const std::byte* const* block_words, std::int64_t, std::int64_t,
+                 const std::byte* table, std::int64_t count, float* sums) {
+  const std::byte* words = *block_words;  // streams: 1
   float partial[kBlockRows] = {};
   for (; count > 0; count -= kExactUnit) {
     const auto* t = reinterpret_cast<const float*>(table);
@@ -80,9 +80,9 @@ void int8_tables(const float* x, const float* scale, bool per_column, std::int64
   }
 }
 
-void int8_chunk(const std::byte* const* blocks, std::int64_t, std::int64_t, const std::byte* table,
-                std::int64_t count, float* sums) {
-  const std::byte* words = *blocks;
+void int8_chunk(const std::byte* const* block_words, std::int64_t, std::int64_t,
+                const std::byte* table, std::int64_t count, float* sums) {
+  const std::byte* words = *block_words;  // streams: 1
   for (; count > 0; count -= kInt8Unit) {
     std::int32_t whole[kInt8BlockRows] = {};
     const auto* t = reinterpret_cast<const std::int16_t*>(table + 64);

@@ -16,17 +16,21 @@ namespace fbi::kernels {
 namespace {
 
 /// Asks memory for what is read later: the hardware's own prefetching does not run far enough ahead
-/// of look-ups, nor beyond the ends of pages. Far ahead, into the second-level cache, where one
-/// place follows the other (measured, look-ups: 62 to 110 Gweights/s); near, into the first, where
-/// several are read in turn (84 to 98 Gweights/s on each of two cores, and less to evict).
-inline void ask_far_ahead(const std::byte* bytes) {
-  __builtin_prefetch(bytes + 16384, 0, 2);
-}
+/// of look-ups, nor beyond the ends of pages. One of several places that are read in turn need not
+/// be asked for far ahead, and goes into the first-level cache at once. One place alone must be
+/// where much is computed from a line; there it would evict tables (docs/benchmarks.md, one core).
+template <int places>
 inline void ask_ahead(const std::byte* bytes) {
-  __builtin_prefetch(bytes + 2048, 0, 3);
+  if constexpr (places > 1) {
+    __builtin_prefetch(bytes + 2048, 0, 3);
+  } else {
+    __builtin_prefetch(bytes + 16384, 0, 2);
+  }
 }
-inline void ask_ahead(const std::byte* bytes, std::int64_t count) {
-  for (std::int64_t line = 0; line < count; line += 64) ask_ahead(bytes + line);
+
+/// Of rows of keys or values, a few lines each, from which little is computed.
+inline void ask_for_rows(const std::byte* rows, std::int64_t bytes) {
+  for (std::int64_t line = 0; line < bytes; line += 64) ask_ahead<2>(rows + line);
 }
 
 struct LoadFp32 {
@@ -53,7 +57,7 @@ inline void add_short_rows(const std::byte* w, std::int64_t row_stride, std::int
                            const float* x, Floats (&sums)[n]) {
   const Load load_weights;
   for (int r = 0; r < n; ++r) sums[r] = splat(0);
-  ask_ahead(w, n * row_stride);
+  ask_for_rows(w, n * row_stride);
   for (std::int64_t i = 0; i < columns; i += kLanes) {
     const Floats input = load(x + i);
     for (int r = 0; r < n; ++r) {
@@ -78,7 +82,7 @@ inline void short_rows(const std::byte* w, std::int64_t row_stride, std::int64_t
   }
 }
 
-/// n rows that lie `apart` bytes apart.
+/// n rows that lie `apart` bytes, and whose results lie y_apart values, apart.
 template <int n, class Load>
 inline void long_rows(const std::byte* w, std::int64_t apart, std::int64_t columns, const float* x,
                       float* y, std::int64_t y_apart) {
@@ -93,16 +97,18 @@ inline void long_rows(const std::byte* w, std::int64_t apart, std::int64_t colum
       const Floats input = load(x + i + k * kLanes);
       for (int r = 0; r < n; ++r) {
         const std::byte* from = w + r * apart;
-        if (k * kLanes * Load::bytes % 64 == 0) n > 1 ? ask_ahead(from) : ask_far_ahead(from);
+        if (k * kLanes * Load::bytes % 64 == 0) ask_ahead<n>(from);
         sums[r][k] = fma(load_weights(from), input, sums[r][k]);
       }
     }
   }
   for (; i < columns; i += kLanes, w += kLanes * Load::bytes) {
-    for (int r = 0; r < n; ++r) {
+#pragma GCC unroll 4
+    for (int r = 0; r < n; ++r) {  // else the sums would go through memory
       sums[r][0] = fma(load_weights(w + r * apart), load(x + i), sums[r][0]);
     }
   }
+#pragma GCC unroll 4
   for (int r = 0; r < n; ++r) {
     y[r * y_apart] =
         sum_of_one(add(add(sums[r][0], sums[r][1]), add(sums[r][2], sums[r][3]))) * Load::unit;
@@ -191,7 +197,7 @@ inline void mix_pieces(const float* weights, const std::byte* values, std::int64
   for (std::int64_t p = 0; p < positions; ++p) {
     const Floats weight = splat(weights[p]);
     const std::byte* from = values + p * stride;
-    ask_ahead(from, n * kLanes * Load::bytes);
+    ask_for_rows(from, n * kLanes * Load::bytes);
     for (int k = 0; k < n; ++k) {
       sums[k] = fma(weight, load_values(from + k * kLanes * Load::bytes), sums[k]);
     }

@@ -34,9 +34,9 @@ void exact_tables(const float* x, const float* scale, bool per_column, std::int6
   }
 }
 
-void exact_chunk(const std::byte* const* blocks, std::int64_t, std::int64_t, const std::byte* table,
-                 std::int64_t count, float* sums) {
-  const std::byte* words = *blocks;
+void exact_chunk(const std::byte* const* block_words, std::int64_t, std::int64_t,
+                 const std::byte* table, std::int64_t count, float* sums) {
+  const std::byte* words = *block_words;  // streams: 1
   const std::int64_t units = (count + kExactUnit - 1) / kExactUnit;
   for (std::int64_t r = 0; r < kBlockRows; ++r) {
     double sum = 0;
@@ -87,9 +87,9 @@ int whole_sum(const std::byte* words, const Int8Unit& part, std::int64_t inputs,
   return whole;
 }
 
-void int8_chunk(const std::byte* const* blocks, std::int64_t, std::int64_t, const std::byte* table,
-                std::int64_t count, float* sums) {
-  const std::byte* words = *blocks;
+void int8_chunk(const std::byte* const* block_words, std::int64_t, std::int64_t,
+                const std::byte* table, std::int64_t count, float* sums) {
+  const std::byte* words = *block_words;  // streams: 1
   for (; count > 0; count -= kInt8Unit) {
     Int8Unit part;
     std::memcpy(&part, table, sizeof part);
