@@ -78,9 +78,11 @@ bool same_folder(const fs::path& one, const fs::path& other) {
 }
 
 /// A run continues from one of its own checkpoints only if that is its newest; later ones would
-/// belong to another history than the one that now follows.
+/// belong to another history than the one that now follows. One that has none yet begins again.
 void require_newest_of_run(const RunPaths& paths, const fs::path& checkpoint) {
   const std::string run = paths.root.string();
+  const std::vector<fs::path> all = formats::list_checkpoints(paths.checkpoints());
+  if (all.empty()) return;
   const fs::path normal = checkpoint.has_filename() ? checkpoint : checkpoint.parent_path();
   const fs::path folder = normal.has_parent_path() ? normal.parent_path() : ".";
   if (!same_folder(folder, paths.checkpoints())) {
@@ -88,8 +90,7 @@ void require_newest_of_run(const RunPaths& paths, const fs::path& checkpoint) {
         concat("run directory ", run, " holds another run than ", checkpoint.string(),
                ": continue in a new run directory, or continue this one by --resume auto"));
   }
-  const std::vector<fs::path> all = formats::list_checkpoints(paths.checkpoints());
-  if (!all.empty() && !same_folder(all.front(), normal)) {
+  if (!same_folder(all.front(), normal)) {
     throw UsageError(concat("run directory ", run, " holds later checkpoints than ",
                             checkpoint.string(), " (", all.front().filename().string(),
                             "): move them away, or continue in a new run directory"));

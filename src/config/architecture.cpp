@@ -160,7 +160,11 @@ class Rewriter {
     for (const auto& [key, value] : rope.items()) {
       if (value.is_null()) continue;
       if (key == "rope_theta") {
-        plain_["rope_theta"] = value;
+        if (plain_.contains(key) && plain_[key] != value)
+          problems_.add(path + "." + key, show(value),
+                        concat("means the same as ", prefix_, key, ", which is ", show(plain_[key]),
+                               "; expected only one of the two"));
+        plain_[key] = value;
       } else if (key == "type") {
         if (!present(rope, "rope_type")) scaling["rope_type"] = value;
       } else if (key == "partial_rotary_factor") {

@@ -125,9 +125,10 @@ void list(FieldList& f, ModelConfig& c) {
 
 void list(FieldList& f, TeacherConfig& c) {
   f.begin("teacher.", Role::kIdentity);
-  f.add("path", &c.path, kAny,
-        "Hugging Face folder with safetensors, or a run or checkpoint folder of fbi-llm. Required "
-        "when objective.distill > 0.");
+  f.add(
+      "path", &c.path, kAny,
+      "Hugging Face folder, native export, or a run or checkpoint folder of fbi-llm. Required when "
+      "objective.distill > 0.");
   f.add("dtype", &c.dtype, kAny,
         "Arithmetic of the teacher; empty: as its weights are stored; fp8: matrices of its decoder "
         "and their inputs in 8 bits, all else in bf16, on GPUs from compute capability 8.9 on (a "

@@ -84,7 +84,7 @@ CheckpointManifest manifest_from_file(const fs::path& path) {
 
 CheckpointReader::CheckpointReader(const fs::path& directory, bool verify_hash)
     : directory_(directory), manifest_(manifest_from_file(directory / kManifestFile)) {
-  const auto named_step = checkpoint_step(directory);
+  const auto named_step = checkpoint_step(fs::canonical(directory));  // without a slash at the end
   if (named_step && *named_step != manifest_.step) {
     fail((directory / kManifestFile).string(), ": expected step ", *named_step,
          " as the folder's name says, found ", manifest_.step);

@@ -32,7 +32,7 @@ ModelFolder open_checkpoint(std::unique_ptr<formats::CheckpointReader> reader) {
         concat(place, ": state.config is missing; this is no checkpoint of a training run"));
   folder.run_config_json = state["config"].dump();
   folder.config = config::parse_run_config(folder.run_config_json, place, folder.path).model;
-  folder.tokenizer = text::find_tokenizer(fs::absolute(folder.path).parent_path().parent_path());
+  folder.tokenizer = find_tokenizer(folder.path);
   folder.weights = stored_weights(formats::checkpoint_source(std::move(reader)));
   return folder;
 }
@@ -86,7 +86,7 @@ ModelFolder open_tensor_folder(const fs::path& path) {
         config_file.string(),
         ": tie_scales and shift=false belong to binarize column, but the tensors are of binarize ",
         config::to_string(folder.config.binarize)));
-  folder.tokenizer = text::find_tokenizer(path);
+  folder.tokenizer = find_tokenizer(path);
   folder.weights = stored_weights(formats::folder_source(path));
   return folder;
 }
@@ -124,6 +124,13 @@ ModelFolder open_model_folder(const fs::path& path) {
                            " holds no model: neither config.json with safetensors, nor "
                            "manifest.json, nor checkpoints/"));
   return open_tensor_folder(path);
+}
+
+fs::path find_tokenizer(const fs::path& path) {
+  fs::path found = text::find_tokenizer(path);
+  if (found.empty() && fs::exists(path / "manifest.json"))
+    found = text::find_tokenizer(fs::canonical(path).parent_path().parent_path());
+  return found;
 }
 
 EvaluationDtype evaluation_dtype(const std::string& name, at::Device device) {

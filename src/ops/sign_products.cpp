@@ -23,6 +23,10 @@ constexpr Fp8Choice kFp8Signs{"train.sign_products=fp8", "dense"};
 /// Below, taking the signs apart costs more than the products.
 constexpr std::int64_t kFewTokens = 32;
 
+bool takes_tables(at::Device device, at::ScalarType dtype) {
+  return device.is_cpu() && dtype == at::kFloat;
+}
+
 std::span<const float> values(const at::Tensor& x) {
   return {x.const_data_ptr<float>(), static_cast<std::size_t>(x.numel())};
 }
@@ -94,9 +98,18 @@ void check_sign_products(const ParameterSlot& slot) {
     check_fp8_widths(kFp8Signs, slot.bits.device(), slot);
 }
 
+void check_sign_products(std::string_view option, at::Device device, at::ScalarType dtype) {
+  if (option == "fp8" && device.is_cuda() && dtype != at::kBFloat16)
+    throw UsageError(concat("train.sign_products=fp8 gives bf16 on a GPU, found ", dtype,
+                            ": set train.precision=bf16, or use dense"));
+  if ((option == "tables" || option == "int8") && !takes_tables(device, dtype))
+    throw UsageError(concat("train.sign_products=", option, " computes in fp32 on the CPU; found ",
+                            device, " and ", dtype, ": use dense or auto"));
+}
+
 SignProducts choose_sign_products(std::string_view option, at::Device device, at::ScalarType dtype,
                                   std::int64_t hidden_size) {
-  const bool possible = device.is_cpu() && dtype == at::kFloat;
+  check_sign_products(option, device, dtype);
   if (option == "dense") return SignProducts::kDense;
   if (option == "auto") {
     // Measured (docs/benchmarks.md): with AVX2 tables are 1.3 to 3 times as fast as dense products,
@@ -106,18 +119,11 @@ SignProducts choose_sign_products(std::string_view option, at::Device device, at
     const kernels::Level level = kernels::chosen_level();
     const bool faster = level == kernels::Level::kAvx512 ||
                         (level >= kernels::Level::kNeon && hidden_size >= kWide);
-    return possible && faster ? SignProducts::kTables : SignProducts::kDense;
+    return takes_tables(device, dtype) && faster ? SignProducts::kTables : SignProducts::kDense;
   }
   if (option == "fp8") {
-    if (device.is_cuda() && dtype != at::kBFloat16)
-      throw UsageError(concat("train.sign_products=fp8 gives bf16 on a GPU, found ", dtype,
-                              ": set train.precision=bf16, or use dense"));
     check_fp8(kFp8Signs, device);
     return SignProducts::kFp8;
-  }
-  if (!possible) {
-    throw UsageError(concat("train.sign_products=", option, " computes in fp32 on the CPU; found ",
-                            device, " and ", dtype, ": use dense or auto"));
   }
   return option == "int8" ? SignProducts::kInt8 : SignProducts::kTables;
 }

@@ -22,8 +22,8 @@ std::string title(const data::Corpus& corpus, double share) {
 
 }  // namespace
 
-std::vector<CorpusUse> data_use(const config::TrainConfig& train, const data::TrainingData& data,
-                                bool count_samples) {
+std::vector<CorpusUse> data_use(const config::RunConfig& config, const data::TrainingData& data) {
+  const config::TrainConfig& train = config.train;
   std::vector<CorpusUse> uses;
   for (std::int64_t k = 0; k < std::ssize(data.corpora()); ++k) {
     const data::Corpus& corpus = data.corpora()[k];
@@ -31,7 +31,7 @@ std::vector<CorpusUse> data_use(const config::TrainConfig& train, const data::Tr
     const std::string name = title(corpus, share);
     const std::string kind =
         concat("samples of ", data.ids_per_sample(), " ids in ", corpus.files, " file(s)");
-    if (!count_samples) {
+    if (config.data.format != config::DataFormat::kShards) {
       uses.push_back({name + kind});
       continue;
     }

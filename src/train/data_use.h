@@ -14,9 +14,8 @@ struct CorpusUse {
   double epochs = 0;
 };
 
-/// Of each corpus. Counts its samples, for which JSON lines without an index are read as a whole;
-/// DataError when there are none. Without `count_samples`, neither they nor epochs are told.
-std::vector<CorpusUse> data_use(const config::TrainConfig& train, const data::TrainingData& data,
-                                bool count_samples);
+/// Of each corpus. DataError for shards without samples; files of JSON lines, which would have to
+/// be read as a whole, are not counted, so of them neither samples nor epochs are told.
+std::vector<CorpusUse> data_use(const config::RunConfig& config, const data::TrainingData& data);
 
 }  // namespace fbi::train

@@ -30,7 +30,7 @@ std::string data_text(const config::RunConfig& config) {
   const auto data = data::open_training_data(config.data, config.train, config.model.vocab_size);
   check_tokenizers(config, *data);
   std::string text;
-  for (const auto& [corpus, epochs] : data_use(config.train, *data, /*count_samples=*/true)) {
+  for (const auto& [corpus, epochs] : data_use(config, *data)) {
     text += concat("data        ", corpus, "\n");
     if (epochs <= kManyEpochs) continue;
     text += note(config.data.weights.empty()

@@ -12,6 +12,7 @@
 #include "fbi/core/version.h"
 #include "fbi/data/training_data.h"
 #include "fbi/kernels/dispatch.h"
+#include "fbi/nn/model_folder.h"
 #include "fbi/text/tokenizer.h"
 
 namespace fbi::train {
@@ -53,9 +54,9 @@ std::string environment_json(const config::RunConfig& config, const std::string&
 
 void copy_tokenizer(const config::RunConfig& config, const fs::path& run_directory) {
   if (!text::find_tokenizer(run_directory).empty()) return;
-  if (const auto source = data::find_tokenizer(config.data)) {
-    text::copy_tokenizer(*source, run_directory);
-  }
+  auto source = data::find_tokenizer(config.data);
+  if (!source && !config.teacher.path.empty()) source = nn::find_tokenizer(config.teacher.path);
+  if (source && !source->empty()) text::copy_tokenizer(*source, run_directory);
 }
 
 }  // namespace fbi::train

@@ -88,9 +88,9 @@ Inputs check_inputs(const formats::CheckpointReader* checkpoint,
 void keep_sign_products(config::RunConfig& config, RunOptions& options,
                         const std::optional<config::RunConfig>& saved, at::Device device) {
   std::string& products = config.train.sign_products;
-  if (products != "auto") return;
   const auto dtype =
       config.train.precision == config::Precision::kFp32 ? at::kFloat : at::kBFloat16;
+  if (products != "auto") return ops::check_sign_products(products, device, dtype);
   const auto chosen = ops::choose_sign_products(products, device, dtype, config.model.hidden_size);
   products = chosen == ops::SignProducts::kDense ? "dense" : "tables";
   if (!saved) return;

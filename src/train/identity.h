@@ -27,7 +27,7 @@ Inputs check_inputs(const formats::CheckpointReader* checkpoint,
 
 /// auto means what it meant when the run began: another processor must not change the arithmetic
 /// unseen. A GPU has no tables: there a run of a CPU goes on with dense products, and says so.
-/// `saved`: of the run that is continued, if any.
+/// `saved`: of the run that is continued, if any. UsageError for what the device cannot do.
 void keep_sign_products(config::RunConfig& config, RunOptions& options,
                         const std::optional<config::RunConfig>& saved, at::Device device);
 

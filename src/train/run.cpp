@@ -140,7 +140,8 @@ class TrainingRun {
                                                      communicator_.device(), pace_.matrix_rates()));
     const std::int64_t step = checkpoint_ ? checkpoint_->manifest().step : 0;
     folder_.set_aside_later_than(step);
-    if (!checkpoint_) folder_.set_metrics_aside(config_.checkpoint.every_steps);
+    if (!checkpoint_ || !folder_.holds(checkpoint_->path()))
+      folder_.set_metrics_aside(config_.checkpoint.every_steps);
     checkpoint::cut_metrics(paths.metrics(), step);
     copy_tokenizer(config_, paths.root);
     metrics_.emplace(paths.metrics());
@@ -151,11 +152,8 @@ class TrainingRun {
       log::info("matrix products in ", dtype, ": ", flops_text(rate), ", measured");
   }
 
-  /// Files of JSON lines are read when their turn comes, not to count them here.
   void log_data() {
-    const bool counted = config_.data.format == config::DataFormat::kShards;
-    for (const auto& use : data_use(config_.train, session_.data(), counted))
-      log::info("data: ", use.text);
+    for (const auto& use : data_use(config_, session_.data())) log::info("data: ", use.text);
   }
 
   void begin() {
@@ -163,7 +161,9 @@ class TrainingRun {
       session_.restore(*checkpoint_);
       last_saved_step_ = state().step;
       log::info("continuing from ", checkpoint_->path().string(), ", step ", state().step);
+      const bool is_of_other_run = !folder_.holds(checkpoint_->path());
       checkpoint_.reset();
+      if (is_of_other_run) save();  // or a crash before the first checkpoint would begin at step 0
     } else {
       session_.start(std::move(initial_weights_));
       log::info("starting at step 0");

@@ -58,6 +58,10 @@ RunFolder::RunFolder(const RunOptions& options, distributed::Communicator& commu
   });
 }
 
+bool RunFolder::holds(const fs::path& checkpoint) const {
+  return fs::canonical(checkpoint).parent_path() == fs::weakly_canonical(paths_.checkpoints());
+}
+
 void RunFolder::touch_lock() {
   if (held_) held_->lock().touch();
 }

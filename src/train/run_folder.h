@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -22,13 +23,15 @@ class RunFolder {
   /// Whether the folder held a run before.
   bool is_continued() const { return is_continued_; }
   const checkpoint::RunPaths& paths() const { return paths_; }
+  /// Whether a checkpoint is one of this run, not of the one that it branches off.
+  bool holds(const std::filesystem::path& checkpoint) const;
   /// What to start from, validated; null: step 0, or taken.
   const formats::CheckpointReader* checkpoint() const { return checkpoint_.get(); }
   /// The caller's from now on.
   std::unique_ptr<formats::CheckpointReader> take_checkpoint() { return std::move(checkpoint_); }
   /// On rank 0, before anything is written: see RunDirectory::set_aside_later_than.
   void set_aside_later_than(std::int64_t step) { held_->set_aside_later_than(step); }
-  /// On rank 0 of a run without a checkpoint: see RunDirectory::set_metrics_aside.
+  /// On rank 0 of a run without a checkpoint of its own: see RunDirectory::set_metrics_aside.
   void set_metrics_aside(std::int64_t every_steps) { held_->set_metrics_aside(every_steps); }
   /// Shows other machines that the run is alive.
   void touch_lock();

@@ -128,6 +128,10 @@ std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& 
     auto folder = nn::open_model_folder(config.train.init_from);
     nn::check_weights(nn::LlamaForCausalLM(config.model, nn::LlamaOptions{at::kMeta}),
                       *folder.weights);
+    if (config.model.tie_word_embeddings && !folder.config.tie_word_embeddings)
+      throw DataError(concat(folder.path.string(),
+                             " has a head of its own, which a model with "
+                             "model.tie_word_embeddings=true would lose: set it to false"));
     warn_of_other_arithmetic(folder.config, config);
     return std::move(folder.weights);
   } catch (const DataError& error) {

@@ -5,6 +5,7 @@
 
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
+#include "fbi/nn/model_folder.h"
 #include "fbi/text/tokenizer.h"
 
 namespace fbi::train {
@@ -54,7 +55,7 @@ void check_tokenizers(const config::RunConfig& config, const data::TrainingData&
                            data.tokenizer_hash(), ", found ", own->file_hash(),
                            "); put that one there, or prepare the data again"));
   if (config.objective.distill <= 0) return;
-  const fs::path of_teacher = text::find_tokenizer(config.teacher.path);
+  const fs::path of_teacher = nn::find_tokenizer(config.teacher.path);
   const auto teacher = of_teacher.empty() ? nullptr : readable(of_teacher, "the teacher's");
   if (teacher && teacher->file_hash() != own->file_hash()) require_same_pieces(*own, *teacher);
 }

@@ -118,6 +118,15 @@ class BadInput(unittest.TestCase):
             self.refused(3, ["train.init_from: model.layers.0.mlp.gate_proj.weight: expected [64, 32], found [48, 32] in teacher/checkpoints/",
                              "it takes a model with the sizes of model.*"], {"train.init_from": "teacher", "model.intermediate_size": 64}, words)
 
+    def test_first_weights_with_a_head_of_their_own(self):
+        self.refused(3, ["train.init_from: ", "has a head of its own, which a model with model.tie_word_embeddings=true would lose"],
+                     {"train.init_from": "teacher", "model.tie_word_embeddings": True})
+
+    def test_products_that_the_planned_gpus_do_not_have(self):
+        for products, message in (("tables", "computes in fp32 on the CPU"), ("fp8", "gives bf16 on a GPU")):
+            self.refused(2, [f"train.sign_products={products} {message}"],
+                         {"train.device": "cuda", "train.sign_products": products, "train.precision": "fp32"}, ("--dry-run", "--gpus", 2))
+
     def test_teacher_with_keys_that_are_not_implemented(self):
         config = copy("hf", "biased") / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "attention_bias": True, "hidden_act": "gelu"}))

@@ -142,6 +142,17 @@ TEST(Architecture, UnknownRopeTypeIsRefused) {
       "rope_parameters", "only one of the two");
 }
 
+TEST(Architecture, OneOfTwoRopeThetasIsNotPassedOver) {
+  expect_error<DataError>(
+      [] {
+        read_with_sizes(R"({"rope_theta": 10000, "rope_parameters": {"rope_theta": 500000}})");
+      },
+      "rope_parameters.rope_theta = 500000", "rope_theta, which is 10000");
+  EXPECT_EQ(read_with_sizes(R"({"rope_theta": 10000, "rope_parameters": {"rope_theta": 1e4}})")
+                .rope_theta,
+            1e4);
+}
+
 TEST(Architecture, AllProblemsOfAFileComeTogether) {
   expect_error<DataError>(
       [] {

@@ -161,6 +161,16 @@ TEST_F(Folder, OfARunGivesItsNewestCheckpoint) {
   EXPECT_TRUE(hidden_of(path()).equal(hidden_of_random(packed_, 4)));
 }
 
+TEST_F(Folder, OfACheckpointHasTheTokenizerOfItsRun) {
+  const fs::path checkpoint = write_checkpoint(path() / "checkpoints", 7, 3);
+  EXPECT_TRUE(find_tokenizer(checkpoint).empty());
+  test::write_text(path() / "tokenizer.model", "tokenizer");
+  for (const fs::path& form : {checkpoint, checkpoint / "", checkpoint / "."}) {
+    EXPECT_TRUE(fs::equivalent(find_tokenizer(form), path() / "tokenizer.model")) << form;
+    EXPECT_EQ(open_model_folder(form).tokenizer, find_tokenizer(form));
+  }
+}
+
 TEST_F(Folder, WithoutAModelIsRefused) {
   const auto open = [&] { open_model_folder(path()); };
   test::expect_error<DataError>(open, path().string() + " holds no model");

@@ -154,6 +154,8 @@ TEST_F(RunInputs, JsonLinesAreToldApartByTheirEnds) {
   config_.data.format = config::DataFormat::kAmber;
   config_.data.paths = {runs_.path("lines.jsonl").string()};
   begin();
+  const auto data = data::open_training_data(config_.data, config_.train, config_.model.vocab_size);
+  EXPECT_THAT(data_use(config_, *data).front().text, ::testing::EndsWith("in 1 file(s)"));
   write_lines(runs_.path("lines.jsonl"), 8);
   expect_refused("data.paths: the run has file 0, lines.jsonl of ");
   write_lines(runs_.path("lines.jsonl"), 7);
@@ -171,7 +173,7 @@ TEST_F(RunInputs, ThatAreHardlyReadAreNotSaidToBeReadNever) {
     config::resolve(config_, 1);
     const auto data =
         data::open_training_data(config_.data, config_.train, config_.model.vocab_size);
-    return data_use(config_.train, *data, /*count_samples=*/true).front().text;
+    return data_use(config_, *data).front().text;
   };
   EXPECT_THAT(use(1), ::testing::EndsWith("; the run reads them less than 0.01 times"));
   EXPECT_THAT(use(2), ::testing::EndsWith("; the run reads them 0.02 times"));

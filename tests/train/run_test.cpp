@@ -221,6 +221,22 @@ TEST_F(Run, ContinuesInANewDirectoryFromAGivenCheckpoint) {
   EXPECT_EQ(end_of(runs_.path("branch")), end_);
 }
 
+TEST_F(Run, ThatBranchesOffHasItsBeginning) {
+  const std::string checkpoint = checkpoint_of(runs_.path("whole"), 30).string();
+  const auto crash = [&](const std::string& resume) {
+    EXPECT_THROW(runs_.run(config_, "branch", resume,
+                           [](const StepMetrics&) { throw std::runtime_error("a crash"); }),
+                 std::runtime_error);
+  };
+  crash(checkpoint);
+  EXPECT_EQ(end_of(runs_.path("branch"), 30), end_of(runs_.path("whole"), 30));
+  crash("auto");
+  fs::remove_all(runs_.path("branch") / "checkpoints");  // as if the crash had come before
+  crash(checkpoint);
+  EXPECT_EQ(runs_.run(config_, "branch", "auto"), RunOutcome::kFinished);
+  EXPECT_EQ(end_of(runs_.path("branch")), end_);
+}
+
 TEST_F(Run, KeepsItsIdentity) {
   config_.optimizer.lr = 1e-3;
   config_.data.seed = 8;

@@ -42,10 +42,10 @@ std::vector<std::filesystem::path> checkpoints_to_try(const RunPaths& paths, con
 class RunDirectory {
  public:
   /// none: the folder must be new or empty. auto: new, empty, or a run, which then continues.
-  /// FOLDER: new or empty, or the run that FOLDER belongs to, when that has no later checkpoint. A
-  /// folder that does not qualify is not touched: UsageError. While a live process holds it:
-  /// UsageError naming host and pid. Not writable: DiskError. A run that is continued is freed of
-  /// what killed processes left in checkpoints/.
+  /// FOLDER: new or empty, a run without checkpoints, or the run that FOLDER belongs to, when that
+  /// has no later checkpoint. A folder that does not qualify is not touched: UsageError. While a
+  /// live process holds it: UsageError naming host and pid. Not writable: DiskError. A run that is
+  /// continued is freed of what killed processes left in checkpoints/.
   static RunDirectory create_or_resume(const std::filesystem::path& directory, const Resume& resume,
                                        std::chrono::seconds lock_stale_after = kLockStaleAfter);
 
@@ -57,8 +57,9 @@ class RunDirectory {
   /// Renames checkpoints of later steps than `step`, from which the run goes on: they could not be
   /// used, but if they can be later, they belong to another history. A warning names each.
   void set_aside_later_than(std::int64_t step) const;
-  /// A run without a checkpoint begins again. If its metrics reach further than `every_steps`, it
-  /// has lost its checkpoints, or could not save any: then they are renamed, with a warning.
+  /// A run without a checkpoint of its own begins again. If its metrics reach further than
+  /// `every_steps`, it has lost its checkpoints, or could not save any: then they are renamed, with
+  /// a warning.
   void set_metrics_aside(std::int64_t every_steps) const;
   RunLock& lock() { return lock_; }
 

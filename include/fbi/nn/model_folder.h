@@ -30,6 +30,10 @@ struct ModelFolder {
 /// packed export, whose weights are not there) or CheckpointError (no valid checkpoint).
 ModelFolder open_model_folder(const std::filesystem::path& path);
 
+/// The tokenizer file that belongs to the model in `path`, of any of those forms: beside its files,
+/// or that of a checkpoint's run. Empty when there is none.
+std::filesystem::path find_tokenizer(const std::filesystem::path& path);
+
 /// How a model is evaluated. Weights are rounded to `weights` first
 /// (LlamaForCausalLM::round_weights); the arithmetic is that of `compute`.
 struct EvaluationDtype {
