@@ -14,6 +14,7 @@ struct ExitRow {
 
 constexpr ExitRow kExitRows[] = {
     {ExitCode::kOk, "done"},
+    {ExitCode::kUnexpected, "out of memory, a failed GPU, an unexpected error"},
     {ExitCode::kUsage, "wrong command line or configuration"},
     {ExitCode::kData, "data or model files unreadable or broken"},
     {ExitCode::kCheckpoint, "no usable checkpoint"},

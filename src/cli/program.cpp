@@ -79,7 +79,7 @@ int run_words(std::vector<std::string> words) {
   } catch (const std::bad_alloc&) {
     log::error("out of memory; ",
                verb.memory_hint.empty() ? program().memory_hint : verb.memory_hint);
-    return 1;
+    return static_cast<int>(ExitCode::kUnexpected);
   }
 }
 
@@ -107,10 +107,10 @@ int run_program(int argc, char** argv) {
     return static_cast<int>(error.exit_code());
   } catch (const std::bad_alloc&) {
     log::error("out of memory; ", program().memory_hint);
-    return 1;
+    return static_cast<int>(ExitCode::kUnexpected);
   } catch (const std::exception& error) {
     log::error("unexpected error: ", error.what());
-    return 1;
+    return static_cast<int>(ExitCode::kUnexpected);
   }
 }
 

@@ -89,10 +89,10 @@ void Continuation::end_where_full() {
   }
 }
 
-/// With what the decoder and the stop strings held back.
+/// With what the decoder and the stop strings held back; of a prompt's last bytes nothing is new.
 void Continuation::end(FinishReason reason) {
   ended_ = true;
-  if (stop_.push(decoder_->finish())) {
+  if (result_.new_tokens > 0 && stop_.push(decoder_->finish())) {
     result_.finish_reason = FinishReason::kStop;
   } else {
     result_.finish_reason = reason;

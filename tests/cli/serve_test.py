@@ -79,6 +79,8 @@ class Answers(unittest.TestCase):
         for index, choice in enumerate(three["choices"]):
             self.assertEqual(choice["text"], SHARED.text(prompt="a", seed=10 + index, max_tokens=12))
         self.assertEqual(len({SHARED.text(prompt="a", max_tokens=12) for _ in range(3)}), 3, "without a seed texts differ")
+        alike = SHARED.complete(prompt=["a"] * 3, n=2, max_tokens=12)
+        self.assertEqual(len({choice["text"] for choice in alike["choices"]}), 6, "those of one request, too")
 
     def test_prompts_may_be_token_ids(self):
         ids = generate("", "--max-new-tokens", 5, "--temperature", 0)["ids"]
@@ -316,6 +318,9 @@ class BadRequests(unittest.TestCase):
             found, headers, text = SHARED.ask("GET", path, headers={"Range": ranges})
             self.assertEqual((found, headers["Content-Range"]), (status, None))
             json.loads(text)
+        # So are encodings.
+        found, headers, text = SHARED.ask("GET", "/health", headers={"Accept-Encoding": "gzip, br"})
+        self.assertEqual((found, headers["Content-Encoding"]), (200, None))
         self.assertEqual(SHARED.ask("POST", "/v1/completions", "x", headers={"Content-Type": "multipart/form-data; boundary=x"})[0], 415)
 
     def test_what_is_no_http(self):

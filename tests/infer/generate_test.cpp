@@ -148,6 +148,9 @@ TEST(GenerateTest, IncompleteCharacterIsReplacedAtTheEnd) {
   EXPECT_EQ(result.text, "go\uFFFD");
   EXPECT_THAT(chain.pieces, ElementsAre("go", "\uFFFD"));
   EXPECT_EQ(chain.run("", {.stop = {"\uFFFD"}}).finish_reason, FinishReason::kStop);
+  // Of the prompt's last character nothing is new.
+  EXPECT_EQ(chain.run("go\xE2", {.max_new_tokens = 0}).text, "");
+  EXPECT_EQ(chain.run("go\xE2").text, "");
 }
 
 TEST(GenerateTest, PiecesAreTheText) {

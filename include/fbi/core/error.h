@@ -10,6 +10,7 @@ namespace fbi {
 /// Exit status of every program of this project; `cli` alone maps exceptions to it (docs/cli.md).
 enum class ExitCode : int {
   kOk = 0,
+  kUnexpected = 1,  ///< out of memory, a GPU failed, an error that nobody foresaw
   kUsage = 2,       ///< wrong command line or configuration
   kData = 3,        ///< training, evaluation or model data unreadable or broken
   kCheckpoint = 4,  ///< no usable checkpoint

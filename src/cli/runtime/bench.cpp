@@ -254,7 +254,7 @@ Verb bench_verb() {
       "instruction set that this processor has; the mean KL divergence is from the first one "
       "measured, in nats per token.",
       "",
-      joined({{"model", "DIR", "packed export", "", false, false},
+      joined({{"model", "DIR", "packed export, or a native one", "", false, false},
               {"config", "FILE",
                "instead: random weights of this architecture (config.json or a run configuration)",
                "", false, false},

@@ -246,6 +246,7 @@ CompletionRequest CompletionApi::parse(std::string_view body) const {
   for (const auto id : model_.config().eos_token_id) {
     options.eos_ids.push_back(static_cast<std::int32_t>(id));
   }
+  const bool seeded = fields.find("seed") != nullptr;
   const std::int64_t n = fields.integer("n", 1, 1, max_texts_);
   request.texts_of_a_prompt = n;
   request.echo = fields.flag("echo", false);
@@ -260,10 +261,12 @@ CompletionRequest CompletionApi::parse(std::string_view body) const {
     for (const Prompt& prompt : prompts(fields, n)) {
       request.prompt_tokens += std::ssize(prompt.ids);
       for (std::int64_t k = 0; k < n; ++k) {
+        // Without a seed no two texts of a request are alike, not even those of the same prompt.
+        const auto number = seeded ? static_cast<std::uint64_t>(k) : request.texts.size();
         request.texts.push_back({prompt.ids, options});
         if (request.logprobs) request.texts.back().score_best = best;
         request.texts.back().score_prompt = request.echo;
-        request.texts.back().options.sampling.seed += static_cast<std::uint64_t>(k);
+        request.texts.back().options.sampling.seed += number;
         request.before.push_back(request.echo ? prompt.text : "");
       }
     }

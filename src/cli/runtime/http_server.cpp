@@ -72,10 +72,13 @@ std::string client_of(const httplib::Request& http) {
   return concat(http.remote_addr, ":", http.remote_port);
 }
 
-/// A server may leave ranges out of account; the library would cut our answers, errors too. The
-/// request is its own, and not const.
-void forget_ranges(const httplib::Request& http) {
-  const_cast<httplib::Request&>(http).ranges.clear();
+/// A server may leave ranges out of account, by which the library would cut our answers, errors
+/// too, and encodings: it would compress with Brotli's slowest setting, which takes longer than
+/// many a text. The request is its own, and not const.
+void forget_what_changes_answers(const httplib::Request& http) {
+  auto& request = const_cast<httplib::Request&>(http);
+  request.ranges.clear();
+  request.headers.erase("Accept-Encoding");
 }
 
 bool is_under(const std::string& path, const std::string& folder) {
@@ -119,6 +122,7 @@ std::string read_body(const httplib::Request& http, const httplib::ContentReader
   if (too_large) {
     throw ApiError(413, concat("the body is larger than ", limit, " bytes (--max-body-bytes)"));
   }
+  too_slow = too_slow || (!complete && Clock::now() - begun >= std::chrono::seconds(kReadSeconds));
   if (too_slow) throw ApiError(408, "the body did not come in time");
   if (!complete) throw ApiError(400, "the body is not complete");
   return body;
@@ -316,7 +320,7 @@ class HttpServer::Impl {
     // For what the library itself refuses: the lines of a request that are no HTTP, or too long.
     server_.set_error_handler([](const httplib::Request& http, httplib::Response& out) {
       if (!out.body.empty()) return;
-      forget_ranges(http);
+      forget_what_changes_answers(http);
       refuse(http, out, out.status, "the request is not understood");
     });
   }
@@ -377,7 +381,7 @@ class HttpServer::Impl {
   /// Before the library reads a body that nobody asked for.
   httplib::Server::HandlerResponse refuse_early(const httplib::Request& http,
                                                 httplib::Response& out) const {
-    forget_ranges(http);
+    forget_what_changes_answers(http);
     const bool model = http.path == concat(kModels, "/", api_.model_name());
     const bool get = model || http.path == kHealth || http.path == kMetrics || http.path == kModels;
     const bool post = http.path == kCompletions;

@@ -47,7 +47,7 @@ Verb import_verb() {
           "or PyTorch *.bin, and writes the same "
           "values as safetensors with a config.json in this program's spelling and the tokenizer's "
           "files. Nothing in a *.bin is executed. "
-          "Every verb, teacher.path and train.init_from read such folders directly too.",
+          "train, eval, generate, inspect and export read such folders directly, too.",
           "",
           {{"from", "DIR", "folder with config.json and tensors", "", true, false},
            {"out", "DIR", "folder to make", "", true, false}},

@@ -81,16 +81,23 @@ int run_serve(const Arguments& arguments) {
   while (!stop_requested() && engine.load().failure.empty() && listens()) {
   }
 
+  const bool asked = stop_requested() != 0;
   const auto load = engine.load();
-  if (load.failure.empty()) {
+  const std::string failure = !load.failure.empty() ? load.failure
+                              : asked
+                                  ? ""
+                                  : "no connections can be accepted any more, for want of memory "
+                                    "or open files";
+  if (failure.empty()) {
     log::info("stopping: ", load.running, " texts are being written and ", load.waiting,
               " are waiting, at most ", stop_limit.count(), " s for them");
   } else {
-    log::error(load.failure, "; the server ends, start it again");
+    log::error(failure, "; the server ends, start it again");
   }
   engine.stop(stop_limit);
   server.stop();
-  const int code = engine.load().failure.empty() ? 0 : 1;
+  const bool ended_well = failure.empty() && engine.load().failure.empty();
+  const int code = static_cast<int>(ended_well ? ExitCode::kOk : ExitCode::kUnexpected);
   if (listener.wait_for(kLastSeconds) == std::future_status::timeout) {
     // The library waits for clients that send a header, or take an answer, byte by byte.
     log::warn("stopped; connections that do not end are cut");
