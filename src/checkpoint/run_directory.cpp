@@ -77,20 +77,28 @@ bool same_folder(const fs::path& one, const fs::path& other) {
   return fs::equivalent(one, other, error) && !error;
 }
 
+/// Without a slash at the end.
+fs::path normal(const fs::path& folder) {
+  return folder.has_filename() ? folder : folder.parent_path();
+}
+
+bool is_of_run(const RunPaths& paths, const fs::path& checkpoint) {
+  const fs::path folder = normal(checkpoint).parent_path();
+  return same_folder(folder.empty() ? "." : folder, paths.checkpoints());
+}
+
 /// A run continues from one of its own checkpoints only if that is its newest; later ones would
 /// belong to another history than the one that now follows. One that has none yet begins again.
 void require_newest_of_run(const RunPaths& paths, const fs::path& checkpoint) {
   const std::string run = paths.root.string();
   const std::vector<fs::path> all = formats::list_checkpoints(paths.checkpoints());
   if (all.empty()) return;
-  const fs::path normal = checkpoint.has_filename() ? checkpoint : checkpoint.parent_path();
-  const fs::path folder = normal.has_parent_path() ? normal.parent_path() : ".";
-  if (!same_folder(folder, paths.checkpoints())) {
+  if (!is_of_run(paths, checkpoint)) {
     throw UsageError(
         concat("run directory ", run, " holds another run than ", checkpoint.string(),
                ": continue in a new run directory, or continue this one by --resume auto"));
   }
-  if (!same_folder(all.front(), normal)) {
+  if (!same_folder(all.front(), normal(checkpoint))) {
     throw UsageError(concat("run directory ", run, " holds later checkpoints than ",
                             checkpoint.string(), " (", all.front().filename().string(),
                             "): move them away, or continue in a new run directory"));
@@ -169,6 +177,10 @@ RunDirectory RunDirectory::create_or_resume(const fs::path& directory, const Res
   return RunDirectory(paths, resume, is_continued, std::move(lock));
 }
 
+bool RunDirectory::branches_off() const {
+  return resume_.mode == Resume::Mode::kPath && !is_of_run(paths_, resume_.checkpoint);
+}
+
 std::vector<fs::path> RunDirectory::checkpoints_to_try() const {
   return checkpoint::checkpoints_to_try(paths_, resume_);
 }
@@ -187,8 +199,7 @@ void RunDirectory::set_metrics_aside(std::int64_t every_steps) const {
   if (every_steps == 0 || !last || *last <= every_steps) return;
   const fs::path aside = set_aside(paths_.metrics(), "metrics-before-restart-", ".jsonl");
   log::warn("the run had reached step ", *last, ", but there is no checkpoint in ",
-            paths_.checkpoints().string(), ": it begins again, its metrics are kept as ",
-            aside.filename().string(),
+            paths_.checkpoints().string(), ": its metrics are kept as ", aside.filename().string(),
             ". If the checkpoints were moved away, stop, put them back, and resume");
 }
 

@@ -138,6 +138,12 @@ void keep_freed_memory() {
 #endif
 }
 
+void give_back_freed_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 std::string allocator_name() {
   if (tc_version) return tc_version(nullptr, nullptr, nullptr);
 #ifdef __GLIBC__

@@ -84,7 +84,8 @@ CheckpointManifest manifest_from_file(const fs::path& path) {
 
 CheckpointReader::CheckpointReader(const fs::path& directory, bool verify_hash)
     : directory_(directory), manifest_(manifest_from_file(directory / kManifestFile)) {
-  const auto named_step = checkpoint_step(fs::canonical(directory));  // without a slash at the end
+  const bool slash_at_end = !directory.has_filename();
+  const auto named_step = checkpoint_step(slash_at_end ? directory.parent_path() : directory);
   if (named_step && *named_step != manifest_.step) {
     fail((directory / kManifestFile).string(), ": expected step ", *named_step,
          " as the folder's name says, found ", manifest_.step);

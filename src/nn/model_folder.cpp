@@ -128,8 +128,12 @@ ModelFolder open_model_folder(const fs::path& path) {
 
 fs::path find_tokenizer(const fs::path& path) {
   fs::path found = text::find_tokenizer(path);
-  if (found.empty() && fs::exists(path / "manifest.json"))
-    found = text::find_tokenizer(fs::canonical(path).parent_path().parent_path());
+  if (!found.empty() || !fs::exists(path / "manifest.json")) return found;
+  // Where a checkpoint is a link, both it and what it leads to may lie in a run.
+  for (const fs::path& folder : {fs::absolute(path / "").parent_path(), fs::canonical(path)}) {
+    found = text::find_tokenizer(folder.parent_path().parent_path());
+    if (!found.empty()) break;
+  }
   return found;
 }
 

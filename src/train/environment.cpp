@@ -52,10 +52,13 @@ std::string environment_json(const config::RunConfig& config, const std::string&
   return out.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
-void copy_tokenizer(const config::RunConfig& config, const fs::path& run_directory) {
+void copy_tokenizer(const config::RunConfig& config, const data::TrainingData& data,
+                    const fs::path& run_directory) {
   if (!text::find_tokenizer(run_directory).empty()) return;
   auto source = data::find_tokenizer(config.data);
-  if (!source && !config.teacher.path.empty()) source = nn::find_tokenizer(config.teacher.path);
+  // Shards say which tokenizer they were prepared with; JSON lines are taken for the teacher's.
+  if (!source && config.objective.distill > 0 && data.tokenizer_hash().empty())
+    source = nn::find_tokenizer(config.teacher.path);
   if (source && !source->empty()) text::copy_tokenizer(*source, run_directory);
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "fbi/config/run_config.h"
+#include "fbi/data/training_data.h"
 
 namespace fbi::train {
 
@@ -15,8 +16,9 @@ namespace fbi::train {
 std::string environment_json(const config::RunConfig& config, const std::string& command_line,
                              at::Device device, const std::map<std::string, double>& matrix_rates);
 
-/// Copies the tokenizer that lies beside the training data, if any, into the run directory:
-/// evaluation, generation and export of the run need it.
-void copy_tokenizer(const config::RunConfig& config, const std::filesystem::path& run_directory);
+/// Copies the tokenizer that lies beside the training data, or of JSON lines the teacher's, if any,
+/// into the run directory: evaluation, generation and export of the run need it.
+void copy_tokenizer(const config::RunConfig& config, const data::TrainingData& data,
+                    const std::filesystem::path& run_directory);
 
 }  // namespace fbi::train

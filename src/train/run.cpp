@@ -140,10 +140,10 @@ class TrainingRun {
                                                      communicator_.device(), pace_.matrix_rates()));
     const std::int64_t step = checkpoint_ ? checkpoint_->manifest().step : 0;
     folder_.set_aside_later_than(step);
-    if (!checkpoint_ || !folder_.holds(checkpoint_->path()))
-      folder_.set_metrics_aside(config_.checkpoint.every_steps);
-    checkpoint::cut_metrics(paths.metrics(), step);
-    copy_tokenizer(config_, paths.root);
+    const bool has_history = checkpoint_ && !folder_.branches_off();
+    if (!has_history) folder_.set_metrics_aside(config_.checkpoint.every_steps);
+    checkpoint::cut_metrics(paths.metrics(), has_history ? step : 0);
+    copy_tokenizer(config_, session_.data(), paths.root);
     metrics_.emplace(paths.metrics());
     log::info("device: ", communicator_.device().str(), ", ", at::get_num_threads(),
               " threads, kernels ", kernels::level_name(kernels::chosen_level()));
@@ -161,15 +161,25 @@ class TrainingRun {
       session_.restore(*checkpoint_);
       last_saved_step_ = state().step;
       log::info("continuing from ", checkpoint_->path().string(), ", step ", state().step);
-      const bool is_of_other_run = !folder_.holds(checkpoint_->path());
       checkpoint_.reset();
-      if (is_of_other_run) save();  // or a crash before the first checkpoint would begin at step 0
+      if (folder_.branches_off()) save_beginning();
     } else {
       session_.start(std::move(initial_weights_));
       log::info("starting at step 0");
     }
     log_teacher_drift();
     if (options_.profile_steps > 0) timeline().start_trace();
+  }
+
+  /// So that a branch goes on with --resume auto from its first step on.
+  void save_beginning() {
+    try {
+      save();
+    } catch (const DiskError& error) {
+      throw DiskError(concat(error.what(),
+                             "; the run has no checkpoint of its own yet: give the same --resume "
+                             "again, not auto"));
+    }
   }
 
   void log_teacher_drift() {

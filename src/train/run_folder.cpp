@@ -11,17 +11,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// What rank 0 finds, for all ranks: whether it is a run, "0" or "1", then the checkpoints to try,
-/// each with a zero behind it.
+/// What rank 0 finds, for all ranks: whether it is a run and whether it branches off, "0" or "1"
+/// each, then the checkpoints to try, each with a zero behind it.
 std::string to_text(const checkpoint::RunDirectory& directory) {
   std::string text = directory.is_continued() ? "1" : "0";
+  text += directory.branches_off() ? "1" : "0";
   for (const fs::path& folder : directory.checkpoints_to_try()) text += folder.string() + '\0';
   return text;
 }
 
 std::vector<fs::path> checkpoints_in(const std::string& text) {
   std::vector<fs::path> folders;
-  std::size_t begin = 1;
+  std::size_t begin = 2;
   for (std::size_t end; (end = text.find('\0', begin)) != std::string::npos; begin = end + 1)
     folders.emplace_back(text.substr(begin, end - begin));
   return folders;
@@ -52,14 +53,11 @@ RunFolder::RunFolder(const RunOptions& options, distributed::Communicator& commu
     found = to_text(*held_);
   });
   found = distributed::all_gather_text(communicator, found).front();
-  is_continued_ = found.front() == '1';
+  is_continued_ = found[0] == '1';
+  branches_off_ = found[1] == '1';
   checkpoint_ = formats::open_first_valid(checkpoints_in(found), [&](const fs::path& folder) {
     return open_together(folder, communicator);
   });
-}
-
-bool RunFolder::holds(const fs::path& checkpoint) const {
-  return fs::canonical(checkpoint).parent_path() == fs::weakly_canonical(paths_.checkpoints());
 }
 
 void RunFolder::touch_lock() {

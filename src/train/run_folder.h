@@ -1,6 +1,5 @@
 #pragma once
 
-#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -23,8 +22,8 @@ class RunFolder {
   /// Whether the folder held a run before.
   bool is_continued() const { return is_continued_; }
   const checkpoint::RunPaths& paths() const { return paths_; }
-  /// Whether a checkpoint is one of this run, not of the one that it branches off.
-  bool holds(const std::filesystem::path& checkpoint) const;
+  /// Whether what it starts from belongs to another run.
+  bool branches_off() const { return branches_off_; }
   /// What to start from, validated; null: step 0, or taken.
   const formats::CheckpointReader* checkpoint() const { return checkpoint_.get(); }
   /// The caller's from now on.
@@ -39,7 +38,7 @@ class RunFolder {
  private:
   checkpoint::RunPaths paths_;
   std::optional<checkpoint::RunDirectory> held_;  ///< rank 0
-  bool is_continued_ = false;
+  bool is_continued_ = false, branches_off_ = false;
   std::unique_ptr<formats::CheckpointReader> checkpoint_;
 };
 

@@ -11,6 +11,7 @@
 #include "fbi/checkpoint/commit.h"
 #include "fbi/config/compare.h"
 #include "fbi/config/load.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
 #include "fbi/distributed/agreement.h"
@@ -128,7 +129,8 @@ std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& 
     auto folder = nn::open_model_folder(config.train.init_from);
     nn::check_weights(nn::LlamaForCausalLM(config.model, nn::LlamaOptions{at::kMeta}),
                       *folder.weights);
-    if (config.model.tie_word_embeddings && !folder.config.tie_word_embeddings)
+    if (config.model.tie_word_embeddings && !folder.config.tie_word_embeddings &&
+        folder.weights->contains(config::kHead))
       throw DataError(concat(folder.path.string(),
                              " has a head of its own, which a model with "
                              "model.tie_word_embeddings=true would lose: set it to false"));

@@ -42,13 +42,15 @@ def write_zeros(folder, model):
     sizes = {key: model[key] for key in (*SMALLEST, "vocab_size")}
     folder.mkdir()
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **sizes, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
-              "hidden_act": "silu", "torch_dtype": "float16", "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
+              "hidden_act": "silu", "torch_dtype": "float16", "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": model.get("tie_word_embeddings", False)}
     (folder / "config.json").write_text(json.dumps(config))
     vocab, hidden, inner = sizes["vocab_size"], sizes["hidden_size"], sizes["intermediate_size"]
     keys = hidden // sizes["num_attention_heads"] * sizes["num_key_value_heads"]
     matrices = {"self_attn.q": [hidden, hidden], "self_attn.k": [keys, hidden], "self_attn.v": [keys, hidden], "self_attn.o": [hidden, hidden],
                 "mlp.gate": [inner, hidden], "mlp.up": [inner, hidden], "mlp.down": [hidden, inner]}
     shapes = {"model.embed_tokens.weight": [vocab, hidden], "lm_head.weight": [vocab, hidden], "model.norm.weight": [hidden]}
+    if config["tie_word_embeddings"]:
+        del shapes["lm_head.weight"]
     for layer in range(sizes["num_hidden_layers"]):
         for name, shape in matrices.items():
             shapes[f"model.layers.{layer}.{name}_proj.weight"] = shape

@@ -43,11 +43,12 @@ void in_ranks(int size, const std::function<void(distributed::Communicator&)>& b
   ASSERT_EQ(child.wait(), 0);
 }
 
-void train_until(TinyRuns& runs, const std::string& name, int ranks, int steps) {
+void train_until(TinyRuns& runs, const std::string& name, int ranks, int steps,
+                 const std::string& resume = "auto") {
   in_ranks(ranks, [&](distributed::Communicator& communicator) {
     config::RunConfig c = twelve_samples(runs);
     c.train.steps = steps;
-    runs.run_rank(communicator, c, name, "auto");
+    runs.run_rank(communicator, c, name, resume);
   });
 }
 
@@ -69,6 +70,16 @@ Fingerprint whole_tensors(const std::filesystem::path& folder) {
         hash128_hex({static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()});
   }
   return out;
+}
+
+TEST(RunOnRanks, BranchesOffWithABeginningOfItsOwn) {
+  TinyRuns runs;
+  train_until(runs, "whole", 2, kStage);
+  const auto end = checkpoint_of(runs.path("whole"), kStage);
+  train_until(runs, "branch", 2, kStage + 1, end.string());
+  EXPECT_EQ(whole_tensors(checkpoint_of(runs.path("branch"), kStage)), whole_tensors(end));
+  train_until(runs, "branch", 3, 2 * kStage);
+  EXPECT_EQ(losses(runs.path("branch")).size(), std::size_t{kStage});
 }
 
 TEST(RunOnRanks, ContinuesOnAnyNumberOfThem) {

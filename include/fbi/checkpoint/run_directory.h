@@ -52,6 +52,8 @@ class RunDirectory {
   const RunPaths& paths() const { return paths_; }
   /// Whether the directory held a run before.
   bool is_continued() const { return is_continued_; }
+  /// Whether it is to go on from a checkpoint of another run.
+  bool branches_off() const;
   /// fbi::checkpoint::checkpoints_to_try of this run.
   std::vector<std::filesystem::path> checkpoints_to_try() const;
   /// Renames checkpoints of later steps than `step`, from which the run goes on: they could not be

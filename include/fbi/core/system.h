@@ -19,6 +19,8 @@ double process_cpu_seconds();           ///< processor time of all threads of th
 /// 4 KB (5 to 8 % of a small model's step). Call first. Other allocators than glibc's do so by
 /// themselves.
 void keep_freed_memory();
+/// Returns to the system what malloc keeps of freed memory, where it is glibc's.
+void give_back_freed_memory();
 std::string allocator_name();  ///< what malloc is here, e.g. "gperftools 2.10" (tcmalloc)
 /// `path`, or what of the way to it is there already; absolute.
 std::filesystem::path nearest_existing(const std::filesystem::path& path);

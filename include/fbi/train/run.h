@@ -27,6 +27,7 @@ class RunObserver {
   /// Before the first step; `first_step` > 0 when the run is continued.
   virtual void on_start(const config::RunConfig& config, std::int64_t first_step) = 0;
   virtual void on_step(const StepMetrics& metrics, const Pace& pace) = 0;
+  /// Of a run that branches off also before on_start.
   virtual void on_checkpoint(std::int64_t step, const std::filesystem::path& folder) = 0;
   virtual void on_end() = 0;
 };

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <chrono>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <utility>
 
 #include "cli/runtime/request_fields.h"
 #include "fbi/core/error.h"
+#include "fbi/core/system.h"
 #include "fbi/text/byte_level.h"
 
 namespace fbi::cli::runtime {
@@ -157,6 +159,10 @@ std::string dumped(const nlohmann::ordered_json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+struct GivesBackMemory {
+  ~GivesBackMemory() { give_back_freed_memory(); }
+};
+
 }  // namespace
 
 std::string error_json(int status, std::string_view message, std::string_view field,
@@ -184,7 +190,16 @@ CompletionApi::CompletionApi(const infer::PackedModel& model, const text::Tokeni
       max_texts_(max_texts),
       started_(seconds_since_1970()) {}
 
+/// A text takes some hundred times its size while it is tokenized, and every connection has a
+/// thread: long ones take turns.
 CompletionApi::Prompt CompletionApi::prompt_of_text(const std::string& text) const {
+  constexpr std::size_t kLong = 1 << 16;
+  std::unique_lock turn(large_prompts_, std::defer_lock);
+  std::optional<GivesBackMemory> afterwards;
+  if (text.size() > kLong) {
+    turn.lock();
+    afterwards.emplace();
+  }
   return {infer::prompt_ids(model_, tokenizer_, text, /*add_bos=*/true), text};
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <span>
@@ -105,6 +106,7 @@ class CompletionApi {
   std::string model_name_;
   std::int64_t max_texts_;
   std::int64_t started_;
+  mutable std::mutex large_prompts_;
 };
 
 /// "stop" or "length", as the interface has no more.
