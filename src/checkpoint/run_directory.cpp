@@ -88,7 +88,8 @@ bool is_of_run(const RunPaths& paths, const fs::path& checkpoint) {
 }
 
 /// A run continues from one of its own checkpoints only if that is its newest; later ones would
-/// belong to another history than the one that now follows. One that has none yet begins again.
+/// belong to another history than the one that now follows. One that has none yet may begin
+/// from any.
 void require_newest_of_run(const RunPaths& paths, const fs::path& checkpoint) {
   const std::string run = paths.root.string();
   const std::vector<fs::path> all = formats::list_checkpoints(paths.checkpoints());

@@ -84,8 +84,7 @@ CheckpointManifest manifest_from_file(const fs::path& path) {
 
 CheckpointReader::CheckpointReader(const fs::path& directory, bool verify_hash)
     : directory_(directory), manifest_(manifest_from_file(directory / kManifestFile)) {
-  const bool slash_at_end = !directory.has_filename();
-  const auto named_step = checkpoint_step(slash_at_end ? directory.parent_path() : directory);
+  const auto named_step = checkpoint_step(directory);
   if (named_step && *named_step != manifest_.step) {
     fail((directory / kManifestFile).string(), ": expected step ", *named_step,
          " as the folder's name says, found ", manifest_.step);
@@ -147,7 +146,8 @@ std::string checkpoint_folder_name(std::int64_t step) {
 
 std::optional<std::int64_t> checkpoint_step(const fs::path& folder) {
   constexpr std::string_view kPrefix = "step-";
-  const std::string name = folder.filename().string();
+  const bool slash_at_end = !folder.has_filename();
+  const std::string name = (slash_at_end ? folder.parent_path() : folder).filename().string();
   if (!name.starts_with(kPrefix)) return std::nullopt;
   std::int64_t step = 0;
   const char* end = name.data() + name.size();
