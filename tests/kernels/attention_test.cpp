@@ -209,7 +209,7 @@ TEST_P(Attention, ProductsHaveTheBitsOfTheReference) {
 
 /// What lies between the rows of the result stays as it is.
 TEST_P(Attention, TransposeIsThatOfTheReference) {
-  for (const std::int64_t rows : {1, 3, 4, 5, 17}) {
+  for (const std::int64_t rows : {1, 3, 4, 5, 12, 17, 35}) {
     for (const std::int64_t columns : {1, 3, 4, 6, 16, 19}) {
       const auto x = normals(rows * (columns + 3), 1), shift = normals(columns, 2);
       for (const float* added : {static_cast<const float*>(nullptr), shift.data()}) {

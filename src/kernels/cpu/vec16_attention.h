@@ -10,11 +10,12 @@ namespace {
 template <bool shifted>
 void transpose_with(const float* x, std::int64_t x_row, std::int64_t rows, std::int64_t columns,
                     const float* shift, float* out, std::int64_t out_row) {
-  const std::int64_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
-  for (std::int64_t j = 0; j < whole_columns; j += 4) {
-    for (std::int64_t i = 0; i < whole_rows; i += 4) {
-      transpose_four<shifted>(x + i * x_row + j, x_row, shifted ? shift + j : nullptr,
-                              out + j * out_row + i, out_row);
+  const std::int64_t whole_rows = rows / kTransposeRows * kTransposeRows;
+  const std::int64_t whole_columns = columns / 4 * 4;
+  for (std::int64_t i = 0; i < whole_rows; i += kTransposeRows) {
+    for (std::int64_t j = 0; j < whole_columns; j += 4) {
+      transpose_four_columns<shifted>(x + i * x_row + j, x_row, shifted ? shift + j : nullptr,
+                                      out + j * out_row + i, out_row);
     }
   }
   for (std::int64_t i = 0; i < rows; ++i) {

@@ -4,8 +4,6 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/vec16_transpose_x86.h"
-
 /// Sixteen lanes in two 256-bit registers; vec16_avx512.h offers the same operations with the same
 /// roundings.
 namespace fbi::kernels {
@@ -179,6 +177,28 @@ inline void store_bfloat16(std::uint16_t* out, Floats x) {
   const __m256i packed = _mm256_packus_epi32(bfloat16_bits(x.low), bfloat16_bits(x.high));
   const __m256i ordered = _mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), ordered);
+}
+
+constexpr int kTransposeRows = 8;
+/// kTransposeRows rows and four columns; each column becomes a row, with its shift.
+template <bool shifted>
+inline void transpose_four_columns(const float* x, std::int64_t x_row, const float* shift,
+                                   float* out, std::int64_t out_row) {
+  __m256 rows[4];  // every fourth one in each: inserting from memory takes no shuffle
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = _mm256_castps128_ps256(_mm_loadu_ps(x + i * x_row));
+    rows[i] = _mm256_insertf128_ps(rows[i], _mm_loadu_ps(x + (i + 4) * x_row), 1);
+  }
+  const __m256 a = _mm256_unpacklo_ps(rows[0], rows[2]), b = _mm256_unpackhi_ps(rows[0], rows[2]);
+  const __m256 c = _mm256_unpacklo_ps(rows[1], rows[3]), d = _mm256_unpackhi_ps(rows[1], rows[3]);
+  const auto store_row = [&](int j, __m256 row) {
+    _mm256_storeu_ps(out + j * out_row,
+                     shifted ? _mm256_add_ps(row, _mm256_set1_ps(shift[j])) : row);
+  };
+  store_row(0, _mm256_unpacklo_ps(a, c));
+  store_row(1, _mm256_unpackhi_ps(a, c));
+  store_row(2, _mm256_unpacklo_ps(b, d));
+  store_row(3, _mm256_unpackhi_ps(b, d));
 }
 
 }  // namespace

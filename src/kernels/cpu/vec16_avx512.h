@@ -4,8 +4,6 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/vec16_transpose_x86.h"
-
 /// Sixteen lanes in one 512-bit register; vec16_avx2.h offers the same operations with the same
 /// roundings.
 namespace fbi::kernels {
@@ -135,6 +133,30 @@ inline void store_bfloat16(std::uint16_t* out, Floats x) {
   const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
   const __m512i result = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7FC0));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi32_epi16(result));
+}
+
+constexpr int kTransposeRows = 16;
+/// kTransposeRows rows and four columns; each column becomes a row, with its shift.
+template <bool shifted>
+inline void transpose_four_columns(const float* x, std::int64_t x_row, const float* shift,
+                                   float* out, std::int64_t out_row) {
+  __m512 rows[4];  // every fourth one in each: inserting from memory takes no shuffle
+  for (int i = 0; i < 4; ++i) {
+    const auto numbers = [&](int part) { return _mm_loadu_ps(x + (i + 4 * part) * x_row); };
+    rows[i] = _mm512_castps128_ps512(numbers(0));
+    rows[i] = _mm512_mask_broadcast_f32x4(rows[i], 0x00f0, numbers(1));
+    rows[i] = _mm512_mask_broadcast_f32x4(rows[i], 0x0f00, numbers(2));
+    rows[i] = _mm512_mask_broadcast_f32x4(rows[i], 0xf000, numbers(3));
+  }
+  const __m512 a = _mm512_unpacklo_ps(rows[0], rows[2]), b = _mm512_unpackhi_ps(rows[0], rows[2]);
+  const __m512 c = _mm512_unpacklo_ps(rows[1], rows[3]), d = _mm512_unpackhi_ps(rows[1], rows[3]);
+  const auto store_row = [&](int j, Floats row) {
+    store(out + j * out_row, shifted ? add(row, splat(shift[j])) : row);
+  };
+  store_row(0, _mm512_unpacklo_ps(a, c));
+  store_row(1, _mm512_unpackhi_ps(a, c));
+  store_row(2, _mm512_unpacklo_ps(b, d));
+  store_row(3, _mm512_unpackhi_ps(b, d));
 }
 
 }  // namespace

@@ -194,10 +194,11 @@ inline void store_bfloat16(std::uint16_t* out, Floats x) {
   unrolled<4>([&](int i) { vst1_u16(out + 4 * i, bfloat16_bits(x.part[i])); });
 }
 
-/// Four rows and columns; each column becomes a row, with its shift.
+constexpr int kTransposeRows = 4;
+/// kTransposeRows rows and four columns; each column becomes a row, with its shift.
 template <bool shifted>
-inline void transpose_four(const float* x, std::int64_t x_row, const float* shift, float* out,
-                           std::int64_t out_row) {
+inline void transpose_four_columns(const float* x, std::int64_t x_row, const float* shift,
+                                   float* out, std::int64_t out_row) {
   const float32x4_t a = vld1q_f32(x), b = vld1q_f32(x + x_row), c = vld1q_f32(x + 2 * x_row),
                     d = vld1q_f32(x + 3 * x_row);
   const float32x4x2_t ab = vtrnq_f32(a, b), cd = vtrnq_f32(c, d);  // of columns 0 and 2, 1 and 3
