@@ -15,8 +15,9 @@ namespace {
 
 // A model of a thousand layers has some hundred thousand values; a file cannot make us hold many
 // more.
-constexpr std::size_t kMaxValues = 4'000'000;
-constexpr std::size_t kMaxDimensions = 64;  // as in torch
+constexpr std::size_t kMaxValues = 1'000'000;
+constexpr std::size_t kMaxDimensions = 8;
+constexpr std::size_t kMaxKeyBytes = 255;  // it is a number
 constexpr std::size_t kMaxArguments = 7;
 
 enum class Kind {
@@ -33,7 +34,14 @@ enum class Kind {
   kTensor
 };
 
-enum class Callable { kOrderedDict, kRebuildTensor, kRebuildParameter, kStorageType };
+enum class Callable {
+  kOrderedDict,
+  kRebuildTensor,
+  kRebuildParameter,
+  kRebuildFromType,
+  kTensorType,
+  kStorageType
+};
 
 struct KnownGlobal {
   std::string_view module, name;
@@ -45,6 +53,10 @@ constexpr KnownGlobal kGlobals[] = {
     {"collections", "OrderedDict", Callable::kOrderedDict},
     {"torch._utils", "_rebuild_tensor_v2", Callable::kRebuildTensor},
     {"torch._utils", "_rebuild_parameter", Callable::kRebuildParameter},
+    {"torch._utils", "_rebuild_parameter_with_state", Callable::kRebuildParameter},
+    {"torch._tensor", "_rebuild_from_type_v2", Callable::kRebuildFromType},
+    {"torch", "Tensor", Callable::kTensorType},
+    {"torch.nn.parameter", "Parameter", Callable::kTensorType},
     {"torch", "DoubleStorage", Callable::kStorageType, DType::kF64},
     {"torch", "FloatStorage", Callable::kStorageType, DType::kF32},
     {"torch", "HalfStorage", Callable::kStorageType, DType::kF16},
@@ -68,6 +80,12 @@ struct Value {
 struct Storage {
   std::string_view key;
   DType dtype = DType::kF32;
+};
+
+/// Names its parts by their places, so that a few bytes of pickle take a few bytes here.
+struct View {
+  std::int64_t storage = 0, offset = 0;
+  std::uint32_t shape = 0, strides = 0;  // tuples
 };
 
 class Unpickler {
@@ -256,7 +274,22 @@ class Unpickler {
       fail("a call with ", values_[call[1]].items.size(), " arguments");
     }
     const std::vector<std::uint32_t> arguments = values_[call[1]].items;
-    switch (known->callable) {
+    if (known->callable != Callable::kRebuildFromType) return apply(*known, arguments);
+    // (function, type, arguments, attributes): a tensor with attributes, which mean nothing to us
+    const KnownGlobal* function = arguments.size() == 4 ? callable(arguments[0]) : nullptr;
+    const bool makes_a_tensor = function && (function->callable == Callable::kRebuildTensor ||
+                                             function->callable == Callable::kRebuildParameter);
+    const KnownGlobal* type = makes_a_tensor ? callable(arguments[1]) : nullptr;
+    if (!type || type->callable != Callable::kTensorType ||
+        values_[arguments[2]].kind != Kind::kTuple ||
+        values_[arguments[2]].items.size() > kMaxArguments) {
+      fail("a tensor of a type of its own");
+    }
+    apply(*function, std::vector<std::uint32_t>(values_[arguments[2]].items));
+  }
+
+  void apply(const KnownGlobal& known, const std::vector<std::uint32_t>& arguments) {
+    switch (known.callable) {
       case Callable::kOrderedDict:
         if (!arguments.empty()) fail("an OrderedDict that is not made empty");
         return push(Kind::kDict);
@@ -268,10 +301,12 @@ class Unpickler {
         }
         stack_.push_back(arguments[0]);
         return;
+      case Callable::kRebuildFromType:
+      case Callable::kTensorType:
       case Callable::kStorageType:
         break;
     }
-    fail("it calls ", known->name, ", which is only a type here");
+    fail("it calls ", known.name, ", which is only a type here");
   }
 
   /// Attributes of the dict itself: versions of modules, which mean nothing to us.
@@ -282,14 +317,16 @@ class Unpickler {
 
   /// ("storage", type, key, device, elements)
   void push_storage() {
-    const Value id = values_[pop()];
+    const Value& id = values_[pop()];
     constexpr std::size_t kParts = 5;
     const bool sound = id.kind == Kind::kTuple && id.items.size() == kParts &&
                        is_text(id.items[0], "storage") && callable(id.items[1]) &&
                        callable(id.items[1])->callable == Callable::kStorageType &&
                        values_[id.items[2]].kind == Kind::kText;
     if (!sound) fail("a persistent object that is not the storage of a tensor");
-    storages_.push_back({values_[id.items[2]].text, callable(id.items[1])->dtype});
+    const std::string_view key = values_[id.items[2]].text;
+    if (key.size() > kMaxKeyBytes) fail("a storage whose key has ", key.size(), " bytes");
+    storages_.push_back({key, callable(id.items[1])->dtype});
     push(Kind::kStorage, static_cast<std::int64_t>(storages_.size() - 1));
   }
   bool is_text(std::uint32_t index, std::string_view text) const {
@@ -305,32 +342,32 @@ class Unpickler {
     if (storage.kind != Kind::kStorage || offset.kind != Kind::kInt || offset.number < 0) {
       fail("a tensor that is not a view of a storage");
     }
-    const Storage& place = storages_[static_cast<std::size_t>(storage.number)];
-    PickledTensor tensor{{},
-                         place.dtype,
-                         std::string(place.key),
-                         offset.number,
-                         extents(arguments[2]),
-                         extents(arguments[3])};
-    if (tensor.shape.size() != tensor.strides.size())
+    const auto dimensions = [&](std::uint32_t tuple) {
+      check_extents(tuple);
+      return values_[tuple].items.size();
+    };
+    if (dimensions(arguments[2]) != dimensions(arguments[3])) {
       fail("a tensor whose size and stride disagree");
-    tensors_.push_back(std::move(tensor));
+    }
+    tensors_.push_back({storage.number, offset.number, arguments[2], arguments[3]});
     push(Kind::kTensor, static_cast<std::int64_t>(tensors_.size() - 1));
   }
-  std::vector<std::int64_t> extents(std::uint32_t index) const {
+  void check_extents(std::uint32_t index) const {
     const Value& tuple = values_[index];
     if (tuple.kind != Kind::kTuple) fail("a tensor whose size is no tuple");
     if (tuple.items.size() > kMaxDimensions) {
       fail("a tensor of ", tuple.items.size(), " dimensions, at most ", kMaxDimensions,
            " are read");
     }
-    std::vector<std::int64_t> result;
     for (const std::uint32_t item : tuple.items) {
       if (values_[item].kind != Kind::kInt || values_[item].number < 0) {
         fail("a tensor whose size is not of whole numbers");
       }
-      result.push_back(values_[item].number);
     }
+  }
+  std::vector<std::int64_t> extents(std::uint32_t tuple) const {
+    std::vector<std::int64_t> result;
+    for (const std::uint32_t item : values_[tuple].items) result.push_back(values_[item].number);
     return result;
   }
 
@@ -345,8 +382,10 @@ class Unpickler {
         fail("expected a tensor for ", printable(key.text), "; only plain state dicts are read");
       }
       if (!names.insert(key.text).second) fail("key ", printable(key.text), " occurs twice");
-      result.push_back(tensors_[static_cast<std::size_t>(value.number)]);
-      result.back().name = key.text;
+      const View& view = tensors_[static_cast<std::size_t>(value.number)];
+      const Storage& storage = storages_[static_cast<std::size_t>(view.storage)];
+      result.push_back({key.text, storage.dtype, storage.key, view.offset, extents(view.shape),
+                        extents(view.strides)});
     }
     return result;
   }
@@ -359,7 +398,7 @@ class Unpickler {
   std::vector<std::size_t> marks_;
   std::unordered_map<std::uint64_t, std::uint32_t> memo_;
   std::vector<Storage> storages_;
-  std::vector<PickledTensor> tensors_;
+  std::vector<View> tensors_;
 };
 
 }  // namespace

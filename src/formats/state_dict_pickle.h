@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fbi/formats/tensor_view.h"
@@ -11,11 +12,11 @@
 namespace fbi::formats {
 
 /// A tensor as `torch.save` describes it: a view of a storage, which lies in a zip entry of its
-/// own. Nothing is checked against that entry yet.
+/// own. Nothing is checked against that entry yet. Texts are parts of the pickle.
 struct PickledTensor {
-  std::string name;
+  std::string_view name;
   DType dtype = DType::kF32;
-  std::string storage;      ///< key of the entry
+  std::string_view storage;  ///< key of the entry
   std::int64_t offset = 0;  ///< elements before the first one
   std::vector<std::int64_t> shape, strides;
 };

@@ -67,7 +67,7 @@ class TensorPlacer {
     const auto fail = [&](const auto&... what) {
       throw DataError(concat(place_, ": tensor ", printable(tensor.name), ": ", what...));
     };
-    const auto storage = archive_.find(folder_ + "data/" + tensor.storage);
+    const auto storage = archive_.find(concat(folder_, "data/", tensor.storage));
     if (storage == archive_.end())
       fail("its storage data/", printable(tensor.storage), " is not in the archive");
     const auto element_bytes = static_cast<std::uint64_t>(size_of(tensor.dtype));
@@ -92,7 +92,8 @@ class TensorPlacer {
     }
     const std::uint64_t begin =
         bytes > 0 ? static_cast<std::uint64_t>(tensor.offset) * element_bytes : 0;
-    return {tensor.name, tensor.dtype, tensor.shape, storage->second.subspan(begin, bytes)};
+    return {std::string(tensor.name), tensor.dtype, tensor.shape,
+            storage->second.subspan(begin, bytes)};
   }
 
  private:

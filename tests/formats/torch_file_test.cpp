@@ -76,6 +76,16 @@ TEST(TorchFileSamples, ProtocolFour) {
             (std::vector<float>{0, 1, 2, 3, 4, 5}));
 }
 
+/// As in the published models: tensors to which a library has given attributes.
+TEST(TorchFileSamples, TensorsWithAttributes) {
+  const TorchFile file(sample("attributes.bin"));
+  ASSERT_EQ(file.tensors().size(), 2u);
+  for (const TensorView& tensor : file.tensors()) {
+    EXPECT_EQ(tensor.shape, (std::vector<std::int64_t>{2, 3}));
+    EXPECT_EQ(float_values(tensor), (std::vector<float>{0, 1, 2, 3, 4, 5}));
+  }
+}
+
 TEST(TorchFileSamples, Refused) {
   const auto refused = [](const char* name, auto... text) {
     expect_error<DataError>([&] { TorchFile file(sample(name)); }, sample(name).string(), text...);
@@ -207,9 +217,10 @@ TEST_F(TorchFiles, HostileTensors) {
   refused(tensor({2, 3}, {0, 0}), "strides [0, 0]");
   refused(tensor({2, 3}, {3}), "size and stride disagree");
   refused(tensor({-2, 3}, {3, 1}), "not of whole numbers");
-  const std::vector<std::int32_t> large(4, 2147483647), many(65, 1);
+  const std::vector<std::int32_t> large(4, 2147483647), many(9, 1);
   refused(tensor(large, large), "more bytes than a file can have");
-  refused(tensor(many, many), "65 dimensions");
+  refused(tensor(many, many), "9 dimensions");
+  refused(tensor({2, 3}, {3, 1}, 0, std::string(256, '0')), "a storage whose key has 256 bytes");
   refused(tensor({2, 3}, {3, 1}, 0, "1"), "its storage data/\"1\" is not in the archive");
   refused(tensor({2, 3}, {3, 1}, 0, "../byteorder"), "is not in the archive");
   expect_pickle_refused(dict_of(text("t") + tensor({6}, {1}) + text("t") + tensor({6}, {1})),
@@ -227,6 +238,17 @@ TEST_F(TorchFiles, HostilePickles) {
   refused(text("os") + text("system") + "\x93.", "\"os.system\"");
   refused(global("torch", "FloatStorage") + ")R.", "calls FloatStorage");
   refused(text("x") + ")R.", "calls something that is no function");
+  const std::string from_type = global("torch._tensor", "_rebuild_from_type_v2");
+  const std::string type = global("torch", "Tensor");
+  const std::string rebuild = global("torch._utils", "_rebuild_tensor_v2");
+  for (const std::string& call :
+       {"(" + rebuild + type + ")t", "(" + type + type + ")}t", "(" + from_type + type + ")}t",
+        "(" + rebuild + rebuild + ")}t", "(" + rebuild + type + "}}t",
+        "(" + text("x") + type + ")}t", "(" + rebuild + type + "(" + std::string(8, 'N') + "t}t"}) {
+    refused(from_type + call + "R.", "a tensor of a type of its own");
+  }
+  refused(from_type + "(" + rebuild + type + ")}tR.", "a tensor with 0 arguments");
+  refused(type + ")R.", "calls Tensor");
   refused("}s.", "takes a value that it did not give");
   refused("}" + text("x") + "s.", "expected a dict");
   refused("](" + text("x") + "Nu.", "expected a dict");

@@ -28,6 +28,9 @@ def main():
         "rows": numbers[1:], "flat_part": numbers.flatten()[2:5], "tied": numbers, "also_tied": numbers,
     }, HERE / "kinds.bin")
     torch.save({"a": numbers}, HERE / "protocol4.bin", pickle_protocol=4)
+    with_attributes, parameter = numbers.clone(), torch.nn.Parameter(numbers)
+    with_attributes.note = parameter.note = {"initialized": True}
+    torch.save({"a": with_attributes, "b": parameter}, HERE / "attributes.bin")
     torch.save({"a": numbers.t()}, HERE / "transposed.bin")
     torch.save({"a": numbers, "step": 7}, HERE / "number.bin")
     torch.save({"model": {"a": numbers}}, HERE / "nested.bin")
