@@ -117,7 +117,12 @@ std::unique_ptr<text::Tokenizer> load_packed_tokenizer(const Arguments& argument
                                                        const infer::PackedModel& model) {
   const std::filesystem::path folder = arguments.text("model");
   const std::filesystem::path own = text::find_tokenizer(folder);
-  if (!arguments.has("tokenizer")) formats::Checksums(folder).check(own.filename().string());
+  if (!arguments.has("tokenizer")) {
+    const formats::Checksums checksums(folder);
+    // A tokenizer.json has its special tokens named by a file beside it.
+    for (const std::string& name : {own.filename().string(), std::string("tokenizer_config.json")})
+      checksums.check(name);
+  }
   return load_fitting_tokenizer(arguments, folder, own, model.vocab_size());
 }
 

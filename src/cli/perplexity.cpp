@@ -8,6 +8,7 @@
 #include "fbi/core/file.h"
 #include "fbi/core/signals.h"
 #include "fbi/data/sample_source.h"
+#include "fbi/text/plain_text.h"
 
 namespace fbi::cli {
 
@@ -33,8 +34,10 @@ eval::WindowSource open_windows(
                      "--max-windows takes a part of them");
     return eval::sample_windows(data::open_token_windows(arguments.text("tokens"), vocab_size));
   }
-  return eval::stream_windows(eval::text_tokens(*tokenizer(), read_file(arguments.text("text"))),
-                              arguments.integer("seq-len"), arguments.integer("max-tokens"));
+  const std::string file = arguments.text("text"), content = read_file(file);
+  text::check_plain_text(content, file);
+  const auto ids = eval::text_tokens(*tokenizer(), text::without_byte_order_mark(content));
+  return eval::stream_windows(ids, arguments.integer("seq-len"), arguments.integer("max-tokens"));
 }
 
 std::vector<Option> perplexity_options() {

@@ -1,5 +1,7 @@
 #include "fbi/core/temporary.h"
 
+#include <sys/stat.h>
+
 #include <charconv>
 #include <cstdint>
 #include <optional>
@@ -41,6 +43,21 @@ fs::path own_temporary(const fs::path& prefix) {
   fs::path path = prefix;
   path += concat("-", host_name(), "-", process_id(), "-", process_start_ticks(process_id()));
   return path;
+}
+
+fs::path renamable_folder(const fs::path& path) {
+  fs::path plain = fs::absolute(path).lexically_normal();
+  if (!plain.has_filename()) plain = plain.parent_path();
+  std::error_code ignored;
+  if (fs::is_symlink(plain, ignored))
+    throw UsageError(concat(plain.string(), " is a link; name the folder that is to be made"));
+  struct stat own, parent;
+  if (stat(plain.c_str(), &own) == 0 && stat(plain.parent_path().c_str(), &parent) == 0 &&
+      own.st_dev != parent.st_dev && S_ISDIR(own.st_mode)) {
+    throw UsageError(concat(plain.string(),
+                            " is where a disk is mounted; name a folder inside it, which is made"));
+  }
+  return plain;
 }
 
 bool has_live_owner(std::string_view name) {

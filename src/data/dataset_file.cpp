@@ -1,7 +1,9 @@
 #include "data/dataset_file.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "data/documents.h"
 #include "data/mapped_text.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
@@ -13,7 +15,8 @@ namespace fbi::data {
 namespace {
 
 using Json = nlohmann::json;
-constexpr int kFormatVersion = 1;
+/// 2: lines of spaces at either end of a document are taken off.
+constexpr int kFormatVersion = 2;
 
 std::string content_hash(const std::filesystem::path& path, const Progress& progress) {
   constexpr std::size_t kStep = 64 << 20;
@@ -74,8 +77,15 @@ std::string differences(const Json& a, const Json& b) {
 }  // namespace
 
 Json dataset_identity(const PrepareOptions& options, const PrepareResult& facts,
-                      const Progress& progress) {
+                      const text::Tokenizer* tokenizer, const Progress& progress) {
   const char* formats[] = {"by name", "jsonl", "text"};
+  const bool any_text = std::ranges::any_of(
+      options.inputs, [&](const auto& input) { return !is_json_lines(options, input); });
+  Json tokenizer_facts = {{"xxh3_128", facts.tokenizer_hash}, {"vocab_size", facts.vocab_size}};
+  if (tokenizer) {  // a file beside that of the hash may name these
+    tokenizer_facts["bos_id"] = tokenizer->bos_id();
+    tokenizer_facts["eos_id"] = tokenizer->eos_id();
+  }
   Json inputs = Json::array();
   for (const auto& input : options.inputs) {
     inputs.push_back(
@@ -85,13 +95,13 @@ Json dataset_identity(const PrepareOptions& options, const PrepareResult& facts,
           {"options",
            {{"format", formats[static_cast<int>(options.format)]},
             {"field", options.field},
-            {"separator", options.separator},
+            {"separator", any_text ? options.separator : ""},
             {"seq_len", options.seq_len},
             {"valid_fraction", options.valid_fraction},
-            {"seed", options.seed},
+            {"seed", options.valid_fraction > 0 ? options.seed : 0},
             {"max_shard_bytes", options.max_shard_bytes}}},
           {"inputs", inputs},
-          {"tokenizer", {{"xxh3_128", facts.tokenizer_hash}, {"vocab_size", facts.vocab_size}}}};
+          {"tokenizer", tokenizer_facts}};
 }
 
 std::string dataset_to_json(const Json& identity, const PrepareResult& result) {

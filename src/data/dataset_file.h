@@ -6,6 +6,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include "fbi/data/prepare.h"
+#include "fbi/text/tokenizer.h"
 
 namespace fbi::data {
 
@@ -13,8 +14,8 @@ inline constexpr const char* kDatasetFile = "dataset.json";
 
 /// `dataset.json`: what was asked for (`options`, `inputs`, `tokenizer`; two preparations are the
 /// same when these are equal), and what came out (`train`, `valid`).
-nlohmann::json dataset_identity(const PrepareOptions& options, const PrepareResult& tokenizer_facts,
-                                const Progress& progress);
+nlohmann::json dataset_identity(const PrepareOptions& options, const PrepareResult& facts,
+                                const text::Tokenizer* tokenizer, const Progress& progress);
 std::string dataset_to_json(const nlohmann::json& identity, const PrepareResult& result);
 
 /// The result of the preparation that `folder` holds when it is the one of `identity` and its

@@ -2,6 +2,7 @@
 
 #include "data/token_line.h"
 #include "fbi/core/error.h"
+#include "fbi/text/plain_text.h"
 
 namespace fbi::data {
 
@@ -15,11 +16,15 @@ struct Cut {
 
 /// The first line that holds nothing but spaces, with the line break before it.
 Cut find_blank_line(std::string_view text) {
-  for (std::size_t at = text.find('\n'); at != kNone; at = text.find('\n', at + 1)) {
-    const std::size_t next = text.find_first_not_of(" \t\r", at + 1);
-    if (next != kNone && text[next] == '\n') return {at, next + 1};
+  for (std::size_t line = 0;;) {
+    const std::size_t begin = line > 0 ? line - 1 : 0;
+    const std::size_t next = text.find_first_not_of(" \t\r", line);
+    if (next == kNone) return {begin, text.size()};
+    if (text[next] == '\n') return {begin, next + 1};
+    const std::size_t end = text.find('\n', next);
+    if (end == kNone) return {text.size(), text.size()};
+    line = end + 1;
   }
-  return {text.size(), text.size()};
 }
 
 Cut find_separator(std::string_view text, const std::string& separator) {
@@ -45,9 +50,9 @@ std::vector<std::int32_t> encode(std::string_view text, const text::Tokenizer& t
 }  // namespace
 
 DocumentCutter::DocumentCutter(std::string_view content, bool json_lines, std::string separator)
-    : rest_(content), json_lines_(json_lines), separator_(std::move(separator)) {
-  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-  if (rest_.starts_with(kByteOrderMark)) rest_.remove_prefix(kByteOrderMark.size());
+    : rest_(text::without_byte_order_mark(content)),
+      json_lines_(json_lines),
+      separator_(std::move(separator)) {
   if (json_lines_) rest_ = rest_.substr(0, rest_.find_last_not_of(" \t\r\n") + 1);
 }
 

@@ -15,6 +15,7 @@
 #include "fbi/core/file.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/temporary.h"
+#include "fbi/text/plain_text.h"
 
 namespace fbi::data {
 
@@ -30,38 +31,13 @@ constexpr std::size_t kGroupDocuments = 4096;
 
 bool needs_tokenizer(const PrepareOptions& options) {
   if (!options.field.empty()) return true;
-  for (const auto& input : options.inputs) {
-    if (!is_json_lines(options, input)) return true;
-  }
-  return false;
+  return !std::ranges::all_of(options.inputs,
+                              [&](const fs::path& input) { return is_json_lines(options, input); });
 }
 
 bool any_json_lines(const PrepareOptions& options) {
   return std::any_of(options.inputs.begin(), options.inputs.end(),
                      [&](const fs::path& input) { return is_json_lines(options, input); });
-}
-
-constexpr std::string_view kParquet = "PAR1";  // at both ends
-
-/// How other kinds of files begin, and what makes text of them.
-struct OtherFormat {
-  std::string_view name, beginning, remedy;
-};
-constexpr OtherFormat kOtherFormats[] = {
-    {"gzip", "\x1f\x8b", "unpack it: gzip -dk "},
-    {"zstd", "\x28\xb5\x2f\xfd", "unpack it: zstd -d "},
-    {"xz", "\xfd\x37zXZ", "unpack it: xz -dk "},
-    {"zip", "PK\x03\x04", "unpack it: unzip "},
-    {"Parquet", kParquet, "write its texts as JSON lines, e.g. by duckdb or pandas: "}};
-
-/// A text may hold a few; UTF-16 and binary files hold many.
-void refuse_nul_bytes(std::string_view text, const fs::path& input) {
-  if (std::ranges::count(text, '\0') * 50 <= std::ssize(text)) return;
-  throw DataError(
-      concat(input.string(),
-             " holds many NUL bytes, so it is no text; if it is UTF-16: iconv -f UTF-16 -t "
-             "UTF-8 ",
-             input.string(), " > text.txt"));
 }
 
 /// The key of a JSON object that holds a text, "text" if there is such a one; "" for other lines
@@ -80,16 +56,10 @@ std::string text_key_of(std::string_view line) {
 
 /// Refuses what is plainly another kind of file than it is taken for, before all of it is read.
 void check_beginning(const PrepareOptions& options, const fs::path& input) {
-  constexpr std::size_t kLooked = 64 << 10, kLongestLine = 1 << 20;
+  constexpr std::size_t kLongestLine = 1 << 20;
   const MappedFile file(input);
   const std::string_view text = text_of(file);
-  for (const OtherFormat& format : kOtherFormats) {
-    if (!text.starts_with(format.beginning)) continue;
-    if (format.beginning == kParquet && !text.ends_with(kParquet)) continue;
-    throw DataError(concat(input.string(), " is a file of ", format.name, ", not text; ",
-                           format.remedy, input.string()));
-  }
-  refuse_nul_bytes(text.substr(0, kLooked), input);
+  text::check_plain_text(text, input);
   if (!is_json_lines(options, input)) return;
   const std::size_t first = text.find_first_not_of(" \t\r\n");
   if (first != std::string_view::npos && text[first] == '[')
@@ -154,6 +124,14 @@ class Preparation {
     result.train = train_.finish();
     result.valid = valid_.finish();
     if (result.train.samples > 0) return;
+    if (result.valid.documents > result.train.documents) {
+      throw DataError(concat("valid_fraction ", options_.valid_fraction, " put ",
+                             result.valid.documents, " of ",
+                             result.valid.documents + result.train.documents,
+                             " documents into the validation part, and the rest gives no training "
+                             "sample of ",
+                             options_.seq_len + 1, " ids; lower it, or give more documents"));
+    }
     throw DataError(concat("expected at least one training sample of ", options_.seq_len + 1,
                            " ids, found ", result.train.ids, " ids in ", result.train.documents,
                            " documents of ", options_.inputs.front().string(),
@@ -254,18 +232,13 @@ class PartialFolder {
                              error.message()));
     }
     committed_ = true;
-    sync_directory(fs::absolute(output_).parent_path());
+    sync_directory(output_.parent_path());
   }
 
  private:
   fs::path output_, path_;
   bool committed_ = false;
 };
-
-/// "out/" and "out" are the same folder, but only the second has a name to extend.
-fs::path without_trailing_slash(const fs::path& path) {
-  return path.has_filename() ? path : path.parent_path();
-}
 
 bool holds_something(const fs::path& folder) {
   std::error_code error;
@@ -284,7 +257,7 @@ bool holds_something(const fs::path& folder) {
 PrepareResult prepare(const PrepareOptions& options, ParallelFor& parallel,
                       const Progress& progress) {
   check(options);
-  const fs::path output = without_trailing_slash(options.output);
+  const fs::path output = renamable_folder(options.output);
   PrepareResult result;
   std::unique_ptr<text::Tokenizer> tokenizer;
   if (!options.tokenizer.empty()) {
@@ -292,7 +265,7 @@ PrepareResult prepare(const PrepareOptions& options, ParallelFor& parallel,
     result.tokenizer_hash = tokenizer->file_hash();
   }
   result.vocab_size = tokenizer ? tokenizer->vocab_size() : options.vocab_size;
-  const nlohmann::json identity = dataset_identity(options, result, progress);
+  const nlohmann::json identity = dataset_identity(options, result, tokenizer.get(), progress);
   if (holds_something(output)) return read_prepared(output, identity);
 
   PartialFolder folder(output);

@@ -3,6 +3,7 @@
 #include <simdjson.h>
 
 #include "fbi/core/error.h"
+#include "fbi/text/plain_text.h"
 
 namespace fbi::data {
 
@@ -50,7 +51,8 @@ void parse_token_ids(std::string_view line, const LinePlace& place, std::int64_t
                      bool bare_arrays, std::vector<std::int32_t>& ids) {
   const std::string expected =
       bare_arrays ? "[ids] or {\"token_ids\": [ids]}" : "{\"token_ids\": [ids]}";
-  const dom::element document = parse(line, place, expected);
+  const dom::element document =
+      parse(place.line == 0 ? text::without_byte_order_mark(line) : line, place, expected);
   const bool bare = bare_arrays && document.is_array();
   dom::array array;
   if ((bare ? document : member(document, "token_ids", place, expected)).get(array)) {

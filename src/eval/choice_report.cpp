@@ -66,7 +66,8 @@ std::string to_json(std::span<const ChoiceResult> results) {
     config["add_bos_token"] = results.front().add_bos;
   }
   config["num_fewshot"] = 0;
-  return OrderedJson{{"results", scores}, {"n-samples", samples}, {"config", config}}.dump(1);
+  return OrderedJson{{"results", scores}, {"n-samples", samples}, {"config", config}}.dump(
+      1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 std::string samples_jsonl(const ChoiceResult& result) {
@@ -79,7 +80,7 @@ std::string samples_jsonl(const ChoiceResult& result) {
                         {"filtered_resps", item.log_likelihoods},
                         {"acc", item.chosen == item.gold ? 1.0 : 0.0}};
     if (result.has_acc_norm) line["acc_norm"] = item.chosen_norm == item.gold ? 1.0 : 0.0;
-    lines += line.dump() + "\n";
+    lines += line.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
   }
   return lines;
 }

@@ -12,6 +12,7 @@
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/text/byte_level.h"
 
 namespace fbi::exporter {
 namespace {
@@ -32,6 +33,19 @@ std::vector<std::byte> permuted(const std::vector<std::byte>& bytes, std::int64_
   return out;
 }
 
+/// What a user should know of the file.
+std::string note_of(const GgufContents& contents, const text::Tokenizer* tokenizer) {
+  std::string note = contents.note();
+  if (!tokenizer || text::byte_level_rules(*tokenizer)) return note;
+  const std::string why = tokenizer->why_no_tokenizer_json();
+  if (why.empty()) return note;
+  // llama.cpp merges pieces by their scores, whatever the tokenizer does.
+  return concat(note, note.empty() ? "" : "; ",
+                "llama.cpp may cut texts into other tokens, or fail, because this tokenizer is not "
+                "like LLaMA's: ",
+                why);
+}
+
 void write_tensors(const GgufContents& contents, const config::ModelConfig& model,
                    formats::GgufMetadata metadata, StagedExport::Impl& staged,
                    const ExportOptions& options) {
@@ -47,7 +61,7 @@ void write_tensors(const GgufContents& contents, const config::ModelConfig& mode
   }
   if (!factors.empty())
     layout.push_back({kRopeFactors, formats::GgufType::kF32, {std::ssize(factors)}, {}});
-  staged.report.note = contents.note();
+  staged.report.note = note_of(contents, options.tokenizer);
 
   formats::GgufWriter writer(staged.staging / kGgufFile, metadata, layout);
   for (const TensorSpec& tensor : contents.list()) {

@@ -13,12 +13,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Absolute, without a trailing slash.
-fs::path plain_path(const fs::path& path) {
-  const fs::path plain = fs::absolute(path).lexically_normal();
-  return plain.has_filename() ? plain : plain.parent_path();
-}
-
 void refuse_used_target(const fs::path& target) {
   if (!fs::exists(fs::symlink_status(target))) return;
   if (!fs::is_directory(target)) {
@@ -35,7 +29,7 @@ void refuse_used_target(const fs::path& target) {
 StagedExport::Impl::Impl(const fs::path& requested) {
   if (requested.empty()) throw UsageError("the export has no target folder");
   try {
-    target = report.directory = plain_path(requested);
+    target = report.directory = renamable_folder(requested);
     refuse_used_target(target);
     const fs::path prefix = target.parent_path() / (".tmp-" + target.filename().string());
     remove_dead_temporaries(prefix);

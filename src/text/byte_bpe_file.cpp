@@ -49,11 +49,16 @@ class ByteAlphabet {
 /// Copying a value and showing it in a message take stack for every level.
 constexpr int kMaxDepth = 32;
 Json parse_flat(const fs::path& path, const std::string& text) {
-  return Json::parse(text, [&](int depth, Json::parse_event_t, Json&) {
+  const auto is_flat = [&](int depth, Json::parse_event_t, Json&) {
     if (depth > kMaxDepth)
       throw DataError(concat(path.string(), ": more than ", kMaxDepth, " levels of nesting"));
     return true;
-  });
+  };
+  try {
+    return Json::parse(text, is_flat);
+  } catch (const Json::exception& error) {
+    throw DataError(concat(path.string(), ": broken JSON: ", error.what()));
+  }
 }
 
 class FileReader {

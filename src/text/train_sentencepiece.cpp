@@ -9,6 +9,7 @@
 
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/text/plain_text.h"
 
 namespace fbi::text {
 
@@ -24,7 +25,10 @@ constexpr std::size_t kMaxSentenceBytes = 4000;
 class LineIterator final : public sentencepiece::SentenceIterator {
  public:
   explicit LineIterator(const std::vector<std::filesystem::path>& inputs) {
-    for (const auto& input : inputs) files_.emplace_back(input);
+    for (const auto& input : inputs) {
+      files_.emplace_back(input);
+      check_plain_text(content(files_.back()), input);
+    }
     Next();
   }
   bool done() const override { return done_; }
@@ -38,8 +42,7 @@ class LineIterator final : public sentencepiece::SentenceIterator {
           done_ = true;
           return;
         }
-        const auto bytes = files_[file_++].bytes();
-        rest_ = {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+        rest_ = without_byte_order_mark(content(files_[file_++]));
         continue;
       }
       const std::size_t end = rest_.find('\n');
@@ -55,6 +58,9 @@ class LineIterator final : public sentencepiece::SentenceIterator {
   }
 
  private:
+  static std::string_view content(const MappedFile& file) {
+    return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+  }
   static std::size_t part_length(std::string_view line) {
     if (line.size() <= kMaxSentenceBytes) return line.size();
     const std::size_t space = line.rfind(' ', kMaxSentenceBytes - 1);

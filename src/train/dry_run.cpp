@@ -66,7 +66,7 @@ std::string machine_text(const Estimate& estimate, Processor processor) {
 }
 
 /// As long as all arithmetic after `first_step` would take as dense products, at the rate that this
-/// machine has now.
+/// machine has now: what else it does changes that from minute to minute, so it is no bound.
 std::string time_text(const config::RunConfig& config, std::int64_t first_step,
                       const Estimate& needs, Processor processor) {
   const std::int64_t steps = needs.steps - first_step;
@@ -78,9 +78,9 @@ std::string time_text(const config::RunConfig& config, std::int64_t first_step,
   const double rate = measure_matrix_rate(bf16 ? at::kBFloat16 : at::kFloat, at::kCPU);
   const double seconds = operations / rate;
   std::string text = concat(
-      "time        at least ", format_duration(seconds), " for ",
+      "time        about ", format_duration(seconds), " for ",
       first_step == 0 ? "all steps" : concat("the ", steps, " steps after step ", first_step),
-      ", at the ", flops_text(rate), " of matrix products here, just measured\n");
+      ", if matrix products stay at the ", flops_text(rate), " just measured here\n");
   if (seconds > kLongTime)
     text += note("that is long: a smaller teacher or student, fewer train.steps or GPUs help");
   return text;

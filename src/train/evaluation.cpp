@@ -137,7 +137,12 @@ std::optional<eval::ChoiceResult> evaluate_choices(distributed::Communicator& co
 
 eval::ChoiceTask open_choice_task(const std::string& name) {
   const auto equals = name.find('=');
-  if (equals == std::string::npos) return eval::read_choice_task("", name);
+  const bool names_form = equals != std::string::npos &&
+                          std::ranges::count(eval::choice_forms(), name.substr(0, equals)) > 0;
+  std::error_code ignored;
+  // The path of a file may hold the character, too.
+  if (equals == std::string::npos || (!names_form && std::filesystem::exists(name, ignored)))
+    return eval::read_choice_task("", name);
   return eval::read_choice_task(name.substr(0, equals), name.substr(equals + 1));
 }
 

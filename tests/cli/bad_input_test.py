@@ -1,4 +1,5 @@
 """What fbi-llm says about bad input and broken checkpoints.  Usage: bad_input_test.py PATH-OF-FBI-LLM [unittest arguments]"""
+import gzip
 import json
 import shutil
 import struct
@@ -205,10 +206,10 @@ class BadInput(unittest.TestCase):
 
     def test_a_dry_run_says_how_long(self):
         long = train("fresh", "--dry-run", changes={"train.steps": 10**9, "train.global_batch": 400, "optimizer.total_steps": 0})
-        self.assertRegex(long, r"\ntime +at least \d+d\S* for all steps, at the [\d.]+ .FLOP/s of matrix products here")
+        self.assertRegex(long, r"\ntime +about \d+d\S* for all steps, if matrix products stay at the [\d.]+ .FLOP/s just measured")
         self.assertIn("note        that is long", long)
         rest = train("teacher", "--resume", "auto", "--dry-run", changes={"train.steps": 10**9})
-        self.assertRegex(rest, r"\ntime +at least \d+d\S* for the \d{9} steps after step \d+, at the")
+        self.assertRegex(rest, r"\ntime +about \d+d\S* for the \d{9} steps after step \d+, if")
         self.assertNotIn("\ntime ", train("fresh", "--dry-run"), "nothing is measured for seconds of work")
 
     def test_weights_that_mix_nothing(self):
@@ -277,6 +278,11 @@ class BadInput(unittest.TestCase):
                             (("eval", "logits", "--model", "hf", *tokens, "--max-windows", -1, "--out", "x"), "--max-windows: expected 0 to"),
                             (("prepare", "stories.txt", "--tokenizer", "tokenizer.model", "--vocab-size", 320, "--out", "x"), "--vocab-size is for ids"),
                             (("prepare", "stories.txt", "--tokenizer", "tokenizer.model", "--field", "text", "--out", "x"), "field text is for JSON lines"),
+                            (("prepare", "stories.txt", "--tokenizer", "tokenizer.model", "--out", "/dev/shm"), "is where a disk is mounted; name a folder inside it"),
+                            (("export", "--checkpoint", "hf", "--format", "hf", "--out", "/dev/shm"), "is where a disk is mounted"),
+                            (("export", "--checkpoint", "hf", "--format", "hf", "--published-fp16-zeros", "--out", "x"), "the model has none"),
+                            (("eval", "logits", "--model", "hf", "--text", "stories.txt", "--seq-len", 300, "--out", "x"),
+                             "windows of 300 tokens, but the model has 64 positions; give a smaller --seq-len"),
                             (("export", "--checkpoint", "hf", "--format", "native", "--published-fp16-zeros", "--out", "x"), "a native export is always fp32"),
                             (("config", "--set", "optimizer.lr=1"), "--set changes what --config reads"),
                             (("config", "config.json", "--explain", "optimizer"), "--config is not read with --explain"),
@@ -313,6 +319,23 @@ class BadInput(unittest.TestCase):
                       run("eval", "choice", "--model", "hf", "--tasks", "nope", code=3))
         self.refused(3, ["stories.txt: not a token shard", "make shards", "fbi-llm prepare"], {"data.paths": "stories.txt"})
         self.refused(3, ["org/name is not a folder", "hf download org/name --local-dir org/name"], {**DISTILL, "teacher.path": "org/name"})
+
+    def test_packed_texts(self):
+        (WORK / "packed.txt").write_bytes(gzip.compress((WORK / "stories.txt").read_bytes()))
+        for words in (("tokenizer", "train", "packed.txt", "--vocab-size", VOCAB, "--out", "x"),
+                      ("eval", "perplexity", "--model", "hf", "--text", "packed.txt")):
+            with self.subTest(words[0]):
+                self.assertIn("packed.txt is a file of gzip, not text; unpack it: gzip -dk packed.txt", run(*words, code=3))
+
+    def test_names_of_tasks(self):
+        task = json.dumps({"context": "a", "choices": ["b", "c"], "gold": 0}) + "\n"
+        for name in ("one/task.jsonl", "two/task.jsonl", "a=b.jsonl", "caf\udce9.jsonl"):  # the last one is no UTF-8
+            (WORK / name).parent.mkdir(exist_ok=True)
+            (WORK / name).write_text(task)
+        choice = ("eval", "choice", "--model", "hf", "--json", "--tasks")
+        self.assertIn("two are called task", run(*choice, "one/task.jsonl", "--tasks", "two/task.jsonl", code=2))
+        self.assertEqual(list(json.loads(run(*choice, "a=b.jsonl"))["results"]), ["a=b"])
+        self.assertEqual(list(json.loads(run(*choice, "caf\udce9.jsonl"))["results"]), ["caf\ufffd"])
 
     def test_a_full_disk_behind_standard_output(self):
         for words in (("config", "config.json"), ("--help",), ("inspect", "--json", "hf")):

@@ -26,6 +26,9 @@ TEST(DocumentCutter, BlankLinesSeparateText) {
   EXPECT_THAT(cut("\n\n\none\n\n\n\ntwo\n\n", false), ElementsAre("one", "two"));
   EXPECT_THAT(cut("  indented\n\n  also", false), ElementsAre("  indented", "  also"));
   EXPECT_THAT(cut("one", false), ElementsAre("one"));
+  // Lines of spaces count as empty wherever they stand, several at a time, too.
+  EXPECT_THAT(cut(" \n one\n \n \n\n  \n two \n\t", false), ElementsAre(" one", " two "));
+  EXPECT_THAT(cut(" \n\n \r\n  ", false), IsEmpty());
   EXPECT_THAT(cut("", false), IsEmpty());
   EXPECT_THAT(cut("\n\n\n", false), IsEmpty());
 }

@@ -234,6 +234,7 @@ TEST_F(Prepare, ASecondRunFindsTheWorkDone) {
 
 TEST_F(Prepare, AnythingElseInTheOutputFolderIsRefused) {
   input("a.txt", test::small_corpus());
+  options_.valid_fraction = 0.3;
   run();
   options_.seq_len = 15;
   options_.seed = 9;
@@ -249,6 +250,32 @@ TEST_F(Prepare, AnythingElseInTheOutputFolderIsRefused) {
   expect_error<UsageError>([&] { run(); }, "holds no dataset.json", "choose another folder");
   options_.output = options_.inputs[0];
   expect_error<UsageError>([&] { run(); }, "is not a folder");
+}
+
+TEST_F(Prepare, OptionsWithoutEffectMakeNoDifference) {
+  input("a.txt", test::small_corpus());
+  run();
+  options_.seed = 9;  // without a validation part
+  EXPECT_TRUE(run().already_done);
+}
+
+/// The file whose hash is known does not name them.
+TEST_F(Prepare, OtherSpecialTokensAreAnotherPreparation) {
+  const auto source =
+      std::filesystem::path(__FILE__).parent_path().parent_path() / "text/byte_bpe/llama3";
+  const auto own = folder_ / "tokenizer";
+  std::filesystem::create_directory(own);
+  std::filesystem::copy_file(source / "tokenizer.json", own / "tokenizer.json");
+  std::string names = read_file(source / "tokenizer_config.json");
+  test::write_text(own / "tokenizer_config.json", names);
+  input("a.txt", test::small_corpus());
+  options_.tokenizer = own;
+  run();
+  EXPECT_TRUE(run().already_done);
+  const std::string key = "\"bos_token\"";
+  names.replace(names.find(key), key.size(), "\"bos_token\": \"<|end_of_text|>\", \"was\"");
+  test::write_text(own / "tokenizer_config.json", names);
+  expect_error<UsageError>([&] { run(); }, "prepared otherwise", "tokenizer/bos_id");
 }
 
 TEST_F(Prepare, DoneWorkWithMissingShardsIsNotDone) {
@@ -334,6 +361,20 @@ TEST_F(Prepare, TooLittleInputIsAnError) {
   input("a.txt", "fox");
   options_.seq_len = 2000;
   expect_error<DataError>([&] { run(); }, "a.txt", "2001 ids", "1 documents", "smaller seq_len");
+}
+
+TEST_F(Prepare, TooMuchForValidationIsNamed) {
+  input("a.txt", "some foxes jump over some dogs");
+  options_.valid_fraction = 0.999;
+  expect_error<DataError>([&] { run(); }, "valid_fraction 0.999 put 1 of 1 documents", "lower it");
+}
+
+/// A rename could not replace it, which would be found after the work.
+TEST_F(Prepare, ALinkIsNoOutput) {
+  input("a.txt", test::small_corpus());
+  std::filesystem::create_directory(folder_ / "elsewhere");
+  std::filesystem::create_directory_symlink(folder_ / "elsewhere", options_.output);
+  expect_error<UsageError>([&] { run(); }, "out is a link");
 }
 
 TEST_F(Prepare, ADocumentWithoutSeparatorIsRefusedWhenHuge) {

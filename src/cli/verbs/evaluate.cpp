@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <functional>
 #include <iostream>
 #include <limits>
@@ -80,6 +81,9 @@ int run_logits(const Arguments& arguments) {
   const auto loaded = load_model(arguments);
   const auto windows = windows_for(arguments, loaded);
   const std::int64_t vocab = loaded.model->vocab_size(), length = windows.length;
+  if (length > loaded.model->max_position())
+    throw UsageError(concat("windows of ", length, " tokens, but the model has ",
+                            loaded.model->max_position(), " positions; give a smaller --seq-len"));
   const std::int64_t count = max_windows > 0 ? std::min(windows.count, max_windows) : windows.count;
   const formats::TensorView layout{"logits", formats::DType::kF32, {count, length, vocab}, {}};
   formats::SafetensorsWriter out(arguments.text("out"), {&layout, 1});
@@ -133,7 +137,12 @@ std::vector<std::filesystem::path> task_files(const Arguments& arguments) {
 
 int answer_choices(const Arguments& arguments, const RanksOfVerb& ranks) {
   std::vector<eval::ChoiceTask> tasks;  // read first: a bad file is found before a model is loaded
-  for (const auto& word : arguments.list("tasks")) tasks.push_back(train::open_choice_task(word));
+  for (const auto& word : arguments.list("tasks")) {
+    tasks.push_back(train::open_choice_task(word));
+    if (std::ranges::count(tasks, tasks.back().name, &eval::ChoiceTask::name) > 1)
+      throw UsageError(concat("--tasks: two are called ", tasks.back().name,
+                              "; results are told apart by name, rename one of the files"));
+  }
   if (ranks.prints() && arguments.has("samples"))
     check_output(arguments, "samples", {"tokenizer"}, task_files(arguments));
   const auto loaded = load_model(arguments, ranks.rendezvous.local_rank);

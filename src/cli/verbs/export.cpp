@@ -128,6 +128,9 @@ exporter::Folding folding_of(const Arguments& arguments, const ExportFormat& for
   exporter::Folding folding;
   folding.published_fp16_zeros = arguments.has("published-fp16-zeros");
   const bool dense = model.binarize == config::Binarize::kNone;
+  if (dense)
+    arguments.refuse({"published-fp16-zeros"},
+                     "is about binarized weights, and the model has none");
   folding.dtype = dense ? formats::DType::kF32 : format.default_dtype;
   if (arguments.has("dtype")) folding.dtype = exporter::dtype_from_name(arguments.text("dtype"));
   return folding;
@@ -136,10 +139,8 @@ exporter::Folding folding_of(const Arguments& arguments, const ExportFormat& for
 /// --tokenizer, or the model's own; null when there is none.
 std::unique_ptr<text::Tokenizer> tokenizer_of(const Arguments& arguments,
                                               const nn::ModelFolder& folder) {
-  const std::filesystem::path path = arguments.has("tokenizer")
-                                         ? std::filesystem::path(arguments.text("tokenizer"))
-                                         : folder.tokenizer;
-  return path.empty() ? nullptr : text::load_tokenizer(path);
+  if (arguments.has("tokenizer")) return text::load_tokenizer(arguments.text("tokenizer"));
+  return folder.tokenizer.empty() ? nullptr : text::load_tokenizer(folder.tokenizer);
 }
 
 /// DataError when the export is too far from the model.

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <filesystem>
+#include <string_view>
+
+namespace fbi::text {
+
+/// Refuses content that is plainly another kind of file than text: packed ones and Parquet by their
+/// first bytes, UTF-16 and binary ones by many NUL bytes at the beginning. DataError naming `path`,
+/// which the content comes from, and what makes text of it.
+void check_plain_text(std::string_view content, const std::filesystem::path& path);
+
+/// UTF-8 text may begin with a byte order mark, which is no part of it.
+std::string_view without_byte_order_mark(std::string_view text);
+
+}  // namespace fbi::text

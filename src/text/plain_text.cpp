@@ -1,0 +1,52 @@
+#include "fbi/text/plain_text.h"
+
+#include <algorithm>
+
+#include "fbi/core/error.h"
+
+namespace fbi::text {
+namespace {
+
+constexpr std::string_view kParquet = "PAR1";  // at both ends
+
+/// How other kinds of files begin, and what makes text of them.
+struct OtherFormat {
+  std::string_view name, beginning, remedy;
+};
+constexpr OtherFormat kOtherFormats[] = {
+    {"gzip", "\x1f\x8b", "unpack it: gzip -dk "},
+    {"zstd", "\x28\xb5\x2f\xfd", "unpack it: zstd -d "},
+    {"xz", "\xfd\x37zXZ", "unpack it: xz -dk "},
+    {"zip", "PK\x03\x04", "unpack it: unzip "},
+    {"Parquet", kParquet, "write its texts as JSON lines, e.g. by duckdb or pandas: "}};
+
+/// A text may hold a few NUL bytes; UTF-16 and binary files hold many.
+bool holds_many_nuls(std::string_view text) {
+  return std::ranges::count(text, '\0') * 50 > std::ssize(text);
+}
+
+}  // namespace
+
+void check_plain_text(std::string_view content, const std::filesystem::path& path) {
+  constexpr std::size_t kLooked = 64 << 10;
+  for (const OtherFormat& format : kOtherFormats) {
+    if (!content.starts_with(format.beginning)) continue;
+    if (format.beginning == kParquet && !content.ends_with(kParquet)) continue;
+    throw DataError(concat(path.string(), " is a file of ", format.name, ", not text; ",
+                           format.remedy, path.string()));
+  }
+  if (holds_many_nuls(content.substr(0, kLooked))) {
+    throw DataError(concat(path.string(),
+                           " holds many NUL bytes, so it is no text; if it is UTF-16: iconv -f "
+                           "UTF-16 -t UTF-8 ",
+                           path.string(), " > text.txt"));
+  }
+}
+
+std::string_view without_byte_order_mark(std::string_view text) {
+  constexpr std::string_view kMark = "\xEF\xBB\xBF";
+  if (text.starts_with(kMark)) text.remove_prefix(kMark.size());
+  return text;
+}
+
+}  // namespace fbi::text
