@@ -119,9 +119,9 @@ std::unique_ptr<text::Tokenizer> load_packed_tokenizer(const Arguments& argument
   const std::filesystem::path own = text::find_tokenizer(folder);
   if (!arguments.has("tokenizer")) {
     const formats::Checksums checksums(folder);
-    // A tokenizer.json has its special tokens named by a file beside it.
-    for (const std::string& name : {own.filename().string(), std::string("tokenizer_config.json")})
-      checksums.check(name);
+    checksums.check(own.filename().string());
+    // It names the special tokens of the other one.
+    if (own.extension() == ".json") checksums.check("tokenizer_config.json");
   }
   return load_fitting_tokenizer(arguments, folder, own, model.vocab_size());
 }

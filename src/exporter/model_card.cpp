@@ -101,8 +101,8 @@ std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
   if (kind == ExportKind::kGgufBits) {
     add_row(out, "scales", "alpha of attn_output and ffn_down in fp16, of the others in fp32");
     add_row(out, "latent weights exactly 0 (taken as +)", concat(report.zeros.exact));
-    if (!report.note.empty()) add_row(out, "note", report.note);
   }
+  if (!report.note.empty()) add_row(out, "note", report.note);
   if (card.step) add_row(out, "optimizer steps", concat(*card.step));
   if (!card.config_hash.empty()) {
     add_row(out, "hash of the run's configuration", "`" + card.config_hash + "`");

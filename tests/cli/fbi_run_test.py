@@ -240,6 +240,11 @@ class BadInput(unittest.TestCase):
                 self.assertRegex(message, f"altered/{name} has been altered: expected XXH3 .*; export the model again, .* "
                                           "delete altered/checksums.json")
                 (altered / name).write_bytes(whole)
+        (altered / "tokenizer.model").rename(altered / "another.model")
+        names = (altered / "tokenizer_config.json").read_text()
+        (altered / "tokenizer_config.json").write_text(names.replace("</s>", "<s>"))
+        self.assertIn("altered/tokenizer_config.json: expected",
+                      call(FBI_RUN, "generate", "--model", "altered", "--prompt", "a", code=3))
         (altered / "tokenizer.model").write_bytes(b"altered")
         words = ("generate", "--prompt", PROMPT, "--temperature", 0, "--max-new-tokens", 5, "--threads", 1)
         self.assertEqual(call(FBI_RUN, *words, "--model", "altered", "--tokenizer", "tokenizer.model"),

@@ -12,6 +12,7 @@
 #include "fbi/formats/gguf.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
+#include "text/small_tokenizer.h"
 
 namespace fbi::exporter {
 namespace {
@@ -248,6 +249,31 @@ TEST(ExportGguf, ByteLevelTokenizersKeepTheirMerges) {
   EXPECT_EQ(std::get<std::uint32_t>(metadata.at("tokenizer.ggml.eos_token_id")),
             static_cast<std::uint32_t>(tokenizer->eos_id()));
   EXPECT_FALSE(metadata.contains("tokenizer.ggml.unknown_token_id"));
+}
+
+/// llama.cpp would read another model's pieces as if they were a BPE's.
+TEST(ExportGguf, TokenizersUnlikeLlamasAreNoted) {
+  const test::SmallTokenizer& small = test::SmallTokenizer::instance();
+  const test::TempDir dir;
+  std::string bytes = read_file(small.path());
+  const std::string bpe = "\x18\x02\x20";  // TrainerSpec: model_type 2, then vocab_size
+  ASSERT_NE(bytes.find(bpe), std::string::npos);
+  bytes.replace(bytes.find(bpe), bpe.size(), "\x18\x01\x20");
+  test::write_text(dir / "unigram.model", bytes);
+  auto model = small_model(config::Binarize::kNone);
+  for (const auto& path : {small.path(), dir / "unigram.model"}) {
+    const auto tokenizer = text::load_tokenizer(path);
+    model.vocab_size = tokenizer->vocab_size();
+    ExportOptions options;
+    options.tokenizer = tokenizer.get();
+    const auto report =
+        export_gguf(MemorySource(model), model, dir / path.stem(), {DType::kF16}, options).commit();
+    const std::string card = read_file(dir / path.stem() / "README.md");
+    const std::string reason = "not like LLaMA's: it is not a BPE model";
+    const bool noted = path != small.path();
+    EXPECT_EQ(report.note.ends_with(reason), noted) << report.note;
+    EXPECT_EQ(card.find(reason) != std::string::npos, noted);
+  }
 }
 
 TEST(ExportGguf, Refusals) {
