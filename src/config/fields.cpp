@@ -166,7 +166,8 @@ void list(FieldList& f, ObjectiveConfig& c) {
   f.begin("objective.", Role::kIdentity);
   f.add("next_token", &c.next_token, kNotNegative, "Weight of the next-token cross entropy.");
   f.add("distill", &c.distill, kNotNegative,
-        "Weight of the soft cross entropy against the teacher (times temperature squared).");
+        "Weight of the distillation loss: the cross entropy of the student's distribution against "
+        "the teacher's, times temperature squared.");
   f.add("temperature", &c.temperature, kPositive, "Temperature of both distributions.");
 }
 

@@ -175,8 +175,10 @@ std::vector<std::vector<fs::path>> expand_data_paths(const config::DataConfig& d
                                            : std::vector<fs::path>{path});
     if (files.back().empty()) {
       throw DataError(concat("data.paths: expected training files *", extension, " in the folder ",
-                             text, ", found none; is data.format=", shards ? "shards" : "amber",
-                             " right?"));
+                             text,
+                             ", found none (folders inside it are not searched); is "
+                             "data.format=",
+                             shards ? "shards" : "amber", " right?"));
     }
   }
   return files;

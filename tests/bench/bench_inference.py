@@ -27,6 +27,7 @@ OURS = {
     "exact, fp16 head, fp16 cache": ["--head", "fp16", "--cache", "fp16"],
     "exact, int8 head": ["--head", "int8"],
     "int8, int8 head": ["--activations", "int8", "--head", "int8"],
+    "exact, int8 head, fp16 cache": ["--head", "int8", "--cache", "fp16"],
     "int8, int8 head, fp16 cache": ["--activations", "int8", "--head", "int8", "--cache", "fp16"],
 }
 

@@ -66,6 +66,7 @@ class Packed(unittest.TestCase):
         self.assertLess(divergence, 1e-6)
         expected = generate(FBI_LLM, "student", "--temperature", 0, "--max-new-tokens", 200)
         found = generate(FBI_RUN, "packed", "--temperature", 0, "--max-new-tokens", 200)
+        self.assertEqual(generate(FBI_RUN, "packed", "--temperature", 0, "--max-new-tokens", 200, "--cache", "fp16"), found)
         self.assertEqual(len(expected["ids"]), 200)
         self.assertEqual(found["ids"], expected["ids"])
         self.assertEqual(found["text"], expected["text"])
@@ -115,8 +116,10 @@ class Packed(unittest.TestCase):
     def test_bench_compares_variants(self):
         words = ("bench", "--threads", 1, "--prompt-tokens", 20, "--new-tokens", 5, "--json")
         variants = json.loads(call(FBI_RUN, *words, "--model", "packed", "--compare"))
-        self.assertEqual([v["name"] for v in variants], ["exact", "exact, int8 head", "int8", "int8, int8 head"])
+        self.assertEqual([v["name"] for v in variants], ["exact", "exact, fp16 cache", "exact, int8 head", "exact, int8 head, fp16 cache", "int8", "int8, fp16 cache",
+                                                           "int8, int8 head", "int8, int8 head, fp16 cache"])
         self.assertEqual(variants[0]["mean_kl"], 0)
+        self.assertLess(variants[1]["mean_kl"], 1e-6)
         for variant in variants[1:]:
             self.assertLess(0, variant["mean_kl"])
             self.assertLess(variant["mean_kl"], 0.05)

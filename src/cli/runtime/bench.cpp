@@ -135,13 +135,21 @@ class AtLevel final : public eval::LanguageModel {
 /// What --compare measures.
 std::vector<Measurement> faster_settings(const infer::PackedOptions& base) {
   std::vector<Measurement> all;
-  for (const auto activations : {kernels::Activations::kExact, kernels::Activations::kInt8}) {
+  for (const bool int8_activations : {false, true}) {
     for (const bool int8_head : {false, true}) {
-      infer::PackedOptions options = base;
-      options.activations = activations;
-      if (int8_head) options.head = kernels::Storage::kInt8;
-      const std::string name = activations == kernels::Activations::kExact ? "exact" : "int8";
-      all.push_back({name + (int8_head ? ", int8 head" : ""), options, {}, {}, {}});
+      for (const bool fp16_cache : {false, true}) {
+        infer::PackedOptions options = base;
+        options.activations =
+            int8_activations ? kernels::Activations::kInt8 : kernels::Activations::kExact;
+        if (int8_head) options.head = kernels::Storage::kInt8;
+        options.cache = fp16_cache ? kernels::CacheType::kFp16 : kernels::CacheType::kFp32;
+        all.push_back({concat(int8_activations ? "int8" : "exact", int8_head ? ", int8 head" : "",
+                              fp16_cache ? ", fp16 cache" : ""),
+                       options,
+                       {},
+                       {},
+                       {}});
+      }
     }
   }
   return all;
@@ -183,7 +191,7 @@ OrderedJson to_json(const Measurement& m) {
 
 void print(const Measurement& m) {
   std::printf(
-      "%-18s %10.1f tokens/s prompt %9.1f tokens/s decode (best step %.1f)  %8s per token  %3.0f "
+      "%-27s %10.1f tokens/s prompt %9.1f tokens/s decode (best step %.1f)  %8s per token  %3.0f "
       "%% of %.1f GB/s  KL %.2g\n",
       m.name.c_str(), m.prompt_tokens_per_second, m.tokens_per_second, m.best_tokens_per_second,
       format_bytes(m.bytes_per_token).c_str(), 100 * m.share(), m.read_bandwidth / 1e9, m.mean_kl);
@@ -250,8 +258,9 @@ Verb bench_verb() {
       "fastest, for machines that do other things too). Beside it stand the bytes that a token "
       "must read "
       "and the speed at which the same threads, or the GPU, read a buffer of that size. --compare "
-      "measures exact and int8 activations with the stored and an int8 head, --kernels each "
-      "instruction set that this processor has; the mean KL divergence is from the first one "
+      "measures exact and int8 activations with the stored and an int8 head and with keys and "
+      "values in fp32 and fp16, --kernels each instruction set that this processor has; the mean "
+      "KL divergence is from the first one "
       "measured, in nats per token.",
       "",
       joined({{"model", "DIR", "packed export, or a native one", "", false, false},
@@ -262,7 +271,8 @@ Verb bench_verb() {
               device_option(),
               {"prompt-tokens", "N", "length of the prompt", "512", false, false},
               {"new-tokens", "N", "tokens to decode", "64", false, false},
-              {"compare", "", "all variants instead of --activations and --head", "", false, false},
+              {"compare", "", "all variants instead of --activations, --head and --cache", "",
+               false, false},
               {"kernels", "", "as given, by the kernels of each instruction set", "", false, false},
               {"json", "", "print JSON", "", false, false},
               head_screen_option()},

@@ -50,6 +50,9 @@ int run_prepare(const Arguments& arguments) {
             << (result.already_done ? " already holds this preparation:\n" : " prepared:\n");
   print_part("train", result.train);
   print_part("valid", result.valid);
+  if (options.valid_fraction > 0 && result.valid.samples == 0)
+    std::cout << "  no sample was held out, so there is no valid-*.tokens: give a larger "
+                 "--valid-fraction\n";
   std::cout << "Use it with data.format \"shards\" and data.paths [\"" << options.output.string()
             << "\"].\n";
   return 0;
