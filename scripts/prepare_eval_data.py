@@ -4,7 +4,7 @@
   wikitext2  WikiText-2, raw form, test split (Merity et al. 2016): `wiki.test.raw`, or the hub's Salesforce/wikitext,
              wikitext-2-raw-v1. Rows joined by two line breaks.
   ptb        Penn Treebank as prepared by Mikolov, test split: `ptb.test.txt`, or the hub's ptb_text_only. Sentences joined by a space.
-  c4         C4, English (Raffel et al. 2019): the first 1,100 documents of `c4-validation.00000-of-00512.json.gz` of the hub's
+  c4         C4, English (Raffel et al. 2019): the first 1,100 documents of `c4-validation.00000-of-00008.json.gz` of the hub's
              allenai/c4, joined by a space. Evaluate with --max-tokens 524288.
 
 --from names such a file (text, .json, .json.gz, or .parquet, which needs the package pyarrow); without it the hub's cache is searched
@@ -20,7 +20,7 @@ import sys
 SETS = {
     "wikitext2": {"field": "text", "join": "\n\n", "cache": "datasets--*wikitext/snapshots/*/wikitext-2-raw-v1/test-*.parquet"},
     "ptb": {"field": "sentence", "join": " ", "cache": "datasets--*ptb*/snapshots/*/**/*test*"},
-    "c4": {"field": "text", "join": " ", "rows": 1100, "cache": "datasets--allenai--c4/snapshots/*/en/c4-validation.00000-of-00512.json.gz"},
+    "c4": {"field": "text", "join": " ", "rows": 1100, "cache": "datasets--allenai--c4/snapshots/*/en/c4-validation.00000-of-*.json.gz"},
 }
 
 
@@ -57,7 +57,7 @@ def rows_of(name, path):
 def find_in_cache(name):
     home = os.environ.get("HF_HOME") or pathlib.Path.home() / ".cache/huggingface"
     cache = pathlib.Path(os.environ.get("HF_HUB_CACHE") or pathlib.Path(home) / "hub")
-    found = sorted(cache.glob(SETS[name]["cache"]))
+    found = sorted(path for path in cache.glob(SETS[name]["cache"]) if path.is_file())
     if not found:
         sys.exit(f"no {SETS[name]['cache']} in {cache}; give the file with --from")
     return found[0]

@@ -12,6 +12,7 @@
 #include "checkpoint/temporary.h"
 #include "fbi/checkpoint/metrics_log.h"
 #include "fbi/core/error.h"
+#include "fbi/core/file.h"
 #include "fbi/core/log.h"
 #include "fbi/core/system.h"
 #include "fbi/formats/checkpoint_reader.h"
@@ -27,7 +28,7 @@ enum class Content { kEmpty, kRun, kForeign };
 /// a run, too.
 bool belongs_to_run(const fs::path& entry) {
   static const char* const kNames[] = {"config.json", "environment.json", "metrics.jsonl",
-                                       "train.log", "checkpoints"};
+                                       "train.log",   "checkpoints",      "branched-from.txt"};
   std::string name = entry.filename().string();
   name.resize(std::min(name.find(".tmp"), name.size()));  // DurableFile's, of a killed process
   return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
@@ -106,6 +107,11 @@ void require_newest_of_run(const RunPaths& paths, const fs::path& checkpoint) {
   }
 }
 
+fs::path read_origin(const RunPaths& paths) {
+  const std::string text = read_file(paths.origin());
+  return text.substr(0, text.find('\n'));
+}
+
 void require_suitable(const RunPaths& paths, const Resume& resume) {
   const Content content = content_of(paths);
   if (content == Content::kEmpty) return;
@@ -150,8 +156,11 @@ std::vector<fs::path> checkpoints_to_try(const RunPaths& paths, const Resume& re
       return {};
     case Resume::Mode::kPath:
       return {resume.checkpoint};
-    case Resume::Mode::kAuto:
-      return formats::list_checkpoints(paths.checkpoints());
+    case Resume::Mode::kAuto: {
+      auto own = formats::list_checkpoints(paths.checkpoints());
+      if (own.empty() && fs::exists(paths.origin())) own.push_back(read_origin(paths));
+      return own;
+    }
   }
   return {};
 }
@@ -179,7 +188,12 @@ RunDirectory RunDirectory::create_or_resume(const fs::path& directory, const Res
 }
 
 bool RunDirectory::branches_off() const {
-  return resume_.mode == Resume::Mode::kPath && !is_of_run(paths_, resume_.checkpoint);
+  const auto all = checkpoints_to_try();
+  return !all.empty() && !is_of_run(paths_, all.front());
+}
+
+void RunDirectory::write_origin() const {
+  write_file(paths_.origin(), fs::absolute(checkpoints_to_try().front()).string() + "\n");
 }
 
 std::vector<fs::path> RunDirectory::checkpoints_to_try() const {

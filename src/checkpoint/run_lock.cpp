@@ -8,10 +8,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <stop_token>
+#include <thread>
 #include <utility>
 
 #include "fbi/core/error.h"
@@ -228,6 +232,24 @@ void require_free(const fs::path& folder, std::int64_t generation, const Claim& 
 
 }  // namespace
 
+/// The thread that touches a lock until it is to end. What it cannot do, the owner's own touch()
+/// reports.
+class RunLock::Keeper {
+ public:
+  Keeper(fs::path file, std::chrono::milliseconds every)
+      : thread_([this, file = std::move(file), every](std::stop_token stop) {
+          std::unique_lock lock(mutex_);
+          while (!end_.wait_for(lock, stop, every, [&] { return stop.stop_requested(); })) {
+            [[maybe_unused]] const int ignored = utimensat(AT_FDCWD, file.c_str(), nullptr, 0);
+          }
+        }) {}
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable_any end_;
+  std::jthread thread_;
+};
+
 RunLock::RunLock(const fs::path& run_directory, std::chrono::seconds stale_after)
     : folder_(run_directory / ".lock"), owner_pid_(process_id()) {
   std::error_code error;
@@ -255,6 +277,8 @@ RunLock::RunLock(const fs::path& run_directory, std::chrono::seconds stale_after
   for_each_generation(folder_, [&](std::int64_t generation) {
     if (generation < generation_) unlink(generation_path(folder_, generation).c_str());
   });
+  keeper_ = std::make_unique<Keeper>(generation_path(folder_, generation_),
+                                     std::chrono::milliseconds(stale_after) / 20);
 }
 
 RunLock::~RunLock() {
@@ -264,7 +288,8 @@ RunLock::~RunLock() {
 RunLock::RunLock(RunLock&& other) noexcept
     : folder_(std::move(other.folder_)),
       generation_(std::exchange(other.generation_, 0)),
-      owner_pid_(other.owner_pid_) {}
+      owner_pid_(other.owner_pid_),
+      keeper_(std::move(other.keeper_)) {}
 
 RunLock& RunLock::operator=(RunLock&& other) noexcept {
   if (this == &other) return *this;
@@ -272,6 +297,7 @@ RunLock& RunLock::operator=(RunLock&& other) noexcept {
   folder_ = std::move(other.folder_);
   generation_ = std::exchange(other.generation_, 0);
   owner_pid_ = other.owner_pid_;
+  keeper_ = std::move(other.keeper_);
   return *this;
 }
 
@@ -290,7 +316,12 @@ void RunLock::touch() {
 }
 
 void RunLock::release() noexcept {
-  if (generation_ == 0 || owner_pid_ != process_id()) return;
+  if (generation_ == 0) return;
+  if (owner_pid_ != process_id()) {
+    static_cast<void>(keeper_.release());  // a forked copy has no thread that could end
+    return;
+  }
+  keeper_.reset();
   // Truncating needs no space and is one step. If it fails, the death of this process releases the
   // lock.
   [[maybe_unused]] const int ignored =

@@ -13,6 +13,7 @@
 #include "cli/launch_process.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
+#include "fbi/core/signals.h"
 #include "fbi/core/system.h"
 #include "fbi/distributed/rendezvous.h"
 
@@ -29,7 +30,7 @@ class SignalQueue {
  public:
   SignalQueue() {
     sigemptyset(&stop_);
-    for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) sigaddset(&stop_, signal);
+    for (const int signal : stop_signals()) sigaddset(&stop_, signal);
     sigset_t all = stop_;
     sigaddset(&all, SIGCHLD);
     sigprocmask(SIG_BLOCK, &all, &before_);

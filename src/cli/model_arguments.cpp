@@ -4,6 +4,7 @@
 #include "fbi/core/error.h"
 #include "fbi/ops/device.h"
 #include "fbi/ops/parallel.h"
+#include "fbi/train/open_model.h"
 
 namespace fbi::cli {
 
@@ -30,11 +31,16 @@ void refuse_unpacked_options(const Arguments& arguments) {
                                      "how it is run"));
 }
 
-LoadedModel load_model(const Arguments& arguments, int local_rank) {
+LoadedModel load_model(const Arguments& arguments) {
+  return load_model(arguments, *distributed::make_single_rank(), 0);
+}
+
+LoadedModel load_model(const Arguments& arguments, distributed::Communicator& communicator,
+                       int local_rank) {
   ops::set_threads(arguments.threads());
   const at::Device device = ops::choose_device(arguments.text("device"), local_rank);
   const auto dtype = nn::evaluation_dtype(arguments.text("dtype"), device);
-  LoadedModel loaded{nn::open_model_folder(arguments.text("model")), nullptr};
+  LoadedModel loaded{train::open_model_together(arguments.text("model"), communicator), nullptr};
   loaded.model = nn::load_for_evaluation(loaded.folder, dtype, device);
   return loaded;
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cli/verb.h"
+#include "fbi/distributed/communicator.h"
 #include "fbi/nn/model_folder.h"
 #include "fbi/text/tokenizer.h"
 
@@ -19,8 +20,10 @@ std::vector<Option> model_options();
 /// For verbs that run packed exports, too: UsageError for options of the other kind of model.
 void refuse_packed_options(const Arguments& arguments);    ///< --model is no packed export
 void refuse_unpacked_options(const Arguments& arguments);  ///< --model is one
-/// `local_rank` picks the GPU.
-LoadedModel load_model(const Arguments& arguments, int local_rank = 0);
+LoadedModel load_model(const Arguments& arguments);
+/// The same model on all ranks; `local_rank` picks the GPU. Collective.
+LoadedModel load_model(const Arguments& arguments, distributed::Communicator& communicator,
+                       int local_rank);
 /// --tokenizer, else the one that lies with the model. DataError when there is none, or its
 /// vocabulary is larger than the model's.
 std::unique_ptr<text::Tokenizer> load_model_tokenizer(const Arguments& arguments,

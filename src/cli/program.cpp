@@ -46,6 +46,15 @@ bool asks_for_help(const std::vector<std::string>& words) {
   return false;
 }
 
+/// Also that of LibTorch's allocators, which only their text tells here, where LibTorch may be
+/// absent.
+bool is_lack_of_memory(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error)) return true;
+  const std::string_view text = error.what();
+  return text.find("can't allocate memory") != text.npos ||
+         text.find("CUDA out of memory") != text.npos;
+}
+
 int run_words(std::vector<std::string> words) {
   if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
     std::cout << (words.size() > 1 && words[1] == "--markdown" ? markdown_reference()
@@ -76,7 +85,8 @@ int run_words(std::vector<std::string> words) {
   }
   try {
     return verb.run(parse_arguments(verb, words));
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception& error) {
+    if (!is_lack_of_memory(error)) throw;
     log::error("out of memory; ",
                verb.memory_hint.empty() ? program().memory_hint : verb.memory_hint);
     return static_cast<int>(ExitCode::kUnexpected);

@@ -54,8 +54,8 @@ struct Verb {
   std::vector<Option> options;
   std::vector<std::string> examples;
   int (*run)(const Arguments& arguments);
-  /// Whether it asks stop_requested(). Others are ended by SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and
-  /// SIGPIPE as any program is.
+  /// Whether it asks stop_requested(). Others are ended by SIGINT, SIGTERM, SIGHUP, SIGUSR1,
+  /// SIGUSR2 and SIGPIPE as any program is.
   bool heeds_stop = false;
   std::string memory_hint = {};  ///< what to do when memory runs out; empty: the program's
 };

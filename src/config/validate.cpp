@@ -51,6 +51,13 @@ class Rules {
       problems_.add("parallel.shard_teacher", "true",
                     "expected false, because teacher.dtype is fp8: such a teacher stays whole");
     }
+    const std::string &backend = config_.parallel.backend, &device = config_.train.device;
+    if (world_size_ > 1 &&
+        ((backend == "gloo" && device == "cuda") || (backend == "nccl" && device == "cpu"))) {
+      problems_.add("parallel.backend", backend,
+                    concat("expected auto, because train.device is ", device,
+                           ": gloo is for ranks on CPUs, nccl for ranks on GPUs"));
+    }
   }
 
   void check_weights() {

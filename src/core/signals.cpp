@@ -26,18 +26,25 @@ void set_handler(int signal, void (*handler)(int), int flags) {
 void unblock_stop_signals() {
   sigset_t stop;
   sigemptyset(&stop);
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGUSR2}) sigaddset(&stop, signal);
+  for (const int signal : stop_signals()) sigaddset(&stop, signal);
   sigprocmask(SIG_UNBLOCK, &stop, nullptr);
 }
 
 }  // namespace
 
+std::vector<int> stop_signals() {
+  std::vector<int> signals = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+  struct sigaction hang_up = {};
+  // nohup ignores it, and the program is to outlive its terminal then.
+  if (sigaction(SIGHUP, nullptr, &hang_up) == 0 && hang_up.sa_handler != SIG_IGN)
+    signals.push_back(SIGHUP);
+  return signals;
+}
+
 void install_stop_handlers() {
+  for (const int signal : stop_signals()) set_handler(signal, remember_signal, SA_RESTART);
   // SA_RESETHAND: the next SIGINT meets the default action.
   set_handler(SIGINT, remember_signal, SA_RESTART | SA_RESETHAND);
-  for (const int signal : {SIGTERM, SIGUSR1, SIGUSR2}) {
-    set_handler(signal, remember_signal, SA_RESTART);
-  }
   for (const int signal : {SIGXFSZ, SIGPIPE}) set_handler(signal, SIG_IGN, 0);
   unblock_stop_signals();
 }

@@ -22,7 +22,16 @@ at::ScalarType own_or_chosen(const std::string& chosen, at::ScalarType own, at::
 }
 
 void check_fit(const config::ModelConfig& teacher, const config::ModelConfig& student,
-               const config::TrainConfig& train, const std::string& path) {
+               const config::TrainConfig& train, const config::TeacherConfig& settings,
+               bool shard) {
+  const std::string& path = settings.path;
+  const bool binarized = teacher.binarize != config::Binarize::kNone;
+  if (binarized && settings.dtype == "fp8")
+    throw UsageError(concat("teacher.dtype=fp8: the teacher ", path,
+                            " is binarized already; leave teacher.dtype empty"));
+  if (binarized && shard)
+    throw UsageError(concat("parallel.shard_teacher: the teacher ", path,
+                            " is binarized already; set it to false"));
   if (teacher.vocab_size != student.vocab_size)
     throw UsageError(concat("teacher.path ", path, ": its vocabulary has ", teacher.vocab_size,
                             " tokens, model.vocab_size is ", student.vocab_size,
@@ -37,9 +46,9 @@ void check_fit(const config::ModelConfig& teacher, const config::ModelConfig& st
 
 config::ModelConfig check_teacher(const config::TeacherConfig& teacher,
                                   const config::ModelConfig& student,
-                                  const config::TrainConfig& train) {
+                                  const config::TrainConfig& train, bool shard) {
   const auto folder = nn::open_model_folder(teacher.path);
-  check_fit(folder.config, student, train, teacher.path);
+  check_fit(folder.config, student, train, teacher, shard);
   return folder.config;
 }
 
@@ -131,16 +140,13 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
                                       const config::ModelConfig& student,
                                       const config::TrainConfig& train,
                                       distributed::Communicator& communicator, bool shard) {
+  shard = shard && communicator.size() > 1;
   const auto folder = nn::open_model_folder(teacher.path);
-  check_fit(folder.config, student, train, teacher.path);
+  check_fit(folder.config, student, train, teacher, shard);
   const at::Device device = communicator.device();
   if (teacher.dtype == "fp8") ops::check_fp8(kFp8Teacher, device);
   const at::ScalarType stored = own_or_chosen(teacher.dtype, folder.stored_dtype, device);
   const at::ScalarType compute = stored == at::kHalf && device.is_cpu() ? at::kFloat : stored;
-  shard = shard && communicator.size() > 1;
-  if (shard && folder.config.binarize != config::Binarize::kNone)
-    throw UsageError(concat("parallel.shard_teacher: the teacher ", teacher.path,
-                            " is binarized already; set it to false"));
   auto model = std::make_unique<nn::LlamaForCausalLM>(
       folder.config, nn::LlamaOptions{device, compute, stored, /*allocate_layers=*/!shard});
   std::unique_ptr<Teacher> result;

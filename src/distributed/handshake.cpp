@@ -57,6 +57,9 @@ bool wait_for(c10d::Store& store, const std::string& key, Clock::time_point dead
   return true;
 }
 
+/// What rank 0 tells all: that they may go on, or one of these with the reason behind it.
+constexpr std::string_view kWelcome = "welcome", kRefused = "refused: ", kTooFew = "too few: ";
+
 /// Rank 0: collects hellos until all are there, something is wrong or time is up.
 std::string judge(c10d::Store& store, int world_size, Clock::time_point deadline) {
   std::vector<Hello> hellos;
@@ -65,9 +68,12 @@ std::string judge(c10d::Store& store, int world_size, Clock::time_point deadline
     if (!wait_for(store, key, deadline)) break;
     hellos.push_back(decode(store.get(key)));
     const std::string wrong = find_disagreement(hellos, world_size, false);
-    if (!wrong.empty()) return wrong;
+    if (!wrong.empty()) return concat(kRefused, wrong);
   }
-  return find_disagreement(hellos, world_size, true);
+  if (const std::string missing = find_missing(hellos, world_size); !missing.empty())
+    return concat(kTooFew, missing);
+  const std::string wrong = find_disagreement(hellos, world_size, true);
+  return wrong.empty() ? std::string(kWelcome) : concat(kRefused, wrong);
 }
 
 /// Rank 0 serves the store: it stays until the others have read a verdict that makes everyone
@@ -87,17 +93,17 @@ void shake_hands(c10d::Store& store, const Hello& hello, milliseconds timeout) {
   std::string verdict;
   if (hello.rank == 0) {
     verdict = judge(store, hello.world_size, deadline);
-    store.set(kVerdict, to_bytes(verdict.empty() ? "welcome" : verdict));
-    if (!verdict.empty()) wait_for_farewells(store);
+    store.set(kVerdict, to_bytes(verdict));
+    if (verdict != kWelcome) wait_for_farewells(store);
   } else {
     if (!wait_for(store, kVerdict, deadline + kGrace)) {
       throw PeerError("rank 0 was lost, or stood still, before all ranks had met");
     }
     verdict = to_text(store.get(kVerdict));
-    if (verdict == "welcome") verdict.clear();
     store.add(kFarewells, 1);
   }
-  if (!verdict.empty()) throw UsageError(verdict);
+  if (verdict.starts_with(kTooFew)) throw PeerError(verdict.substr(kTooFew.size()));
+  if (verdict.starts_with(kRefused)) throw UsageError(verdict.substr(kRefused.size()));
 }
 
 }  // namespace fbi::distributed

@@ -26,9 +26,13 @@ struct Hello {
 /// when nothing does. Before all have arrived (`complete` false) only what can't get right any more
 /// is reported.
 std::string find_disagreement(const std::vector<Hello>& hellos, int world_size, bool complete);
+/// The ranks that have not said hello; "" when there is none.
+std::string find_missing(const std::vector<Hello>& hellos, int world_size);
 
 /// Every rank says hello through the store, rank 0 judges, and all learn the verdict: returns on
-/// all or throws the same UsageError on all (PeerError where rank 0 is lost meanwhile).
+/// all or throws the same on all: UsageError when they do not fit together, PeerError when some
+/// have not come in time, which another start may mend. PeerError also where rank 0 is lost
+/// meanwhile.
 void shake_hands(c10d::Store& store, const Hello& hello, std::chrono::milliseconds timeout);
 
 }  // namespace fbi::distributed

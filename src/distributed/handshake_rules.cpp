@@ -84,21 +84,18 @@ std::string find_disagreement(const std::vector<Hello>& hellos, int world_size, 
     }
   }
   if (const std::string shared = find_shared_gpu(by_rank); !shared.empty()) return shared;
-  if (!complete) return {};
+  return complete ? find_odd_values(by_rank) : "";
+}
+
+std::string find_missing(const std::vector<Hello>& hellos, int world_size) {
+  std::set<int> there;
+  for (const Hello& hello : hellos) there.insert(hello.rank);
   std::vector<int> missing;
-  auto next = by_rank.begin();
-  for (int rank = 0; rank < world_size; ++rank) {
-    if (next != by_rank.end() && next->rank == rank) {
-      ++next;
-    } else {
-      missing.push_back(rank);
-    }
-  }
-  if (!missing.empty()) {
-    return concat("of ", world_size, " ranks only ", by_rank.size(),
-                  " arrived in time; missing: ", join(missing));
-  }
-  return find_odd_values(by_rank);
+  for (int rank = 0; rank < world_size; ++rank)
+    if (!there.contains(rank)) missing.push_back(rank);
+  if (missing.empty()) return {};
+  return concat("of ", world_size, " ranks only ", hellos.size(),
+                " arrived in time; missing: ", join(missing));
 }
 
 }  // namespace fbi::distributed

@@ -6,6 +6,7 @@
 #include <future>
 #include <mutex>
 #include <thread>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "distributed/handshake.h"
@@ -38,7 +39,7 @@ StorePointer make_store(const std::string& address, const c10d::TCPStoreOptions&
   auto store = task.get_future();
   std::thread(std::move(task)).detach();
   if (store.wait_for(options.timeout + kAnswerTime) != std::future_status::ready) {
-    throw UsageError("another kind of program takes connections there and does not answer");
+    throw PeerError("nobody answers there, or another kind of program");
   }
   return store.get();
 }
@@ -50,7 +51,9 @@ StorePointer open_store(const Rendezvous& rendezvous, const ProcessGroupOptions&
   store.waitWorkers = false;
   store.timeout = options.start_timeout;
   try {
-    return make_store(rendezvous.master_addr, store);
+    StorePointer opened = make_store(rendezvous.master_addr, store);
+    if (rendezvous.attempt.empty()) return opened;
+    return c10::make_intrusive<c10d::PrefixStore>(rendezvous.attempt, std::move(opened));
   } catch (const std::exception& error) {
     const std::string place = concat(rendezvous.master_addr, ":", rendezvous.master_port);
     if (store.isServer) {
@@ -58,8 +61,9 @@ StorePointer open_store(const Rendezvous& rendezvous, const ProcessGroupOptions&
           "rank 0 can't listen at ", place,
           ", another program may use the port (set another MASTER_PORT): ", message_of(error)));
     }
-    throw UsageError(concat("rank ", rendezvous.rank, " can't reach rank 0 at ", place, " (",
-                            options.start_timeout.count(), " ms): ", message_of(error)));
+    // It may only be late.
+    throw PeerError(concat("rank ", rendezvous.rank, " can't reach rank 0 at ", place, " (",
+                           options.start_timeout.count(), " ms): ", message_of(error)));
   }
 }
 

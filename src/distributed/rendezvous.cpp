@@ -89,10 +89,11 @@ Claim from_slurm(const Environment& environment) {
 std::vector<Claim> collect_claims(const RankFlags& flags, const Environment& environment) {
   std::vector<Claim> claims;
   if (Claim claim = from_flags(flags); !claim.empty()) claims.push_back(std::move(claim));
+  // mpirun within a step of Slurm leaves the step's variables as they are.
   Claim sources[] = {from_variables(environment, "environment", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
-                     from_slurm(environment),
                      from_variables(environment, "openmpi", "OMPI_COMM_WORLD_RANK",
-                                    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")};
+                                    "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+                     from_slurm(environment)};
   for (Claim& claim : sources) {
     if (claim.empty()) continue;
     claims.push_back(std::move(claim));
@@ -263,6 +264,13 @@ Rendezvous discover_rank(const RankFlags& flags, const Environment& environment)
     result.master_port = port.value_or(0);
   }
   set_local_rank(claims, result);
+  const auto text = [&](const std::string& name) {
+    const std::string* value = find(environment, name);
+    return value ? *value : "";
+  };
+  // Torchrun's agent serves the store, and keeps it when it starts ranks again.
+  if (text("TORCHELASTIC_USE_AGENT_STORE") == "True")
+    result.attempt = concat(text("TORCHELASTIC_RUN_ID"), "/", text("TORCHELASTIC_RESTART_COUNT"));
   return result;
 }
 

@@ -17,7 +17,7 @@ struct PickledTensor {
   std::string_view name;
   DType dtype = DType::kF32;
   std::string_view storage;  ///< key of the entry
-  std::int64_t offset = 0;  ///< elements before the first one
+  std::int64_t offset = 0;   ///< elements before the first one
   std::vector<std::int64_t> shape, strides;
 };
 

@@ -100,7 +100,7 @@ std::int64_t check_start(config::RunConfig config, RunOptions options, Processor
   keep_sign_products(config, options, saved, device);
   check_inputs(newest.get(), saved, config, options.allow_change);
   if (newest) return newest->manifest().step;
-  open_initial_weights(config);
+  open_initial_weights(config, *distributed::make_single_rank());
   return 0;
 }
 
@@ -127,7 +127,7 @@ std::string dry_run(const config::RunConfig& config, const RunOptions& options, 
   const std::int64_t first_step = check_start(config, options, processor);
   const std::string data = data_text(config);
   const RunEvaluation evaluation(config, /*rank=*/0, /*size=*/1);
-  const auto teacher = stored_teacher(config, processor);
+  const auto teacher = stored_teacher(config, world_size, processor);
   const Estimate needs = estimate(config, teacher, world_size, processor);
   return model_report(config.model) + teacher_report(teacher, config.teacher.path) + data +
          run_report(config, needs) + schedule_text(config) +

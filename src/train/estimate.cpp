@@ -122,7 +122,8 @@ std::vector<Option> options_for(const config::RunConfig& config, int world_size)
           {"parallel.shard_gradients=true", parallel && !config.parallel.shard_gradients,
            [](config::RunConfig& c) { c.parallel.shard_gradients = true; }},
           {"parallel.shard_teacher=true",
-           parallel && !config.parallel.shard_teacher && config.objective.distill > 0,
+           parallel && !config.parallel.shard_teacher && config.objective.distill > 0 &&
+               config.teacher.dtype != "fp8",
            [](config::RunConfig& c) { c.parallel.shard_teacher = true; }}};
 }
 

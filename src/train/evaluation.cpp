@@ -31,7 +31,8 @@ bool evaluate_together(distributed::Communicator& communicator, const std::funct
     } catch (const Error&) {
       throw;
     } catch (const std::exception& error) {
-      throw DataError(error.what());
+      const std::string_view reason = error.what();
+      throw DataError(std::string(reason.substr(0, reason.find('\n'))));  // no frames of LibTorch
     }
   });
   at::Tensor asked = at::zeros({1}, at::TensorOptions(at::kInt).device(communicator.device()));

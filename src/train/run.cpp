@@ -127,13 +127,14 @@ class TrainingRun {
       inputs = check_inputs(checkpoint_.get(), saved, config_, options_.allow_change);
     });
     inputs.teacher = distributed::all_gather_text(communicator_, inputs.teacher.string()).front();
-    if (!checkpoint_) initial_weights_ = open_initial_weights(config_);
+    if (!checkpoint_) initial_weights_ = open_initial_weights(config_, communicator_);
     return inputs;
   }
 
   /// Once data, teacher and model are there; cuts the metrics back to the checkpoint.
   void write_records() {
     const auto& paths = folder_.paths();
+    if (folder_.branches_off()) folder_.write_origin();
     if (!folder_.is_continued()) log_file_.emplace(paths.log());
     write_file(paths.config(), config::to_json(config_));
     write_file(paths.environment(), environment_json(config_, options_.command_line,
@@ -162,24 +163,13 @@ class TrainingRun {
       last_saved_step_ = state().step;
       log::info("continuing from ", checkpoint_->path().string(), ", step ", state().step);
       checkpoint_.reset();
-      if (folder_.branches_off()) save_beginning();
+      if (folder_.branches_off()) save();  // so that it no longer needs the other run
     } else {
       session_.start(std::move(initial_weights_));
       log::info("starting at step 0");
     }
     log_teacher_drift();
     if (options_.profile_steps > 0) timeline().start_trace();
-  }
-
-  /// So that a branch goes on with --resume auto from its first step on.
-  void save_beginning() {
-    try {
-      save();
-    } catch (const DiskError& error) {
-      throw DiskError(concat(error.what(),
-                             "; the run has no checkpoint of its own yet: give the same --resume "
-                             "again, not auto"));
-    }
   }
 
   void log_teacher_drift() {
@@ -229,8 +219,9 @@ class TrainingRun {
     }
   }
 
-  /// Now and then, and before anything is written: throws when another process has taken the run. A
-  /// file system that does not answer must not end a run that can go on.
+  /// Now and then, and before anything is written: throws when another process has taken the run,
+  /// because this one was stopped for long. A file system that does not answer must not end a run
+  /// that can go on.
   void keep_lock(std::chrono::seconds at_most_every = std::chrono::seconds(30)) {
     if (Clock::now() - touched_ < at_most_every) return;
     touched_ = Clock::now();

@@ -28,6 +28,9 @@ class RunFolder {
   const formats::CheckpointReader* checkpoint() const { return checkpoint_.get(); }
   /// The caller's from now on.
   std::unique_ptr<formats::CheckpointReader> take_checkpoint() { return std::move(checkpoint_); }
+  /// On rank 0 of a run that branches off, before anything else is written: see
+  /// RunDirectory::write_origin.
+  void write_origin() { held_->write_origin(); }
   /// On rank 0, before anything is written: see RunDirectory::set_aside_later_than.
   void set_aside_later_than(std::int64_t step) { held_->set_aside_later_than(step); }
   /// On rank 0 of a run without a checkpoint of its own: see RunDirectory::set_metrics_aside.

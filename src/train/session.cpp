@@ -16,6 +16,7 @@
 #include "fbi/core/log.h"
 #include "fbi/distributed/agreement.h"
 #include "fbi/ops/parallel.h"
+#include "fbi/train/open_model.h"
 #include "train/tokenizers.h"
 
 namespace fbi::train {
@@ -123,10 +124,11 @@ SampleReader Session::sample_reader() {
   };
 }
 
-std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config) {
+std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config,
+                                                       distributed::Communicator& communicator) {
   if (config.train.init_from.empty()) return nullptr;
   try {
-    auto folder = nn::open_model_folder(config.train.init_from);
+    auto folder = open_model_together(config.train.init_from, communicator);
     nn::check_weights(nn::LlamaForCausalLM(config.model, nn::LlamaOptions{at::kMeta}),
                       *folder.weights);
     if (config.model.tie_word_embeddings && !folder.config.tie_word_embeddings &&

@@ -62,8 +62,9 @@ class Session {
 };
 
 /// The weights that train.init_from names, null when it is empty. DataError or CheckpointError when
-/// they do not fit model.*; no value is read for that.
-std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config);
+/// they do not fit model.*; no value is read for that. Collective: rank 0 chooses the checkpoint.
+std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config,
+                                                       distributed::Communicator& communicator);
 
 /// The configuration inside a checkpoint.
 config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint);

@@ -157,6 +157,21 @@ TEST(RunLock, TouchKeepsOtherMachinesAway) {
   EXPECT_GT(info.st_mtim.tv_sec, 1);
 }
 
+/// A step may take longer than the time after which a lock counts as left.
+TEST(RunLock, IsKeptWhileItsOwnerIsBusy) {
+  const test::TempDir run;
+  const RunLock lock(run.path(), std::chrono::seconds(1));
+  const fs::path path = lock_file(run.path());
+  const struct timespec old[2] = {{1, 0}, {1, 0}};
+  ASSERT_EQ(utimensat(AT_FDCWD, path.c_str(), old, 0), 0);
+  struct stat info = {};
+  for (int tries = 0; tries < 600 && info.st_mtim.tv_sec <= 1; ++tries) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    ASSERT_EQ(stat(path.c_str(), &info), 0);
+  }
+  EXPECT_GT(info.st_mtim.tv_sec, 1);
+}
+
 TEST(RunLock, AnEarlierStartOfTheSameSlurmJobIsDead) {
   const test::TempDir run;
   const json elsewhere = {{"machine", "node17"}, {"slurm_job", "77"}, {"slurm_restarts", 1}};

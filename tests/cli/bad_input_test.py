@@ -1,6 +1,7 @@
 """What fbi-llm says about bad input and broken checkpoints.  Usage: bad_input_test.py PATH-OF-FBI-LLM [unittest arguments]"""
 import gzip
 import json
+import resource
 import shutil
 import struct
 import subprocess
@@ -336,6 +337,14 @@ class BadInput(unittest.TestCase):
         self.assertIn("two are called task", run(*choice, "one/task.jsonl", "--tasks", "two/task.jsonl", code=2))
         self.assertEqual(list(json.loads(run(*choice, "a=b.jsonl"))["results"]), ["a=b"])
         self.assertEqual(list(json.loads(run(*choice, "caf\udce9.jsonl"))["results"]), ["caf\ufffd"])
+
+    def test_too_little_memory(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+        large = {"model.hidden_size": 1 << 14, "model.intermediate_size": 1 << 16, "model.num_attention_heads": 128}
+        said = run(*program.train_words("large", changes=large), code=1, preexec_fn=limit)
+        self.assertIn("out of memory; try a smaller train.micro_batch", said)
+        self.assertNotIn("frame", said)
 
     def test_a_full_disk_behind_standard_output(self):
         for words in (("config", "config.json"), ("--help",), ("inspect", "--json", "hf")):

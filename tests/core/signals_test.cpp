@@ -52,6 +52,18 @@ TEST(Signals, KeptActionsEndTheProcessAndLargeFilesDoNot) {
     EXPECT_EXIT(_exit(child(signal)), testing::KilledBySignal(signal), "");
 }
 
+/// A terminal that closes stops a program, but not one that was started by nohup.
+TEST(Signals, AHangUpCountsUnlessItIsIgnored) {
+  const auto child = [](void (*action)(int), int expected) {
+    std::signal(SIGHUP, action);
+    install_stop_handlers();
+    raise(SIGHUP);
+    return stop_requested() == expected ? 0 : 1;
+  };
+  EXPECT_EXIT(_exit(child(SIG_DFL, SIGHUP)), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(_exit(child(SIG_IGN, 0)), testing::ExitedWithCode(0), "");
+}
+
 TEST(Signals, SecondInterruptKills) {
   const auto child = [] {
     install_stop_handlers();

@@ -181,7 +181,7 @@ TEST_F(Teacher, IsTheModelOfItsFolder) {
   const at::Tensor ids = at::zeros({1, 7}, at::kLong);
   EXPECT_TRUE(loaded->hidden_states(ids).equal(expected.hidden_states(ids)));
   for (const auto* slot : loaded->model().slots()) EXPECT_FALSE(slot->grad.defined());
-  EXPECT_EQ(check_teacher(teacher_, student_, train_).hidden_size, 12);
+  EXPECT_EQ(check_teacher(teacher_, student_, train_, false).hidden_size, 12);
 }
 
 TEST_F(Teacher, RunsInTheChosenDtype) {
@@ -238,7 +238,7 @@ TEST_F(Teacher, ThatIsBinarizedIsNotStoredAsFp8) {
 
 TEST_F(Teacher, WithAnotherVocabularyIsRefused) {
   student_.vocab_size = 31;
-  const auto check = [&] { check_teacher(teacher_, student_, train_); };
+  const auto check = [&] { check_teacher(teacher_, student_, train_, false); };
   test::expect_error<UsageError>(check, folder_.path().string(), "its vocabulary has 29 tokens",
                                  "model.vocab_size is 31");
   test::expect_error<UsageError>([&] { load_teacher(teacher_, student_, train_, *ranks_, false); },
@@ -247,14 +247,28 @@ TEST_F(Teacher, WithAnotherVocabularyIsRefused) {
 
 TEST_F(Teacher, WithTooFewPositionsIsRefused) {
   train_.seq_len = 17;
-  const auto check = [&] { check_teacher(teacher_, student_, train_); };
+  const auto check = [&] { check_teacher(teacher_, student_, train_, false); };
   test::expect_error<UsageError>(check, folder_.path().string(), "train.seq_len 17",
                                  "max_position_embeddings 16");
 }
 
+/// Its signs are as small as they can be.
+TEST_F(Teacher, ThatIsBinarizedStaysWhole) {
+  model_.binarize = config::Binarize::kColumn;
+  teacher_.path = (folder_ / "bits").string();
+  nn::write_model_folder(teacher_.path, model_, nn::random_model(model_, 4));
+  EXPECT_EQ(check_teacher(teacher_, student_, train_, false).binarize, config::Binarize::kColumn);
+  test::expect_error<UsageError>([&] { check_teacher(teacher_, student_, train_, true); },
+                                 "parallel.shard_teacher", "bits is binarized already");
+  teacher_.dtype = "fp8";
+  test::expect_error<UsageError>([&] { check_teacher(teacher_, student_, train_, false); },
+                                 "teacher.dtype=fp8", "bits is binarized already");
+}
+
 TEST_F(Teacher, ThatIsAbsentIsRefused) {
   teacher_.path = (folder_ / "nowhere").string();
-  test::expect_error<DataError>([&] { check_teacher(teacher_, student_, train_); }, teacher_.path);
+  test::expect_error<DataError>([&] { check_teacher(teacher_, student_, train_, false); },
+                                teacher_.path);
 }
 
 }  // namespace

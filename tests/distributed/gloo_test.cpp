@@ -284,9 +284,10 @@ std::vector<std::string> meet(const std::vector<std::pair<Rendezvous, std::strin
   return run_processes(bodies);
 }
 
-void expect_all(const std::vector<std::string>& texts, const std::vector<std::string>& parts) {
+void expect_all(const std::vector<std::string>& texts, const std::vector<std::string>& parts,
+                const std::string& exit_code = "2 ") {
   for (const std::string& text : texts) {
-    EXPECT_THAT(text, testing::StartsWith("2 "));
+    EXPECT_THAT(text, testing::StartsWith(exit_code));
     for (const std::string& part : parts) EXPECT_THAT(text, testing::HasSubstr(part));
   }
 }
@@ -317,14 +318,14 @@ TEST(GlooHandshake, MissingRanksAreNamedInTime) {
   if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
   const int port = free_port();
   expect_all(meet({{place(0, 4, port), "a"}, {place(2, 4, port), "a"}}, seconds(5)),
-             {"only 2 arrived", "missing: 1, 3"});
+             {"only 2 arrived", "missing: 1, 3"}, "5 ");
 }
 
-TEST(GlooHandshake, AUsedPortAndAnAbsentRankZeroAreUsageErrors) {
+TEST(GlooHandshake, AUsedPortAndAnAbsentRankZeroAreNamed) {
   if (!has_gloo()) GTEST_SKIP() << "built without Gloo";
   const int port = free_port();
   expect_all(meet({{place(1, 2, port), "a"}}, milliseconds(300)),
-             {"can't reach rank 0", "127.0.0.1:" + std::to_string(port)});
+             {"can't reach rank 0", "127.0.0.1:" + std::to_string(port)}, "5 ");
   const int descriptor = socket(AF_INET, SOCK_STREAM, 0);
   ASSERT_EQ(listen(descriptor, 1), 0);
   sockaddr_in address = {};

@@ -24,7 +24,8 @@ TEST(FindDisagreement, NoneWhenAllAreThereInAnyOrder) {
 TEST(FindDisagreement, MissingRanksAreNamedOnceTimeIsUp) {
   const std::vector<Hello> some = {hello(2, 4), hello(0, 4)};
   EXPECT_EQ(find_disagreement(some, 4, false), "");
-  EXPECT_THAT(find_disagreement(some, 4, true), HasSubstr("only 2 arrived in time; missing: 1, 3"));
+  EXPECT_THAT(find_missing(some, 4), HasSubstr("only 2 arrived in time; missing: 1, 3"));
+  EXPECT_EQ(find_missing(some, 1), "");
 }
 
 TEST(FindDisagreement, AnotherWorldSizeAndADoubleRankAreNamedAtOnce) {

@@ -54,6 +54,18 @@ TEST(DiscoverRank, TorchrunVariables) {
   EXPECT_EQ(found.source, "environment");
 }
 
+/// Its agent keeps the store when it starts ranks again.
+TEST(DiscoverRank, StartsOfTorchrunAreToldApart) {
+  Environment environment = {{"RANK", "0"},
+                             {"WORLD_SIZE", "1"},
+                             {"TORCHELASTIC_RUN_ID", "job"},
+                             {"TORCHELASTIC_RESTART_COUNT", "2"},
+                             {"TORCHELASTIC_USE_AGENT_STORE", "True"}};
+  EXPECT_EQ(discover_rank({}, environment).attempt, "job/2");
+  environment["TORCHELASTIC_USE_AGENT_STORE"] = "False";
+  EXPECT_EQ(discover_rank({}, environment).attempt, "");
+}
+
 TEST(DiscoverRank, FlagsAlone) {
   RankFlags flags;
   flags.rank = 1;
@@ -127,6 +139,11 @@ TEST(DiscoverRank, OpenMpi) {
   EXPECT_EQ(found.world_size, 3);
   EXPECT_EQ(found.master_addr, "127.0.0.1");
   EXPECT_EQ(found.source, "openmpi");
+  // What a step of Slurm left in the environment of mpirun is not about its ranks.
+  Environment within = slurm_task("0", "1");
+  within.insert(environment.begin(), environment.end());
+  EXPECT_EQ(discover_rank({}, within).rank, 2);
+  EXPECT_EQ(discover_rank({}, within).world_size, 3);
   environment["OMPI_COMM_WORLD_LOCAL_SIZE"] = "1";
   EXPECT_THAT(message_of({}, environment), HasSubstr("MASTER_ADDR"));
 }

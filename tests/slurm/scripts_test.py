@@ -163,6 +163,23 @@ class Run(unittest.TestCase):
             self.submit(srun=code, SLURM_ARRAY_TASK_ID="10", SLURM_ARRAY_TASK_MAX="10")
             self.assertEqual(self.requeued(), "requeue 77\n")
 
+    def test_what_ends_for_good_ends_its_chain(self):
+        self.stand_in("scancel", 'echo "$@" >>scancel-words')
+        for code in (6, 5):  # without a place to count, a lost rank is one too many
+            self.submit(srun=code, expected=code, SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_TASK_MAX="10", SLURM_ARRAY_JOB_ID="70")
+        self.submit(srun=6, expected=6)
+        self.submit(SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_TASK_MAX="10", SLURM_ARRAY_JOB_ID="70")
+        self.assertEqual((self.folder / "scancel-words").read_text(), 2 * "--state=PENDING 70\n")
+
+    def test_a_branch_begins_once(self):
+        def resumed():
+            self.submit(FBI_BRANCH_FROM="runs/a/checkpoints/step-00000010")
+            words = (self.folder / "srun-words").read_text().splitlines()
+            return words[words.index("--resume") + 1]
+        self.assertEqual(resumed(), "runs/a/checkpoints/step-00000010")
+        self.checkpoint(10)
+        self.assertEqual(resumed(), "auto")
+
     def test_a_chain_waits_for_the_lock_of_a_job_that_was_killed(self):
         lock = self.folder / "runs/130m/.lock/00000003"
         lock.parent.mkdir(parents=True)
@@ -186,7 +203,9 @@ class Run(unittest.TestCase):
     def test_evaluation(self):
         self.submit("evaluate.sbatch", ["--model", "m", "--text", "t u"])
         self.assertEqual((self.folder / "srun-words").read_text().splitlines(), ["fbi-llm", "eval", "perplexity", "--model", "m", "--text", "t u"])
-        self.submit("evaluate.sbatch", ["--text", "t"], FBI_MODELS="a b", SLURM_ARRAY_TASK_ID="1", FBI_VERB="eval logits")
+        self.assertEqual((self.folder / "srun-cpus").read_text(), "1 1\n")
+        self.submit("evaluate.sbatch", ["--text", "t"], FBI_MODELS="a b", SLURM_ARRAY_TASK_ID="1", FBI_VERB="eval logits", SLURM_CPUS_PER_TASK="8")
+        self.assertEqual((self.folder / "srun-cpus").read_text(), "8 8\n")
         self.assertEqual((self.folder / "srun-words").read_text().splitlines(), ["fbi-llm", "eval", "logits", "--model", "b", "--text", "t"])
         self.assertIn("--array=0-1", self.submit("evaluate.sbatch", FBI_MODELS="a b", SLURM_ARRAY_TASK_ID="2", expected=2))
         self.submit("evaluate.sbatch", ["--model", "m"], srun=3, expected=3)

@@ -171,7 +171,7 @@ TEST(Meters, AreInEveryLineOfMetrics) {
   config.optimizer.warmup_steps = 1;
   runs.run(config, "run");
   config::resolve(config, 1);
-  const auto teacher = stored_teacher(config, Processor::kCpu);
+  const auto teacher = stored_teacher(config, 1, Processor::kCpu);
   const TokenFlops flops = token_flops(config, &teacher->model);
   std::ifstream file(runs.path("run") / "metrics.jsonl");
   int lines = 0;
@@ -203,7 +203,8 @@ TEST(Meters, PeakMemoryIsSortedByKind) {
   runs.run(config, "run");
   config::resolve(config, 1);
   const auto expected =
-      estimate(config, stored_teacher(config, Processor::kCpu), 1, Processor::kCpu).memory.constant;
+      estimate(config, stored_teacher(config, 1, Processor::kCpu), 1, Processor::kCpu)
+          .memory.constant;
   std::ifstream metrics(runs.path("run") / "metrics.jsonl");
   for (std::string text; std::getline(metrics, text);) {
     const auto line = nlohmann::json::parse(text);

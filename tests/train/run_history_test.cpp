@@ -124,8 +124,10 @@ TEST_F(Run, ThatBranchesOffHasItsBeginning) {
   crash(checkpoint);
   EXPECT_EQ(end_of(runs_.path("branch"), 30), end_of(runs_.path("whole"), 30));
   crash("auto");
-  fs::remove_all(runs_.path("branch") / "checkpoints");  // as if the crash had come before
+  // As if the crash had come before.
+  fs::remove_all(runs_.path("branch") / "checkpoints");
   crash(checkpoint);
+  fs::remove_all(runs_.path("branch") / "checkpoints");
   EXPECT_EQ(runs_.run(config_, "branch", "auto"), RunOutcome::kFinished);
   EXPECT_EQ(end_of(runs_.path("branch")), end_);
 }
@@ -215,8 +217,8 @@ TEST_F(Run, ThatIsContinuedIsPlannedFromItsCheckpoint) {
     return dry_run(resolved, options, 1, Processor::kCpu);
   };
   using ::testing::HasSubstr;
-  EXPECT_THAT(plan(0), HasSubstr(" for all steps, at the "));
-  EXPECT_THAT(plan(kSteps), HasSubstr(" for the 9999950 steps after step 50, at the "));
+  EXPECT_THAT(plan(0), HasSubstr(" for all steps, if "));
+  EXPECT_THAT(plan(kSteps), HasSubstr(" for the 9999950 steps after step 50, if "));
   copy_as_step(checkpoint_of(runs_.path("whole"), kSteps), 9'999'900);
   EXPECT_THAT(plan(9'999'900), Not(HasSubstr("\ntime "))) << "hardly anything is left";
 }

@@ -20,6 +20,8 @@ struct RunPaths {
   std::filesystem::path metrics() const { return root / "metrics.jsonl"; }
   std::filesystem::path log() const { return root / "train.log"; }
   std::filesystem::path checkpoints() const { return root / "checkpoints"; }
+  /// Of a run that branched off another one: the path of the checkpoint that it began from.
+  std::filesystem::path origin() const { return root / "branched-from.txt"; }
 };
 
 /// --resume none | auto | FOLDER
@@ -35,7 +37,8 @@ struct Resume {
 void require_usable(const RunPaths& paths, const Resume& resume);
 
 /// The checkpoints to start from, the first that is valid: the one asked for; with auto those of
-/// the run, newest first. None: start at step 0.
+/// the run, newest first, or, as long as it has none, the one that it branched off from. None:
+/// start at step 0.
 std::vector<std::filesystem::path> checkpoints_to_try(const RunPaths& paths, const Resume& resume);
 
 /// A run directory held by this process (of several ranks, only rank 0 opens it).
@@ -54,6 +57,9 @@ class RunDirectory {
   bool is_continued() const { return is_continued_; }
   /// Whether it is to go on from a checkpoint of another run.
   bool branches_off() const;
+  /// Notes from where, before anything else makes the folder a run: killed before it has a
+  /// checkpoint of its own, it begins from there again.
+  void write_origin() const;
   /// fbi::checkpoint::checkpoints_to_try of this run.
   std::vector<std::filesystem::path> checkpoints_to_try() const;
   /// Renames checkpoints of later steps than `step`, from which the run goes on: they could not be

@@ -3,11 +3,13 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 
 namespace fbi::checkpoint {
 
-/// Time without touch() after which the lock of another machine counts as left by a dead process.
+/// Time without a sign of life after which the lock of another machine counts as left by a dead
+/// process.
 inline constexpr std::chrono::seconds kLockStaleAfter{600};
 
 /// Holds a run directory for one process, on any file system whose renames and links are atomic; no
@@ -21,7 +23,8 @@ inline constexpr std::chrono::seconds kLockStaleAfter{600};
 /// An owner on this machine is dead when its pid is, or belongs to a process that started at
 /// another time; one elsewhere (another host, boot or container) when it has not touched the lock
 /// for `stale_after` by the file server's clock, or when it is an earlier start of this very Slurm
-/// job.
+/// job. A thread of the owner touches it all the time: loading a model, a step or a checkpoint may
+/// take longer than that.
 class RunLock {
  public:
   /// Throws UsageError naming host and pid while a live process holds the directory; DiskError when
@@ -33,9 +36,8 @@ class RunLock {
   RunLock(RunLock&& other) noexcept;
   RunLock& operator=(RunLock&& other) noexcept;
 
-  /// Says "still alive" to other machines; call it well within `stale_after`. Throws UsageError
-  /// when another process has taken the directory meanwhile (this one was stopped for too long) and
-  /// DiskError when the lock can't be reached.
+  /// Says "still alive" at once. Throws UsageError when another process has taken the directory
+  /// meanwhile (this one was stopped for too long) and DiskError when the lock can't be reached.
   void touch();
 
  private:
@@ -44,6 +46,8 @@ class RunLock {
   std::filesystem::path folder_;
   std::int64_t generation_ = 0;  ///< 0: holds nothing
   std::int64_t owner_pid_ = 0;
+  class Keeper;
+  std::unique_ptr<Keeper> keeper_;
 };
 
 }  // namespace fbi::checkpoint

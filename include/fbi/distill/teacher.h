@@ -58,6 +58,6 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
 /// The checks alone: the teacher's architecture; no weights are read.
 config::ModelConfig check_teacher(const config::TeacherConfig& teacher,
                                   const config::ModelConfig& student,
-                                  const config::TrainConfig& train);
+                                  const config::TrainConfig& train, bool shard);
 
 }  // namespace fbi::distill

@@ -31,10 +31,10 @@ bool has_gloo();
 /// rank gives make_single_rank(). Collectives run in the background until wait(); they throw
 /// PeerError when a rank is gone (at once), gives no sign of life (after 20 seconds), or lives and
 /// does not come (after `timeout`). Throws UsageError on every rank, within start_timeout, when the
-/// port is in use, rank 0 can't be reached, ranks are missing or there twice, or they disagree in
-/// world size or in `must_agree`; the odd one is named. PeerError when a rank is lost while the
-/// connections are made. From here on the process ignores SIGPIPE, unless it handles it: writing to
-/// a lost rank must be an error, not its end.
+/// port is in use, ranks are there twice, or they disagree in world size or in `must_agree`; the
+/// odd one is named. PeerError when ranks, or rank 0, have not come in that time, or one is lost
+/// while the connections are made. From here on the process ignores SIGPIPE, unless it handles it:
+/// writing to a lost rank must be an error, not its end.
 std::unique_ptr<Communicator> make_gloo_group(const Rendezvous& rendezvous,
                                               const ProcessGroupOptions& options = {});
 

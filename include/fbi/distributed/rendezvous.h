@@ -20,6 +20,7 @@ struct Rendezvous {
   int local_rank = 0;       ///< counted on this machine: picks the GPU
   std::string master_addr;  ///< host of rank 0; "" when world_size is 1 and nothing named one
   int master_port = 0;      ///< 0 when world_size is 1 and nothing named one
+  std::string attempt;      ///< tells starts apart that find one store; "": each has its own
   std::string source;       ///< "flags" | "environment" | "slurm" | "openmpi" | "one rank"
 };
 
@@ -29,7 +30,7 @@ using Environment = std::map<std::string, std::string>;
 Environment current_environment();
 
 /// Rank and world size, from the first that tells both: flags; RANK, WORLD_SIZE, LOCAL_RANK
-/// (torchrun's names); a task of a Slurm step; Open MPI's OMPI_COMM_WORLD_*; else one rank. What an
+/// (torchrun's names); Open MPI's OMPI_COMM_WORLD_*; a task of a Slurm step; else one rank. What an
 /// earlier source leaves open comes from the next, and flags must agree with the source below them.
 /// MASTER_ADDR and MASTER_PORT count everywhere; without them Slurm's first node serves, or
 /// 127.0.0.1 when all ranks are on this machine. A pure function. Throws UsageError, with all

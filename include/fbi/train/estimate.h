@@ -133,7 +133,8 @@ std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& conf
 
 /// The teacher that objective.distill > 0 needs, from the folder that teacher.path names; nullopt
 /// without distillation. Throws what distill::check_teacher throws; no weights are read.
-std::optional<TeacherPlan> stored_teacher(const config::RunConfig& config, Processor processor);
+std::optional<TeacherPlan> stored_teacher(const config::RunConfig& config, int world_size,
+                                          Processor processor);
 
 /// Sections of a report for people: a name in the first column, lines that end with a newline.
 std::string model_report(const config::ModelConfig& model);

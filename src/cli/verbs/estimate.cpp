@@ -70,7 +70,7 @@ struct Teacher {
 };
 
 /// --teacher, else the folder that the configuration names.
-Teacher find_teacher(const Arguments& arguments, const config::RunConfig& config) {
+Teacher find_teacher(const Arguments& arguments, const config::RunConfig& config, int gpus) {
   if (config.objective.distill == 0) return {};
   if (arguments.has("teacher")) {
     const std::string file = arguments.text("teacher");
@@ -84,7 +84,8 @@ Teacher find_teacher(const Arguments& arguments, const config::RunConfig& config
                " is not on this machine; name a file with its architecture: --teacher FILE "
                "(its config.json, or a run configuration of the same shape, e.g. configs/7b.json "
                "for Llama-2-7B)"));
-  return {train::stored_teacher(config, train::planned_processor(config)), config.teacher.path};
+  return {train::stored_teacher(config, gpus, train::planned_processor(config)),
+          config.teacher.path};
 }
 
 /// Tokens per second of all GPUs together, as assumed on the command line; 0: nothing was.
@@ -245,7 +246,7 @@ int run_estimate(const Arguments& arguments) {
   load.overrides = arguments.list("set");
   load.world_size = gpus;
   const auto config = config::load_run_config(arguments.text("config"), load);
-  const Teacher teacher = find_teacher(arguments, config);
+  const Teacher teacher = find_teacher(arguments, config, static_cast<int>(gpus));
   const Estimate estimate = train::estimate(config, teacher.plan, static_cast<int>(gpus),
                                             train::planned_processor(config));
   const Fit fit = check_fit(arguments, config, teacher.plan, estimate);

@@ -53,7 +53,7 @@ int run_perplexity(const Arguments& arguments) {
   refuse_packed_options(arguments);
   const RanksOfVerb ranks(arguments);
   return ranks.run([&] {
-    const auto loaded = load_model(arguments, ranks.rendezvous.local_rank);
+    const auto loaded = load_model(arguments, *ranks.communicator, ranks.rendezvous.local_rank);
     const auto windows = windows_for(arguments, loaded);
     const auto measure = [&](const eval::PerplexityOptions& options) {
       return train::perplexity(*ranks.communicator, *loaded.model, windows, options);
@@ -145,7 +145,7 @@ int answer_choices(const Arguments& arguments, const RanksOfVerb& ranks) {
   }
   if (ranks.prints() && arguments.has("samples"))
     check_output(arguments, "samples", {"tokenizer"}, task_files(arguments));
-  const auto loaded = load_model(arguments, ranks.rendezvous.local_rank);
+  const auto loaded = load_model(arguments, *ranks.communicator, ranks.rendezvous.local_rank);
   const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
   eval::ChoiceOptions options;
   options.batch = arguments.integer("batch");

@@ -82,7 +82,8 @@ Verb train_verb() {
             "train a model: distil a 1-bit student, or train a dense one",
             "Trains as the configuration says and writes everything to the run directory: "
             "config.json, metrics.jsonl, train.log and "
-            "checkpoints/. Stopping it (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2) saves a checkpoint and "
+            "checkpoints/. Stopping it (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2) saves a "
+            "checkpoint and "
             "exits with 75; --resume auto continues bit for bit, "
             "also after a crash. model.binarize=none trains a dense model, e.g. a teacher.",
             "",
