@@ -70,7 +70,8 @@ class Faults(unittest.TestCase):
         command = [PROGRAM, "launch", "--nproc", "2", "--grace-seconds", str(grace), "--output", "all", "--", "train", "--config", "config.json",
                    "--run-dir", run_dir, "--set", ENDLESS, *words]
         output = tempfile.TemporaryFile("w+")
-        process = subprocess.Popen(command, cwd=WORK, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(command, cwd=WORK, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # nohup ignores it
         self.addCleanup(output.close)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
@@ -182,11 +183,13 @@ class Launched(Faults):
         self.end(process, pids, output)
 
     def test_a_signal_reaches_all(self):
-        process, pids, output = self.start_launch("launched-signal")
-        process.send_signal(signal.SIGUSR1)
-        code, text = self.end(process, pids, output)
-        self.assertEqual(code, 75, text)
-        self.assertIn("stopped by signal 10", text)
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            with self.subTest(number.name):
+                process, pids, output = self.start_launch(f"launched-{number.name}")
+                process.send_signal(number)
+                code, text = self.end(process, pids, output)
+                self.assertEqual(code, 75, text)
+                self.assertIn(f"stopped by signal {number.value}", text)
 
 
 class Signalled(Faults):

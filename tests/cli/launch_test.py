@@ -148,7 +148,8 @@ class End(unittest.TestCase):
 
 class Signals(unittest.TestCase):
     def start(self, ranks, script):
-        process = subprocess.Popen(command(ranks, script, "--output", "all"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command(ranks, script, "--output", "all"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # nohup ignores it
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.stderr.close)
         self.addCleanup(process.wait)
@@ -157,7 +158,7 @@ class Signals(unittest.TestCase):
         return process, pids
 
     def test_are_passed_on(self):
-        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             with self.subTest(number.name):
                 process, _ = self.start(3, f"trap 'echo got it; exit 75' {number.name[3:]}; echo $$; while :; do sleep 0.01; done")
                 process.send_signal(number)
