@@ -109,7 +109,13 @@ void require_newest_of_run(const RunPaths& paths, const fs::path& checkpoint) {
 
 fs::path read_origin(const RunPaths& paths) {
   const std::string text = read_file(paths.origin());
-  return text.substr(0, text.find('\n'));
+  const fs::path origin = text.substr(0, text.find('\n'));
+  if (!fs::exists(origin))
+    throw CheckpointError(concat(
+        paths.root.string(), " has no checkpoint of its own, and ", origin.string(),
+        ", from which it branched off (", paths.origin().filename().string(),
+        "), is not there: put that back, or give another checkpoint of that run to --resume"));
+  return origin;
 }
 
 void require_suitable(const RunPaths& paths, const Resume& resume) {

@@ -50,6 +50,7 @@ bool asks_for_help(const std::vector<std::string>& words) {
 /// absent.
 bool is_lack_of_memory(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error)) return true;
+  if (dynamic_cast<const PeerError*>(&error)) return false;  // it tells of another rank's
   const std::string_view text = error.what();
   return text.find("can't allocate memory") != text.npos ||
          text.find("CUDA out of memory") != text.npos;

@@ -18,7 +18,7 @@ std::vector<Option> rank_options();
 distributed::Rendezvous discover_rank(const Arguments& arguments);
 
 /// Joins the other ranks; they must have the same configuration and program. Throws UsageError
-/// where that fails.
+/// where they do not fit together, PeerError where some do not come.
 std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous,
                                                       const config::RunConfig& config);
 /// Joins the other ranks of a verb without a configuration: by --device, with otherwise the same

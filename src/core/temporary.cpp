@@ -45,19 +45,21 @@ fs::path own_temporary(const fs::path& prefix) {
   return path;
 }
 
-fs::path renamable_folder(const fs::path& path) {
-  fs::path plain = fs::absolute(path).lexically_normal();
-  if (!plain.has_filename()) plain = plain.parent_path();
+fs::path plain_path(const fs::path& path) {
+  const fs::path plain = fs::absolute(path).lexically_normal();
+  return plain.has_filename() ? plain : plain.parent_path();
+}
+
+void require_renamable(const fs::path& path) {
   std::error_code ignored;
-  if (fs::is_symlink(plain, ignored))
-    throw UsageError(concat(plain.string(), " is a link; name the folder that is to be made"));
+  if (fs::is_symlink(path, ignored))
+    throw UsageError(concat(path.string(), " is a link; name the folder that is to be made"));
   struct stat own, parent;
-  if (stat(plain.c_str(), &own) == 0 && stat(plain.parent_path().c_str(), &parent) == 0 &&
+  if (stat(path.c_str(), &own) == 0 && stat(path.parent_path().c_str(), &parent) == 0 &&
       own.st_dev != parent.st_dev && S_ISDIR(own.st_mode)) {
-    throw UsageError(concat(plain.string(),
+    throw UsageError(concat(path.string(),
                             " is where a disk is mounted; name a folder inside it, which is made"));
   }
-  return plain;
 }
 
 bool has_live_owner(std::string_view name) {

@@ -257,7 +257,7 @@ bool holds_something(const fs::path& folder) {
 PrepareResult prepare(const PrepareOptions& options, ParallelFor& parallel,
                       const Progress& progress) {
   check(options);
-  const fs::path output = renamable_folder(options.output);
+  const fs::path output = plain_path(options.output);
   PrepareResult result;
   std::unique_ptr<text::Tokenizer> tokenizer;
   if (!options.tokenizer.empty()) {
@@ -267,6 +267,7 @@ PrepareResult prepare(const PrepareOptions& options, ParallelFor& parallel,
   result.vocab_size = tokenizer ? tokenizer->vocab_size() : options.vocab_size;
   const nlohmann::json identity = dataset_identity(options, result, tokenizer.get(), progress);
   if (holds_something(output)) return read_prepared(output, identity);
+  require_renamable(output);
 
   PartialFolder folder(output);
   Preparation(options, tokenizer.get(), result, folder.path(), parallel, progress).run(result);

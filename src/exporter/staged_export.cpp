@@ -29,7 +29,8 @@ void refuse_used_target(const fs::path& target) {
 StagedExport::Impl::Impl(const fs::path& requested) {
   if (requested.empty()) throw UsageError("the export has no target folder");
   try {
-    target = report.directory = renamable_folder(requested);
+    target = report.directory = plain_path(requested);
+    require_renamable(target);
     refuse_used_target(target);
     const fs::path prefix = target.parent_path() / (".tmp-" + target.filename().string());
     remove_dead_temporaries(prefix);

@@ -196,20 +196,20 @@ std::unique_ptr<CheckpointReader> open_first_valid(const std::vector<fs::path>& 
        " is usable; the newest: ", first_reason);
 }
 
-std::unique_ptr<CheckpointReader> open_newest_checkpoint(const fs::path& checkpoints) {
-  return open_first_valid(list_checkpoints(checkpoints), [](const fs::path& folder) {
-    return std::make_unique<CheckpointReader>(folder);
-  });
+std::vector<fs::path> checkpoints_of(const fs::path& path) {
+  if (fs::exists(path / kManifestFile)) return {path};
+  const fs::path checkpoints = path / "checkpoints";
+  // A run writes environment.json when it begins, checkpoints/ with its first checkpoint.
+  if (!fs::is_directory(checkpoints) && !fs::exists(path / "environment.json")) return {};
+  auto all = list_checkpoints(checkpoints);
+  if (all.empty()) fail(path.string(), ": the run has no checkpoint yet");
+  return all;
 }
 
 std::unique_ptr<CheckpointReader> open_checkpoint_of(const fs::path& path) {
-  if (fs::exists(path / kManifestFile)) return std::make_unique<CheckpointReader>(path);
-  const fs::path checkpoints = path / "checkpoints";
-  // A run writes environment.json when it begins, checkpoints/ with its first checkpoint.
-  if (!fs::is_directory(checkpoints) && !fs::exists(path / "environment.json")) return nullptr;
-  auto newest = open_newest_checkpoint(checkpoints);
-  if (!newest) fail(path.string(), ": the run has no checkpoint yet");
-  return newest;
+  return open_first_valid(checkpoints_of(path), [](const fs::path& folder) {
+    return std::make_unique<CheckpointReader>(folder);
+  });
 }
 
 }  // namespace fbi::formats

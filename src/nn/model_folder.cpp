@@ -20,23 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-ModelFolder open_checkpoint(std::unique_ptr<formats::CheckpointReader> reader) {
-  ModelFolder folder;
-  folder.path = reader->path();
-  folder.kind = "checkpoint";
-  const std::string place = (reader->path() / "manifest.json").string();
-  const auto state =
-      nlohmann::json::parse(reader->manifest().state_json, nullptr, /*allow_exceptions=*/false);
-  if (!state.is_object() || !state.contains("config"))
-    throw CheckpointError(
-        concat(place, ": state.config is missing; this is no checkpoint of a training run"));
-  folder.run_config_json = state["config"].dump();
-  folder.config = config::parse_run_config(folder.run_config_json, place, folder.path).model;
-  folder.tokenizer = find_tokenizer(folder.path);
-  folder.weights = stored_weights(formats::checkpoint_source(std::move(reader)));
-  return folder;
-}
-
 /// [1, I], [O, 1] or []: the shape of a scale tells the pattern that a native export was trained
 /// with.
 config::Binarize pattern_of(const formats::TensorView& scale) {
@@ -109,6 +92,23 @@ at::ScalarType torch_dtype(formats::DType dtype) {
   return at::kFloat;
 }
 
+ModelFolder model_of_checkpoint(std::unique_ptr<formats::CheckpointReader> reader) {
+  ModelFolder folder;
+  folder.path = reader->path();
+  folder.kind = "checkpoint";
+  const std::string place = (reader->path() / "manifest.json").string();
+  const auto state =
+      nlohmann::json::parse(reader->manifest().state_json, nullptr, /*allow_exceptions=*/false);
+  if (!state.is_object() || !state.contains("config"))
+    throw CheckpointError(
+        concat(place, ": state.config is missing; this is no checkpoint of a training run"));
+  folder.run_config_json = state["config"].dump();
+  folder.config = config::parse_run_config(folder.run_config_json, place, folder.path).model;
+  folder.tokenizer = find_tokenizer(folder.path);
+  folder.weights = stored_weights(formats::checkpoint_source(std::move(reader)));
+  return folder;
+}
+
 ModelFolder open_model_folder(const fs::path& path) {
   if (!fs::is_directory(path))
     throw DataError(
@@ -118,7 +118,7 @@ ModelFolder open_model_folder(const fs::path& path) {
                                           path.string(), " --local-dir ", path.string())
                                  : ""));
   if (auto checkpoint = formats::open_checkpoint_of(path))
-    return open_checkpoint(std::move(checkpoint));
+    return model_of_checkpoint(std::move(checkpoint));
   if (!fs::exists(path / "config.json"))
     throw DataError(concat(path.string(),
                            " holds no model: neither config.json with safetensors, nor "

@@ -24,6 +24,7 @@
 #include "support/child_process.h"
 #include "support/entries.h"
 #include "support/expect_error.h"
+#include "support/newest_checkpoint.h"
 #include "support/temp_dir.h"
 
 namespace fbi::checkpoint {
@@ -136,7 +137,7 @@ TEST(CommitCheckpoint, TamperingFallsBackToTheOneBefore) {
   std::string bytes = read_file(shard);
   bytes.back() ^= 1;
   write_file(shard, bytes);
-  const auto newest = formats::open_newest_checkpoint(root.path());
+  const auto newest = test::open_newest_checkpoint(root.path());
   EXPECT_EQ(newest->manifest().step, 1);
   EXPECT_TRUE(at::equal(CheckpointTensors(*newest).load("t"), at::full({64}, 1)));
 }
@@ -188,9 +189,9 @@ TEST(CommitCheckpoint, AFullDiskLeavesTheOneBeforeAndNoRest) {
     EXPECT_EQ(WEXITSTATUS(child.wait()), 42) << limit;
     EXPECT_THAT(entries(root.path()), ElementsAre("step-00000001")) << limit;
   }
-  EXPECT_EQ(formats::open_newest_checkpoint(root.path())->manifest().step, 1);
+  EXPECT_EQ(test::open_newest_checkpoint(root.path())->manifest().step, 1);
   commit(root.path(), 2, {{"t", at::full({4}, 2)}});
-  EXPECT_EQ(formats::open_newest_checkpoint(root.path())->manifest().step, 2);
+  EXPECT_EQ(test::open_newest_checkpoint(root.path())->manifest().step, 2);
 }
 
 /// [rows, 3] with different values everywhere.

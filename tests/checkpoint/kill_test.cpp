@@ -18,6 +18,7 @@
 #include "fbi/checkpoint/checkpoint_tensors.h"
 #include "fbi/checkpoint/commit.h"
 #include "support/child_process.h"
+#include "support/newest_checkpoint.h"
 #include "support/temp_dir.h"
 
 namespace {
@@ -97,7 +98,7 @@ void commit_all(const fs::path& root, std::int64_t& done) {
 
 void check_newest(const fs::path& root, std::int64_t done) {
   remove_temporaries(root);
-  const auto newest = formats::open_newest_checkpoint(root);
+  const auto newest = test::open_newest_checkpoint(root);
   if (!newest) {
     EXPECT_EQ(done, 0);
     return;

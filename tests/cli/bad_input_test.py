@@ -321,6 +321,11 @@ class BadInput(unittest.TestCase):
         self.refused(3, ["stories.txt: not a token shard", "make shards", "fbi-llm prepare"], {"data.paths": "stories.txt"})
         self.refused(3, ["org/name is not a folder", "hf download org/name --local-dir org/name"], {**DISTILL, "teacher.path": "org/name"})
 
+    def test_logits_of_a_sample_as_long_as_the_model_reads(self):
+        write_lines("longest.jsonl", [[1] + [5] * 64])
+        logits = run("eval", "logits", "--model", "hf", "--tokens", "longest.jsonl", "--out", "longest.safetensors")
+        self.assertIn("logits [1, 65, 320]", logits)
+
     def test_packed_texts(self):
         (WORK / "packed.txt").write_bytes(gzip.compress((WORK / "stories.txt").read_bytes()))
         for words in (("tokenizer", "train", "packed.txt", "--vocab-size", VOCAB, "--out", "x"),

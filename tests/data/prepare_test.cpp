@@ -375,6 +375,12 @@ TEST_F(Prepare, ALinkIsNoOutput) {
   std::filesystem::create_directory(folder_ / "elsewhere");
   std::filesystem::create_directory_symlink(folder_ / "elsewhere", options_.output);
   expect_error<UsageError>([&] { run(); }, "out is a link");
+  // But what is there already may lie anywhere.
+  const auto link = options_.output;
+  options_.output = folder_ / "elsewhere";
+  run();
+  options_.output = link;
+  EXPECT_TRUE(run().already_done);
 }
 
 TEST_F(Prepare, ADocumentWithoutSeparatorIsRefusedWhenHuge) {

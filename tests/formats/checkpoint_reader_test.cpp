@@ -9,6 +9,7 @@
 #include "fbi/core/log.h"
 #include "formats/tensors.h"
 #include "support/expect_error.h"
+#include "support/newest_checkpoint.h"
 #include "support/temp_dir.h"
 
 namespace fbi::formats {
@@ -178,13 +179,12 @@ TEST_F(Checkpoints, FolderNameAndStepMustAgree) {
   EXPECT_EQ(CheckpointReader(folder_ / "best").manifest().step, 1);
 }
 
-TEST_F(Checkpoints, OpensTheNewest) {
-  EXPECT_EQ(open_newest_checkpoint(folder_.path()), nullptr);
-  EXPECT_EQ(open_newest_checkpoint(folder_ / "absent"), nullptr);
-  write_checkpoint(1);
-  write_checkpoint(2);
+TEST_F(Checkpoints, TheNewestIsTheFirstOfTheList) {
+  EXPECT_TRUE(list_checkpoints(folder_.path()).empty());
+  EXPECT_TRUE(list_checkpoints(folder_ / "absent").empty());
+  const fs::path first = write_checkpoint(1), second = write_checkpoint(2);
   fs::rename(write_checkpoint(3), folder_ / ".tmp-step-00000003");
-  EXPECT_EQ(open_newest_checkpoint(folder_.path())->manifest().step, 2);
+  EXPECT_EQ(list_checkpoints(folder_.path()), (std::vector<fs::path>{second, first}));
 }
 
 TEST_F(Checkpoints, OpensTheOneThatAPathIsOrWhoseRunItIs) {
@@ -216,7 +216,7 @@ TEST_F(Checkpoints, FallsBackToTheOneBeforeAndSaysSo) {
   const fs::path broken = write_checkpoint(2) / "1.safetensors";
   flip_bit(broken, fs::file_size(broken) - 1);
   fs::remove(write_checkpoint(3) / "manifest.json");
-  const auto reader = open_newest_checkpoint(folder_.path());
+  const auto reader = test::open_newest_checkpoint(folder_.path());
   EXPECT_EQ(reader->manifest().step, 1);
   EXPECT_EQ(float_values(reader->at("a")), (std::vector<float>{1}));
   const std::string text = read_file(log_file);
@@ -225,7 +225,7 @@ TEST_F(Checkpoints, FallsBackToTheOneBeforeAndSaysSo) {
   EXPECT_THAT(text, testing::HasSubstr("step-00000003"));
 
   fs::remove(folder_ / "step-00000001" / "1.safetensors");
-  expect_error<CheckpointError>([&] { open_newest_checkpoint(folder_.path()); },
+  expect_error<CheckpointError>([&] { test::open_newest_checkpoint(folder_.path()); },
                                 "none of the 3 checkpoints", folder_.path().string(),
                                 "step-00000003");
   log::reset();

@@ -128,6 +128,10 @@ TEST_F(Run, ThatBranchesOffHasItsBeginning) {
   fs::remove_all(runs_.path("branch") / "checkpoints");
   crash(checkpoint);
   fs::remove_all(runs_.path("branch") / "checkpoints");
+  fs::rename(checkpoint, checkpoint + "-elsewhere");
+  test::expect_error<CheckpointError>([&] { runs_.run(config_, "branch", "auto"); },
+                                      "no checkpoint of its own", checkpoint, "branched-from.txt");
+  fs::rename(checkpoint + "-elsewhere", checkpoint);
   EXPECT_EQ(runs_.run(config_, "branch", "auto"), RunOutcome::kFinished);
   EXPECT_EQ(end_of(runs_.path("branch")), end_);
 }

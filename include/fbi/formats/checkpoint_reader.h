@@ -77,11 +77,12 @@ using OpenCheckpoint =
 std::unique_ptr<CheckpointReader> open_first_valid(
     const std::vector<std::filesystem::path>& folders, const OpenCheckpoint& open);
 
-/// The newest valid one of all checkpoints below `checkpoints`, every byte of it compared.
-std::unique_ptr<CheckpointReader> open_newest_checkpoint(const std::filesystem::path& checkpoints);
+/// The checkpoint that `path` is, or those of the run directory that it is, newest first; none when
+/// it is neither. Nothing is opened. CheckpointError when the run has none yet.
+std::vector<std::filesystem::path> checkpoints_of(const std::filesystem::path& path);
 
-/// Opens the checkpoint that `path` is, or the newest valid one of the run directory that it is;
-/// nullptr when it is neither. CheckpointError when it is unusable, or the run has none yet.
+/// The first valid one of checkpoints_of, every byte of it compared; nullptr when there is none.
+/// CheckpointError when none is usable, or the run has none yet.
 std::unique_ptr<CheckpointReader> open_checkpoint_of(const std::filesystem::path& path);
 
 }  // namespace fbi::formats

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "fbi/config/run_config.h"
+#include "fbi/formats/checkpoint_reader.h"
 #include "fbi/formats/tensor_view.h"
 #include "fbi/nn/weights.h"
 
@@ -29,6 +30,9 @@ struct ModelFolder {
 /// Throws DataError (no model there, unreadable, architecture not implemented), UsageError (a
 /// packed export, whose weights are not there) or CheckpointError (no valid checkpoint).
 ModelFolder open_model_folder(const std::filesystem::path& path);
+
+/// The model of a checkpoint that is open.
+ModelFolder model_of_checkpoint(std::unique_ptr<formats::CheckpointReader> reader);
 
 /// The tokenizer file that belongs to the model in `path`, of any of those forms: beside its files,
 /// or that of a checkpoint's run. Empty when there is none.

@@ -81,7 +81,8 @@ int run_logits(const Arguments& arguments) {
   const auto loaded = load_model(arguments);
   const auto windows = windows_for(arguments, loaded);
   const std::int64_t vocab = loaded.model->vocab_size(), length = windows.length;
-  if (length > loaded.model->max_position())
+  // A sample has one id more than positions were trained.
+  if (length - 1 > loaded.model->max_position())
     throw UsageError(concat("windows of ", length, " tokens, but the model has ",
                             loaded.model->max_position(), " positions; give a smaller --seq-len"));
   const std::int64_t count = max_windows > 0 ? std::min(windows.count, max_windows) : windows.count;
