@@ -15,6 +15,7 @@
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
 #include "fbi/core/system.h"
+#include "fbi/core/temporary.h"
 #include "fbi/formats/checkpoint_reader.h"
 
 namespace fbi::checkpoint {
@@ -78,14 +79,8 @@ bool same_folder(const fs::path& one, const fs::path& other) {
   return fs::equivalent(one, other, error) && !error;
 }
 
-/// Without a slash at the end.
-fs::path normal(const fs::path& folder) {
-  return folder.has_filename() ? folder : folder.parent_path();
-}
-
 bool is_of_run(const RunPaths& paths, const fs::path& checkpoint) {
-  const fs::path folder = normal(checkpoint).parent_path();
-  return same_folder(folder.empty() ? "." : folder, paths.checkpoints());
+  return same_folder(plain_path(checkpoint).parent_path(), paths.checkpoints());
 }
 
 /// A run continues from one of its own checkpoints only if that is its newest; later ones would
@@ -100,7 +95,7 @@ void require_newest_of_run(const RunPaths& paths, const fs::path& checkpoint) {
         concat("run directory ", run, " holds another run than ", checkpoint.string(),
                ": continue in a new run directory, or continue this one by --resume auto"));
   }
-  if (!same_folder(all.front(), normal(checkpoint))) {
+  if (!same_folder(all.front(), checkpoint)) {
     throw UsageError(concat("run directory ", run, " holds later checkpoints than ",
                             checkpoint.string(), " (", all.front().filename().string(),
                             "): move them away, or continue in a new run directory"));

@@ -27,10 +27,10 @@ struct LaunchOptions {
 
 /// Runs this machine's ranks and returns the exit code of the whole. Each rank gets RANK,
 /// WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT and, unless it is set, its share of the
-/// processors as OMP_NUM_THREADS; standard input is empty. stop_signals() are passed on; a
-/// second SIGINT kills the ranks. Once a rank has ended with another code
-/// than 0 or 75, the others get SIGTERM and after `grace` SIGKILL; when this process dies, however,
-/// they get SIGKILL from the kernel. Throws UsageError when the program can't be executed.
+/// processors as OMP_NUM_THREADS; standard input is empty. stop_signals() are passed on; a second
+/// SIGINT kills the ranks. Once a rank has ended with another code than 0 or 75, the others get
+/// SIGTERM and after `grace` SIGKILL; when this process dies, however, they get SIGKILL from the
+/// kernel. Throws UsageError when the program can't be executed.
 int launch_ranks(const LaunchOptions& options);
 
 /// How a rank ended, in the order of time.

@@ -1,6 +1,5 @@
 #include "data/dataset_file.h"
 
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "data/documents.h"
@@ -79,8 +78,6 @@ std::string differences(const Json& a, const Json& b) {
 Json dataset_identity(const PrepareOptions& options, const PrepareResult& facts,
                       const text::Tokenizer* tokenizer, const Progress& progress) {
   const char* formats[] = {"by name", "jsonl", "text"};
-  const bool any_text = std::ranges::any_of(
-      options.inputs, [&](const auto& input) { return !is_json_lines(options, input); });
   Json tokenizer_facts = {{"xxh3_128", facts.tokenizer_hash}, {"vocab_size", facts.vocab_size}};
   if (tokenizer) {  // a file beside that of the hash may name these
     tokenizer_facts["bos_id"] = tokenizer->bos_id();
@@ -95,7 +92,7 @@ Json dataset_identity(const PrepareOptions& options, const PrepareResult& facts,
           {"options",
            {{"format", formats[static_cast<int>(options.format)]},
             {"field", options.field},
-            {"separator", any_text ? options.separator : ""},
+            {"separator", any_text(options) ? options.separator : ""},
             {"seq_len", options.seq_len},
             {"valid_fraction", options.valid_fraction},
             {"seed", options.valid_fraction > 0 ? options.seed : 0},

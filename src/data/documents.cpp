@@ -1,5 +1,7 @@
 #include "data/documents.h"
 
+#include <algorithm>
+
 #include "data/token_line.h"
 #include "fbi/core/error.h"
 #include "fbi/text/plain_text.h"
@@ -83,6 +85,11 @@ bool DocumentCutter::next_text(RawDocument& document) {
 bool is_json_lines(const PrepareOptions& options, const std::filesystem::path& input) {
   if (options.format != InputFormat::kByName) return options.format == InputFormat::kJsonLines;
   return input.extension() == ".jsonl" || input.extension() == ".json";
+}
+
+bool any_text(const PrepareOptions& options) {
+  return !std::ranges::all_of(options.inputs,
+                              [&](const auto& input) { return is_json_lines(options, input); });
 }
 
 std::vector<std::int32_t> document_ids(const RawDocument& document,

@@ -36,6 +36,8 @@ class DocumentCutter {
 
 /// Whether `input` is read as JSON lines.
 bool is_json_lines(const PrepareOptions& options, const std::filesystem::path& input);
+/// Whether some input is read as text.
+bool any_text(const PrepareOptions& options);
 
 /// The ids that a document contributes. Throws DataError naming file and line or document.
 /// `tokenizer` may be null for token_ids.

@@ -3,10 +3,11 @@
 #include <string_view>
 
 #include "fbi/core/file.h"
+#include "fbi/text/plain_text.h"
 
 namespace fbi::data {
 
-std::string_view text_of(const MappedFile& file);
+using text::text_of;
 
 /// Takes the pages of `part` of text_of(file) out of this process's memory, with those that its
 /// faults brought along; the next access maps them again. Without it a file larger than memory

@@ -29,12 +29,6 @@ constexpr std::int64_t kMaxSeqLen = std::int64_t{1} << 24;
 constexpr std::size_t kGroupBytes = 8u << 20;
 constexpr std::size_t kGroupDocuments = 4096;
 
-bool needs_tokenizer(const PrepareOptions& options) {
-  if (!options.field.empty()) return true;
-  return !std::ranges::all_of(options.inputs,
-                              [&](const fs::path& input) { return is_json_lines(options, input); });
-}
-
 bool any_json_lines(const PrepareOptions& options) {
   return std::any_of(options.inputs.begin(), options.inputs.end(),
                      [&](const fs::path& input) { return is_json_lines(options, input); });
@@ -91,7 +85,7 @@ void check(const PrepareOptions& options) {
          " is for JSON lines, but the input is read as text: leave it out");
   for (const auto& input : options.inputs) check_beginning(options, input);
   if (!options.tokenizer.empty()) return;
-  if (needs_tokenizer(options))
+  if (!options.field.empty() || any_text(options))
     fail("text input needs a tokenizer (tokenizer.model or tokenizer.json)");
   if (options.vocab_size < 1 || options.vocab_size >= kMaxVocabSize) {
     fail("token_ids without a tokenizer need vocab_size: expected 1 to ", kMaxVocabSize - 1,

@@ -44,12 +44,12 @@ void check_fit(const config::ModelConfig& teacher, const config::ModelConfig& st
 
 }  // namespace
 
-config::ModelConfig check_teacher(const config::TeacherConfig& teacher,
-                                  const config::ModelConfig& student,
-                                  const config::TrainConfig& train, bool shard) {
-  const auto folder = nn::open_model_folder(teacher.path);
+nn::ModelFolder check_teacher(const config::TeacherConfig& teacher,
+                              const config::ModelConfig& student, const config::TrainConfig& train,
+                              bool shard) {
+  auto folder = nn::open_model_folder(teacher.path);
   check_fit(folder.config, student, train, teacher, shard);
-  return folder.config;
+  return folder;
 }
 
 Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights,
@@ -141,8 +141,7 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
                                       const config::TrainConfig& train,
                                       distributed::Communicator& communicator, bool shard) {
   shard = shard && communicator.size() > 1;
-  const auto folder = nn::open_model_folder(teacher.path);
-  check_fit(folder.config, student, train, teacher, shard);
+  const auto folder = check_teacher(teacher, student, train, shard);
   const at::Device device = communicator.device();
   if (teacher.dtype == "fp8") ops::check_fp8(kFp8Teacher, device);
   const at::ScalarType stored = own_or_chosen(teacher.dtype, folder.stored_dtype, device);

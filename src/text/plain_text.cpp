@@ -27,6 +27,10 @@ bool holds_many_nuls(std::string_view text) {
 
 }  // namespace
 
+std::string_view text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
 void check_plain_text(std::string_view content, const std::filesystem::path& path) {
   constexpr std::size_t kLooked = 64 << 10;
   for (const OtherFormat& format : kOtherFormats) {

@@ -27,7 +27,7 @@ class LineIterator final : public sentencepiece::SentenceIterator {
   explicit LineIterator(const std::vector<std::filesystem::path>& inputs) {
     for (const auto& input : inputs) {
       files_.emplace_back(input);
-      check_plain_text(content(files_.back()), input);
+      check_plain_text(text_of(files_.back()), input);
     }
     Next();
   }
@@ -42,7 +42,7 @@ class LineIterator final : public sentencepiece::SentenceIterator {
           done_ = true;
           return;
         }
-        rest_ = without_byte_order_mark(content(files_[file_++]));
+        rest_ = without_byte_order_mark(text_of(files_[file_++]));
         continue;
       }
       const std::size_t end = rest_.find('\n');
@@ -58,9 +58,6 @@ class LineIterator final : public sentencepiece::SentenceIterator {
   }
 
  private:
-  static std::string_view content(const MappedFile& file) {
-    return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-  }
   static std::size_t part_length(std::string_view line) {
     if (line.size() <= kMaxSentenceBytes) return line.size();
     const std::size_t space = line.rfind(' ', kMaxSentenceBytes - 1);

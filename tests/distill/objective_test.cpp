@@ -181,7 +181,7 @@ TEST_F(Teacher, IsTheModelOfItsFolder) {
   const at::Tensor ids = at::zeros({1, 7}, at::kLong);
   EXPECT_TRUE(loaded->hidden_states(ids).equal(expected.hidden_states(ids)));
   for (const auto* slot : loaded->model().slots()) EXPECT_FALSE(slot->grad.defined());
-  EXPECT_EQ(check_teacher(teacher_, student_, train_, false).hidden_size, 12);
+  EXPECT_EQ(check_teacher(teacher_, student_, train_, false).config.hidden_size, 12);
 }
 
 TEST_F(Teacher, RunsInTheChosenDtype) {
@@ -257,7 +257,8 @@ TEST_F(Teacher, ThatIsBinarizedStaysWhole) {
   model_.binarize = config::Binarize::kColumn;
   teacher_.path = (folder_ / "bits").string();
   nn::write_model_folder(teacher_.path, model_, nn::random_model(model_, 4));
-  EXPECT_EQ(check_teacher(teacher_, student_, train_, false).binarize, config::Binarize::kColumn);
+  EXPECT_EQ(check_teacher(teacher_, student_, train_, false).config.binarize,
+            config::Binarize::kColumn);
   test::expect_error<UsageError>([&] { check_teacher(teacher_, student_, train_, true); },
                                  "parallel.shard_teacher", "bits is binarized already");
   teacher_.dtype = "fp8";

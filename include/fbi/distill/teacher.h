@@ -8,6 +8,7 @@
 #include "fbi/distributed/communicator.h"
 #include "fbi/distributed/row_exchange.h"
 #include "fbi/nn/llama.h"
+#include "fbi/nn/model_folder.h"
 #include "fbi/nn/weights.h"
 
 namespace fbi::distill {
@@ -55,9 +56,9 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
                                       const config::TrainConfig& train,
                                       distributed::Communicator& communicator, bool shard);
 
-/// The checks alone: the teacher's architecture; no weights are read.
-config::ModelConfig check_teacher(const config::TeacherConfig& teacher,
-                                  const config::ModelConfig& student,
-                                  const config::TrainConfig& train, bool shard);
+/// The checks alone, and the folder; no weights are read.
+nn::ModelFolder check_teacher(const config::TeacherConfig& teacher,
+                              const config::ModelConfig& student, const config::TrainConfig& train,
+                              bool shard);
 
 }  // namespace fbi::distill

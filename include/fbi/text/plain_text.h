@@ -3,7 +3,11 @@
 #include <filesystem>
 #include <string_view>
 
+#include "fbi/core/file.h"
+
 namespace fbi::text {
+
+std::string_view text_of(const MappedFile& file);
 
 /// Refuses content that is plainly another kind of file than text: packed ones and Parquet by their
 /// first bytes, UTF-16 and binary ones by many NUL bytes at the beginning. DataError naming `path`,
