@@ -231,7 +231,9 @@ libtorch() {
 libtorch_cuda() {
   local stamp want files=("$third_party/requirements-cuda.txt")
   [[ -n ${LIBTORCH_ROOT:-} ]] && return
-  if ! cuda_toolkit_is_13 "$(cuda_toolkit)" || ! have_library libnccl.so.2 || ! have_library libcudnn.so.9; then
+  # Of NCCL the version that LibTorch was built with: src/distributed/nccl_group.cpp.
+  if ! cuda_toolkit_is_13 "$(cuda_toolkit)" || ! have_library libcudnn.so.9 || ! have_library libnccl.so.2 ||
+    ! grep -qs 'define NCCL_MINOR 28' /usr/include/nccl.h "$(cuda_toolkit)/include/nccl.h"; then
     files+=("$third_party/requirements-cuda-toolkit.txt")
   fi
   done_before cuda "${files[@]}" && return

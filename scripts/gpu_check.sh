@@ -11,7 +11,7 @@
 #                    their own: it is 13 GB that are written and read, on disk and in memory
 #   --build DIR      where to build; build/gpu without it
 #   --report FILE    the report; DIR/gpu-report.md without it
-#   --libraries DIR  a folder made by `scripts/deps.sh --copy DIR` on a machine that has the libraries, or by --prefix DIR;
+#   --libraries DIR  a folder made by `scripts/deps.sh --benchmarks --copy DIR` on a machine that has the libraries, or by --prefix DIR;
 #                    .deps/debian without it, where there is one
 #
 # Installs nothing. Needs a GPU, the CUDA 13 toolkit, CMake, a compiler, and LibTorch 2.11: LIBTORCH_ROOT, else the one in .deps,
@@ -138,14 +138,15 @@ configure() {
   [[ -f $nccl/nccl.h ]] && export CMAKE_INCLUDE_PATH=$nccl${CMAKE_INCLUDE_PATH:+:$CMAKE_INCLUDE_PATH} # the one of this LibTorch
   if [[ ! -f $build/CMakeCache.txt ]] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
   part configure 120 cmake -S . -B "$build" "${generator[@]}" -DCMAKE_BUILD_TYPE=Release -DFBI_CUDA=ON -DFBI_EXAMPLES=OFF \
+    -DCMAKE_UNITY_BUILD=ON -DCMAKE_UNITY_BUILD_BATCH_SIZE=8 -DFBI_PRECOMPILE_HEADERS=ON \
     "-DCMAKE_CUDA_ARCHITECTURES=$(architecture)" ${LIBTORCH_ROOT:+"-DLIBTORCH_ROOT=$LIBTORCH_ROOT"}
 }
 
 # What compiles is built and tested, also where something else does not.
 build_all() {
-  local keep_going=-k targets=("${tests[@]}" fbi-llm fbi-run)
+  local keep_going=-k targets=("${tests[@]}" fbi-llm fbi-run unpack_share_bench)
   [[ -f $build/build.ninja ]] && keep_going=-k0
-  if cmake --build "$build" --target help 2>/dev/null | grep -w cuda_kernels_bench >/dev/null; then targets+=(cuda_kernels_bench unpack_share_bench); fi
+  if cmake --build "$build" --target help 2>/dev/null | grep -w cuda_kernels_bench >/dev/null; then targets+=(cuda_kernels_bench); fi
   part build 900 cmake --build "$build" -j "${FBI_JOBS:-$(default_jobs)}" --target "${targets[@]}" -- "$keep_going"
 }
 
@@ -169,10 +170,10 @@ kernel_bench() {
   if $quick; then options=(--benchmark_min_time=0.05); fi
   if [[ -x $build/bin/cuda_kernels_bench ]]; then
     part cuda_kernels_bench 180 "$build/bin/cuda_kernels_bench" "${options[@]}"
-    program unpack_share_bench 60 "$build/bin/unpack_share_bench"
   else
     left_out cuda_kernels_bench "Google Benchmark is not installed, or it was not built"
   fi
+  program unpack_share_bench 60 "$build/bin/unpack_share_bench"
 }
 
 # Random weights: the 1-bit runtime's tokens/s, and the share of the memory's bandwidth that it reaches.
@@ -223,7 +224,7 @@ configure
 ((failed)) && finish
 build_all
 for test in "${tests[@]}"; do program "$test" 240 "$build/bin/$test"; done
-training_benches
-inference_benches
 kernel_bench
+inference_benches
+training_benches
 finish

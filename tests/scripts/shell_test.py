@@ -168,7 +168,7 @@ class GpuCheck(unittest.TestCase):
         self.program("cmake", f"""case "$*" in
   *'--target help') ;;
   --build*) mkdir -p build/gpu/bin
-    for name in kernels_cuda_test train_gpu_test train_gpu_ranks_test infer_cuda_test nccl_test fbi-run; do
+    for name in kernels_cuda_test train_gpu_test train_gpu_ranks_test infer_cuda_test nccl_test unpack_share_bench fbi-run; do
       printf '#!/bin/sh\\n%s\\n' '{text}' >build/gpu/bin/$name; chmod +x build/gpu/bin/$name
     done ;;
   *) echo "$*" ;;

@@ -23,11 +23,13 @@ struct Dense {
   float* y;
 };
 
+/// Blocks of the same rows follow each other, token by token, so that a head that is larger than
+/// the second-level cache is read from memory once.
 template <class T>
 __global__ void __launch_bounds__(kThreads) dense_kernel(Dense args) {
   const unsigned lane = threadIdx.x % kWarp;
-  const std::int64_t first = (std::int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp) * kRows,
-                     columns = args.shape.columns, token = blockIdx.y;
+  const std::int64_t first = (std::int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp) * kRows,
+                     columns = args.shape.columns, token = blockIdx.x;
   if (first >= args.shape.rows) return;
   const std::byte* rows[kRows];
 #pragma unroll
@@ -114,7 +116,7 @@ void multiply_dense(const DenseMatrix& w, const ProductInput& input, std::int64_
   const auto kernel = w.storage == Storage::kFp32   ? dense_kernel<float>
                       : w.storage == Storage::kFp16 ? dense_kernel<__half>
                                                     : dense_kernel<std::int8_t>;
-  launch("multiply_dense", kernel, Grid{ceil_div(w.shape.rows, kWarps * kRows), tokens}, kThreads,
+  launch("multiply_dense", kernel, Grid{tokens, ceil_div(w.shape.rows, kWarps * kRows)}, kThreads,
          stream, dense);
 }
 
