@@ -1,20 +1,13 @@
 #include "fbi/exporter/packed.h"
 
 #include <string>
-#include <utility>
-#include <vector>
 
-#include "exporter/model_card.h"
-#include "exporter/model_files.h"
-#include "exporter/staged_export.h"
+#include "exporter/export_folder.h"
 #include "exporter/tensor_reader.h"
 #include "fbi/config/load.h"
 #include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
-#include "fbi/core/file.h"
-#include "fbi/formats/checksums.h"
 #include "fbi/kernels/binary_matrix.h"
-#include "fbi/text/hugging_face.h"
 
 namespace fbi::exporter {
 namespace {
@@ -26,34 +19,21 @@ std::string bits_name(const std::string& weight) {
   return concat(weight.substr(0, weight.size() - config::kLatentWeight.size()), config::kSignBits);
 }
 
-class PackedExporter {
+class PackedContent final : public FolderContent {
  public:
-  PackedExporter(const formats::ModelSource& source, const config::ModelConfig& model,
-                 DType dense_dtype)
-      : model_(model), dense_dtype_(dense_dtype), reader_(source, dense_dtype) {
-    config::resolve(model_);
-    tensors_ = model_tensors(model_);
+  PackedContent(const formats::ModelSource& source, const config::ModelConfig& model,
+                DType dense_dtype)
+      : dense_dtype_(dense_dtype), reader_(source, dense_dtype), tensors_(model_tensors(model)) {}
+
+  const std::vector<TensorSpec>& tensors() const override { return tensors_; }
+  formats::TensorView layout(const TensorSpec& tensor) const override {
+    if (tensor.role != Role::kLatent) return {tensor.name, dtype_of(tensor), tensor.shape, {}};
+    return {bits_name(tensor.name),
+            DType::kU8,
+            {tensor.shape[0], kernels::row_bytes(tensor.shape[1])},
+            {}};
   }
-
-  std::vector<formats::TensorView> layout() const {
-    std::vector<formats::TensorView> layout;
-    for (const TensorSpec& tensor : tensors_) {
-      if (tensor.role == Role::kLatent) {
-        layout.push_back({bits_name(tensor.name),
-                          DType::kU8,
-                          {tensor.shape[0], kernels::row_bytes(tensor.shape[1])},
-                          {}});
-      } else {
-        layout.push_back({tensor.name, dtype_of(tensor), tensor.shape, {}});
-      }
-    }
-    return layout;
-  }
-
-  const std::vector<TensorSpec>& tensors() const { return tensors_; }
-  const config::ModelConfig& model() const { return model_; }
-
-  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const {
+  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const override {
     if (tensor.role == Role::kLatent) return sign_bits(tensor, zeros);
     const DType dtype = dtype_of(tensor);
     std::vector<std::byte> bytes(
@@ -80,22 +60,10 @@ class PackedExporter {
     return bits;
   }
 
-  config::ModelConfig model_;
   DType dense_dtype_;
   TensorReader reader_;
   std::vector<TensorSpec> tensors_;
 };
-
-void write_tensors(const PackedExporter& exporter, StagedExport::Impl& staged,
-                   const ExportOptions& options) {
-  formats::TensorFolderWriter writer(staged.staging, exporter.layout(), options.max_shard_bytes);
-  for (const TensorSpec& tensor : exporter.tensors()) {
-    writer.write(exporter.encode(tensor, staged.report.zeros));
-    staged.wrote_tensor(tensor, exporter.tensors().size(), options);
-  }
-  writer.finish();
-  staged.wrote_all(writer.tensor_bytes());
-}
 
 }  // namespace
 
@@ -107,23 +75,10 @@ StagedExport export_packed(const formats::ModelSource& source, const config::Mod
     throw UsageError(concat(source.description(),
                             " is not binarized; there are no signs to pack, export it as hf"));
   }
-  const PackedExporter exporter(source, model, dense_dtype);
-  check_tokenizer_fits(options.tokenizer, exporter.model());
-  check_tensors(source, exporter.model());
-  auto staged = std::make_unique<StagedExport::Impl>(target);
-  write_tensors(exporter, *staged, options);
-  write_model_configuration(staged->staging, exporter.model(), dense_dtype,
-                            config::ModelName::kPacked);
-  if (options.tokenizer) {
-    staged->report.tokenizer_note = text::write_hugging_face_tokenizer(
-        *options.tokenizer, staged->staging, exporter.model().max_position_embeddings);
-  }
-  write_file(staged->staging / "README.md",
-             model_card_text(exporter.model(), ExportKind::kPacked, Folding{dense_dtype},
-                             options.card, staged->report));
-  formats::write_checksums(staged->staging);
-  staged->list_files();
-  return StagedExport(std::move(staged));
+  config::ModelConfig resolved = model;
+  config::resolve(resolved);
+  return export_folder(source, resolved, PackedContent(source, resolved, dense_dtype),
+                       ExportKind::kPacked, Folding{dense_dtype}, target, options);
 }
 
 }  // namespace fbi::exporter
