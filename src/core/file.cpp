@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -38,6 +39,25 @@ class InputDescriptor {
     if (S_ISDIR(info.st_mode)) fail("cannot read", EISDIR);
     if (!S_ISREG(info.st_mode)) throw DataError(concat(path_.string(), " is not a regular file"));
     return static_cast<std::uint64_t>(info.st_size);
+  }
+  bool is_pipe() const {
+    struct stat info = {};
+    return fstat(descriptor_, &info) == 0 && S_ISFIFO(info.st_mode);
+  }
+  /// Waits for what has not been written yet; a pipe that nobody writes to is empty.
+  std::string read_pipe(std::uint64_t max_bytes) const {
+    fcntl(descriptor_, F_SETFL, fcntl(descriptor_, F_GETFL) & ~O_NONBLOCK);
+    std::string text;
+    std::array<char, 1 << 16> part;
+    for (;;) {
+      const ssize_t count = read(descriptor_, part.data(), part.size());
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) fail("cannot read", errno);
+      if (count == 0) return text;
+      text.append(part.data(), static_cast<std::size_t>(count));
+      if (text.size() > max_bytes)
+        throw DataError(concat(path_.string(), ": expected at most ", max_bytes, " bytes"));
+    }
   }
   [[noreturn]] void fail(const char* action, int error) const {
     throw DataError(concat(action, " ", path_.string(), ": ", std::strerror(error)));
@@ -169,6 +189,7 @@ void write_file(const std::filesystem::path& path, std::string_view text) {
 
 std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
   const InputDescriptor input(path);
+  if (input.is_pipe()) return input.read_pipe(max_bytes);
   const std::uint64_t size = input.regular_file_size();
   if (size > max_bytes) {
     throw DataError(concat("cannot read ", path.string(), ": expected at most ", max_bytes,

@@ -15,6 +15,7 @@
 #include <sstream>
 #include <thread>
 
+#include "core/cgroup.h"
 #include "fbi/core/error.h"
 
 /// Of tcmalloc (gperftools/tcmalloc.h); null where another allocator serves.
@@ -22,14 +23,6 @@ extern "C" const char* tc_version(int* major, int* minor, const char** patch) __
 
 namespace fbi {
 namespace {
-
-// "max 100000" or "150000 100000": microseconds of processor time per period.
-int cgroup_processors() {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  double quota = 0, period = 0;
-  if (!(file >> quota >> period) || period <= 0) return 0;
-  return std::max(1, static_cast<int>(std::lround(quota / period)));
-}
 
 // The fields of /proc/PID/stat after the command, which may itself hold blanks and brackets: field
 // 3 (state) comes first.
@@ -48,7 +41,8 @@ int usable_processors() {
   int count = sched_getaffinity(0, sizeof set, &set) == 0
                   ? CPU_COUNT(&set)
                   : static_cast<int>(std::thread::hardware_concurrency());
-  if (const int quota = cgroup_processors(); quota > 0) count = std::min(count, quota);
+  if (const auto limit = cgroup_limits().processors)
+    count = std::min(count, static_cast<int>(std::lround(*limit)));
   return std::max(1, count);
 }
 
@@ -59,11 +53,11 @@ std::uint64_t resident_bytes() {
   return resident_pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-std::uint64_t physical_memory_bytes() {
+std::uint64_t usable_memory_bytes() {
   const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-  return pages > 0 && size > 0
-             ? static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(size)
-             : 0;
+  if (pages <= 0 || size <= 0) return 0;
+  const auto physical = static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(size);
+  return std::min(physical, cgroup_limits().memory_bytes.value_or(physical));
 }
 
 double process_cpu_seconds() {

@@ -9,7 +9,9 @@
 #include <cstring>
 #include <vector>
 
+#include "core/cgroup.h"
 #include "fbi/core/error.h"
+#include "fbi/core/file.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 
@@ -18,6 +20,41 @@ namespace {
 
 TEST(System, Processors) {
   EXPECT_GE(usable_processors(), 1);
+}
+
+/// Of a process three groups deep, in a system with both versions.
+TEST(Cgroup, TheSmallestLimitOnTheWayUpHolds) {
+  const test::TempDir folder;
+  const auto limits_of = [&](const std::string& groups) {
+    write_file(folder / "groups", groups);
+    return cgroup_limits(folder / "groups", folder.path());
+  };
+  const auto write = [&](const std::string& file, const std::string& text) {
+    std::filesystem::create_directories((folder / file).parent_path());
+    write_file(folder / file, text + "\n");
+  };
+  EXPECT_FALSE(limits_of("0::/a/b/c\n").processors);
+  EXPECT_FALSE(limits_of("0::/a/b/c\n").memory_bytes);
+  write("a/b/cpu.max", "150000 100000");
+  write("a/b/c/cpu.max", "max 100000");
+  write("a/cpu.max", "300000 100000");
+  write("a/memory.max", "max");
+  write("memory.max", "5000000000");
+  EXPECT_EQ(limits_of("0::/a/b/c\n").processors, 1.5);
+  EXPECT_EQ(limits_of("0::/a/b/c\n").memory_bytes, 5000000000u);
+  EXPECT_EQ(limits_of("0::/a\n").processors, 3);
+  EXPECT_EQ(limits_of("0::/\n").processors, std::nullopt);
+
+  write("cpu,cpuacct/d/cpu.cfs_quota_us", "200000");
+  write("cpu,cpuacct/d/cpu.cfs_period_us", "100000");
+  write("cpu,cpuacct/cpu.cfs_quota_us", "-1");
+  write("cpu,cpuacct/cpu.cfs_period_us", "100000");
+  write("memory/d/memory.limit_in_bytes", "1000000");
+  write("memory/memory.limit_in_bytes", "9223372036854771712");
+  const auto limits = limits_of("4:cpu,cpuacct:/d/e\n5:memory:/d\n1:name=systemd:/d\n");
+  EXPECT_EQ(limits.processors, 2);
+  EXPECT_EQ(limits.memory_bytes, 1000000u);
+  EXPECT_FALSE(limits_of("no group\n").processors);
 }
 
 TEST(System, ResidentMemoryFollowsUse) {

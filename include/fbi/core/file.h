@@ -56,8 +56,8 @@ class DurableFile {
 
 /// Writes a whole small file through DurableFile.
 void write_file(const std::filesystem::path& path, std::string_view text);
-/// Reads a whole small file as text; throws DataError naming the path, also when it is larger than
-/// max_bytes.
+/// Reads a whole small file, or a pipe to its end, as text; throws DataError naming the path, also
+/// when it is larger than max_bytes.
 std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes = 256u << 20);
 /// fsync of a directory, so that a rename in it survives a power cut. Throws DiskError.
 void sync_directory(const std::filesystem::path& directory);

@@ -10,10 +10,11 @@ namespace fbi {
 /// Processors this process may use: its affinity mask, cut to the CPU quota of its cgroup; at
 /// least 1.
 int usable_processors();
-std::uint64_t resident_bytes();         ///< physical memory of this process now; 0 when unknown
-std::uint64_t peak_resident_bytes();    ///< its maximum so far; 0 when unknown
-std::uint64_t physical_memory_bytes();  ///< of the machine; 0 when unknown
-double process_cpu_seconds();           ///< processor time of all threads of this process so far
+std::uint64_t resident_bytes();       ///< physical memory of this process now; 0 when unknown
+std::uint64_t peak_resident_bytes();  ///< its maximum so far; 0 when unknown
+/// Of the machine, or of this container where that has less; 0 when unknown.
+std::uint64_t usable_memory_bytes();
+double process_cpu_seconds();  ///< processor time of all threads of this process so far
 /// Memory that is freed stays with the process for what is allocated next. Every step of training
 /// allocates the same tensors anew; to hand them back and ask for them again costs a page fault per
 /// 4 KB (5 to 8 % of a small model's step). Call first. Other allocators than glibc's do so by
