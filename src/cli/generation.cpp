@@ -8,6 +8,7 @@
 #include "fbi/core/human.h"
 #include "fbi/core/log.h"
 #include "fbi/infer/generate.h"
+#include "fbi/text/plain_text.h"
 
 namespace fbi::cli {
 namespace {
@@ -20,8 +21,11 @@ infer::GenerateOptions options_of(const Arguments& arguments, const config::Mode
   options.sampling.top_p = arguments.number("top-p");
   options.sampling.min_p = arguments.number("min-p");
   options.sampling.repetition_penalty = arguments.number("repetition-penalty");
+  options.sampling.frequency_penalty = arguments.number("frequency-penalty");
+  options.sampling.presence_penalty = arguments.number("presence-penalty");
   options.sampling.seed = arguments.seed();
   options.add_bos = !arguments.has("no-bos");
+  options.ignore_eos = arguments.has("ignore-eos");
   options.stop = arguments.list("stop");
   for (const auto id : config.eos_token_id)
     options.eos_ids.push_back(static_cast<std::int32_t>(id));
@@ -33,8 +37,13 @@ std::string prompt_of(const Arguments& arguments) {
   if (arguments.has("prompt"))
     throw UsageError("give the prompt with either --prompt TEXT or --prompt-file FILE");
   const std::string file = arguments.text("prompt-file");
-  if (file != "-") return read_file(file);
-  return {std::istreambuf_iterator<char>(std::cin), {}};
+  const std::string text =
+      file != "-" ? read_file(file) : std::string(std::istreambuf_iterator<char>(std::cin), {});
+  std::string_view prompt = text::without_byte_order_mark(text);
+  // What editors and echo put at the end; a prompt that ends a line has one more.
+  if (prompt.ends_with('\n')) prompt.remove_suffix(1);
+  if (prompt.ends_with('\r')) prompt.remove_suffix(1);
+  return std::string(prompt);
 }
 
 std::string rate(std::int64_t tokens, double seconds) {
@@ -46,7 +55,8 @@ std::string rate(std::int64_t tokens, double seconds) {
 std::vector<Option> generation_options() {
   return {
       {"prompt", "TEXT", "text to continue", "", false, false},
-      {"prompt-file", "FILE", "file that holds it; - is standard input", "", false, false},
+      {"prompt-file", "FILE", "file that holds it, without its last line end; - is standard input",
+       "", false, false},
       {"max-new-tokens", "N", "stop after so many tokens", "128", false, false},
       {"temperature", "T", "0: always the most likely token", "1.0", false, false},
       {"top-k", "K", "draw from the K most likely tokens; 0: all", "0", false, false},
@@ -55,8 +65,13 @@ std::vector<Option> generation_options() {
       {"min-p", "P", "drop tokens less than P times as likely as the best", "0.0", false, false},
       {"repetition-penalty", "X", "above 1: tokens seen before become less likely", "1.0", false,
        false},
+      {"frequency-penalty", "X",
+       "taken from the logit of a token for each time that it was drawn before, -2 to 2", "0.0",
+       false, false},
+      {"presence-penalty", "X", "the same, once", "0.0", false, false},
       {"seed", "K", "the same seed gives the same text", "0", false, false},
       {"stop", "TEXT", "end before this text", "", false, true},
+      {"ignore-eos", "", "go on where the model would end the text", "", false, false},
       {"no-bos", "", "do not put BOS in front of the prompt", "", false, false},
       {"json", "", "print one JSON object instead of streaming", "", false, false}};
 }

@@ -29,6 +29,7 @@ Continuation::Continuation(const text::Tokenizer& tokenizer, const eval::Languag
     throw UsageError(concat("max_new_tokens must be >= 0, found ", max_new_tokens_));
   }
   eos_ids_.push_back(tokenizer.eos_id());
+  if (options.ignore_eos) eos_ids_.clear();
   result_.prompt_tokens = static_cast<std::int64_t>(ids_.size());
   for (const std::int32_t id : ids_) {  // the prompt's own text is not repeated
     if (id < tokenizer.vocab_size()) decoder_->feed(id);

@@ -82,8 +82,8 @@ CpuForward::CpuForward(std::unique_ptr<ModelParts> parts, const PackedOptions& o
   place_scratch();
 }
 
-std::unique_ptr<SequenceCache> CpuForward::new_cache() {
-  return std::make_unique<KeyValueCache>(model_, cache_type_);
+std::unique_ptr<SequenceCache> CpuForward::new_cache(std::int64_t most) {
+  return std::make_unique<KeyValueCache>(model_, cache_type_, most);
 }
 
 double CpuForward::read_bandwidth(std::uint64_t bytes) {

@@ -18,7 +18,7 @@ class CpuForward final : public Forward {
  public:
   CpuForward(std::unique_ptr<ModelParts> parts, const PackedOptions& options, Team& team);
 
-  std::unique_ptr<SequenceCache> new_cache() override;
+  std::unique_ptr<SequenceCache> new_cache(std::int64_t most) override;
   void run(std::span<const TokenRow> rows) override;
   void logits(std::int64_t first, std::int64_t count, float* out) override;
   void logits_to_draw(std::int64_t first, std::span<const eval::Drawable> drawable,

@@ -137,7 +137,8 @@ class Engine::Impl {
     std::shared_ptr<Generation> generation;
     std::size_t index;
     std::unique_ptr<Sequence> sequence;
-    bool waits = false;  // for what another one is just reading
+    std::uint64_t cache_bytes;  // that its longest form takes
+    bool waits = false;         // for what another one is just reading
     Clock::time_point submitted = Clock::now();
     std::optional<Clock::time_point> begun = {};  // when the first token was there
   };
@@ -184,12 +185,18 @@ std::shared_ptr<Generation> Engine::Impl::submit(const std::vector<EngineRequest
   for (std::size_t index = 0; index < requests.size(); ++index) {
     const EngineRequest& request = requests[index];
     check_prompt(model_, request.prompt);
+    const std::int64_t read = std::ssize(request.prompt);
+    const std::int64_t most = read + std::clamp<std::int64_t>(request.options.max_new_tokens, 0,
+                                                              model_.max_position() - read);
+    auto cache = model_.impl_->forward().new_cache(most);
+    const std::uint64_t cache_bytes = static_cast<std::uint64_t>(most) * cache->position_bytes();
     Generation::Impl* const texts = generation->impl_.get();  // the job holds the generation
-    jobs.push_back({generation, index,
-                    std::make_unique<Sequence>(
-                        tokenizer_, model_, request.options, request.prompt,
-                        [texts, index](std::string_view text) { texts->add(index, text); },
-                        model_.impl_->forward().new_cache())});
+    jobs.push_back(
+        {generation, index,
+         std::make_unique<Sequence>(
+             tokenizer_, model_, request.options, request.prompt,
+             [texts, index](std::string_view text) { texts->add(index, text); }, std::move(cache)),
+         cache_bytes});
     Sequence& sequence = *jobs.back().sequence;
     if (request.score_best) {
       if (*request.score_best < 0) throw UsageError("score_best must be >= 0");
@@ -228,7 +235,13 @@ void Engine::Impl::work() {
 }
 
 void Engine::Impl::take_in() {
+  std::uint64_t taken = 0;
+  for (const Job& job : running_) taken += job.cache_bytes;
   while (!waiting_.empty() && std::ssize(running_) < options_.max_batch) {
+    const std::uint64_t more = waiting_.front().cache_bytes;
+    const bool fits = taken <= options_.cache_bytes && more <= options_.cache_bytes - taken;
+    if (!fits && !running_.empty()) return;
+    taken += more;
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
   }

@@ -19,7 +19,10 @@ class SequenceCache {
   virtual void reserve(std::int64_t positions) = 0;
   /// Stores the first `positions`, which are reserved, of another one of the same Forward.
   virtual void copy(const SequenceCache& other, std::int64_t positions) = 0;
-  virtual std::uint64_t bytes() const = 0;  ///< of memory that is reserved
+  virtual std::uint64_t bytes() const = 0;           ///< of memory that is reserved
+  virtual std::uint64_t position_bytes() const = 0;  ///< that one position takes
+  /// A copy of the first `positions`, which has no room for more.
+  virtual std::unique_ptr<SequenceCache> trimmed(std::int64_t positions) const = 0;
 };
 
 /// One token to feed: its sequence's cache holds `position` tokens or more, of which the first
@@ -49,8 +52,9 @@ class Forward {
   virtual ~Forward() = default;
   const Facts& facts() const { return facts_; }
 
+  /// Of a text that will not have more than `most` positions; for more, no room is reserved ahead.
   /// From any thread; it needs no memory before it is reserved. The Forward lives longer.
-  virtual std::unique_ptr<SequenceCache> new_cache() = 0;
+  virtual std::unique_ptr<SequenceCache> new_cache(std::int64_t most) = 0;
   /// Stores keys and values and leaves the normed hidden states of the last rows inside; at most
   /// kMaxRows rows, caches reserved for their positions.
   virtual void run(std::span<const TokenRow> rows) = 0;

@@ -18,8 +18,8 @@ namespace cuda = kernels::cuda;
 /// is one copy.
 class DeviceCache final : public SequenceCache {
  public:
-  DeviceCache(std::int64_t position_bytes, std::int64_t limit, const cuda::Queue& queue)
-      : position_bytes_(position_bytes), limit_(limit), queue_(queue) {}
+  DeviceCache(std::int64_t position_bytes, std::int64_t most, const cuda::Queue& queue)
+      : position_bytes_(position_bytes), most_(most), queue_(queue) {}
   ~DeviceCache() override {
     // No step uses it, and a wait would spoil the graph that another thread may be recording.
     if (capacity_ == 0) return;
@@ -34,7 +34,7 @@ class DeviceCache final : public SequenceCache {
     if (positions <= capacity_) return;
     constexpr std::int64_t kFirst = 128;
     const std::int64_t doubled = std::max({kFirst, positions, 2 * capacity_});
-    const std::int64_t capacity = std::max(positions, std::min(doubled, limit_));
+    const std::int64_t capacity = std::max(positions, std::min(doubled, most_));
     cuda::DeviceMemory grown(static_cast<std::size_t>(capacity * position_bytes_),
                              concat("the key-value cache of a text of ", positions, " tokens"));
     cuda::copy_on_device(grown.data(), memory_.data(), memory_.size(), queue_.stream());
@@ -47,10 +47,19 @@ class DeviceCache final : public SequenceCache {
                          static_cast<std::size_t>(positions * position_bytes_), queue_.stream());
   }
   std::uint64_t bytes() const override { return memory_.size(); }
+  std::uint64_t position_bytes() const override {
+    return static_cast<std::uint64_t>(position_bytes_);
+  }
+  std::unique_ptr<SequenceCache> trimmed(std::int64_t positions) const override {
+    auto part = std::make_unique<DeviceCache>(position_bytes_, positions, queue_);
+    part->reserve(positions);
+    part->copy(*this, positions);
+    return part;
+  }
   std::byte* data() const { return memory_.data(); }
 
  private:
-  std::int64_t position_bytes_, limit_;
+  std::int64_t position_bytes_, most_;
   const cuda::Queue& queue_;
   std::int64_t capacity_ = 0;
   cuda::DeviceMemory memory_;
@@ -114,9 +123,8 @@ class GpuForward final : public Forward {
  public:
   GpuForward(const ModelParts& parts, const PackedOptions& options, ParallelFor& parallel);
 
-  std::unique_ptr<SequenceCache> new_cache() override {
-    return std::make_unique<DeviceCache>(shape_.position_bytes(), model_.max_position_embeddings,
-                                         queue_);
+  std::unique_ptr<SequenceCache> new_cache(std::int64_t most) override {
+    return std::make_unique<DeviceCache>(shape_.position_bytes(), most, queue_);
   }
   void run(std::span<const TokenRow> rows) override;
   void logits(std::int64_t first, std::int64_t count, float* out) override;

@@ -19,7 +19,8 @@ namespace {
 template <class Impl>
 class Decoding final : public eval::DecodingSession {
  public:
-  explicit Decoding(Impl& model) : model_(model), cache_(model.forward().new_cache()) {}
+  explicit Decoding(Impl& model)
+      : model_(model), cache_(model.forward().new_cache(model.config().max_position_embeddings)) {}
 
   void feed(std::span<const std::int32_t> ids, std::span<float> logits) override {
     feed(ids, logits, [&](std::int64_t last) { model_.forward().logits(last, 1, logits.data()); });
@@ -31,6 +32,12 @@ class Decoding final : public eval::DecodingSession {
     });
   }
   std::int64_t position() const override { return position_; }
+
+  /// For a run together with others.
+  TokenRow next_row(std::int32_t id) {
+    cache_->reserve(position_ + 1);
+    return {id, position_++, cache_.get()};
+  }
 
  private:
   /// then(row of the last one's hidden state)
@@ -146,7 +153,7 @@ void PackedModel::logits(std::span<const std::int32_t> tokens, std::int64_t batc
                             " logits, found ", out.size()));
   }
   for (std::int64_t b = 0; b < batch; ++b) {
-    const auto cache = impl_->forward().new_cache();
+    const auto cache = impl_->forward().new_cache(seq);
     impl_->feed(tokens.subspan(static_cast<std::size_t>(b * seq), static_cast<std::size_t>(seq)), 0,
                 *cache, [&](std::int64_t first, std::int64_t count) {
                   impl_->forward().logits(0, count, out.data() + (b * seq + first) * vocab);
@@ -166,7 +173,7 @@ void PackedModel::token_nll(std::span<const std::int32_t> tokens, std::int64_t b
   std::vector<float> logits(static_cast<std::size_t>(Forward::kMaxRows * vocab));
   for (std::int64_t b = 0; b < batch; ++b) {
     const std::int32_t* row = tokens.data() + b * seq;
-    const auto cache = impl_->forward().new_cache();
+    const auto cache = impl_->forward().new_cache(seq);
     impl_->feed({row, static_cast<std::size_t>(seq - 1)}, 0, *cache,
                 [&](std::int64_t first, std::int64_t count) {
                   impl_->forward().logits(0, count, logits.data());
@@ -178,6 +185,23 @@ void PackedModel::token_nll(std::span<const std::int32_t> tokens, std::int64_t b
 
 std::unique_ptr<eval::DecodingSession> PackedModel::start_decoding() {
   return std::make_unique<Decoding<Impl>>(*impl_);
+}
+
+void PackedModel::feed_each(std::span<const std::unique_ptr<eval::DecodingSession>> sessions,
+                            std::span<const std::int32_t> ids, const eval::Drawable& drawable,
+                            std::span<float> logits) {
+  const auto count = std::ssize(sessions);
+  if (count < 1 || count > Forward::kMaxRows || std::ssize(ids) != count ||
+      std::ssize(logits) != count * vocab_size())
+    throw UsageError(concat(
+        "feed_each: expected 1 to ", Forward::kMaxRows, " sessions with a token and room for ",
+        vocab_size(), " logits each, found ", count, ", ", ids.size(), " and ", logits.size()));
+  impl_->check_ids(ids);
+  std::vector<TokenRow> rows;
+  for (std::size_t n = 0; n < sessions.size(); ++n)
+    rows.push_back(static_cast<Decoding<Impl>&>(*sessions[n]).next_row(ids[n]));
+  impl_->forward().run(rows);
+  impl_->forward().logits_to_draw(0, std::vector(sessions.size(), drawable), logits.data());
 }
 
 }  // namespace fbi::infer

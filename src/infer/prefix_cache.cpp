@@ -18,15 +18,20 @@ bool holds(const Prefix& whole, const Prefix& part) {
 
 void PrefixCache::keep(Sequence& ended) {
   Prefix prefix = ended.prefix();
-  const auto fed = static_cast<std::size_t>(ended.fed);
+  const auto room = static_cast<std::int64_t>(limit_ / ended.cache->position_bytes());
+  const std::int64_t count = std::min(ended.fed, room);
+  const auto fed = static_cast<std::size_t>(count);
   prefix.ids = prefix.ids.first(fed);
   prefix.scores = prefix.scores.first(std::min(fed, prefix.scores.size()));
-  if (fed < Sequence::kLeastPrefix || ended.cache->bytes() > limit_) return;
+  if (count < Sequence::kLeastPrefix) return;
   const auto same = std::ranges::find_if(
       kept_, [&prefix](const Kept& kept) { return holds(kept.prefix, prefix); });
   if (same != kept_.end()) return kept_.splice(kept_.begin(), kept_, same);
 
-  std::list<Kept> added(1);  // all that may fail comes before anything is taken
+  // All that may fail comes before anything is taken. Others do not go for room that it reserves.
+  std::unique_ptr<SequenceCache> part;
+  if (bytes_ + ended.cache->bytes() > limit_) part = ended.cache->trimmed(count);
+  std::list<Kept> added(1);
   Kept& kept = added.front();
   kept.ids.assign(prefix.ids.begin(), prefix.ids.end());
   kept.scores.assign(prefix.scores.begin(), prefix.scores.end());
@@ -35,7 +40,7 @@ void PrefixCache::keep(Sequence& ended) {
     if (holds(prefix, other->prefix)) drop(other);
     other = next;
   }
-  kept.cache = std::move(ended.cache);
+  kept.cache = part ? std::move(part) : std::move(ended.cache);
   kept.prefix = {kept.ids, kept.cache.get(), prefix.score_best, kept.scores};
   bytes_ += kept.cache->bytes();
   while (bytes_ > limit_) drop(std::prev(kept_.end()));

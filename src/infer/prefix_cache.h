@@ -16,7 +16,8 @@ class PrefixCache {
  public:
   explicit PrefixCache(std::uint64_t limit_bytes) : limit_(limit_bytes) {}
 
-  /// Takes what an ended text has fed, with its cache, unless there is as much already.
+  /// Takes what an ended text has fed, or what there is room for of it, unless there is as much
+  /// already. Its cache may be gone then.
   void keep(Sequence& ended);
   /// What has most of the sequence's prompt; null where nothing has enough. Valid until keep().
   const Prefix* find(const Sequence& sequence);

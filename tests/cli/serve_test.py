@@ -122,6 +122,11 @@ class Answers(unittest.TestCase):
             self.assertIn(token, best)
             self.assertIn(len(best), (5, 6))  # the token itself besides, where it is not among them
 
+    def test_a_line_end_has_its_own_name(self):
+        """The vocabulary has it as a byte alone; of a byte that it has as a character, too, the name tells it apart."""
+        found = SHARED.complete(prompt="a\nb", max_tokens=0, echo=True, logprobs=1)["choices"][0]["logprobs"]
+        self.assertEqual(found["tokens"], ["<s>", " a", "\n", "b"])
+
     def test_offsets_are_those_of_the_text(self):
         fields = dict(max_tokens=25, seed=1, temperature=1.5, logprobs=1)
         for prompt in ("One day, ", "", "Ä 🦁\n said"):
@@ -180,12 +185,38 @@ class Answers(unittest.TestCase):
         fields = dict(prompt="One day, ", max_tokens=12, seed=5, temperature=1.5)
         expected = SHARED.text(**fields)
         self.assertEqual(SHARED.text(**{**fields, "max_tokens": 12.0}, n=1.0, top_k=-1, logprobs=False, ignore_eos=False, min_tokens=0,
-                                     skip_special_tokens=True, response_format={"type": "text"}, frequency_penalty=0), expected)
+                                     skip_special_tokens=True, response_format={"type": "text"}, frequency_penalty=0, use_beam_search=False,
+                                     length_penalty=1.0, typical_p=1.0, stop_token_ids=[], include_stop_str_in_output=False, add_special_tokens=True,
+                                     spaces_between_special_tokens=True, cache_prompt=True), expected)
+        self.assertEqual("".join(event["choices"][0]["text"] for event in SHARED.stream(
+            **fields, stream_options={"include_usage": False, "continuous_usage_stats": False})), expected)
         self.assertEqual(SHARED.text(**fields, top_p=0), SHARED.text(**{**fields, "temperature": 0}))
         self.assertEqual(SHARED.text(prompt="a", max_tokens=2**63 - 1, stop=expected[:1], seed=1), SHARED.text(prompt="a", max_tokens=1e18,
                                                                                                                stop=expected[:1], seed=1))
         penalized = SHARED.text(prompt="One day, ", max_tokens=40, temperature=0, frequency_penalty=2, presence_penalty=2)
         self.assertNotEqual(penalized, SHARED.text(prompt="One day, ", max_tokens=40, temperature=0))
+
+    def test_the_end_that_the_model_sets_can_be_ignored(self):
+        fields = dict(prompt="a", max_tokens=80, temperature=3)
+        ended = next(seed for seed in range(300) if SHARED.complete(**fields, seed=seed)["choices"][0]["finish_reason"] == "stop")
+        found = SHARED.complete(**fields, seed=ended, ignore_eos=True)
+        self.assertEqual((found["usage"]["completion_tokens"], found["choices"][0]["finish_reason"]), (80, "length"))
+        self.assertTrue(found["choices"][0]["text"].startswith(SHARED.text(**fields, seed=ended)))
+        self.assertEqual(generate("a", "--max-new-tokens", 80, "--temperature", 3, "--seed", ended, "--ignore-eos")["text"], found["choices"][0]["text"])
+
+    def test_penalties_are_those_of_generate(self):
+        fields = dict(prompt="One day, ", max_tokens=40, temperature=0, frequency_penalty=0.7, presence_penalty=-0.3)
+        self.assertEqual(SHARED.text(**fields), generate("One day, ", "--max-new-tokens", 40, "--temperature", 0, "--frequency-penalty", 0.7,
+                                                         "--presence-penalty", -0.3)["text"])
+
+    def test_a_page_in_a_browser(self):
+        with Server("--cors-origin", "https://example.org") as server:
+            for method, status in (("OPTIONS", 204), ("POST", 200)):
+                found, headers, _ = server.ask(method, "/v1/completions", {"prompt": "a", "max_tokens": 1} if method == "POST" else None)
+                self.assertEqual((found, headers["Access-Control-Allow-Origin"]), (status, "https://example.org"))
+            self.assertEqual(server.ask("OPTIONS", "/v1/models")[1]["Access-Control-Allow-Methods"], "GET, HEAD")
+            self.assertEqual(server.ask("OPTIONS", "/elsewhere")[0], 404)
+        self.assertEqual(SHARED.ask("OPTIONS", "/v1/completions")[0], 405)
 
     def test_a_client_of_http_1_0(self):
         body = json.dumps({"prompt": "a", "max_tokens": 3, "temperature": 0}).encode()
@@ -284,7 +315,7 @@ class BadRequests(unittest.TestCase):
                              "echo": [0], "stop": [3, [3], "", ["a", ""], ["x"] * 17, {}], "stream_options": [{"include_usage": True}, 3],
                              "prompt": [3, {}, [], [[]], [True], ["a", 3], [1, "a"], [-1], [320], [2**40], [1.5]],
                              "logprobs": [6, -1, True], "suffix": ["x"], "best_of": [7], "logit_bias": [{"5": 1}], "presence_penalty": [2.1, "0"],
-                             "frequency_penalty": [-3], "ignore_eos": [True], "min_tokens": [1], "response_format": [{"type": "json_object"}], "guided_regex": ["a*"]}.items():
+                             "frequency_penalty": [-3], "min_tokens": [1], "response_format": [{"type": "json_object"}], "guided_regex": ["a*"]}.items():
             for value in values:
                 with self.subTest(name=name, value=value):
                     self.refuse({"prompt": "a", name: value}, name, field=name)

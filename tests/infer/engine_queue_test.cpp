@@ -67,6 +67,22 @@ TEST_F(EngineTest, TakesNoMoreThanTheQueueHolds) {
   fetch(*engine.submit({one, one, one}), 3);
 }
 
+TEST_F(EngineTest, TextsWaitForRoomForTheirKeysAndValues) {
+  const std::uint64_t room = 45 * model.cache_bytes_per_position();
+  Engine engine(model, words, {.max_batch = 4, .queue = 4, .cache_bytes = room});
+  const auto of_tokens = [&](std::int64_t count) {  // behind BOS and "a"
+    return request("a", {.max_new_tokens = count - 2, .sampling = {}});
+  };
+  words.close();
+  const auto texts = engine.submit({of_tokens(20), of_tokens(25), of_tokens(20), of_tokens(64)});
+  words.wait_for_somebody();
+  EXPECT_EQ(engine.load().running, 2);
+  EXPECT_EQ(engine.load().waiting, 2);
+  words.open();
+  fetch(*texts, 4);
+  EXPECT_GT(texts->result(3).new_tokens, 0) << "too long for the room, but alone";
+}
+
 TEST_F(EngineTest, CancelledTextsMakeRoom) {
   Engine engine(model, words, {.max_batch = 2, .queue = 1});
   words.close();

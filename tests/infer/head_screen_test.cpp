@@ -286,7 +286,7 @@ TEST(HeadScreen, LeavesOutNothingThatATextWants) {
   std::vector<std::unique_ptr<SequenceCache>> caches;
   std::vector<TokenRow> rows;
   for (const std::int32_t id : some_ids(5, 2000)) {
-    caches.push_back(forward->new_cache());
+    caches.push_back(forward->new_cache(1));
     caches.back()->reserve(1);
     rows.push_back({id, 0, caches.back().get()});
   }

@@ -31,6 +31,13 @@ class NotedCache final : public SequenceCache {
     copied = positions;
   }
   std::uint64_t bytes() const override { return static_cast<std::uint64_t>(reserved); }
+  std::uint64_t position_bytes() const override { return 1; }
+  std::unique_ptr<SequenceCache> trimmed(std::int64_t positions) const override {
+    auto part = std::make_unique<NotedCache>(most_);
+    part->reserve(positions);
+    part->copy(*this, positions);
+    return part;
+  }
 
   std::int64_t reserved = 0, copied = 0;
   const SequenceCache* from = nullptr;
@@ -42,7 +49,7 @@ class NotedCache final : public SequenceCache {
 /// Notes what it is fed; all logits are 0.
 class NotedForward final : public Forward {
  public:
-  std::unique_ptr<SequenceCache> new_cache() override {
+  std::unique_ptr<SequenceCache> new_cache(std::int64_t) override {
     return std::make_unique<NotedCache>(most_positions);
   }
   void run(std::span<const TokenRow> rows) override {
@@ -79,7 +86,7 @@ class NotedSequences {
  public:
   Sequence& add(std::vector<std::int32_t> prompt, const GenerateOptions& options) {
     owned_.push_back(std::make_unique<Sequence>(words_, sizes_, options, std::move(prompt), nullptr,
-                                                forward.new_cache()));
+                                                forward.new_cache(sizes_.max_position())));
     return *owned_.back();
   }
   const std::vector<std::unique_ptr<Sequence>>& all() const { return owned_; }

@@ -146,6 +146,34 @@ TEST_F(PackedFolder, SessionsDoNotDisturbEachOther) {
   }
 }
 
+/// With a whole head, and with one that is read in part.
+TEST_F(PackedFolder, TextsThatAreFedTogetherAreThoseOfTheirOwn) {
+  PackedModel model(path(), {.threads = 2});
+  const auto ids = some_ids(40);
+  for (const std::size_t texts : {1, 3, 6}) {
+    std::vector<std::unique_ptr<eval::DecodingSession>> alone, together;
+    std::vector<float> own(97), all(texts * 97);
+    for (std::size_t n = 0; n < texts; ++n) {  // of different lengths
+      for (auto* sessions : {&alone, &together}) {
+        sessions->push_back(model.start_decoding());
+        sessions->back()->feed(std::span(ids).first(2 + n), own);
+      }
+    }
+    model.feed_each(together, std::span(ids).first(texts), {.ids = 97}, all);
+    for (std::size_t n = 0; n < texts; ++n) {
+      alone[n]->feed({&ids[n], 1}, own);
+      const auto found = all.begin() + static_cast<std::ptrdiff_t>(n * 97);
+      EXPECT_EQ(std::ranges::max_element(own) - own.begin(),
+                std::max_element(found, found + 97) - found);
+      EXPECT_EQ(together[n]->position(), alone[n]->position());
+      if (texts > 4) EXPECT_TRUE(std::equal(own.begin(), own.end(), found));
+    }
+  }
+  std::vector<float> none;
+  expect_error<UsageError>([&] { model.feed_each({}, {}, {.ids = 97}, none); },
+                           "expected 1 to 64 sessions");
+}
+
 TEST_F(PackedFolder, LikelihoodsAreThoseOfTheLogits) {
   PackedModel model(path(), {.threads = 2});
   constexpr std::int64_t kBatch = 2, kSeq = 20;

@@ -104,9 +104,24 @@ TEST_F(PrefixCacheTest, WhatWasNotUsedForLongestGoes) {
   EXPECT_EQ(found(b), 0);
   EXPECT_EQ(found(a), 99);
   EXPECT_EQ(found(c), 99);
+}
+
+TEST_F(PrefixCacheTest, WhatIsTooLongIsKeptAsFarAsThereIsRoom) {
   keep(Ids(301, 5));
-  EXPECT_EQ(found(Ids(301, 5)), 0) << "more than there is room for";
+  EXPECT_EQ(found(Ids(310, 5)), 300);
   EXPECT_EQ(cache_.bytes(), 300u);
+}
+
+TEST_F(PrefixCacheTest, RoomThatIsReservedAheadDrivesNobodyOut) {
+  const Ids a(100, 1), b(150, 2);
+  keep(a);
+  Sequence& grown = prompt(b);
+  grown.cache->reserve(290);
+  grown.fed = 150;
+  cache_.keep(grown);
+  EXPECT_EQ(found(with(a, 4, 9)), 100);
+  EXPECT_EQ(found(with(b, 4, 9)), 150);
+  EXPECT_EQ(cache_.bytes(), 250u);
 }
 
 TEST_F(PrefixCacheTest, ScoredPromptsNeedScores) {

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,7 +31,10 @@ class CancelledError : public Error {
 
 struct EngineOptions {
   std::int64_t max_batch = 16;  ///< [1, 256]: texts that are continued at the same time
-  std::int64_t queue = 64;      ///< [0, 65536]: texts that may wait for that
+  std::int64_t queue = 256;     ///< [0, 65536]: texts that may wait for that
+  /// Memory for keys and values of these texts: the next one waits until there is room for its
+  /// longest form, unless it is alone.
+  std::uint64_t cache_bytes = std::numeric_limits<std::uint64_t>::max();
   /// Memory for keys and values of texts that have ended, which prompts that begin like them take
   /// over; 0: none are kept.
   std::uint64_t prefix_cache_bytes = 1000000000;

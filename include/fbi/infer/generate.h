@@ -21,6 +21,7 @@ struct GenerateOptions {
   bool add_bos = true;
   std::vector<std::string> stop;      ///< text ends before the first of these that appears
   std::vector<std::int32_t> eos_ids;  ///< tokens that end the text, besides the tokenizer's EOS
+  bool ignore_eos = false;            ///< these are tokens like all others
 };
 
 enum class FinishReason {

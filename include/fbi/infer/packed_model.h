@@ -73,6 +73,13 @@ class PackedModel final : public eval::LanguageModel {
                  std::span<float> out) override;
   std::unique_ptr<eval::DecodingSession> start_decoding() override;
 
+  /// The texts of one model that an Engine writes at the same time, for measuring: feeds each of up
+  /// to 64 sessions, which start_decoding() gave, its next token. `logits` [sessions, V] as of
+  /// DecodingSession::feed_to_draw.
+  void feed_each(std::span<const std::unique_ptr<eval::DecodingSession>> sessions,
+                 std::span<const std::int32_t> ids, const eval::Drawable& drawable,
+                 std::span<float> logits);
+
  private:
   friend class Engine;
   class Impl;

@@ -2,14 +2,13 @@
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "cli/packed_arguments.h"
 #include "cli/runtime/verbs.h"
-#include "cli/shallow_json.h"
-#include "fbi/config/huggingface.h"
+#include "fbi/config/load.h"
 #include "fbi/core/error.h"
-#include "fbi/core/file.h"
 #include "fbi/core/human.h"
 #include "fbi/core/random.h"
 #include "fbi/eval/compare.h"
@@ -38,14 +37,8 @@ struct Measurement {
   }
 };
 
-/// An architecture file, or the `model` section of a run configuration.
 config::ModelConfig read_architecture(const std::string& file) {
-  auto json = parse_shallow(read_file(file));
-  if (!json.is_object())
-    throw DataError(
-        concat(file, ": expected a JSON object, nested at most ", kMostLevels, " levels deep"));
-  if (json.contains("model")) json = json["model"];
-  config::ModelConfig model = config::model_config_from_hf_json(json.dump(), file);
+  auto model = config::load_model_config(file);
   if (model.binarize == config::Binarize::kNone) model.binarize = config::Binarize::kColumn;
   return model;
 }
@@ -80,23 +73,38 @@ std::string place_of(const infer::PackedModel& model) {
                 kernels::level_name(kernels::chosen_level()));
 }
 
-/// Greedy decoding behind a prompt.
-void measure_speed(infer::PackedModel& model, std::int64_t prompt_tokens, std::int64_t new_tokens,
-                   Measurement& out) {
-  std::vector<float> logits(static_cast<std::size_t>(model.vocab_size()));
-  const eval::Drawable greedy = {.ids = model.vocab_size()};
-  const auto prompt = random_ids(prompt_tokens, model.vocab_size());
-  const auto session = model.start_decoding();
-  out.prompt_tokens_per_second =
-      static_cast<double>(prompt_tokens) / seconds_of([&] { session->feed(prompt, logits); });
+/// What is asked for: texts that are decoded together, each behind a prompt.
+struct Load {
+  std::int64_t texts = 1, prompt_tokens = 1, new_tokens = 1;
+};
+
+/// Greedy decoding behind a prompt; rates are of all texts together.
+void measure_speed(infer::PackedModel& model, const Load& load, Measurement& out) {
+  const auto vocab = static_cast<std::size_t>(model.vocab_size());
+  const auto texts = static_cast<double>(load.texts);
+  std::vector<float> logits(static_cast<std::size_t>(load.texts) * vocab);
+  const std::span<float> all(logits);
+  const auto prompt = random_ids(load.prompt_tokens, model.vocab_size());
+  std::vector<std::unique_ptr<eval::DecodingSession>> sessions;
+  out.prompt_tokens_per_second = texts * static_cast<double>(load.prompt_tokens) / seconds_of([&] {
+                                   for (std::size_t n = 0; n < logits.size(); n += vocab) {
+                                     sessions.push_back(model.start_decoding());
+                                     sessions.back()->feed(prompt, all.subspan(n, vocab));
+                                   }
+                                 });
+  std::vector<std::int32_t> ids(sessions.size());
   std::vector<double> steps;
-  for (std::int64_t k = 0; k < new_tokens; ++k) {
-    const auto id = static_cast<std::int32_t>(std::ranges::max_element(logits) - logits.begin());
-    steps.push_back(seconds_of([&] { session->feed_to_draw({&id, 1}, greedy, logits); }));
+  for (std::int64_t k = 0; k < load.new_tokens; ++k) {
+    for (std::size_t n = 0; n < ids.size(); ++n) {
+      const auto own = all.subspan(n * vocab, vocab);
+      ids[n] = static_cast<std::int32_t>(std::ranges::max_element(own) - own.begin());
+    }
+    steps.push_back(
+        seconds_of([&] { model.feed_each(sessions, ids, {.ids = model.vocab_size()}, all); }));
   }
   std::ranges::sort(steps);
-  out.tokens_per_second = 1 / steps[steps.size() / 2];
-  out.best_tokens_per_second = 1 / steps.front();
+  out.tokens_per_second = texts / steps[steps.size() / 2];
+  out.best_tokens_per_second = texts / steps.front();
 }
 
 eval::WindowSource comparison_windows(const infer::PackedModel& model) {
@@ -199,23 +207,23 @@ void print(const Measurement& m) {
 
 /// Opens the model so and measures how fast it is.
 std::unique_ptr<infer::PackedModel> measure(const Arguments& arguments, Measurement& m) {
-  const std::int64_t prompt_tokens = arguments.integer("prompt-tokens"),
-                     new_tokens = arguments.integer("new-tokens");
-  if (prompt_tokens < 1 || new_tokens < 1)
-    throw UsageError("--prompt-tokens and --new-tokens: expected at least 1");
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  const Load load = {arguments.integer("texts", 1, 64),
+                     arguments.integer("prompt-tokens", 1, kMost),
+                     arguments.integer("new-tokens", 1, kMost)};
   kernels::force_level(m.level);
   auto model = open(arguments, m.options);
   const std::int64_t context = model->max_position();
-  if (prompt_tokens > context || new_tokens > context - prompt_tokens)
-    throw UsageError(concat("--prompt-tokens ", prompt_tokens, " and --new-tokens ", new_tokens,
-                            ": expected at most ", context,
+  if (load.prompt_tokens > context || load.new_tokens > context - load.prompt_tokens)
+    throw UsageError(concat("--prompt-tokens ", load.prompt_tokens, " and --new-tokens ",
+                            load.new_tokens, ": expected at most ", context,
                             " together, the model's context; ask for less"));
   m.dtype = model->dtype_description();
   m.kernels = kernels::level_name(kernels::chosen_level());
-  measure_speed(*model, prompt_tokens, new_tokens, m);
-  m.bytes_per_token =
-      model->bytes_per_token() + model->cache_bytes_per_position() *
-                                     static_cast<std::uint64_t>(prompt_tokens + new_tokens / 2);
+  measure_speed(*model, load, m);
+  m.bytes_per_token = model->bytes_per_token() / static_cast<std::uint64_t>(load.texts) +
+                      model->cache_bytes_per_position() *
+                          static_cast<std::uint64_t>(load.prompt_tokens + load.new_tokens / 2);
   m.read_bandwidth = model->read_bandwidth(m.bytes_per_token);
   return model;
 }
@@ -270,6 +278,10 @@ Verb bench_verb() {
               {"threads", "N", "0: all processors", "0", false, false},
               device_option(),
               {"prompt-tokens", "N", "length of the prompt", "512", false, false},
+              {"texts", "N",
+               "1 to 64: decode so many together, as a server does for its clients; rates are of "
+               "all together",
+               "1", false, false},
               {"new-tokens", "N", "tokens to decode", "64", false, false},
               {"compare", "", "all variants instead of --activations, --head and --cache", "",
                false, false},

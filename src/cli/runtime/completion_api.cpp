@@ -108,10 +108,17 @@ void refuse_unsupported(Fields& fields, std::int64_t n) {
   fields.only("best_of", n);
   fields.only("logit_bias", Json::object());
   fields.only("suffix", "");
-  // Of vLLM's interface.
-  fields.only("ignore_eos", false);
+  // Of vLLM's interface and llama.cpp's.
   fields.only("min_tokens", 0);
+  fields.only("stop_token_ids", Json::array());
+  fields.only("use_beam_search", false);
+  fields.only("length_penalty", 1);
+  fields.only("typical_p", 1);
+  fields.only("include_stop_str_in_output", false);
   fields.only("skip_special_tokens", true);
+  fields.only("spaces_between_special_tokens", true);
+  fields.only("add_special_tokens", true);
+  fields.only("cache_prompt", true);
   fields.only("response_format", {{"type", "text"}});
   fields.find("prompt");
   fields.refuse_others();
@@ -125,6 +132,7 @@ bool include_usage(Fields& fields, bool stream) {
   Fields options(*value, "stream_options.");
   const bool wanted = options.flag("include_usage", false);
   options.ignore({"include_obfuscation"});
+  options.only("continuous_usage_stats", false);
   options.refuse_others();
   return wanted;
 }
@@ -258,6 +266,7 @@ CompletionRequest CompletionApi::parse(std::string_view body) const {
   options.max_new_tokens = fields.integer("max_tokens", 16, 0, kMost);
   options.sampling = sampling(fields);
   options.stop = stop_strings(fields);
+  options.ignore_eos = fields.flag("ignore_eos", false);
   for (const auto id : model_.config().eos_token_id) {
     options.eos_ids.push_back(static_cast<std::int32_t>(id));
   }
@@ -293,7 +302,8 @@ CompletionRequest CompletionApi::parse(std::string_view body) const {
   return request;
 }
 
-/// As it reads within a text; else its bytes, or how the vocabulary spells a control piece. So
+/// As it reads within a text; else its bytes, or how the vocabulary spells a control piece. A byte
+/// that the vocabulary has as no other piece, as LLaMA's has the line end, reads as it is. So
 /// different tokens have different names.
 std::string CompletionApi::token_text(std::int32_t id) const {
   const auto decoder = tokenizer_.start_decoding();
@@ -301,7 +311,9 @@ std::string CompletionApi::token_text(std::int32_t id) const {
   std::string text = decoder->feed(id);
   const bool whole_characters =
       !text.empty() && text.find("\uFFFD") == std::string::npos && decoder->finish().empty();
-  if (whole_characters && tokenizer_.type(id) != text::PieceType::kByte) return text;
+  const auto is_only_piece = [&] { return tokenizer_.encode("a" + text).back() == id; };
+  if (whole_characters && (tokenizer_.type(id) != text::PieceType::kByte || is_only_piece()))
+    return text;
   const auto bytes = text::piece_bytes(tokenizer_, id);
   return bytes ? spelled(*bytes) : tokenizer_.piece(id);
 }
@@ -392,7 +404,11 @@ std::string CompletionApi::models_json() const {
   return dumped({{"object", "list"}, {"data", nlohmann::ordered_json::array({model()})}});
 }
 nlohmann::ordered_json CompletionApi::model() const {
-  return {{"id", model_name_}, {"object", "model"}, {"created", started_}, {"owned_by", "fbi-llm"}};
+  return {{"id", model_name_},
+          {"object", "model"},
+          {"created", started_},
+          {"owned_by", "fbi-llm"},
+          {"max_model_len", model_.max_position()}};
 }
 
 }  // namespace fbi::cli::runtime

@@ -1,6 +1,5 @@
 #include "cli/runtime/http_server.h"
 
-#include <httplib.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -11,11 +10,11 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <semaphore>
 #include <set>
 #include <thread>
 #include <utility>
 
+#include "cli/runtime/http_connections.h"
 #include "cli/runtime/metrics.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
@@ -36,37 +35,6 @@ constexpr auto kLastBodyLimit = std::chrono::seconds(1);  // and while the serve
 constexpr auto kLook = std::chrono::milliseconds(100);    // how often a client is looked at
 constexpr auto kStatusLimit = std::chrono::seconds(1);    // then an answer begins without a text
 constexpr auto kQuiet = std::chrono::seconds(10);         // between two signs of life in a stream
-constexpr int kBacklog = 1024;  // connections that the system holds until they are accepted
-
-/// As many threads as connections may be served. When all are busy the server accepts no more, and
-/// further connections wait in the system.
-class BoundedPool final : public httplib::TaskQueue {
- public:
-  explicit BoundedPool(std::size_t threads)
-      : pool_(threads), free_(static_cast<std::ptrdiff_t>(threads)) {}
-
-  /// void, or whether there was room, as the version of the library has it.
-  using Enqueued = decltype(std::declval<httplib::TaskQueue&>().enqueue({}));
-
-  Enqueued enqueue(std::function<void()> serve) override {
-    free_.acquire();
-    return pool_.enqueue([this, serve = std::move(serve)] {
-      serve();
-      free_.release();
-    });
-  }
-  void shutdown() override { pool_.shutdown(); }
-
- private:
-  httplib::ThreadPool pool_;
-  std::counting_semaphore<> free_;
-};
-
-class Listener final : public httplib::Server {
- public:
-  /// The library asks the system to hold five connections.
-  void lengthen_backlog() { ::listen(svr_sock_, kBacklog); }
-};
 
 std::string client_of(const httplib::Request& http) {
   return concat(http.remote_addr, ":", http.remote_port);
@@ -205,8 +173,14 @@ class Answer {
     }
   }
 
+  /// Proxies cut connections that are idle; blanks in front change nothing of JSON.
   bool write_whole(httplib::DataSink& sink) {
+    auto written = begun_;
     while (!generation_->ended()) {
+      if (Clock::now() - written > kQuiet) {
+        if (!send(sink, " ")) return false;
+        written = Clock::now();
+      }
       take(generation_->wait(kLook));
       if (!sink.is_writable()) return false;
     }
@@ -291,6 +265,8 @@ class HttpServer::Impl {
         });
     // Right before an answer leaves, so that a client that has it is counted.
     server_.set_post_routing_handler([this](const httplib::Request& http, httplib::Response& out) {
+      if (!options_.cors_origin.empty())
+        out.set_header("Access-Control-Allow-Origin", options_.cors_origin);
       metrics_.add_request(endpoint_of(http.path), out.status);
     });
     server_.Get(kMetrics, [this](const httplib::Request&, httplib::Response& out) {
@@ -385,8 +361,12 @@ class HttpServer::Impl {
     const bool model = http.path == concat(kModels, "/", api_.model_name());
     const bool get = model || http.path == kHealth || http.path == kMetrics || http.path == kModels;
     const bool post = http.path == kCompletions;
-    if (options_.keys && is_under(http.path, "/v1") &&
-        !options_.keys->admit(http.get_header_value("Authorization"))) {
+    if (http.method == "OPTIONS" && (get || post) && !options_.cors_origin.empty()) {
+      out.status = 204;  // a browser asks before the page's own request, without its key
+      out.set_header("Access-Control-Allow-Methods", get ? "GET, HEAD" : "POST");
+      out.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type");
+    } else if (options_.keys && is_under(http.path, "/v1") &&
+               !options_.keys->admit(http.get_header_value("Authorization"))) {
       refuse_key(http, out);
     } else if (!get && !post) {
       refuse_path(http, out);
@@ -439,7 +419,7 @@ class HttpServer::Impl {
     } catch (const ApiError& error) {
       refuse(http, out, error.status, error.what(), error.field, error.code);
     } catch (const infer::BusyError& error) {
-      out.set_header("Retry-After", "1");
+      out.set_header("Retry-After", std::to_string(metrics_.seconds_until_room()));
       refuse(http, out, 503, error.what());
     } catch (const infer::CancelledError& error) {
       out.set_header("Retry-After", "1");
@@ -456,7 +436,10 @@ class HttpServer::Impl {
   static void begin(const httplib::Request& http, httplib::Response& out,
                     const std::shared_ptr<Answer>& answer) {
     const char* type = answer->stream() ? "text/event-stream" : kJson;
-    if (answer->stream()) out.set_header("Cache-Control", "no-cache");
+    if (answer->stream()) {
+      out.set_header("Cache-Control", "no-cache");
+      out.set_header("X-Accel-Buffering", "no");  // nginx would keep events back
+    }
     const auto write = [answer](std::size_t, httplib::DataSink& sink) {
       return answer->write(sink);
     };

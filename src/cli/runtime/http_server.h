@@ -15,8 +15,9 @@ struct HttpOptions {
   std::string host = "127.0.0.1";
   int port = 8080;  ///< 0: any that is free
   std::size_t max_body_bytes = 1 << 20;
-  std::size_t connections = 112;  ///< served at the same time; further ones wait to be accepted
+  std::size_t connections = 304;  ///< served at the same time; further ones wait to be accepted
   std::optional<ApiKeys> keys;    ///< for /v1; none: everybody may ask
+  std::string cors_origin;        ///< whose pages a browser lets ask, "*": all; "": none
 };
 
 /// /v1/completions, /v1/models, /health and /metrics over HTTP, one line in the log for every

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 
 #include "fbi/core/error.h"
 #include "fbi/core/version.h"
@@ -63,6 +64,13 @@ void Metrics::add_completion(Outcome outcome, const Usage& usage, double seconds
   usage_.cached_tokens += usage.cached_tokens;
   usage_.new_tokens += usage.new_tokens;
   if (outcome == Outcome::kDone) completion_.observe(seconds);
+}
+
+std::int64_t Metrics::seconds_until_room() const {
+  const std::lock_guard lock(mutex_);
+  const auto count = static_cast<double>(completions_.at(Outcome::kDone));
+  const double mean = count > 0 ? completion_.sum / count : 1;
+  return static_cast<std::int64_t>(std::clamp(std::ceil(mean), 1.0, 60.0));
 }
 
 std::string Metrics::histogram(const char* name, const char* help, const Histogram& values) {

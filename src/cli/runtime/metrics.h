@@ -30,6 +30,9 @@ class Metrics {
   /// An answer with texts. `seconds` from its acceptance on.
   void add_completion(Outcome outcome, const Usage& usage, double seconds);
 
+  /// What an answer takes on average, 1 to 60: by then one that runs now will have ended.
+  std::int64_t seconds_until_room() const;
+
   /// All of it in the text format 0.0.4.
   std::string text(const infer::Engine::Load& load) const;
 

@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <future>
+#include <limits>
 #include <thread>
 
 #include "cli/packed_arguments.h"
@@ -11,6 +13,7 @@
 #include "fbi/core/human.h"
 #include "fbi/core/log.h"
 #include "fbi/core/signals.h"
+#include "fbi/core/system.h"
 #include "fbi/infer/engine.h"
 
 namespace fbi::cli {
@@ -19,7 +22,8 @@ namespace {
 using runtime::CompletionApi;
 using runtime::HttpServer;
 
-constexpr std::size_t kOtherConnections = 32;    // of those who look, are refused, or still send
+constexpr std::size_t kOtherConnections = 32;  // of those who look, are refused, or still send
+constexpr std::uint64_t kMegabyte = 1'000'000;
 constexpr std::chrono::seconds kLastSeconds(5);  // for connections, when all texts have ended
 constexpr std::int64_t kMaxBatch = 256,
                        kMaxQueue =
@@ -34,14 +38,32 @@ bool is_loopback(const std::string& host) {
   return host == "localhost" || host == "::1" || host.starts_with("127.");
 }
 
+/// --cache-mb, or four fifths of what the machine has left; a GPU tells itself when it is full.
+std::uint64_t cache_bytes(const Arguments& arguments, const infer::PackedModel& model,
+                          std::uint64_t prefix_cache_bytes) {
+  const std::int64_t given = arguments.integer("cache-mb", 0, 1 << 30);
+  if (given > 0) return static_cast<std::uint64_t>(given) * kMegabyte;
+  const std::uint64_t memory = usable_memory_bytes();
+  if (model.on_gpu() || memory == 0) return std::numeric_limits<std::uint64_t>::max();
+  const std::uint64_t taken = resident_bytes() + prefix_cache_bytes;
+  return memory > taken ? (memory - taken) / 5 * 4 : 0;
+}
+
 void introduce(const infer::PackedModel& model, const infer::EngineOptions& options,
                const runtime::HttpOptions& http, int port) {
-  const auto cache = model.cache_bytes_per_position() *
-                     static_cast<std::uint64_t>(model.max_position() * options.max_batch);
-  log::info(model.dtype_description(), ", ", model.threads(), " threads; keys and values of ",
-            options.max_batch, " texts of ", model.max_position(), " tokens take up to ",
-            format_bytes(cache), ", those of past texts ",
-            format_bytes(options.prefix_cache_bytes));
+  const std::uint64_t one =
+      model.cache_bytes_per_position() * static_cast<std::uint64_t>(model.max_position());
+  const std::uint64_t all = one * static_cast<std::uint64_t>(options.max_batch);
+  const std::uint64_t most = std::max(one, std::min(all, options.cache_bytes));
+  log::info(model.dtype_description(), ", ", model.threads(),
+            " threads; keys and values take up to ", format_bytes(one), " for a text of ",
+            model.max_position(), " tokens, ", format_bytes(most),
+            " for those that are written together, ", format_bytes(options.prefix_cache_bytes),
+            " for past ones");
+  if (options.cache_bytes < one)
+    log::warn("the memory for keys and values, ", format_bytes(options.cache_bytes),
+              ", holds no text of that length: --cache fp16 halves what it takes, a smaller "
+              "--prefix-cache-mb leaves more");
   if (http.keys) log::info("requests to /v1 must bring a key; known keys: ", http.keys->size());
   if (!is_loopback(http.host)) {
     log::warn(http.keys ? "without TLS in front, keys and texts can be read on their way to "
@@ -53,11 +75,11 @@ void introduce(const infer::PackedModel& model, const infer::EngineOptions& opti
 }
 
 int run_serve(const Arguments& arguments) {
-  const infer::EngineOptions engine_options = {
+  infer::EngineOptions engine_options = {
       .max_batch = arguments.integer("max-batch", 1, kMaxBatch),
       .queue = arguments.integer("queue", 0, kMaxQueue),
       .prefix_cache_bytes =
-          static_cast<std::uint64_t>(arguments.integer("prefix-cache-mb", 0, 1 << 30)) * 1000000};
+          static_cast<std::uint64_t>(arguments.integer("prefix-cache-mb", 0, 1 << 30)) * kMegabyte};
   const std::int64_t texts = engine_options.max_batch + engine_options.queue;
   runtime::HttpOptions http;
   http.host = arguments.text("host");
@@ -66,10 +88,12 @@ int run_serve(const Arguments& arguments) {
       static_cast<std::size_t>(arguments.integer("max-body-bytes", 1, std::int64_t{1} << 30));
   http.connections = static_cast<std::size_t>(texts) + kOtherConnections;
   if (arguments.has("api-key-file")) http.keys.emplace(arguments.text("api-key-file"));
+  if (arguments.has("cors-origin")) http.cors_origin = arguments.text("cors-origin");
   const std::chrono::seconds stop_limit(arguments.integer("stop-seconds", 0, 86400));
 
   infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
   const auto tokenizer = load_packed_tokenizer(arguments, model);
+  engine_options.cache_bytes = cache_bytes(arguments, model, engine_options.prefix_cache_bytes);
   infer::Engine engine(model, *tokenizer, engine_options);
   const CompletionApi api(model, *tokenizer, model_name(arguments), texts);
   HttpServer server(engine, api, http);
@@ -138,9 +162,17 @@ Verb serve_verb() {
             "keys, one per line, of which a request to /v1 must bring one (Authorization: Bearer "
             "KEY); without the option everybody may ask",
             "", false, false},
+           {"cors-origin", "ORIGIN",
+            "pages of this origin, e.g. https://example.org, may ask from a browser; \"*\": all",
+            "", false, false},
            {"max-batch", "N", "texts that are continued at the same time, 1 to 256", "16", false,
             false},
-           {"queue", "N", "texts that may wait for that, at most 700", "64", false, false},
+           {"queue", "N", "texts that may wait for that, at most 700", "256", false, false},
+           {"cache-mb", "N",
+            "memory in MB for keys and values of texts that are continued; the next text waits "
+            "until there is room for its longest form; 0: four fifths of what the machine, or "
+            "container, has left; on a GPU as much as it has",
+            "0", false, false},
            {"prefix-cache-mb", "N",
             "memory in MB for keys and values of past texts: prompts that begin like one of them "
             "are read from there on; 0: none",
