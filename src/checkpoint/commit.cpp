@@ -18,7 +18,7 @@ namespace fbi::checkpoint {
 namespace {
 
 namespace fs = std::filesystem;
-using formats::CheckpointShard;
+using formats::FileChecksum;
 using nlohmann::json;
 
 /// A new temporary folder.
@@ -79,8 +79,8 @@ std::vector<std::vector<const TensorPart*>> cut_into_files(std::span<const Tenso
   return files;
 }
 
-CheckpointShard write_shard(const fs::path& folder, const std::string& file,
-                            const std::vector<const TensorPart*>& parts) {
+FileChecksum write_shard(const fs::path& folder, const std::string& file,
+                         const std::vector<const TensorPart*>& parts) {
   std::vector<formats::TensorView> layout;
   for (const TensorPart* part : parts) layout.push_back(describe(*part));
   formats::SafetensorsWriter writer(folder / file, layout);
@@ -92,15 +92,15 @@ CheckpointShard write_shard(const fs::path& folder, const std::string& file,
   return {file, written.bytes, written.xxh3_128};
 }
 
-std::vector<CheckpointShard> write_shards(const fs::path& folder, std::span<const TensorPart> parts,
-                                          int rank, std::uint64_t max_shard_bytes) {
+std::vector<FileChecksum> write_shards(const fs::path& folder, std::span<const TensorPart> parts,
+                                       int rank, std::uint64_t max_shard_bytes) {
   std::set<std::string> names;
   for (const TensorPart& part : parts) {
     if (!names.insert(part.name).second) {
       throw UsageError(concat("checkpoint: tensor \"", part.name, "\" is given twice"));
     }
   }
-  std::vector<CheckpointShard> shards;
+  std::vector<FileChecksum> shards;
   for (const auto& file_parts : cut_into_files(parts, rank, max_shard_bytes)) {
     char name[64];
     std::snprintf(name, sizeof(name), "shard-r%05d-%05zu.safetensors", rank, shards.size());
@@ -110,12 +110,11 @@ std::vector<CheckpointShard> write_shards(const fs::path& folder, std::span<cons
 }
 
 /// The shard lists of all ranks, in rank order, on every rank.
-std::vector<CheckpointShard> gather_shards(distributed::Communicator& communicator,
-                                           const std::vector<CheckpointShard>& mine) {
+std::vector<FileChecksum> gather_shards(distributed::Communicator& communicator,
+                                        const std::vector<FileChecksum>& mine) {
   json list = json::array();
-  for (const CheckpointShard& shard : mine)
-    list.push_back({shard.file, shard.bytes, shard.xxh3_128});
-  std::vector<CheckpointShard> all;
+  for (const FileChecksum& shard : mine) list.push_back({shard.file, shard.bytes, shard.xxh3_128});
+  std::vector<FileChecksum> all;
   for (const std::string& text : distributed::all_gather_text(communicator, list.dump())) {
     for (const json& shard : json::parse(text)) {
       all.push_back({shard.at(0), shard.at(1), shard.at(2)});
@@ -150,7 +149,7 @@ fs::path commit_checkpoint(distributed::Communicator& communicator, const fs::pa
   });
   const fs::path temporary = distributed::all_gather_text(communicator, temporary_text)[0];
   try {
-    std::vector<CheckpointShard> mine;
+    std::vector<FileChecksum> mine;
     distributed::run_together(communicator, [&] {
       mine = write_shards(temporary, parts, communicator.rank(), options.max_shard_bytes);
     });

@@ -11,8 +11,7 @@ SampleRange micro_batch_range(std::int64_t step_position, std::int64_t micro_ste
   return {step_position + (micro_step * world + rank) * micro_batch, micro_batch};
 }
 
-Batcher::Batcher(const TrainingData& data, std::int64_t world, bool read_ahead)
-    : data_(data), world_(world), read_ahead_(read_ahead) {}
+Batcher::Batcher(const TrainingData& data, std::int64_t world) : data_(data), world_(world) {}
 
 std::vector<std::int32_t> Batcher::load(SampleRange range) const {
   std::vector<std::int32_t> ids(static_cast<std::size_t>(range.count * data_.ids_per_sample()));
@@ -30,7 +29,6 @@ void Batcher::read(SampleRange range, std::span<std::int32_t> ids) {
   } else {
     data_.read(range.first, range.count, ids);
   }
-  if (!read_ahead_) return;
   next_range_ = {range.first + world_ * range.count, range.count};
   next_ = std::async(std::launch::async, [this, next = next_range_] { return load(next); });
 }

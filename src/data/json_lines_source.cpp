@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <mutex>
 
 #include "data/line_index.h"
@@ -45,11 +46,7 @@ class JsonLinesSource final : public SampleSource {
     std::copy(ids.begin(), ids.end(), out.begin());
   }
 
-  void verify() const override { index(); }
   const std::filesystem::path& path() const override { return data_.path(); }
-  std::string describe() const override {
-    return concat(path().string(), ": JSON lines of ", ids_per_sample(), " ids");
-  }
 
  private:
   void check_count(const std::vector<std::int32_t>& ids, std::int64_t line) const {
@@ -62,10 +59,11 @@ class JsonLinesSource final : public SampleSource {
 
   const LineIndex& index() const {
     std::call_once(indexed_, [this] {
+      const Progress progress = log_progress(std::chrono::seconds(10));
       index_ = options_.store_index
                    ? LineIndex::load_or_build(data_, line_index_path(path(), options_.index_dir),
-                                              options_.progress)
-                   : LineIndex::build(data_, options_.progress);
+                                              progress)
+                   : LineIndex::build(data_, progress);
     });
     return index_;
   }

@@ -66,11 +66,11 @@ LineIndex LineIndex::build(const MappedFile& data, const Progress& progress) {
     if (at - reported < kStep) continue;
     release_pages(data, text.substr(reported, at - reported));
     reported = at;
-    if (progress) progress(what, at, text.size());
+    progress(what, at, text.size());
   }
   index.built_.push_back(end);
   release_pages(data, text.substr(reported));
-  if (progress) progress(what, text.size(), text.size());
+  progress(what, text.size(), text.size());
   return index;
 }
 
@@ -186,6 +186,16 @@ std::span<const std::uint64_t> LineIndex::offsets() const {
 std::string_view LineIndex::line(const MappedFile& data, std::int64_t line) const {
   const auto all = offsets();
   return text_of(data).substr(all[line], all[line + 1] - all[line]);
+}
+
+Progress log_progress(std::chrono::milliseconds interval) {
+  using Clock = std::chrono::steady_clock;
+  return [interval, said = Clock::now()](std::string_view what, std::uint64_t done,
+                                         std::uint64_t total) mutable {
+    if (Clock::now() - said < interval) return;
+    said = Clock::now();
+    log::info(what, ": ", 100 * done / std::max<std::uint64_t>(total, 1), " %");
+  };
 }
 
 std::filesystem::path line_index_path(const std::filesystem::path& data,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -8,7 +9,7 @@
 #include <vector>
 
 #include "fbi/core/file.h"
-#include "fbi/data/sample_source.h"
+#include "fbi/data/prepare.h"
 
 namespace fbi::data {
 
@@ -37,6 +38,9 @@ class LineIndex {
   std::vector<std::uint64_t> built_;
   std::optional<MappedFile> mapped_;
 };
+
+/// Says in the log how far work has come, every `interval`.
+Progress log_progress(std::chrono::milliseconds interval);
 
 /// `NAME.lines` beside the data, or in `index_dir`, where a hash of the data's path tells files of
 /// one name apart.

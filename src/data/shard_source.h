@@ -17,14 +17,12 @@ class ShardSource final : public SampleSource {
   }
   std::int64_t ids_per_sample() const override { return info().ids_per_sample; }
   void read(std::int64_t sample, std::span<std::int32_t> out) const override;
-  void verify() const override;
   const std::filesystem::path& path() const override { return path_; }
-  std::string describe() const override;
 
  private:
   std::filesystem::path path_;
   formats::TokenShard shard_;
-  mutable std::once_flag verified_;
+  mutable std::once_flag verified_;  // the hash
 };
 
 }  // namespace fbi::data

@@ -65,12 +65,6 @@ void TrainingData::read(std::int64_t first, std::int64_t count, std::span<std::i
   }
 }
 
-void TrainingData::verify() const {
-  for (const auto& file : files_) {
-    if (file) file->verify();
-  }
-}
-
 namespace {
 
 std::vector<fs::path> files_of_folder(const fs::path& folder, const std::string& extension) {
@@ -204,16 +198,13 @@ std::vector<FileContent> training_contents(const config::DataConfig& data) {
 
 std::unique_ptr<TrainingData> open_training_data(const config::DataConfig& data,
                                                  const config::TrainConfig& train,
-                                                 std::int64_t vocab_size,
-                                                 const Progress& progress) {
+                                                 std::int64_t vocab_size) {
   const auto by_entry = expand_data_paths(data);
   std::vector<fs::path> paths;
   for (const auto& entry : by_entry) paths.insert(paths.end(), entry.begin(), entry.end());
   const auto skipped = skipped_files(data.skip_files, std::ssize(paths));
-  const JsonLinesOptions amber{.ids_per_sample = train.seq_len + 1,
-                               .vocab_size = vocab_size,
-                               .index_dir = data.index_dir,
-                               .progress = progress};
+  const JsonLinesOptions amber{
+      .ids_per_sample = train.seq_len + 1, .vocab_size = vocab_size, .index_dir = data.index_dir};
   std::vector<std::unique_ptr<SampleSource>> files(paths.size());
   std::string tokenizer_hash;
   for (std::size_t k = 0; k < paths.size(); ++k) {

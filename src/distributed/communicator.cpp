@@ -44,9 +44,4 @@ std::unique_ptr<Work> Communicator::all_gather(at::Tensor& output, const at::Ten
   return start_all_gather(output, input);
 }
 
-std::unique_ptr<Work> Communicator::broadcast(at::Tensor& tensor, int root, Payload payload) {
-  if (rank() == root && size() > 1) count(payload, bytes_of(tensor));
-  return start_broadcast(tensor, root);
-}
-
 }  // namespace fbi::distributed

@@ -74,11 +74,10 @@ class GlooWork final : public Work {
 
 class GlooRank final : public Communicator {
  public:
-  GlooRank(Met met, c10::intrusive_ptr<ProcessGroupGloo> group, bool deterministic)
+  GlooRank(Met met, c10::intrusive_ptr<ProcessGroupGloo> group)
       : rank_(group->getRank()),
         size_(group->getSize()),
-        ranks_(std::make_shared<GlooRanks>(GlooRanks{std::move(met), std::move(group)})),
-        deterministic_(deterministic) {}
+        ranks_(std::make_shared<GlooRanks>(GlooRanks{std::move(met), std::move(group)})) {}
 
   ~GlooRank() override { pulse().leave(); }
   GlooRank(const GlooRank&) = delete;
@@ -93,11 +92,9 @@ class GlooRank final : public Communicator {
   std::unique_ptr<Work> start_all_reduce(at::Tensor& tensor, Reduce op) override {
     require_cpu(tensor);
     if (tensor.numel() == 0) return std::make_unique<Finished>();
-    if (op == Reduce::kSum && deterministic_) return sum_in_rank_order(tensor);
+    if (op == Reduce::kSum) return sum_in_rank_order(tensor);
     c10d::AllreduceOptions options;
-    options.reduceOp = op == Reduce::kSum   ? c10d::ReduceOp::SUM
-                       : op == Reduce::kMax ? c10d::ReduceOp::MAX
-                                            : c10d::ReduceOp::MIN;
+    options.reduceOp = c10d::ReduceOp::MAX;
     std::vector<at::Tensor> tensors = {tensor};
     return start("all_reduce", [&] { return group().allreduce(tensors, options); });
   }
@@ -106,10 +103,6 @@ class GlooRank final : public Communicator {
     require_sizes("reduce_scatter", input, output);
     if (input.numel() == 0) return std::make_unique<Finished>();
     at::Tensor sent = input.view({-1});
-    if (!deterministic_) {
-      at::Tensor received = output.view({-1});
-      return start("reduce_scatter", [&] { return group()._reduce_scatter_base(received, sent); });
-    }
     at::Tensor received = at::empty({size(), output.numel()}, input.options());
     at::Tensor flat = received.view({-1});
     std::vector<std::int64_t> equal_parts;
@@ -128,18 +121,6 @@ class GlooRank final : public Communicator {
     at::Tensor sent = input.is_alias_of(output) ? input.clone().view({-1}) : input.view({-1});
     at::Tensor received = output.view({-1});
     return start("all_gather", [&] { return group()._allgather_base(received, sent); });
-  }
-
-  std::unique_ptr<Work> start_broadcast(at::Tensor& tensor, int root) override {
-    if (root < 0 || root >= size()) {
-      throw UsageError(concat("broadcast: expected a root in [0, ", size(), "), found ", root));
-    }
-    require_cpu(tensor);
-    if (tensor.numel() == 0) return std::make_unique<Finished>();
-    c10d::BroadcastOptions options;
-    options.rootRank = root;
-    std::vector<at::Tensor> tensors = {tensor};
-    return start("broadcast", [&] { return group().broadcast(tensors, options); });
   }
 
   void barrier() override {
@@ -190,16 +171,13 @@ class GlooRank final : public Communicator {
   QuietLibTorch quiet_;
   int rank_, size_;
   std::shared_ptr<GlooRanks> ranks_;
-  bool deterministic_;
 };
 
 c10::intrusive_ptr<ProcessGroupGloo> connect(const Met& met, const Rendezvous& rendezvous,
                                              const ProcessGroupOptions& options) {
   auto settings = ProcessGroupGloo::Options::create(options.start_timeout);
   settings->devices.push_back(
-      options.network_interface.empty()
-          ? ProcessGroupGloo::createDeviceForHostname(local_address_towards(rendezvous.master_addr))
-          : ProcessGroupGloo::createDeviceForInterface(options.network_interface));
+      ProcessGroupGloo::createDeviceForHostname(local_address_towards(rendezvous.master_addr)));
   return guarded(*met.pulse, concat("connecting rank ", rendezvous.rank), [&] {
     auto group = c10::make_intrusive<ProcessGroupGloo>(
         c10::make_intrusive<c10d::PrefixStore>("gloo", met.store), rendezvous.rank,
@@ -220,7 +198,7 @@ std::unique_ptr<Communicator> make_gloo_group(const Rendezvous& rendezvous,
   if (rendezvous.world_size == 1) return make_single_rank();
   const QuietLibTorch quiet;
   const Met met = meet(rendezvous, options);
-  return std::make_unique<GlooRank>(met, connect(met, rendezvous, options), options.deterministic);
+  return std::make_unique<GlooRank>(met, connect(met, rendezvous, options));
 }
 
 }  // namespace fbi::distributed

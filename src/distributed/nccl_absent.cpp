@@ -3,10 +3,6 @@
 
 namespace fbi::distributed {
 
-bool has_nccl() {
-  return false;
-}
-
 std::unique_ptr<Communicator> make_nccl_group(const Rendezvous&, at::Device,
                                               const ProcessGroupOptions&) {
   throw UsageError("this build has no NCCL: build with scripts/build.sh --cuda");

@@ -116,18 +116,6 @@ class NcclWork final : public Work {
   std::function<void()> finish_;
 };
 
-c10d::ReduceOp reduce_op(Reduce op) {
-  switch (op) {
-    case Reduce::kMax:
-      return c10d::ReduceOp::MAX;
-    case Reduce::kMin:
-      return c10d::ReduceOp::MIN;
-    case Reduce::kSum:
-      break;
-  }
-  return c10d::ReduceOp::SUM;
-}
-
 class NcclRank final : public Communicator {
  public:
   NcclRank(StorePointer store, std::shared_ptr<Group> group, at::Device device)
@@ -168,7 +156,7 @@ class NcclRank final : public Communicator {
     at::Tensor moved = tensor.to(device_);
     std::vector<at::Tensor> tensors = {moved};
     c10d::AllreduceOptions options;
-    options.reduceOp = reduce_op(op);
+    options.reduceOp = op == Reduce::kMax ? c10d::ReduceOp::MAX : c10d::ReduceOp::SUM;
     return start(
         "all_reduce", [&] { return group_->nccl->allreduce(tensors, options); }, tensor, moved);
   }
@@ -186,15 +174,6 @@ class NcclRank final : public Communicator {
     return start(
         "all_gather", [&] { return group_->nccl->_allgather_base(received, sent); }, output,
         received);
-  }
-
-  std::unique_ptr<Work> start_broadcast(at::Tensor& tensor, int root) override {
-    at::Tensor moved = tensor.to(device_);
-    std::vector<at::Tensor> tensors = {moved};
-    c10d::BroadcastOptions options;
-    options.rootRank = root;
-    return start(
-        "broadcast", [&] { return group_->nccl->broadcast(tensors, options); }, tensor, moved);
   }
 
   /// `moved` is `result` itself or, for a tensor on the CPU, its copy on the GPU.
@@ -226,10 +205,6 @@ std::string bus_address(at::Device device) {
 }
 
 }  // namespace
-
-bool has_nccl() {
-  return true;
-}
 
 std::unique_ptr<Communicator> make_nccl_group(const Rendezvous& rendezvous, at::Device device,
                                               const ProcessGroupOptions& options) {

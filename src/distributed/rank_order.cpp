@@ -1,7 +1,6 @@
 #include "distributed/rank_order.h"
 
 #include <ATen/ops/maximum.h>
-#include <ATen/ops/minimum.h>
 
 namespace fbi::distributed {
 
@@ -14,9 +13,6 @@ at::Tensor reduce_in_rank_order(const std::vector<at::Tensor>& parts, Reduce op)
         break;
       case Reduce::kMax:
         at::maximum_out(result, result, parts[rank]);
-        break;
-      case Reduce::kMin:
-        at::minimum_out(result, result, parts[rank]);
         break;
     }
   }

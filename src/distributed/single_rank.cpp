@@ -33,10 +33,6 @@ class SingleRank final : public Communicator {
   std::unique_ptr<Work> start_all_gather(at::Tensor& output, const at::Tensor& input) override {
     return copy("all_gather", output, input);
   }
-  std::unique_ptr<Work> start_broadcast(at::Tensor&, int root) override {
-    if (root != 0) throw UsageError(concat("broadcast on one rank: expected root 0, found ", root));
-    return std::make_unique<Finished>();
-  }
   void barrier() override {}
 
  private:

@@ -191,32 +191,4 @@ ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& token
   return result;
 }
 
-ChoiceResult merge(std::span<const ChoiceResult> parts) {
-  if (parts.empty()) throw UsageError("no parts of a choice task to merge");
-  std::vector<const ChoiceResult*> sorted;
-  for (const ChoiceResult& part : parts) sorted.push_back(&part);
-  std::ranges::stable_sort(sorted, {}, [](const ChoiceResult* part) {
-    return std::pair(part->first_item, part->items.size());
-  });
-  ChoiceResult whole = *sorted.front();
-  whole.items.clear();
-  whole.first_item = 0;
-  for (const ChoiceResult* part : sorted) {
-    if (part->first_item != static_cast<std::int64_t>(whole.items.size()) ||
-        part->items_total != whole.items_total || part->task != whole.task ||
-        part->dtype != whole.dtype || part->add_bos != whole.add_bos) {
-      throw UsageError(concat("parts of ", whole.task, " do not fit: expected item ",
-                              whole.items.size(), " of ", whole.items_total, " in ", whole.dtype,
-                              ", found item ", part->first_item, " of ", part->items_total, " of ",
-                              part->task, " in ", part->dtype));
-    }
-    whole.items.insert(whole.items.end(), part->items.begin(), part->items.end());
-  }
-  if (static_cast<std::int64_t>(whole.items.size()) != whole.items_total) {
-    throw UsageError(concat("parts of ", whole.task, " are missing: found ", whole.items.size(),
-                            " of ", whole.items_total, " items"));
-  }
-  return whole;
-}
-
 }  // namespace fbi::eval

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <utility>
 
 #include <nlohmann/json.hpp>
 
@@ -88,14 +87,14 @@ std::int64_t windows_of(const WindowSource& windows, const PerplexityOptions& op
   return options.max_windows > 0 ? std::min(options.max_windows, windows.count) : windows.count;
 }
 
+}  // namespace
+
 void summarize(PerplexityResult& result, std::int64_t window_length) {
   result.windows = static_cast<std::int64_t>(result.window_nll.size());
   result.tokens = result.windows * window_length;
   result.mean_nll = mean(result.window_nll);
   result.perplexity = std::exp(result.mean_nll);
 }
-
-}  // namespace
 
 void check_windows(const WindowSource& windows, std::int64_t vocab_size, std::int64_t max_position,
                    const PerplexityOptions& options) {
@@ -144,39 +143,6 @@ PerplexityResult perplexity(LanguageModel& model, const WindowSource& windows,
   }
   summarize(result, length);
   return result;
-}
-
-PerplexityResult merge(std::span<const PerplexityResult> parts) {
-  if (parts.empty()) throw UsageError("no parts of a perplexity evaluation to merge");
-  std::vector<const PerplexityResult*> sorted;
-  for (const PerplexityResult& part : parts) {
-    if (part.windows > 0) sorted.push_back(&part);
-  }
-  std::ranges::sort(sorted, {}, [](const PerplexityResult* part) { return part->first_window; });
-
-  PerplexityResult whole;
-  whole.dtype = parts.front().dtype;
-  whole.windows_total = parts.front().windows_total;
-  const std::int64_t length = sorted.empty() ? 0 : sorted.front()->tokens / sorted.front()->windows;
-  for (const PerplexityResult* part : sorted) {
-    const auto expected = static_cast<std::int64_t>(whole.window_nll.size());
-    if (part->first_window != expected || part->windows_total != whole.windows_total ||
-        part->dtype != whole.dtype || part->tokens != part->windows * length) {
-      throw UsageError(concat("parts of a perplexity evaluation do not fit: expected window ",
-                              expected, " of ", whole.windows_total, ", length ", length, ", in ",
-                              whole.dtype, "; found window ", part->first_window, " of ",
-                              part->windows_total, ", length ", part->tokens / part->windows,
-                              ", in ", part->dtype));
-    }
-    whole.window_nll.insert(whole.window_nll.end(), part->window_nll.begin(),
-                            part->window_nll.end());
-  }
-  if (static_cast<std::int64_t>(whole.window_nll.size()) != whole.windows_total) {
-    throw UsageError(concat("parts of a perplexity evaluation are missing: found ",
-                            whole.window_nll.size(), " of ", whole.windows_total, " windows"));
-  }
-  summarize(whole, length);
-  return whole;
 }
 
 std::string to_json(const PerplexityResult& result) {

@@ -8,7 +8,6 @@
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/log.h"
-#include "fbi/core/text_distance.h"
 #include "formats/file_checksum.h"
 #include "formats/strict_json.h"
 
@@ -97,7 +96,7 @@ CheckpointReader::CheckpointReader(const fs::path& directory, bool verify_hash)
       }
       files_.push_back(std::make_unique<SafetensorsFile>(path));
       for (const auto& tensor : files_.back()->tensors()) {
-        if (!by_name_.emplace(tensor.name, &tensor).second) {
+        if (!tensors_.emplace(tensor.name, &tensor).second) {
           fail(path.string(), ": tensor ", printable(tensor.name), " is in another shard too");
         }
       }
@@ -110,31 +109,13 @@ CheckpointReader::CheckpointReader(const fs::path& directory, bool verify_hash)
 void CheckpointReader::check_bytes(std::size_t part, std::size_t parts) const {
   try {
     for (std::size_t i = part; i < manifest_.shards.size(); i += parts) {
-      const CheckpointShard& shard = manifest_.shards[i];
+      const FileChecksum& shard = manifest_.shards[i];
       const std::string found = difference(directory_ / shard.file, shard, /*verify_hash=*/true);
       if (!found.empty()) fail("shard ", found);
     }
   } catch (const DataError& error) {
     throw CheckpointError(error.what());
   }
-}
-
-const TensorView* CheckpointReader::find(const std::string& name) const {
-  const auto found = by_name_.find(name);
-  return found == by_name_.end() ? nullptr : found->second;
-}
-
-const TensorView& CheckpointReader::at(const std::string& name) const {
-  if (const TensorView* tensor = find(name)) return *tensor;
-  const std::string closest = nearest(name, names());
-  fail("checkpoint ", directory_.string(), " has no tensor ", printable(name),
-       closest.empty() ? "" : concat("; the nearest name is ", printable(closest)));
-}
-
-std::vector<std::string> CheckpointReader::names() const {
-  std::vector<std::string> result;
-  for (const auto& [name, tensor] : by_name_) result.push_back(name);
-  return result;
 }
 
 std::string checkpoint_folder_name(std::int64_t step) {

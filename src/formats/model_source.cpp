@@ -65,7 +65,7 @@ std::unique_ptr<ModelSource> checkpoint_source(std::unique_ptr<CheckpointReader>
 std::string content_hash(const std::filesystem::path& directory) {
   std::string content;
   if (const auto manifest = directory / "manifest.json"; std::filesystem::exists(manifest)) {
-    for (const CheckpointShard& shard : manifest_from_file(manifest).shards)
+    for (const FileChecksum& shard : manifest_from_file(manifest).shards)
       content += concat(shard.file, ' ', shard.xxh3_128, '\n');
   } else {
     const TensorFolder tensors(directory);

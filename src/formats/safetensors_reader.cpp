@@ -37,16 +37,13 @@ class HeaderReader {
     header_ = parse_strict_json(text, place_);
   }
 
-  std::map<std::string, std::string> metadata() const {
-    std::map<std::string, std::string> result;
+  void check_metadata() const {
     const auto found = header_.find(kMetadataKey);
-    if (found == header_.end()) return result;
+    if (found == header_.end()) return;
     if (!found->is_object()) fail(kMetadataKey, ": expected an object of strings");
     for (const auto& [key, value] : found->items()) {
       if (!value.is_string()) fail(kMetadataKey, ": expected a string for ", printable(key));
-      result.emplace(key, value.get<std::string>());
     }
-    return result;
   }
 
   // In file order. Together they cover the buffer without overlap or hole.
@@ -142,14 +139,8 @@ class HeaderReader {
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
   const HeaderReader header(file_.bytes(), path);
-  metadata_ = header.metadata();
+  header.check_metadata();
   tensors_ = header.tensors();
-  for (std::size_t i = 0; i < tensors_.size(); ++i) by_name_.emplace(tensors_[i].name, i);
-}
-
-const TensorView* SafetensorsFile::find(const std::string& name) const {
-  const auto found = by_name_.find(name);
-  return found == by_name_.end() ? nullptr : &tensors_[found->second];
 }
 
 }  // namespace fbi::formats

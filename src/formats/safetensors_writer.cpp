@@ -1,6 +1,5 @@
 #include <limits>
 #include <set>
-#include <utility>
 
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
@@ -28,10 +27,9 @@ std::uint64_t checked_bytes(const TensorView& tensor, const std::string& place) 
 
 // The header's JSON, padded so that the tensors begin at a multiple of 8. Pieces are joined by hand
 // to keep file order.
-std::string header_text(std::span<const TensorView> layout,
-                        std::map<std::string, std::string> metadata, const std::string& place) {
-  metadata["format"] = "pt";  // transformers refuses files without it
-  std::string text = concat("{", json(kMetadataKey).dump(), ":", json(metadata).dump());
+std::string header_text(std::span<const TensorView> layout, const std::string& place) {
+  // transformers refuses files without a format
+  std::string text = concat("{\"", kMetadataKey, R"(":{"format":"pt"})");
   std::set<std::string_view> names;
   std::uint64_t offset = 0;
   for (const auto& tensor : layout) {
@@ -75,11 +73,10 @@ struct SafetensorsWriter::Impl {
 };
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
-                                     std::span<const TensorView> layout,
-                                     std::map<std::string, std::string> metadata) {
+                                     std::span<const TensorView> layout) {
   std::string header;
   try {
-    header = header_text(layout, std::move(metadata), path.string());
+    header = header_text(layout, path.string());
   } catch (const json::exception& error) {  // a name that is not UTF-8
     throw UsageError(concat(path.string(), ": ", error.what()));
   }
@@ -112,22 +109,6 @@ WrittenFile SafetensorsWriter::finish() {
   }
   impl_->file.commit();
   return {written, impl_->hasher.hex()};
-}
-
-WrittenFile write_safetensors(const std::filesystem::path& path,
-                              std::span<const TensorView> tensors,
-                              std::map<std::string, std::string> metadata) {
-  for (const auto& tensor : tensors) {
-    const std::uint64_t expected = checked_bytes(tensor, path.string());
-    if (tensor.bytes.size() != expected) {
-      throw UsageError(concat(path.string(), ": tensor ", printable(tensor.name), ": expected ",
-                              expected, " bytes for ", to_string(tensor.dtype), " ",
-                              json(tensor.shape).dump(), ", found ", tensor.bytes.size()));
-    }
-  }
-  SafetensorsWriter writer(path, tensors, std::move(metadata));
-  for (const auto& tensor : tensors) writer.write(tensor.bytes);
-  return writer.finish();
 }
 
 }  // namespace fbi::formats

@@ -109,7 +109,7 @@ std::string ShardedTensor::hash128_hex() const {
 }
 
 ShardedTensors::ShardedTensors(const CheckpointReader& reader) : folder_(reader.path().string()) {
-  for (const std::string& name : reader.names()) add(reader.at(name));
+  for (const auto& [name, view] : reader.tensors()) add(*view);
   for (auto& [name, tensor] : tensors_) check_cover(folder_, name, tensor);
 }
 

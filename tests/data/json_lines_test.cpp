@@ -30,14 +30,16 @@ class JsonLines : public ::testing::Test {
     write_text(file_, text);
     return reopen();
   }
-  /// Counts in builds_ how often the data was scanned.
-  std::unique_ptr<SampleSource> reopen() {
-    options_.progress = [this](std::string_view what, std::uint64_t done, std::uint64_t total) {
-      EXPECT_THAT(std::string(what), ::testing::HasSubstr("data.jsonl"));
-      EXPECT_LE(done, total);
-      if (done == total) ++builds_;
-    };
-    return open_json_lines(file_, options_);
+  std::unique_ptr<SampleSource> reopen() { return open_json_lines(file_, options_); }
+  /// What a source looks lines up in. Counts in builds_ how often the data was scanned for it.
+  LineIndex index() {
+    return LineIndex::load_or_build(
+        MappedFile(file_), line_index_path(file_, options_.index_dir),
+        [this](std::string_view what, std::uint64_t done, std::uint64_t total) {
+          EXPECT_EQ(what, "indexing " + file_.string());
+          EXPECT_LE(done, total);
+          if (done == total) ++builds_;
+        });
   }
   std::string read_error(const std::string& second_line) {
     const auto source =
@@ -128,9 +130,11 @@ TEST_F(JsonLines, TheFirstLineIsCheckedWhenOpened) {
   expect_error<DataError>([&] { open("not json"); }, "line 1", "broken JSON");
   expect_error<DataError>([&] { open(""); }, file_.string(), "empty file");
   expect_error<DataError>([&] { open("\n\n"); }, file_.string(), "empty file");
+  open(token_line(1, 3) + "\n");
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "data.jsonl.lines"))
+      << "opening must not scan the file";
   file_ = folder_ / "absent.jsonl";
   expect_error<DataError>([&] { reopen(); }, "absent.jsonl");
-  EXPECT_EQ(builds_, 0) << "opening must not scan the file";
 }
 
 TEST_F(JsonLines, AHugeLineIsRefusedNotParsed) {
@@ -143,18 +147,22 @@ TEST_F(JsonLines, AHugeLineIsRefusedNotParsed) {
 TEST_F(JsonLines, TheIndexIsBuiltOnceAndKept) {
   const std::string text = token_line(1, 3) + "\n" + token_line(4, 3) + "\n";
   EXPECT_EQ(open(text)->sample_count(), 2);
-  EXPECT_EQ(builds_, 1);
-  EXPECT_TRUE(std::filesystem::exists(folder_ / "data.jsonl.lines"));
+  EXPECT_EQ(index().line_count(), 2);
+  EXPECT_EQ(builds_, 0) << "the source has kept it";
+  std::filesystem::remove(folder_ / "data.jsonl.lines");
+  for (int time = 0; time < 2; ++time) {
+    EXPECT_EQ(index().line_count(), 2);
+    EXPECT_EQ(builds_, 1);
+  }
   const auto again = reopen();
   EXPECT_EQ(again->sample_count(), 2);
   EXPECT_THAT(read_sample(*again, 1), ElementsAre(4, 5, 6));
-  EXPECT_EQ(builds_, 1);
 }
 
 TEST_F(JsonLines, OfManyReadersAtOnceOneBuildsTheIndex) {
   write_text(file_, token_line(1, 3) + "\n" + token_line(4, 3) + "\n");
   std::vector<std::thread> readers;
-  for (int reader = 0; reader < 8; ++reader) readers.emplace_back([&] { reopen()->verify(); });
+  for (int reader = 0; reader < 8; ++reader) readers.emplace_back([&] { index(); });
   for (auto& reader : readers) reader.join();
   EXPECT_EQ(builds_, 1);
   EXPECT_TRUE(std::filesystem::exists(folder_ / "data.jsonl.lines"));
@@ -162,26 +170,28 @@ TEST_F(JsonLines, OfManyReadersAtOnceOneBuildsTheIndex) {
 }
 
 TEST_F(JsonLines, TheIndexIsRebuiltWhenTheDataChanges) {
-  open(token_line(1, 3) + "\n")->verify();
+  write_text(file_, token_line(1, 3) + "\n");
+  index();
   const auto time = std::filesystem::last_write_time(file_);
-  EXPECT_EQ(open(token_line(1, 3) + "\n" + token_line(4, 3) + "\n")->sample_count(), 2) << "size";
+  write_text(file_, token_line(1, 3) + "\n" + token_line(4, 3) + "\n");
+  EXPECT_EQ(index().line_count(), 2) << "size";
   EXPECT_EQ(builds_, 2);
   // Same size and time: only head and tail tell.
   const auto second_time = std::filesystem::last_write_time(file_);
   write_text(file_, token_line(1, 3) + std::string(std::filesystem::file_size(file_) / 2, ' '));
   std::filesystem::last_write_time(file_, second_time);
-  EXPECT_EQ(reopen()->sample_count(), 1) << "content";
+  EXPECT_EQ(index().line_count(), 1) << "content";
   EXPECT_EQ(builds_, 3);
   std::filesystem::last_write_time(file_, time - std::chrono::seconds(5));
-  reopen()->verify();
+  index();
   EXPECT_EQ(builds_, 4) << "time";
-  reopen()->verify();
+  index();
   EXPECT_EQ(builds_, 4);
 }
 
 TEST_F(JsonLines, ADamagedIndexIsRebuilt) {
   const std::string text = token_line(1, 3) + "\n" + token_line(4, 3) + "\n";
-  open(text)->verify();
+  open(text)->sample_count();
   const auto index_file = folder_ / "data.jsonl.lines";
   const std::string good = read_file(index_file);
   std::vector<std::string> damaged = {"", good.substr(0, 50), good.substr(0, good.size() - 8),
@@ -190,11 +200,11 @@ TEST_F(JsonLines, ADamagedIndexIsRebuilt) {
     damaged.push_back(good);
     damaged.back()[at] = static_cast<char>(damaged.back()[at] ^ 1);
   }
+  const MappedFile data(file_);
   for (const std::string& bytes : damaged) {
     write_text(index_file, bytes);
     builds_ = 0;
-    const auto source = reopen();
-    EXPECT_THAT(read_sample(*source, 1), ElementsAre(4, 5, 6));
+    EXPECT_EQ(index().line(data, 1), token_line(4, 3));
     EXPECT_EQ(builds_, 1);
     EXPECT_EQ(read_file(index_file), good);
   }
@@ -202,7 +212,7 @@ TEST_F(JsonLines, ADamagedIndexIsRebuilt) {
 
 TEST_F(JsonLines, IndexDirTellsFilesOfOneNameApart) {
   options_.index_dir = folder_ / "indexes";
-  open(token_line(1, 3) + "\n")->verify();
+  open(token_line(1, 3) + "\n")->sample_count();
   std::filesystem::create_directory(folder_ / "other");
   file_ = folder_ / "other" / "data.jsonl";
   EXPECT_EQ(open(token_line(1, 3) + "\n" + token_line(4, 3) + "\n")->sample_count(), 2);
@@ -224,6 +234,15 @@ TEST_F(JsonLines, AnIndexThatCannotBeKeptIsAWarning) {
   EXPECT_THAT(read_sample(*source, 0), ElementsAre(1, 2, 3));
   log::reset();
   EXPECT_THAT(read_file(folder_ / "log"), ::testing::HasSubstr("data.index_dir"));
+}
+
+TEST_F(JsonLines, TheLogSaysHowFarAnIndexHasCome) {
+  const log::FileSink sink((folder_ / "log").string());
+  log_progress(std::chrono::hours(1))("indexing a", 1, 4);
+  EXPECT_EQ(read_file(folder_ / "log"), "") << "not before the interval is over";
+  log_progress(std::chrono::seconds(0))("indexing a", 1, 4);
+  log::reset();
+  EXPECT_THAT(read_file(folder_ / "log"), ::testing::HasSubstr("info indexing a: 25 %"));
 }
 
 TEST_F(JsonLines, TheFileIsNeverInMemoryAsAWhole) {
@@ -258,7 +277,6 @@ TEST_F(JsonLines, ManyThreadsReadTheSame) {
     });
   }
   for (auto& thread : threads) thread.join();
-  EXPECT_EQ(builds_, 1);
   std::int64_t expected = 0;
   for (std::int64_t k = 0; k < 50; ++k) expected += (3 * k + 3) * (k + 1);
   EXPECT_THAT(sums, ::testing::Each(expected));

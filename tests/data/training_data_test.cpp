@@ -49,11 +49,11 @@ TEST_F(OpenTrainingData, AFolderGivesItsTrainingShardsInOrderOfName) {
   write_shard(folder_ / "valid-00000.tokens", 2, 5, 20);
   write_text(folder_ / "dataset.json", "{}");
   const auto data = open();
-  ASSERT_EQ(data->files().size(), 2u);
-  EXPECT_EQ(data->files()[0]->path(), folder_ / "train-00000.tokens");
   EXPECT_EQ(data->ids_per_sample(), 5);
   EXPECT_EQ(first_ids(*data), (std::multiset<std::int32_t>{0, 1, 2, 10, 11}));
-  data->verify();
+  std::vector<std::int32_t> ids(5);
+  data->read(3, 1, ids);
+  EXPECT_GE(ids[0], 10) << "the fourth sample is of the second file";
 }
 
 TEST_F(OpenTrainingData, FilesComeInTheOrderGivenAndAValidationShardMayBeNamed) {
@@ -127,7 +127,6 @@ TEST_F(OpenTrainingData, WeightsMixTheEntriesOfPaths) {
     values.insert(ids[0]);
   }
   EXPECT_EQ(values, (std::multiset<std::int32_t>{0, 1, 2, 10, 11, 12, 20, 21}));
-  data->verify();
 }
 
 TEST_F(OpenTrainingData, SkippedFilesAreCountedOverAllMixedEntries) {
@@ -208,7 +207,6 @@ TEST_F(OpenTrainingData, ATruncatedShardIsRefusedAndAnAlteredOneWhenRead) {
   const auto data = open();
   std::vector<std::int32_t> ids(5);
   expect_error<DataError>([&] { data->read(0, 1, ids); }, "a.tokens", "altered");
-  expect_error<DataError>([&] { data->verify(); }, "a.tokens", "altered");
 }
 
 TEST_F(OpenTrainingData, FindsTheTokenizerBesideTheData) {

@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "fbi/distributed/communicator.h"
+#include "distributed/thread_group.h"
 
 namespace fbi::test {
 

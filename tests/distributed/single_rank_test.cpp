@@ -14,7 +14,7 @@ TEST(SingleRank, EveryCollectiveIsTheIdentity) {
   EXPECT_EQ(communicator->rank(), 0);
   EXPECT_EQ(communicator->size(), 1);
   const at::Tensor input = at::arange(6, at::kFloat).view({2, 3});
-  for (const Reduce op : {Reduce::kSum, Reduce::kMax, Reduce::kMin}) {
+  for (const Reduce op : {Reduce::kSum, Reduce::kMax}) {
     at::Tensor tensor = input.clone();
     communicator->all_reduce(tensor, op)->wait();
     EXPECT_TRUE(at::equal(tensor, input));
@@ -24,8 +24,6 @@ TEST(SingleRank, EveryCollectiveIsTheIdentity) {
   EXPECT_TRUE(at::equal(output, input));
   output.zero_();
   communicator->all_gather(output, input)->wait();
-  EXPECT_TRUE(at::equal(output, input));
-  communicator->broadcast(output, 0)->wait();
   EXPECT_TRUE(at::equal(output, input));
   communicator->barrier();
 }
@@ -38,12 +36,11 @@ TEST(SingleRank, OutputMayBeTheInputItself) {
   EXPECT_TRUE(at::equal(tensor, at::arange(4, at::kFloat)));
 }
 
-TEST(SingleRank, RefusesOtherSizesDtypesAndRoots) {
+TEST(SingleRank, RefusesOtherSizesAndDtypes) {
   const auto communicator = make_single_rank();
   at::Tensor four = at::zeros({4}), five = at::zeros({5}), bytes = at::zeros({4}, at::kByte);
   EXPECT_THROW(communicator->all_gather(four, five), UsageError);
   EXPECT_THROW(communicator->reduce_scatter(four, bytes), UsageError);
-  EXPECT_THROW(communicator->broadcast(four, 1), UsageError);
 }
 
 }  // namespace

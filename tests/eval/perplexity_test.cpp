@@ -131,9 +131,9 @@ TEST(PerplexityTest, ProgressEndsAtTheResult) {
   EXPECT_EQ(seen[3].mean_nll, result.mean_nll);
 }
 
-/// Merging is bit-identical for every number of parts, although this model's values depend on the
-/// rows of a forward.
-TEST(PerplexityTest, MergedPartsEqualTheWhole) {
+/// Bit-identical for every number of parts, although this model's values depend on the rows of a
+/// forward.
+TEST(PerplexityTest, PartsTogetherEqualTheWhole) {
   BigramModel model = make_model();
   model.set_batch_noise(1e-3f);
   const auto tokens = make_tokens(5 * 23);
@@ -142,44 +142,26 @@ TEST(PerplexityTest, MergedPartsEqualTheWhole) {
     options.batch = batch;
     const PerplexityResult whole = perplexity(model, stream_windows(tokens, 5), options);
     for (int parts = 1; parts <= 30; ++parts) {
-      std::vector<PerplexityResult> results;
+      PerplexityResult joined;
       options.parts = parts;
-      for (int part = parts - 1; part >= 0; --part) {
+      for (int part = 0; part < parts; ++part) {
         options.part = part;
-        results.push_back(perplexity(model, stream_windows(tokens, 5), options));
+        const PerplexityResult result = perplexity(model, stream_windows(tokens, 5), options);
+        ASSERT_EQ(result.first_window, std::ssize(joined.window_nll));
+        ASSERT_EQ(result.windows_total, 23);
+        joined.window_nll.insert(joined.window_nll.end(), result.window_nll.begin(),
+                                 result.window_nll.end());
       }
       options.part = 0;
       options.parts = 1;
-      const PerplexityResult merged = merge(results);
-      ASSERT_EQ(merged.mean_nll, whole.mean_nll) << parts << " parts, batch " << batch;
-      ASSERT_EQ(merged.perplexity, whole.perplexity);
-      ASSERT_EQ(merged.window_nll, whole.window_nll);
-      ASSERT_EQ(merged.windows, 23);
-      ASSERT_EQ(merged.tokens, 5 * 23);
-      ASSERT_EQ(merged.dtype, "fp32");
+      summarize(joined, 5);
+      ASSERT_EQ(joined.mean_nll, whole.mean_nll) << parts << " parts, batch " << batch;
+      ASSERT_EQ(joined.perplexity, whole.perplexity);
+      ASSERT_EQ(joined.window_nll, whole.window_nll);
+      ASSERT_EQ(joined.windows, 23);
+      ASSERT_EQ(joined.tokens, 5 * 23);
     }
   }
-}
-
-TEST(PerplexityTest, PartsThatDoNotFitAreRefused) {
-  BigramModel model = make_model();
-  const auto tokens = make_tokens(50);
-  PerplexityOptions options;
-  options.parts = 2;
-  const PerplexityResult first = perplexity(model, stream_windows(tokens, 5), options);
-  options.part = 1;
-  PerplexityResult second = perplexity(model, stream_windows(tokens, 5), options);
-  EXPECT_THAT([&] { merge(std::vector<PerplexityResult>{}); },
-              ThrowsMessage<UsageError>(HasSubstr("no parts")));
-  const std::vector<PerplexityResult> missing = {first};
-  EXPECT_THAT([&] { merge(missing); },
-              ThrowsMessage<UsageError>(HasSubstr("found 5 of 10 windows")));
-  const std::vector<PerplexityResult> twice = {first, first, second};
-  EXPECT_THAT([&] { merge(twice); }, ThrowsMessage<UsageError>(HasSubstr("do not fit")));
-  second.dtype = "bf16";
-  const std::vector<PerplexityResult> mixed = {first, second};
-  EXPECT_THAT([&] { merge(mixed); },
-              ThrowsMessage<UsageError>(AllOf(HasSubstr("fp32"), HasSubstr("bf16"))));
 }
 
 TEST(PerplexityTest, JsonHasTheAgreedNamesAndRoundTrips) {

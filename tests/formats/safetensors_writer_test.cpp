@@ -37,7 +37,7 @@ TEST_F(SafetensorsWriting, RoundTrip) {
                        std::vector<std::int64_t>{-5});
   tensors.emplace_back("empty", DType::kF16, std::vector<std::int64_t>{4, 0},
                        std::vector<std::uint16_t>{});
-  const WrittenFile written = write_safetensors(path_, views_of(tensors), {{"note", "x"}});
+  const WrittenFile written = write_safetensors(path_, views_of(tensors));
   const std::string text = read_file(path_);
   EXPECT_EQ(written.bytes, text.size());
   EXPECT_EQ(written.xxh3_128, hash128_hex(bytes_of(text)));
@@ -45,20 +45,21 @@ TEST_F(SafetensorsWriting, RoundTrip) {
   const SafetensorsFile file(path_);
   ASSERT_EQ(file.tensors().size(), tensors.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const TensorView &expected = tensors[i].view(), *found = file.find(expected.name);
-    ASSERT_NE(found, nullptr) << expected.name;
-    EXPECT_EQ(found->dtype, expected.dtype);
-    EXPECT_EQ(found->shape, expected.shape);
-    EXPECT_TRUE(std::equal(found->bytes.begin(), found->bytes.end(), expected.bytes.begin(),
+    const TensorView &expected = tensors[i].view(), &found = file.tensors()[i];
+    EXPECT_EQ(found.name, expected.name) << "the given order, not the alphabet's";
+    EXPECT_EQ(found.dtype, expected.dtype);
+    EXPECT_EQ(found.shape, expected.shape);
+    EXPECT_TRUE(std::equal(found.bytes.begin(), found.bytes.end(), expected.bytes.begin(),
                            expected.bytes.end()));
   }
-  EXPECT_EQ(file.tensors()[0].name, "z.weight") << "the given order, not the alphabet's";
-  EXPECT_EQ(file.metadata(), (std::map<std::string, std::string>{{"format", "pt"}, {"note", "x"}}));
+  const std::string metadata = R"({"__metadata__":{"format":"pt"},)";
+  EXPECT_EQ(text.substr(8, metadata.size()), metadata);
 }
 
 TEST_F(SafetensorsWriting, HeaderIsPaddedToEight) {
   for (std::size_t letters = 1; letters <= 9; ++letters) {
-    write_safetensors(path_, views_of({}), {{"note", std::string(letters, 'x')}});
+    const auto empty = floats(std::string(letters, 'x'), {});
+    write_safetensors(path_, std::vector{empty.view()});
     const std::string text = read_file(path_);
     std::uint64_t header_bytes = 0;
     std::memcpy(&header_bytes, text.data(), 8);
@@ -105,7 +106,7 @@ TEST_F(SafetensorsWriting, Refusals) {
   refuse({tensor.view(), tensor.view()}, "\"w\" occurs twice");
   TensorView wrong = tensor.view();
   wrong.shape = {3};
-  refuse({wrong}, "\"w\"", "expected 12 bytes for F32 [3], found 8");
+  refuse({wrong}, "by the layout, found");
   wrong.shape = {-1};
   refuse({wrong}, "impossible shape [-1]");
   wrong.shape = {std::numeric_limits<std::int64_t>::max(), 2};

@@ -15,10 +15,12 @@
 #include "fbi/formats/safetensors.h"
 #include "support/bytes_of.h"
 #include "support/flip_bit.h"
+#include "support/write_safetensors.h"
 
 namespace fbi::formats {
 
 using test::bytes_of;
+using test::write_safetensors;
 
 /// A tensor together with its bytes.
 class OwnedTensor {

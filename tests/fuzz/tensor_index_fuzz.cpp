@@ -6,6 +6,7 @@
 #include "fbi/formats/safetensors.h"
 #include "fuzz/memory_file.h"
 #include "support/temp_dir.h"
+#include "support/write_safetensors.h"
 #include "support/write_text.h"
 
 namespace {
@@ -18,8 +19,8 @@ const std::filesystem::path& model_folder() {
     for (const char* name : {"a", "b"}) {
       const fbi::formats::TensorView view{
           name, fbi::formats::DType::kF32, {1}, std::as_bytes(std::span(&value, 1))};
-      fbi::formats::write_safetensors(folder / (name[0] == 'a' ? "1.safetensors" : "2.safetensors"),
-                                      {&view, 1});
+      fbi::test::write_safetensors(folder / (name[0] == 'a' ? "1.safetensors" : "2.safetensors"),
+                                   {&view, 1});
     }
     return true;
   }();

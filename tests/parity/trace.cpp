@@ -1,5 +1,6 @@
 #include "parity/trace.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include <ATen/TensorOperators.h>
@@ -188,8 +189,8 @@ NamedTensors tensors_below(const formats::SafetensorsFile& file, const std::stri
 
 at::Tensor required(const formats::SafetensorsFile& file, const std::string& name,
                     const std::vector<std::int64_t>& shape, formats::DType dtype) {
-  const formats::TensorView* view = file.find(name);
-  if (view == nullptr)
+  const auto view = std::ranges::find(file.tensors(), name, &formats::TensorView::name);
+  if (view == file.tensors().end())
     throw DataError(concat(file.path().string(), ": tensor ", name, " is missing"));
   if (view->shape != shape || view->dtype != dtype)
     throw DataError(concat(file.path().string(), ": tensor ", name, ": expected ", to_string(dtype),

@@ -154,7 +154,7 @@ using Fingerprint = std::map<std::string, std::string>;
 inline Fingerprint checkpoint_fingerprint(const std::filesystem::path& folder) {
   const formats::CheckpointReader reader(folder);
   Fingerprint out;
-  for (const auto& name : reader.names()) out[name] = hash128_hex(reader.at(name).bytes);
+  for (const auto& [name, tensor] : reader.tensors()) out[name] = hash128_hex(tensor->bytes);
   const auto state = nlohmann::json::parse(reader.manifest().state_json);
   out["state"] = state.at("train").dump();
   return out;

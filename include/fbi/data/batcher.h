@@ -26,9 +26,8 @@ SampleRange micro_batch_range(std::int64_t step_position, std::int64_t micro_ste
 /// depends on that. `data` must outlive it. Not thread-safe.
 class Batcher {
  public:
-  /// With `read_ahead`, one thread at a time reads the range that follows at a distance of `world`
-  /// micro-batches.
-  Batcher(const TrainingData& data, std::int64_t world, bool read_ahead = true);
+  /// One thread at a time reads the range that follows at a distance of `world` micro-batches.
+  Batcher(const TrainingData& data, std::int64_t world);
   Batcher(const Batcher&) = delete;
   Batcher& operator=(const Batcher&) = delete;
 
@@ -40,7 +39,6 @@ class Batcher {
 
   const TrainingData& data_;
   std::int64_t world_;
-  bool read_ahead_;
   SampleRange next_range_;
   std::future<std::vector<std::int32_t>> next_;  ///< ids of next_range_, or its error
 };

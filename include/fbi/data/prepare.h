@@ -2,14 +2,18 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "fbi/core/parallel.h"
-#include "fbi/data/sample_source.h"
 
 namespace fbi::data {
+
+/// Told now and then how far long work has come, in bytes.
+using Progress =
+    std::function<void(std::string_view what, std::uint64_t done_bytes, std::uint64_t total_bytes)>;
 
 enum class InputFormat {
   kByName,  ///< .jsonl and .json are JSON lines, anything else is text

@@ -2,17 +2,10 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <span>
-#include <string>
-#include <string_view>
 
 namespace fbi::data {
-
-/// Told now and then how far long work has come, in bytes; possibly from a thread that reads ahead.
-using Progress =
-    std::function<void(std::string_view what, std::uint64_t done_bytes, std::uint64_t total_bytes)>;
 
 /// One file of samples, all of the same number of ids. Const members may be called from several
 /// threads.
@@ -25,16 +18,8 @@ class SampleSource {
   /// out.size() == ids_per_sample(). Throws DataError naming file and sample when the sample is
   /// broken, UsageError when `sample` or `out` do not fit.
   virtual void read(std::int64_t sample, std::span<std::int32_t> out) const = 0;
-  /// Reads what has to be read to find damage of the file as a whole: its index or its hash. Throws
-  /// DataError.
-  virtual void verify() const = 0;
   virtual const std::filesystem::path& path() const = 0;
-  virtual std::string describe() const = 0;
 };
-
-/// A prepared token shard (`*.tokens`). Its header is checked here, its hash before the first
-/// sample is read.
-std::unique_ptr<SampleSource> open_token_shard(const std::filesystem::path& path);
 
 struct JsonLinesOptions {
   std::int64_t ids_per_sample = 0;  ///< 0: as many as the first line has
@@ -42,13 +27,13 @@ struct JsonLinesOptions {
   bool bare_arrays = false;           ///< a line may also be the array alone
   bool store_index = true;            ///< keep the line index in a file; else in memory only
   std::filesystem::path index_dir{};  ///< where that file goes; empty: beside the data
-  Progress progress{};
 };
 
 /// JSON lines `{"token_ids": [...]}` as published for Amber: the file stays on disk, an index of
 /// line offsets is built once and kept, keyed by size, time and a hash of head and tail of the
 /// data. Lines may end in \r\n, empty lines at the end are ignored. The first line is checked here.
-/// A folder that can't be written gives a warning and an index in memory.
+/// A folder that can't be written gives a warning and an index in memory. The log says how far an
+/// index has come that takes long.
 std::unique_ptr<SampleSource> open_json_lines(const std::filesystem::path& path,
                                               const JsonLinesOptions& options);
 

@@ -43,19 +43,14 @@ class TrainingData {
   std::int64_t samples_per_epoch(std::int64_t corpus = 0) const {
     return orders_[corpus].samples_per_epoch();
   }
-  /// Checks every file as a whole; otherwise a file is checked when its first sample is read.
-  /// Throws DataError.
-  void verify() const;
 
   const std::vector<Corpus>& corpora() const { return corpora_; }
   const Mixture& mixture() const { return mixture_; }
-  /// Null where skipped.
-  const std::vector<std::unique_ptr<SampleSource>>& files() const { return files_; }
   /// XXH3-128 of the tokenizer that prepared the shards; empty when unknown.
   const std::string& tokenizer_hash() const { return tokenizer_hash_; }
 
  private:
-  std::vector<std::unique_ptr<SampleSource>> files_;
+  std::vector<std::unique_ptr<SampleSource>> files_;  // null where skipped
   std::int64_t ids_per_sample_ = 0;
   std::string tokenizer_hash_;
   std::vector<Corpus> corpora_;
@@ -87,8 +82,7 @@ std::vector<FileContent> training_contents(const config::DataConfig& data);
 /// and remedy; UsageError for data.skip_files and data.weights.
 std::unique_ptr<TrainingData> open_training_data(const config::DataConfig& data,
                                                  const config::TrainConfig& train,
-                                                 std::int64_t vocab_size,
-                                                 const Progress& progress = {});
+                                                 std::int64_t vocab_size);
 
 /// The tokenizer that `prepare` left beside the data: in the folder of the first of
 /// data.paths that has one.

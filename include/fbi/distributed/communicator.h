@@ -19,7 +19,7 @@ class Work {
   virtual void wait() = 0;
 };
 
-enum class Reduce { kSum, kMax, kMin };
+enum class Reduce { kSum, kMax };
 
 /// Collectives of one group of ranks. Passed in everywhere, never global. All ranks call the same
 /// operations in the same order. Tensors are contiguous; row counts that differ over ranks are
@@ -41,8 +41,6 @@ class Communicator {
   /// output [size * n] = the inputs [n] of all ranks in rank order.
   std::unique_ptr<Work> all_gather(at::Tensor& output, const at::Tensor& input,
                                    Payload payload = Payload::kControl);
-  std::unique_ptr<Work> broadcast(at::Tensor& tensor, int root,
-                                  Payload payload = Payload::kControl);
   virtual void barrier() = 0;
   /// This rank ends for a reason of its own, one line, which the others then give for what they
   /// miss.
@@ -56,7 +54,6 @@ class Communicator {
   virtual std::unique_ptr<Work> start_reduce_scatter(at::Tensor& output,
                                                      const at::Tensor& input) = 0;
   virtual std::unique_ptr<Work> start_all_gather(at::Tensor& output, const at::Tensor& input) = 0;
-  virtual std::unique_ptr<Work> start_broadcast(at::Tensor& tensor, int root) = 0;
   void count(Payload payload, std::int64_t bytes) {
     traffic_[static_cast<std::size_t>(payload)] += bytes;
   }
@@ -66,11 +63,5 @@ class Communicator {
 
 /// The group of one rank, computing on `device`: every collective is the identity.
 std::unique_ptr<Communicator> make_single_rank(at::Device device = at::kCPU);
-
-/// A group of `size` ranks within this process, one per thread (tests). Collectives are finished
-/// when they return and reduce in rank order, so results don't depend on timing. A rank whose
-/// communicator is destroyed makes all that wait for it throw PeerError; ranks that call different
-/// operations all throw UsageError.
-std::vector<std::unique_ptr<Communicator>> make_thread_group(int size);
 
 }  // namespace fbi::distributed

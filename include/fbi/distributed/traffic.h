@@ -19,8 +19,7 @@ inline constexpr std::array<Payload, kPayloads> kAllPayloads = {
     Payload::kScales,    Payload::kTeacher, Payload::kControl};
 
 /// Bytes that this rank sent, by payload, counted as a ring of N ranks sends them: (N-1)/N of the
-/// whole for reduce_scatter and all_gather, twice that for all_reduce, all of it by the root of a
-/// broadcast.
+/// whole for reduce_scatter and all_gather, twice that for all_reduce.
 using Traffic = std::array<std::int64_t, kPayloads>;
 
 }  // namespace fbi::distributed

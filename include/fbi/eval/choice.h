@@ -85,9 +85,6 @@ void check_choices(const text::Tokenizer& tokenizer, const ChoiceTask& task,
 ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& tokenizer,
                               const ChoiceTask& task, const ChoiceOptions& options = {});
 
-/// Joins the parts of one task, in any order. UsageError when they overlap, leave a gap or differ.
-ChoiceResult merge(std::span<const ChoiceResult> parts);
-
 struct ChoiceScores {
   double acc = 0, acc_stderr = 0, acc_norm = 0, acc_norm_stderr = 0;
 };

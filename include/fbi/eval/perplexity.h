@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -24,7 +23,7 @@ struct PerplexityOptions {
   std::int64_t batch = 1;        ///< windows per forward
   std::int64_t max_windows = 0;  ///< 0: all
   /// This call evaluates part `part` of `parts`. Parts are cut between batches, so that every
-  /// forward sees the same rows as in an undivided run and the merged result is bit-identical to
+  /// forward sees the same rows as in an undivided run and the parts together are bit-identical to
   /// it.
   int part = 0;
   int parts = 1;
@@ -55,9 +54,9 @@ void check_windows(const WindowSource& windows, std::int64_t vocab_size, std::in
 PerplexityResult perplexity(LanguageModel& model, const WindowSource& windows,
                             const PerplexityOptions& options = {});
 
-/// Joins the parts of one evaluation, in any order; bit-identical to the evaluation as a whole.
-/// UsageError when they overlap, leave a gap or differ in dtype or window length.
-PerplexityResult merge(std::span<const PerplexityResult> parts);
+/// Sets what follows from window_nll: windows, tokens, mean_nll and perplexity. From those of all
+/// parts, in order, it makes the bits of the evaluation as a whole.
+void summarize(PerplexityResult& result, std::int64_t window_length);
 
 /// {"perplexity", "mean_nll", "windows", "tokens", "dtype"}, numbers that round-trip.
 std::string to_json(const PerplexityResult& result);

@@ -17,16 +17,13 @@ namespace fbi::formats {
 /// 2: tensors may lie in parts (sharded_tensors.h). 1, in which all are whole, is read too.
 inline constexpr int kCheckpointFormatVersion = 2;
 
-/// One file of a checkpoint as its manifest lists it.
-using CheckpointShard = FileChecksum;
-
 /// What `manifest.json` of a checkpoint folder says (docs/formats.md, "Checkpoint"). `state` is the
 /// trainer's part, uninterpreted here.
 struct CheckpointManifest {
   int format_version = kCheckpointFormatVersion;
   std::int64_t step = 0;
   std::string config_hash;
-  std::vector<CheckpointShard> shards;
+  std::vector<FileChecksum> shards;
   std::string state_json = "{}";  ///< {"updates":…, "tokens":…, "position":…, …}
 };
 
@@ -48,15 +45,14 @@ class CheckpointReader {
   void check_bytes(std::size_t part, std::size_t parts) const;
   const CheckpointManifest& manifest() const { return manifest_; }
   const std::filesystem::path& path() const { return directory_; }
-  const TensorView* find(const std::string& name) const;
-  const TensorView& at(const std::string& name) const;  ///< CheckpointError when absent
-  std::vector<std::string> names() const;               ///< sorted
+  /// By name.
+  const std::map<std::string, const TensorView*>& tensors() const { return tensors_; }
 
  private:
   std::filesystem::path directory_;
   CheckpointManifest manifest_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, const TensorView*> by_name_;
+  std::map<std::string, const TensorView*> tensors_;
 };
 
 /// `step-00001234`: the folder of a committed checkpoint.

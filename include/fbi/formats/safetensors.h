@@ -21,15 +21,11 @@ class SafetensorsFile final : public TensorFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
   const std::vector<TensorView>& tensors() const override { return tensors_; }  ///< in file order
-  const TensorView* find(const std::string& name) const;  ///< nullptr when absent
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::filesystem::path& path() const { return file_.path(); }
 
  private:
   MappedFile file_;
   std::vector<TensorView> tensors_;
-  std::map<std::string, std::size_t> by_name_;
-  std::map<std::string, std::string> metadata_;
 };
 
 /// A safetensors file, or, by its ending .bin, .pt or .pth, a TorchFile.
@@ -65,12 +61,13 @@ struct WrittenFile {
 
 /// Streaming writer for tensors that don't fit into memory together. `layout` gives name, dtype and
 /// shape of each tensor in file order (its bytes are ignored); `write` then takes their bytes one
-/// after the other, cut anywhere. `finish` commits the file durably and throws UsageError unless
-/// exactly all bytes came; without it nothing remains. Other rules: write_safetensors.
+/// after the other, cut anywhere. `finish` commits the file durably (DurableFile) and throws
+/// UsageError unless exactly all bytes came; without it nothing remains. The metadata are
+/// {"format": "pt"}, the header is padded with spaces to a multiple of 8. Throws DiskError;
+/// UsageError on duplicate names.
 class SafetensorsWriter {
  public:
-  SafetensorsWriter(const std::filesystem::path& path, std::span<const TensorView> layout,
-                    std::map<std::string, std::string> metadata = {});
+  SafetensorsWriter(const std::filesystem::path& path, std::span<const TensorView> layout);
   ~SafetensorsWriter();
   void write(std::span<const std::byte> bytes);
   WrittenFile finish();
@@ -79,13 +76,6 @@ class SafetensorsWriter {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
-
-/// Writes tensors, in the given order, durably (DurableFile). `metadata` gets {"format": "pt"}
-/// added. The header is padded with spaces to a multiple of 8. Throws DiskError; UsageError on
-/// duplicate names or bytes that do not fit the shape.
-WrittenFile write_safetensors(const std::filesystem::path& path,
-                              std::span<const TensorView> tensors,
-                              std::map<std::string, std::string> metadata = {});
 
 /// Streams a model into `model.safetensors`, or, above max_shard_bytes, into
 /// `model-00001-of-0000N.safetensors` with the index file: one tensor in memory at a time. `layout`

@@ -53,7 +53,6 @@ class Trainer {
 
   const TrainState& state() const { return state_; }
   void set_state(const TrainState& state);
-  std::int64_t micro_steps() const { return micro_steps_; }
   Timeline& timeline() { return timeline_; }  ///< where its time goes
 
  private:

@@ -21,12 +21,7 @@ void fill_with_nan(const at::Tensor& x) {
 at::Tensor reduced(const Parts& parts, const ReduceOp& op) {
   at::Tensor result = parts[0];
   for (std::size_t i = 1; i < parts.size(); ++i) {
-    if (op == ReduceOp::MAX)
-      result = at::maximum(result, parts[i]);
-    else if (op == ReduceOp::MIN)
-      result = at::minimum(result, parts[i]);
-    else
-      result = result + parts[i];
+    result = op == ReduceOp::MAX ? at::maximum(result, parts[i]) : result + parts[i];
   }
   return result;
 }
@@ -90,16 +85,6 @@ c10::intrusive_ptr<Work> ProcessGroupNCCL::allreduce(std::vector<at::Tensor>& te
   return c10::make_intrusive<Exchange>(
       store_, name, size_, x, x,
       [op = options.reduceOp](const Parts& parts) { return reduced(parts, op); });
-}
-
-c10::intrusive_ptr<Work> ProcessGroupNCCL::broadcast(std::vector<at::Tensor>& tensors,
-                                                     const BroadcastOptions& options) {
-  const at::Tensor& x = tensors.at(0);
-  const std::string name = send(x);
-  fill_with_nan(x);
-  return c10::make_intrusive<Exchange>(store_, name, size_, x, x,
-                                       [root = static_cast<std::size_t>(options.rootRank)](
-                                           const Parts& parts) { return parts[root]; });
 }
 
 c10::intrusive_ptr<Work> ProcessGroupNCCL::_reduce_scatter_base(at::Tensor& output,

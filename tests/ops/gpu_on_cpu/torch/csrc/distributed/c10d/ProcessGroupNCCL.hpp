@@ -30,8 +30,6 @@ class ProcessGroupNCCL : public torch::CustomClassHolder {
   int getSize() const { return size_; }
   c10::intrusive_ptr<Work> allreduce(std::vector<at::Tensor>& tensors,
                                      const AllreduceOptions& options);
-  c10::intrusive_ptr<Work> broadcast(std::vector<at::Tensor>& tensors,
-                                     const BroadcastOptions& options);
   c10::intrusive_ptr<Work> _reduce_scatter_base(at::Tensor& output, at::Tensor& input);
   c10::intrusive_ptr<Work> _allgather_base(at::Tensor& output, at::Tensor& input);
   void abort() {}

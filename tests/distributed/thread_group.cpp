@@ -1,3 +1,5 @@
+#include "distributed/thread_group.h"
+
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -6,14 +8,13 @@
 #include "distributed/finished.h"
 #include "distributed/rank_order.h"
 #include "fbi/core/error.h"
-#include "fbi/distributed/communicator.h"
 
 namespace fbi::distributed {
 namespace {
 
 /// What one rank brings to a collective. Ranks must agree in all but the tensor's values.
 struct Call {
-  std::string operation;  ///< with everything that has to be equal: "broadcast from 0, 12 x Float"
+  std::string operation;  ///< with everything that has to be equal: "all_gather, 12 x Float"
   at::Tensor tensor;
 };
 
@@ -121,17 +122,6 @@ class ThreadRank final : public Communicator {
                        at::Tensor target = block(flat, rank);
                        if (source.data_ptr() != target.data_ptr()) target.copy_(source.view({-1}));
                      }
-                   });
-    return std::make_unique<Finished>();
-  }
-
-  std::unique_ptr<Work> start_broadcast(at::Tensor& tensor, int root) override {
-    if (root < 0 || root >= size()) {
-      throw UsageError(concat("broadcast: expected a root in [0, ", size(), "), found ", root));
-    }
-    meeting_->meet(rank_, {concat("broadcast from ", root, ", ", size_text(tensor)), tensor},
-                   [&](const std::vector<Call>& calls) {
-                     if (rank_ != root) tensor.copy_(calls[root].tensor.view(tensor.sizes()));
                    });
     return std::make_unique<Finished>();
   }
