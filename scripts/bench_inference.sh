@@ -5,12 +5,13 @@
 # (flash attention or not, passes of 64 or 512 tokens of a prompt); the fastest is compared.
 #
 #   scripts/bench_inference.sh --setup
-#   scripts/bench_inference.sh [CASE...] [--rounds N] [--prompt-tokens LIST] [--new-tokens N] [--threads N] [--program FILE] [--json FILE]
+#   scripts/bench_inference.sh [CASE...] [--rounds N] [--prompt-tokens LIST] [--new-tokens N] [--texts N] [--threads N] [--program FILE] [--json FILE]
 #
 #   --setup         compiles llama.cpp for this machine into .deps/llama-cpp (the source package llama-cpp-python; ten minutes)
 #   --program FILE  the fbi-run to measure; without it build/release/bin/fbi-run, built first
-#   --prompt-tokens LIST  lengths of the prompts to decode behind, with commas between them; 64,512 without it: behind 64 tokens
-#                   weights are nearly all that a token reads, behind 512 attention counts, too
+#   --prompt-tokens LIST  lengths of the prompts to decode behind, with commas between them; 64,512 without it: after 64 tokens
+#                   weights are nearly all that a token reads, after 512 attention counts, too
+#   --texts N       texts that are decoded together, as a server does for its clients; 1 without it
 #   CASE            130m, 1.3b (writes 3 GB into build/bench-inference); both without one
 #
 # Needs the Python of the tests (scripts/deps.sh --python-tests), or FBI_TEST_PYTHON. FBI_LLAMA_CPP=DIR takes the package
@@ -23,7 +24,7 @@ arguments=() setup=false program=''
 while (($#)); do
   case $1 in
     130m | 1.3b) arguments+=("$1") ;;
-    --rounds | --prompt-tokens | --new-tokens | --threads | --json)
+    --rounds | --prompt-tokens | --new-tokens | --texts | --threads | --json)
       (($# > 1)) || usage_error "$1 needs a value"
       arguments+=("$1" "$2")
       shift

@@ -79,9 +79,13 @@ bool same_folder(const fs::path& one, const fs::path& other) {
   return fs::equivalent(one, other, error) && !error;
 }
 
+}  // namespace
+
 bool is_of_run(const RunPaths& paths, const fs::path& checkpoint) {
   return same_folder(plain_path(checkpoint).parent_path(), paths.checkpoints());
 }
+
+namespace {
 
 /// A run continues from one of its own checkpoints only if that is its newest; later ones would
 /// belong to another history than the one that now follows. One that has none yet may begin
@@ -210,9 +214,9 @@ void RunDirectory::set_aside_later_than(std::int64_t step) const {
   }
 }
 
-void RunDirectory::set_metrics_aside(std::int64_t every_steps) const {
+void RunDirectory::set_metrics_aside(std::int64_t first_checkpoint) const {
   const auto last = last_step(paths_.metrics());
-  if (every_steps == 0 || !last || *last <= every_steps) return;
+  if (!last || *last <= first_checkpoint) return;
   const fs::path aside = set_aside(paths_.metrics(), "metrics-before-restart-", ".jsonl");
   log::warn("the run had reached step ", *last, ", but there is no checkpoint in ",
             paths_.checkpoints().string(), ": its metrics are kept as ", aside.filename().string(),

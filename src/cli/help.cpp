@@ -73,15 +73,15 @@ std::string wrapped(const std::string& text, std::size_t indent, std::size_t wid
 }
 
 std::string usage(const Verb& verb) {
-  std::string out = program().name + " " + verb.name;
+  std::string out = program().name + " " + verb.name, words;
   for (const auto& option : verb.options) {
     const std::string word = option.value + (option.repeated ? "…" : "");
     if (option.name == verb.positional)
-      out += option.required ? " " + word : " [" + word + "]";
+      words = option.required ? " " + word : " [" + word + "]";
     else if (option.required)
       out += " " + shown(option);
   }
-  return out + " [options]";
+  return out + " [options]" + words;
 }
 
 }  // namespace

@@ -30,16 +30,7 @@ std::unique_ptr<distributed::Communicator> make_group(const distributed::Rendezv
                                                       const std::string& must_agree) {
   const at::Device device = ops::choose_device(device_name, rendezvous.local_rank);
   if (rendezvous.world_size == 1) return distributed::make_single_rank(device);
-  std::string backend = parallel.backend;
-  if (backend == "auto") backend = device.is_cuda() ? "nccl" : "gloo";
-  if (backend == "gloo" && device.is_cuda())
-    throw UsageError(
-        "parallel.backend gloo is for ranks on CPUs: set train.device=cpu, or "
-        "parallel.backend=nccl");
-  if (backend == "nccl" && !device.is_cuda())
-    throw UsageError(
-        "parallel.backend nccl is for ranks on GPUs: set train.device=cuda, or "
-        "parallel.backend=gloo");
+  const std::string backend = choose_backend(parallel, device.is_cuda());
   distributed::ProcessGroupOptions options;
   options.timeout =
       std::chrono::milliseconds(static_cast<std::int64_t>(parallel.timeout_seconds * 1000));
@@ -76,6 +67,19 @@ distributed::Rendezvous discover_rank(const Arguments& arguments) {
   flags.master_addr = text(arguments, "master-addr");
   flags.master_port = number(arguments, "master-port");
   return distributed::discover_rank(flags, distributed::current_environment());
+}
+
+std::string choose_backend(const config::ParallelConfig& parallel, bool on_gpus) {
+  if (parallel.backend == "gloo" && on_gpus)
+    throw UsageError(
+        "parallel.backend gloo is for ranks on CPUs: set train.device=cpu, or "
+        "parallel.backend=nccl");
+  if (parallel.backend == "nccl" && !on_gpus)
+    throw UsageError(
+        "parallel.backend nccl is for ranks on GPUs: set train.device=cuda, or "
+        "parallel.backend=gloo");
+  if (parallel.backend == "auto") return on_gpus ? "nccl" : "gloo";
+  return parallel.backend;
 }
 
 std::unique_ptr<distributed::Communicator> join_ranks(const distributed::Rendezvous& rendezvous,

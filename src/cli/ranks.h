@@ -6,7 +6,6 @@
 #include "fbi/config/run_config.h"
 #include "fbi/distributed/communicator.h"
 #include "fbi/distributed/rendezvous.h"
-#include "fbi/train/run.h"
 
 namespace fbi::cli {
 
@@ -16,6 +15,9 @@ std::vector<Option> rank_options();
 
 /// Who this process is, from those options and the environment (distributed::discover_rank).
 distributed::Rendezvous discover_rank(const Arguments& arguments);
+
+/// nccl or gloo; UsageError where the one asked for does not go with the ranks' devices.
+std::string choose_backend(const config::ParallelConfig& parallel, bool on_gpus);
 
 /// Joins the other ranks; they must have the same configuration and program. Throws UsageError
 /// where they do not fit together, PeerError where some do not come.

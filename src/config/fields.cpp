@@ -231,7 +231,8 @@ void list(FieldList& f, TrainConfig& c) {
   f.add("precision", &c.precision, kAny,
         "Matrix products in fp32, or in bf16 with fp32 latent weights, gradients and losses.");
   f.add("recompute", &c.recompute, kAny,
-        "Recompute each layer's activations in the backward pass: less memory, same bits.")
+        "Recompute each layer's activations in the backward pass (activation checkpointing): less "
+        "memory, same bits.")
       .role = Role::kFree;
   f.add("seed", &c.seed, kAny, "Seed of the initial weights.");
   f.add("init_from", &c.init_from, kAny,
@@ -278,7 +279,7 @@ void list(FieldList& f, ParallelConfig& c) {
   f.add("shard_teacher", &c.shard_teacher, kAny,
         "Each rank holds a part of the teacher and gathers its layers when it uses them: less "
         "memory, more traffic.");
-  f.add("timeout_seconds", &c.timeout_seconds, {0, kInfinity, true},
+  f.add("timeout_seconds", &c.timeout_seconds, {0, 1e9, true},
         "How long a rank waits for one that lives but does not come before the run ends with exit "
         "code 5; for one without a sign of life, 20 seconds at most.");
 }

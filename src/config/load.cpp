@@ -4,6 +4,8 @@
 #include "config/fields.h"
 #include "config/reader.h"
 #include "config/validate.h"
+#include "config/values.h"
+#include "fbi/config/huggingface.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 
@@ -63,7 +65,11 @@ void flatten_model(Json& root, const std::filesystem::path& folder, Problems& pr
     section.erase("architecture");
   }
   for (const auto& item : section.items()) {
-    if (item.value().is_null()) plain.erase(item.key());
+    if (!item.value().is_null()) continue;
+    plain.erase(item.key());
+    if (item.key() != "rope_parameters") continue;  // the newer form of both
+    plain.erase("rope_scaling");
+    plain.erase("rope_theta");
   }
   merge_into(plain, plain_architecture(section, "model.", UnknownKeys::kKeep, problems));
   section = std::move(plain);
@@ -103,6 +109,23 @@ RunConfig load_run_config(const std::filesystem::path& file, const LoadOptions& 
     throw UsageError(concat("cannot read the configuration: ", error.what()));
   }
   return parse_run_config(text, file.string(), file.parent_path(), options);
+}
+
+ModelConfig load_model_config(const std::filesystem::path& file) {
+  const std::string text = read_file(file, kMaxFileBytes);
+  Problems problems;
+  Json root = parse_document<DataError>(text, file.string(), problems);
+  if (!root.contains("model")) return model_config_from_hf_json(text, file.string());
+  expand_model(root);
+  flatten_model(root, file.parent_path(), problems);
+  ModelConfig model;
+  const std::vector<Field> fields = fields_of(model, "model.");
+  if (root.contains("model")) read_fields(fields, {{"model", root["model"]}}, problems);
+  for (const Field& field : fields) check_range(field, problems);
+  check_model(model, "model.", problems);
+  if (!problems.empty()) throw UsageError(problems.report(file.string()));
+  resolve(model);
+  return model;
 }
 
 }  // namespace fbi::config

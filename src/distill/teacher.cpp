@@ -21,9 +21,11 @@ at::ScalarType own_or_chosen(const std::string& chosen, at::ScalarType own, at::
   return own;
 }
 
-void check_fit(const config::ModelConfig& teacher, const config::ModelConfig& student,
-               const config::TrainConfig& train, const config::TeacherConfig& settings,
-               bool shard) {
+}  // namespace
+
+void check_teacher_fit(const config::ModelConfig& teacher, const config::TeacherConfig& settings,
+                       const config::ModelConfig& student, const config::TrainConfig& train,
+                       bool shard) {
   const std::string& path = settings.path;
   const bool binarized = teacher.binarize != config::Binarize::kNone;
   if (binarized && settings.dtype == "fp8")
@@ -42,20 +44,19 @@ void check_fit(const config::ModelConfig& teacher, const config::ModelConfig& st
                             teacher.max_position_embeddings));
 }
 
-}  // namespace
-
 nn::ModelFolder check_teacher(const config::TeacherConfig& teacher,
                               const config::ModelConfig& student, const config::TrainConfig& train,
                               bool shard) {
   auto folder = nn::open_model_folder(teacher.path);
-  check_fit(folder.config, student, train, teacher, shard);
+  check_teacher_fit(folder.config, teacher, student, train, shard);
+  nn::check_weights(nn::LlamaForCausalLM(folder.config, nn::LlamaOptions{at::kMeta}),
+                    *folder.weights);
   return folder;
 }
 
 Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights,
                  distributed::Communicator& communicator)
     : model_(std::move(model)), communicator_(&communicator) {
-  nn::check_weights(*model_, weights);
   const auto values =
       at::TensorOptions().dtype(model_->options().value_dtype).device(communicator.device());
   nn::LoadReport report;

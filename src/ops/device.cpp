@@ -36,6 +36,10 @@ at::Device choose_device(const std::string& name, int local_rank) {
     log::warn(
         "there is a GPU, but this program was built without CUDA and runs on the CPU: "
         "scripts/build.sh --cuda builds it with");
+  if (name == "auto" && gpu::built() && !available)
+    log::warn(
+        "no GPU is found (nvidia-smi shows what the driver sees): this program, built for GPUs, "
+        "runs on the CPU; device cuda makes that an error");
   if (name == "cpu" || !available) return at::kCPU;
   const at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(gpu_of_rank(
                                          local_rank, static_cast<int>(at::getNumGPUs()))));

@@ -58,11 +58,14 @@ std::string schedule_text(const config::RunConfig& config) {
 /// Also of a machine on which nothing is to be trained: the run may be meant for another one.
 std::string machine_text(const Estimate& estimate, Processor processor) {
   const auto needed = static_cast<std::uint64_t>(total_bytes(estimate.memory.peak().bytes));
-  const std::uint64_t here = physical_memory_bytes();
-  if (processor != Processor::kCpu || here == 0 || needed <= here) return {};
-  return note(concat("this machine has ", format_bytes(here),
-                     " of memory, which is too little: lower train.micro_batch, set "
-                     "train.recompute=true, or use another machine"));
+  const auto ranks = static_cast<std::uint64_t>(estimate.world_size);
+  const std::uint64_t here = usable_memory_bytes();
+  if (processor != Processor::kCpu || here == 0 || needed * ranks <= here) return {};
+  return note(
+      concat("this machine has ", format_bytes(here), " of memory, ",
+             needed > here ? "which is too little" : concat("too little for all ", ranks, " ranks"),
+             ": lower train.micro_batch, set train.recompute=true, or use ",
+             needed > here ? "another machine" : "several machines"));
 }
 
 /// As long as all arithmetic after `first_step` would take as dense products, at the rate that this
@@ -99,6 +102,7 @@ std::int64_t check_start(config::RunConfig config, RunOptions options, Processor
   const at::Device device(processor == Processor::kGpu ? at::kCUDA : at::kCPU);
   keep_sign_products(config, options, saved, device);
   check_inputs(newest.get(), saved, config, options.allow_change);
+  if (newest && !checkpoint::is_of_run(paths, newest->path())) check_branch(*newest, config.train);
   if (newest) return newest->manifest().step;
   open_initial_weights(config, *distributed::make_single_rank());
   return 0;

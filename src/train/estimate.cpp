@@ -38,11 +38,11 @@ TrafficEstimate traffic_of(const config::RunConfig& config,
                            std::int64_t micro_steps) {
   const Ring ring(world_size);
   const auto student = parameter_shapes(config.model);
-  const auto block = [&](const MatrixShape& m) { return m.block_rows(world_size); };
+  const auto block = [&](const ParameterMatrix& m) { return m.block_rows(world_size); };
   const std::int64_t matrices =
-      student.over_matrices([&](const MatrixShape& m) { return block(m) * m.columns; });
+      student.over_matrices([&](const ParameterMatrix& m) { return block(m) * m.columns; });
   const std::int64_t packed = student.over_matrices(
-      [&](const MatrixShape& m) { return m.packed ? block(m) * m.columns : 0; });
+      [&](const ParameterMatrix& m) { return m.packed ? block(m) * m.columns : 0; });
   const std::int64_t gradient_bytes =
       config.parallel.gradient_dtype == config::Precision::kBf16 ? kBf16Bytes : kFloatBytes;
 
@@ -50,7 +50,7 @@ TrafficEstimate traffic_of(const config::RunConfig& config,
   traffic.gradients =
       ring.gather(matrices * gradient_bytes) * (config.parallel.shard_gradients ? micro_steps : 1);
   traffic.bits = ring.gather(student.over_matrices(
-      [&](const MatrixShape& m) { return m.packed ? block(m) * m.row_bits_bytes() : 0; }));
+      [&](const ParameterMatrix& m) { return m.packed ? block(m) * m.row_bits_bytes() : 0; }));
   traffic.values = ring.gather((matrices - packed) * kFloatBytes);
   traffic.scales = ring.all_reduce((student.norm_elements + student.scale_elements) * kFloatBytes);
   // Flips and squares of every slot, both losses, what signals and clocks ask for.
@@ -59,7 +59,7 @@ TrafficEstimate traffic_of(const config::RunConfig& config,
   if (teacher && config.parallel.shard_teacher) {
     const auto shapes = parameter_shapes(teacher->model);
     const std::int64_t layer =
-        shapes.over_layer([&](const MatrixShape& m) { return block(m) * m.columns; });
+        shapes.over_layer([&](const ParameterMatrix& m) { return block(m) * m.columns; });
     traffic.teacher = micro_steps * shapes.layers * ring.gather(layer * teacher->value_bytes);
   }
   traffic.bf16_gathers_of_linears = 2 * micro_steps * ring.gather(packed * kBf16Bytes);
@@ -106,8 +106,10 @@ struct Option {
   void (*apply)(config::RunConfig& config);
 };
 
-std::vector<Option> options_for(const config::RunConfig& config, int world_size) {
+std::vector<Option> options_for(const config::RunConfig& config,
+                                const std::optional<TeacherPlan>& teacher, int world_size) {
   const bool parallel = world_size > 1;
+  const bool whole_teacher = config.objective.distill > 0 && !config.parallel.shard_teacher;
   return {{"train.recompute=true", !config.train.recompute,
            [](config::RunConfig& c) { c.train.recompute = true; }},
           {"train.working_copy=layer", config.train.working_copy == "step",
@@ -122,8 +124,8 @@ std::vector<Option> options_for(const config::RunConfig& config, int world_size)
           {"parallel.shard_gradients=true", parallel && !config.parallel.shard_gradients,
            [](config::RunConfig& c) { c.parallel.shard_gradients = true; }},
           {"parallel.shard_teacher=true",
-           parallel && !config.parallel.shard_teacher && config.objective.distill > 0 &&
-               config.teacher.dtype != "fp8",
+           parallel && whole_teacher && !teacher->fp8 &&
+               teacher->model.binarize == config::Binarize::kNone,
            [](config::RunConfig& c) { c.parallel.shard_teacher = true; }}};
 }
 
@@ -207,7 +209,7 @@ std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& conf
                                                    const std::optional<TeacherPlan>& teacher,
                                                    int world_size, Processor processor,
                                                    std::int64_t budget_bytes) {
-  const auto options = options_for(config, world_size);
+  const auto options = options_for(config, teacher, world_size);
   const auto micro_batches = divisors(config.train.micro_batch);
   /// The options of a subset with the largest micro-batch that fits, the configured one or smaller
   /// ones.

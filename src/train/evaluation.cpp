@@ -8,6 +8,7 @@
 #include <span>
 
 #include "fbi/core/error.h"
+#include "fbi/core/log.h"
 #include "fbi/core/signals.h"
 #include "fbi/data/sample_source.h"
 #include "fbi/data/training_data.h"
@@ -99,9 +100,8 @@ std::optional<eval::PerplexityResult> perplexity(distributed::Communicator& comm
   std::ranges::copy(part.window_nll, whole.begin() + part.first_window);
   part.window_nll = joined(communicator, whole);
   part.first_window = 0;
-  part.windows = part.windows_total;
-  part.tokens = part.windows * windows.length;
-  return eval::merge({&part, 1});
+  eval::summarize(part, windows.length);
+  return part;
 }
 
 std::optional<eval::ChoiceResult> evaluate_choices(distributed::Communicator& communicator,
@@ -147,8 +147,23 @@ eval::ChoiceTask open_choice_task(const std::string& name) {
   return eval::read_choice_task(name.substr(0, equals), name.substr(equals + 1));
 }
 
+namespace {
+
+void warn_of_nothing(const config::EvaluationConfig& options, int rank) {
+  const bool has_data = !options.tokens.empty() || !options.tasks.empty();
+  if (rank != 0 || has_data == (options.every_steps > 0)) return;
+  if (has_data)
+    log::warn("evaluation.every_steps is 0: evaluation.tokens and evaluation.tasks are not used");
+  else
+    log::warn("evaluation.every_steps is ", options.every_steps,
+              ", but evaluation.tokens and evaluation.tasks name nothing to evaluate");
+}
+
+}  // namespace
+
 RunEvaluation::RunEvaluation(const config::RunConfig& config, int rank, int size)
     : options_(config.evaluation), last_step_(config.train.steps) {
+  warn_of_nothing(options_, rank);
   if (options_.every_steps == 0) return;
   const config::ModelConfig& model = config.model;
   const auto own_part = [&](auto options) {

@@ -85,6 +85,15 @@ Inputs check_inputs(const formats::CheckpointReader* checkpoint,
   return inputs;
 }
 
+void check_branch(const formats::CheckpointReader& origin, const config::TrainConfig& train) {
+  if (origin.manifest().step >= train.steps)
+    throw UsageError(concat("train.steps=", train.steps,
+                            " leaves nothing to train: the branch is "
+                            "to begin at step ",
+                            origin.manifest().step, " (", origin.path().string(),
+                            "); raise train.steps or begin from an earlier checkpoint"));
+}
+
 void keep_sign_products(config::RunConfig& config, RunOptions& options,
                         const std::optional<config::RunConfig>& saved, at::Device device) {
   std::string& products = config.train.sign_products;
@@ -98,6 +107,14 @@ void keep_sign_products(config::RunConfig& config, RunOptions& options,
     options.allow_change.push_back("train.sign_products");
   else
     products = saved->train.sign_products;
+  try {
+    ops::check_sign_products(products, device, dtype);
+  } catch (const UsageError& error) {
+    throw UsageError(concat("the run to be continued has train.sign_products=", products, ": ",
+                            error.what(),
+                            "; to go on with dense products, --set train.sign_products=dense "
+                            "--allow-change train.sign_products"));
+  }
 }
 
 }  // namespace fbi::train

@@ -25,6 +25,9 @@ Inputs check_inputs(const formats::CheckpointReader* checkpoint,
                     const std::optional<config::RunConfig>& saved, const config::RunConfig& current,
                     const std::vector<std::string>& allowed);
 
+/// A run that branches off must have steps to take: UsageError.
+void check_branch(const formats::CheckpointReader& origin, const config::TrainConfig& train);
+
 /// auto means what it meant when the run began: another processor must not change the arithmetic
 /// unseen. A GPU has no tables: there a run of a CPU goes on with dense products, and says so.
 /// `saved`: of the run that is continued, if any. UsageError for what the device cannot do.

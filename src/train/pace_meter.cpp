@@ -51,7 +51,9 @@ Pace PaceMeter::add(double step_seconds, double cpu_seconds, const PhaseSeconds&
   pace.step_seconds = step_seconds;
   pace.cpu_seconds = cpu_seconds;
   pace.tokens_per_second = step_tokens_ / mean;
-  pace.eta_seconds = mean * static_cast<double>(steps_left);
+  pauses_ += phases[Phase::kEvaluation] + phases[Phase::kCheckpoint];
+  const double pause = pauses_ / static_cast<double>(++steps_);
+  pace.eta_seconds = (mean + pause) * static_cast<double>(steps_left);
   pace.phases[Phase::kOther] = step_seconds;
   for (const Phase phase : kStepPhases) {
     if (phase == Phase::kOther) continue;

@@ -21,7 +21,7 @@ class PaceMeter {
   PaceMeter(const config::RunConfig& config, const nn::LlamaForCausalLM& student,
             const nn::LlamaForCausalLM* teacher, int world_size);
 
-  /// `phases`: what the timeline told of this step.
+  /// `phases`: what the timeline told of this step and the pause before it.
   Pace add(double step_seconds, double cpu_seconds, const PhaseSeconds& phases,
            std::int64_t steps_left);
 
@@ -39,6 +39,8 @@ class PaceMeter {
   std::map<std::string, double> matrix_rates_;
   double products_seconds_ = 0;  ///< what the arithmetic of a step would take at the measured rates
   std::deque<double> recent_;    ///< seconds of the last steps
+  double pauses_ = 0;  ///< seconds of evaluations and checkpoints between the steps so far
+  std::int64_t steps_ = 0;
 };
 
 }  // namespace fbi::train

@@ -5,7 +5,7 @@
 
 namespace fbi::train {
 
-std::int64_t MatrixShape::block_rows(int world_size) const {
+std::int64_t ParameterMatrix::block_rows(int world_size) const {
   return distributed::ShardPlan(rows, world_size).block_rows();
 }
 

@@ -10,7 +10,7 @@ namespace fbi::train {
 inline constexpr std::int64_t kFloatBytes = 4;
 
 /// One matrix of a model, as nn makes a slot of it.
-struct MatrixShape {
+struct ParameterMatrix {
   std::int64_t rows = 0, columns = 0;
   bool packed = false;
   std::int64_t elements() const { return rows * columns; }
@@ -22,9 +22,9 @@ struct MatrixShape {
 
 /// Every parameter of a model once (a tied head is not listed), in totals where only those matter.
 struct ParameterShapes {
-  std::vector<MatrixShape> layer;  ///< q, k, v, o, gate, up, down of one decoder layer
+  std::vector<ParameterMatrix> layer;  ///< q, k, v, o, gate, up, down of one decoder layer
   std::int64_t layers = 0;
-  MatrixShape embedding;
+  ParameterMatrix embedding;
   bool has_head = true;             ///< false: the embedding serves, with a second gradient buffer
   std::int64_t norm_elements = 0;   ///< all norms
   std::int64_t scale_elements = 0;  ///< all alphas and betas that are learned
@@ -35,7 +35,7 @@ struct ParameterShapes {
   template <class Function>
   std::int64_t over_layer(Function f) const {
     std::int64_t sum = 0;
-    for (const MatrixShape& matrix : layer) sum += f(matrix);
+    for (const ParameterMatrix& matrix : layer) sum += f(matrix);
     return sum;
   }
   template <class Function>

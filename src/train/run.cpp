@@ -43,6 +43,13 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+/// The step without whose checkpoint a run has lost some; 0: it may have saved after any step.
+std::int64_t first_checkpoint(const config::CheckpointConfig& checkpoint) {
+  const auto [few, many] = std::minmax(checkpoint.every_steps, checkpoint.keep_every);
+  if (checkpoint.every_seconds > 0) return 0;
+  return few > 0 ? few : many;
+}
+
 /// What the ranks were asked to do after a step.
 struct Requests {
   bool stop = false, save = false;
@@ -142,7 +149,7 @@ class TrainingRun {
     const std::int64_t step = checkpoint_ ? checkpoint_->manifest().step : 0;
     folder_.set_aside_later_than(step);
     const bool has_history = checkpoint_ && !folder_.branches_off();
-    if (!has_history) folder_.set_metrics_aside(config_.checkpoint.every_steps);
+    if (!has_history) folder_.set_metrics_aside(first_checkpoint(config_.checkpoint));
     checkpoint::cut_metrics(paths.metrics(), has_history ? step : 0);
     copy_tokenizer(config_, session_.data(), paths.root);
     metrics_.emplace(paths.metrics());
@@ -382,6 +389,7 @@ RunOutcome run_training(config::RunConfig config, RunOptions options,
                      communicator.device());
   // A finished run that is started again, as the later jobs of a chain do, needs neither data nor
   // teacher.
+  if (newest && folder.branches_off()) check_branch(*newest, config.train);
   if (newest && newest->manifest().step >= config.train.steps) {
     const config::RunConfig saved = checkpoint_config(*newest);
     config::RunConfig same_paths = config;

@@ -34,7 +34,9 @@ class RunFolder {
   /// On rank 0, before anything is written: see RunDirectory::set_aside_later_than.
   void set_aside_later_than(std::int64_t step) { held_->set_aside_later_than(step); }
   /// On rank 0 of a run without a checkpoint of its own: see RunDirectory::set_metrics_aside.
-  void set_metrics_aside(std::int64_t every_steps) { held_->set_metrics_aside(every_steps); }
+  void set_metrics_aside(std::int64_t first_checkpoint) {
+    held_->set_metrics_aside(first_checkpoint);
+  }
   /// Shows other machines that the run is alive.
   void touch_lock();
 

@@ -97,7 +97,7 @@ class StepWalk {
     const auto shapes = parameter_shapes(teacher_->model);
     const std::int64_t value = teacher_->value_bytes;
     const auto stored = [](std::int64_t value_bytes) {
-      return [value_bytes](const MatrixShape& m) {
+      return [value_bytes](const ParameterMatrix& m) {
         return m.packed ? m.bits_bytes() : m.elements() * value_bytes;
       };
     };
@@ -107,13 +107,13 @@ class StepWalk {
       make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(value)) + vectors +
                                      largest_matrix(shapes) * kFloatBytes);
     if (teacher_->fp8)
-      layers = shapes.layers * shapes.over_layer([](const MatrixShape& m) {
+      layers = shapes.layers * shapes.over_layer([](const ParameterMatrix& m) {
         return m.elements() + m.rows * kFloatBytes;
       });
     if (spreads_teacher())
       layers = (shapes.layers *
-                    shapes.over_layer([&](const MatrixShape& m) { return own_elements(m); }) +
-                2 * shapes.over_layer([](const MatrixShape& m) { return m.elements(); })) *
+                    shapes.over_layer([&](const ParameterMatrix& m) { return own_elements(m); }) +
+                2 * shapes.over_layer([](const ParameterMatrix& m) { return m.elements(); })) *
                value;
     constant_.push_back(
         make(MemoryKind::kTeacher, layers + shapes.over_vocabulary(stored(value)) + vectors));
@@ -121,7 +121,7 @@ class StepWalk {
   }
 
   bool spreads_teacher() const { return config_.parallel.shard_teacher && world_size_ > 1; }
-  std::int64_t own_elements(const MatrixShape& matrix) const {
+  std::int64_t own_elements(const ParameterMatrix& matrix) const {
     return matrix.block_rows(world_size_) * matrix.columns;
   }
 
@@ -131,17 +131,17 @@ class StepWalk {
     };
     const std::int64_t replicated = student_.norm_elements + student_.scale_elements;
     const std::int64_t own =
-        student_.over_matrices([&](const MatrixShape& m) { return own_elements(m); });
-    const std::int64_t dense =
-        student_.over_matrices([](const MatrixShape& m) { return m.packed ? 0 : m.elements(); });
-    hold(MemoryKind::kLatent, kFloatBytes * student_.over_matrices([&](const MatrixShape& m) {
+        student_.over_matrices([&](const ParameterMatrix& m) { return own_elements(m); });
+    const std::int64_t dense = student_.over_matrices(
+        [](const ParameterMatrix& m) { return m.packed ? 0 : m.elements(); });
+    hold(MemoryKind::kLatent, kFloatBytes * student_.over_matrices([&](const ParameterMatrix& m) {
       return m.packed ? own_elements(m) : 0;
     }));
     hold(MemoryKind::kMoments, 2 * kFloatBytes * (own + replicated));
     hold(MemoryKind::kBits,
-         student_.over_matrices([](const MatrixShape& m) { return m.bits_bytes(); }));
+         student_.over_matrices([](const ParameterMatrix& m) { return m.bits_bytes(); }));
     if (keeps_unpacked())
-      hold(MemoryKind::kWorkspace, element_ * student_.over_matrices([](const MatrixShape& m) {
+      hold(MemoryKind::kWorkspace, element_ * student_.over_matrices([](const ParameterMatrix& m) {
         return m.packed ? m.elements() : 0;
       }));
     hold(MemoryKind::kValues,
@@ -159,7 +159,7 @@ class StepWalk {
     return layers * layer_elements() + 2 * student_.embedding.elements();  // and head, or tied part
   }
   std::int64_t layer_elements() const {
-    return student_.over_layer([](const MatrixShape& m) { return m.elements(); });
+    return student_.over_layer([](const ParameterMatrix& m) { return m.elements(); });
   }
 
   /// Gradients of layers on demand. Of several micro-steps any but the first has the largest peak.
@@ -303,13 +303,13 @@ class StepWalk {
 
   /// The buffers of a distributed::RowReduction or RowGather: the blocks of all ranks on one side,
   /// of this rank on the other.
-  Buffer exchange(const std::vector<MatrixShape>& matrices, std::int64_t element) {
+  Buffer exchange(const std::vector<ParameterMatrix>& matrices, std::int64_t element) {
     std::int64_t block = 0;
     for (const auto& matrix : matrices) block += own_elements(matrix);
     return make(MemoryKind::kWorkspace, (world_size_ + 1) * block * element);
   }
 
-  void reduce(const std::vector<MatrixShape>& matrices) {
+  void reduce(const std::vector<ParameterMatrix>& matrices) {
     if (world_size_ == 1) return;
     if (reductions_.size() == optim::kReductionsUnderWay) reductions_.pop_front();
     reductions_.push_back(exchange(matrices, element_bytes(config_.parallel.gradient_dtype)));
@@ -321,7 +321,7 @@ class StepWalk {
     ledger_.begin("update");
     if (world_size_ == 1) return;
     const std::int64_t block_bytes =
-        student_.over_matrices([&](const MatrixShape& m) -> std::int64_t {
+        student_.over_matrices([&](const ParameterMatrix& m) -> std::int64_t {
           if (m.packed) return m.block_rows(world_size_) * m.row_bits_bytes();
           return m.rows % world_size_ == 0 ? 0 : own_elements(m) * kFloatBytes;
         });

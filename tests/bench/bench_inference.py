@@ -57,7 +57,7 @@ def prepare(name, shape, options):
 
 def measure_theirs(file, shape, prompt_tokens, options):
     found = json.loads(run([options.python, LLAMA, "--site", options.llama_cpp, "--measure", "--model", file, "--prompt-tokens",
-                            prompt_tokens, "--new-tokens", options.new_tokens, "--threads", options.threads],
+                            prompt_tokens, "--new-tokens", options.new_tokens, "--texts", options.texts, "--threads", options.threads],
                            env=os.environ | HUGE_PAGES))
     # A token reads one row of the embedding, which is as large as the head.
     embedding = shape["vocab_size"] * shape["hidden_size"] * (2 if file.stem.endswith("F16") else 18 / 128)
@@ -65,12 +65,12 @@ def measure_theirs(file, shape, prompt_tokens, options):
     heads = shape["num_attention_heads"]
     cache = 4 * shape["num_hidden_layers"] * shape["hidden_size"] // heads * shape.get("num_key_value_heads", heads)
     positions = prompt_tokens + options.new_tokens // 2
-    return found | {"bytes_per_token": found.pop("model_bytes") - embedding + cache * positions}
+    return found | {"bytes_per_token": (found.pop("model_bytes") - embedding) / options.texts + cache * positions}
 
 
 def measure_ours(words, config, prompt_tokens, options):
     (found,) = json.loads(run([options.program, "bench", "--config", config, "--threads", options.threads, "--prompt-tokens",
-                               prompt_tokens, "--new-tokens", options.new_tokens, "--json", *words]))
+                               prompt_tokens, "--new-tokens", options.new_tokens, "--texts", options.texts, "--json", *words]))
     return found
 
 
@@ -98,7 +98,7 @@ def report_ways(rows):
 
 
 def report(name, prompt_tokens, rows, options):
-    print(f"\n{name}: a prompt of {prompt_tokens} tokens, {options.new_tokens} decoded, {options.threads} threads, "
+    print(f"\n{name}: {options.texts} text(s), a prompt of {prompt_tokens} tokens, {options.new_tokens} decoded, {options.threads} threads, "
           f"best of {options.rounds} rounds")
     print(f"  {'':30}{'prompt tok/s':>14}{'decode tok/s':>14}{'MB/token':>10}{'GB/s read':>11}{'GB/s possible':>15}")
     for row, found in rows.items():
@@ -115,7 +115,8 @@ def report(name, prompt_tokens, rows, options):
     for ours, against in ratios.items():
         cells = (f"prompt {ratio['prompt']:.2f}, decode {ratio['decode']:.2f}" for ratio in against.values())
         print(f"  {ours:30}" + "".join(f"{cell:>30}" for cell in cells))
-    return {"case": name, "prompt_tokens": prompt_tokens, "new_tokens": options.new_tokens, "threads": options.threads, "rows": rows,
+    return {"case": name, "prompt_tokens": prompt_tokens, "new_tokens": options.new_tokens, "texts": options.texts,
+            "threads": options.threads, "rows": rows,
             "ratios": ratios}
 
 
@@ -146,6 +147,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3, help="how often all run, in turn")
     parser.add_argument("--prompt-tokens", type=lengths, default=[64, 512], metavar="N[,N...]", help="prompts to decode behind")
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--texts", type=int, default=1, help="texts that are decoded together, as for a server's clients")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--python", default=sys.executable, help="Python with numpy for llama.cpp")
     parser.add_argument("--llama-cpp", type=Path, required=True, help="folder that holds the package llama_cpp")

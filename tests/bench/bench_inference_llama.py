@@ -4,7 +4,7 @@ llama.cpp's, or measures one. Runs on a Python with numpy; llama_cpp is in the f
 
   bench_inference_llama.py --site DIR --write SHAPE-JSON --out FILE       GGUF, matrices in F16
   bench_inference_llama.py --site DIR --quantize FTYPE [--pure] --model FILE --out FILE
-  bench_inference_llama.py --site DIR --measure --model FILE --prompt-tokens N --new-tokens N --threads N
+  bench_inference_llama.py --site DIR --measure --model FILE --prompt-tokens N --new-tokens N --texts N --threads N
 """
 import argparse
 import ctypes
@@ -107,12 +107,13 @@ def load(llama_cpp, path):
 
 
 class Context:
-    """A text of a model: keys and values in F16."""
+    """Texts of a model that are decoded together: keys and values in F16."""
 
     def __init__(self, llama_cpp, model, attention, tokens_per_pass, options):
         self.library = llama_cpp
         parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = options.prompt_tokens + options.new_tokens
+        parameters.n_ctx = options.texts * (options.prompt_tokens + options.new_tokens)
+        parameters.n_seq_max = options.texts
         parameters.n_batch = options.prompt_tokens
         parameters.n_ubatch = tokens_per_pass
         parameters.n_threads = parameters.n_threads_batch = options.threads
@@ -121,15 +122,21 @@ class Context:
         if not self.context:
             sys.exit(f"llama.cpp cannot run {options.model} with {attention}")
 
-    def feed(self, ids):
-        """Seconds that the tokens take; the calls from Python are some microseconds of them."""
-        tokens = (self.library.llama_token * len(ids))(*ids)
-        batch = self.library.llama_batch_get_one(tokens, len(ids))
+    def feed(self, parts):
+        """Seconds that [(text, position, ids)] take together; logits behind each. The calls from Python are some microseconds."""
+        rows = [(text, position + k, id, k + 1 == len(ids)) for text, position, ids in parts for k, id in enumerate(ids)]
+        batch = self.library.llama_batch_init(len(rows), 0, 1)
+        batch.n_tokens = len(rows)
+        for row, (text, position, id, last) in enumerate(rows):
+            batch.token[row], batch.pos[row], batch.logits[row] = id, position, last
+            batch.n_seq_id[row], batch.seq_id[row][0] = 1, text
         start = time.perf_counter()
         if self.library.llama_decode(self.context, batch):
             sys.exit("llama.cpp cannot decode")
         self.library.llama_synchronize(self.context)
-        return time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        self.library.llama_batch_free(batch)
+        return seconds
 
     def clear(self):
         self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
@@ -141,16 +148,19 @@ def measure(llama_cpp, options):
     vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     numbers = random.Random(2024)
     prompt = [numbers.randrange(vocab) for _ in range(options.prompt_tokens)]
+    texts = range(options.texts)
     prompts, decodes = {}, {}
     for attention in ATTENTIONS:
         for tokens_per_pass in sorted({min(tokens, len(prompt)) for tokens in TOKENS_PER_PASS}):
             context = Context(llama_cpp, model, attention, tokens_per_pass, options)
-            context.feed(prompt)  # touches weights and workspace for the first time
+            context.feed([(0, 0, prompt)])  # touches weights and workspace for the first time
             context.clear()
-            prompts[f"{attention}, passes of {tokens_per_pass}"] = len(prompt) / context.feed(prompt)
-        # A token is a pass in any case.
-        steps = sorted(context.feed([numbers.randrange(vocab)]) for _ in range(options.new_tokens))
-        decodes[attention] = 1 / steps[len(steps) // 2]
+            seconds = sum(context.feed([(text, 0, prompt)]) for text in texts)
+            prompts[f"{attention}, passes of {tokens_per_pass}"] = len(texts) * len(prompt) / seconds
+        # A token of each text is a pass in any case.
+        steps = sorted(context.feed([(text, len(prompt) + k, [numbers.randrange(vocab)]) for text in texts])
+                       for k in range(options.new_tokens))
+        decodes[attention] = len(texts) / steps[len(steps) // 2]
     return {"prompt": prompts, "decode": decodes, "model_bytes": llama_cpp.llama_model_size(model)}
 
 
@@ -165,6 +175,7 @@ def main():
     parser.add_argument("--out")
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--texts", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if options.write:

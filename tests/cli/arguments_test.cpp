@@ -184,7 +184,7 @@ TEST(Arguments, WordsThatNoOptionTakes) {
 TEST(Help, NamesEveryOptionWithDefaultAndExample) {
   const std::string text = help_text(sample_verb());
   for (const char* part :
-       {"Usage: fbi-llm cook FILE… --out DIR [options]", "--seed N", "(default 7)", "--out DIR",
+       {"Usage: fbi-llm cook --out DIR [options] FILE…", "--seed N", "(default 7)", "--out DIR",
         "(required)", "(repeatable)", "fbi-llm cook --out soup leek"})
     EXPECT_THAT(text, testing::HasSubstr(part));
 }

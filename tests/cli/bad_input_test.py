@@ -199,6 +199,7 @@ class BadInput(unittest.TestCase):
         before = files_below(WORK / "teacher")
         for code, run_dir, words, part in ((2, "teacher", (), "teacher is not empty"),
                                            (7, "config.json/run", (), "config.json is not a folder"),
+                                           (2, "fresh", ("--gpus", "2", "--set", "train.device=auto", "--set", "parallel.backend=gloo"), "gloo is for ranks on CPUs"),
                                            (2, "hf", ("--resume", "auto"), "holds no run to continue"),
                                            (4, "fresh", ("--resume", "nowhere"), "nowhere/manifest.json")):
             self.assertIn(part, train(run_dir, "--dry-run", *words, code=code))
@@ -222,6 +223,10 @@ class BadInput(unittest.TestCase):
                     self.refused(2, parts, {"data.paths": ["data", "data"], "data.weights": weights}, words=words)
 
     def test_a_dry_run_notes_what_is_hardly_meant(self):
+        for changes, part in (({"evaluation.every_steps": 5}, "evaluation.every_steps is 5, but evaluation.tokens and evaluation.tasks name nothing"),
+                              ({"evaluation.tokens": ["data/valid-00000.tokens"]}, "evaluation.every_steps is 0: evaluation.tokens")):
+            done = subprocess.run(program.command(*program.train_words("fresh", "--dry-run", changes=changes)), cwd=WORK, capture_output=True, text=True)
+            self.assertIn(part, done.stderr)
         often = train("fresh", "--dry-run", changes={"train.steps": 9000, "optimizer.total_steps": 0})
         self.assertRegex(often, r"reads them [\d.]+ times\nnote +that is often: train.steps")
         mixed = train("fresh", "--dry-run", changes={"data.paths": ["data", "data/valid-00000.tokens"], "data.weights": [3, 2], "train.steps": 900})

@@ -90,6 +90,12 @@ class Packed(unittest.TestCase):
         (WORK / "prompt.txt").write_text(PROMPT)
         self.assertEqual(call(FBI_RUN, "generate", *words, "--prompt-file", "prompt.txt"), expected)
         self.assertEqual(call(FBI_RUN, "generate", *words, "--prompt-file", "-", input=PROMPT), expected)
+        for text in (PROMPT + "\n", PROMPT + "\r\n", "\ufeff" + PROMPT):
+            (WORK / "edited.txt").write_bytes(text.encode())
+            self.assertEqual(call(FBI_RUN, "generate", *words, "--prompt-file", "edited.txt"), expected)
+        done = subprocess.run(["bash", "-c", 'exec "$0" generate "${@:2}" --prompt-file <(printf "%s\n" "$1")', FBI_RUN, PROMPT, *words],
+                              cwd=WORK, capture_output=True, text=True)
+        self.assertEqual(done.stdout, expected, done.stderr)
 
     def test_perplexity_is_that_of_the_trainer(self):
         data = ("--text", "stories.txt", "--seq-len", 32, "--max-windows", 6, "--threads", 1, "--json")
@@ -137,6 +143,8 @@ class Packed(unittest.TestCase):
         self.assertEqual(both, [v["name"] for v in variants + kernels])
         (single,) = json.loads(call(FBI_RUN, *words, "--config", REPOSITORY / "configs" / "quickstart_student.json"))
         self.assertIn("1-bit weights, fp32 activations", single["dtype"])
+        (several,) = json.loads(call(FBI_RUN, *words, "--model", "packed", "--texts", 3))
+        self.assertLess(several["bytes_per_token"], variants[0]["bytes_per_token"], "they share the weights")
 
     def test_the_large_program_measures_and_serves_too(self):
         (measured,) = json.loads(call(FBI_LLM, "bench", "--model", "packed", "--threads", 1, "--prompt-tokens", 5, "--new-tokens", 3, "--json"))
@@ -176,7 +184,7 @@ class BadInput(unittest.TestCase):
             self.refuse(2, "bench", "--model", "packed", *words, says=["--prompt-tokens", "--new-tokens", "expected at most 256 together"])
         deep = 500_000
         (WORK / "deep.json").write_text('{"model": ' + "[" * deep + "]" * deep + "}")
-        self.refuse(3, "bench", "--config", "deep.json", says=["deep.json", "at most 64 levels"])
+        self.refuse(3, "bench", "--config", "deep.json", says=["deep.json", "nested deeper than 64 levels"])
         self.refuse(2, "perplexity", "--model", "packed", "--tokens", "data/train-00000.tokens", "--seq-len", 8, says=["--seq-len is for --text"])
 
     def test_a_run_is_to_be_packed_first(self):

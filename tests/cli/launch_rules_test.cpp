@@ -39,7 +39,7 @@ void expect_refused(const std::vector<std::string>& words, const std::string& pa
 
 TEST(Launch, RefusesWhatCannotBeStarted) {
   expect_refused({"--nproc", "0", "--", "train"}, "--nproc: expected 1 to 1024, found 0");
-  expect_refused({"--nproc", "2"}, "--command WORDS");
+  expect_refused({"--nproc", "2"}, "--command VERB");
   expect_refused({"--nproc", "2", "--", "launch"}, "launch cannot start itself");
   expect_refused({"--nproc", "2", "--output", "some", "--", "train"},
                  "expected first or all, found 'some'");

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "config/sample_config.h"
+#include "fbi/config/huggingface.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "support/expect_error.h"
@@ -271,6 +272,38 @@ TEST(Overrides, ValueIsJsonOrElseText) {
   EXPECT_TRUE(config.train.recompute);
   EXPECT_EQ(config.data.paths, (std::vector<std::string>{"x", "y"}));
   EXPECT_EQ(config.data.skip_files, std::vector<std::int64_t>{3});
+}
+
+TEST(LoadModelConfig, TakesTheModelOfARunAsTheRunWould) {
+  const fbi::test::TempDir folder;
+  const auto read = [&](const std::string& text) {
+    write_file(folder / "file.json", text);
+    return load_model_config(folder / "file.json");
+  };
+  ModelConfig model;
+  model.hidden_size = 64;
+  model.num_attention_heads = 4;
+  model.vocab_size = 100;
+  resolve(model);
+  write_file(folder / "shape.json", model_config_to_hf_json(model, "float16"));
+  EXPECT_EQ(read(read_file(folder / "shape.json")), model);
+  EXPECT_EQ(read(R"({"model": "shape.json"})"), model);
+  model.binarize = Binarize::kRow;
+  EXPECT_EQ(read(R"({"model": {"architecture": "shape.json", "binarize": "row"}, "train": {}})"),
+            model);
+  expect_error<UsageError>([&] { read(R"({"model": {"hidden_sise": 8}})"); }, "file.json",
+                           "did you mean model.hidden_size?");
+  expect_error<DataError>([&] { read("[]"); }, "file.json");
+}
+
+TEST(Overrides, NullTakesBackWhatTheArchitectureHas) {
+  const std::string scaled =
+      R"({"teacher": {"path": "t"}, "data": {"paths": "d"}, "train": {"steps": 2000},
+          "model": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}})";
+  EXPECT_EQ(parse(scaled).model.rope_theta, 5e5);
+  const RunConfig config = parse(scaled, {"model.rope_parameters=null"});
+  EXPECT_EQ(config.model.rope_theta, ModelConfig().rope_theta);
+  EXPECT_EQ(config.model.rope_scaling, RopeScaling{});
 }
 
 TEST(Overrides, LaterOnesWin) {

@@ -10,8 +10,10 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "fbi/config/huggingface.h"
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
+#include "fbi/core/file.h"
 #include "fbi/distill/fp8_teacher.h"
 #include "fbi/distill/teacher.h"
 #include "nn/write_model_folder.h"
@@ -264,6 +266,15 @@ TEST_F(Teacher, ThatIsBinarizedStaysWhole) {
   teacher_.dtype = "fp8";
   test::expect_error<UsageError>([&] { check_teacher(teacher_, student_, train_, false); },
                                  "teacher.dtype=fp8", "bits is binarized already");
+}
+
+TEST_F(Teacher, ThatLacksATensorIsRefusedBeforeItIsRead) {
+  model_.tie_word_embeddings = true;
+  nn::write_model_folder(folder_.path(), model_, nn::random_model(model_, 4));
+  model_.tie_word_embeddings = false;
+  write_file(folder_ / "config.json", config::model_config_to_hf_json(model_, "float32"));
+  test::expect_error<DataError>([&] { check_teacher(teacher_, student_, train_, false); },
+                                "do not fit the model", "missing: lm_head.weight");
 }
 
 TEST_F(Teacher, ThatIsAbsentIsRefused) {

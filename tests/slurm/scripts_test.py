@@ -57,7 +57,8 @@ class Generated(unittest.TestCase):
         show = text.split("most_retries=")[0] + 'printf "%s|" "$config" "$run_dir" "$program" "${options[@]}"'
         done = subprocess.run(["bash", "-c", show], capture_output=True, text=True)
         self.assertEqual(done.stdout.split("|")[:-1], ["configs/7b.json", "runs/my 7b", "apptainer exec --nv fbi.sif fbi-llm", "--set",
-                                                       "train.micro_batch=12", "--set", 'data.paths=["it\'s here"]'])
+                                                       "train.micro_batch=12", "--set", 'data.paths=["it\'s here"]',
+                                                       "--set", "train.device=cuda"])
 
     def test_ranks_on_cpus(self):
         text = slurm("--config", "configs/130m.json", "--nodes", 1, "--gpus-per-node", 0, "--ranks-per-node", 2)
@@ -106,12 +107,13 @@ class Run(unittest.TestCase):
     def test_command_of_a_rank(self):
         self.submit(words=["--set", "a=b c"], SLURM_CPUS_PER_TASK="6")
         words = (self.folder / "srun-words").read_text().splitlines()
-        self.assertEqual(words[2:], ["fbi-llm", "train", "--config", "configs/130m.json", "--run-dir", "runs/130m", "--resume", "auto", "--set", "a=b c"])
+        self.assertEqual(words[2:], ["fbi-llm", "train", "--config", "configs/130m.json", "--run-dir", "runs/130m", "--resume", "auto",
+                                     "--set", "train.device=cuda", "--set", "a=b c"])
         self.assertEqual((self.folder / "srun-cpus").read_text(), "6 6\n")
         self.submit(FBI_CONFIG="c.json", FBI_RUN_DIR="r d", FBI_PROGRAM="apptainer exec --nv x.sif fbi-llm", OMP_NUM_THREADS="3")
         words = (self.folder / "srun-words").read_text().splitlines()
         self.assertEqual(words[2:], ["apptainer", "exec", "--nv", "x.sif", "fbi-llm", "train", "--config", "c.json", "--run-dir", "r d",
-                                     "--resume", "auto"])
+                                     "--resume", "auto", "--set", "train.device=cuda"])
         self.assertEqual((self.folder / "srun-cpus").read_text(), "1 3\n")
 
     def test_finished(self):

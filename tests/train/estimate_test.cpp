@@ -185,6 +185,28 @@ TEST(Estimate, NamesSettingsThatFit) {
   EXPECT_THAT(ways(config, 8, 1'000'000'000), ElementsAre());
 }
 
+/// What training refuses is no advice.
+TEST(Estimate, DoesNotSpreadABinarizedTeacher) {
+  const auto config = preset("1.3b.json", 8);
+  const auto is_advised = [&](const TeacherPlan& teacher) {
+    // Too little for anything but all settings together.
+    const auto smallest =
+        preset("1.3b.json", 8,
+               {"train.recompute=true", "train.micro_batch=1", "parallel.gradient_dtype=bf16",
+                "parallel.shard_gradients=true", "parallel.shard_teacher=true"});
+    const auto budget = peak_bytes(estimate(smallest, teacher, 8, Processor::kGpu));
+    const auto ways = find_fitting_settings(config, teacher, 8, Processor::kGpu, budget);
+    EXPECT_FALSE(ways.empty());
+    return std::ranges::any_of(ways, [](const FittingSettings& way) {
+      return std::ranges::count(way.changes, "parallel.shard_teacher=true") > 0;
+    });
+  };
+  TeacherPlan teacher = llama_7b();
+  EXPECT_TRUE(is_advised(teacher));
+  teacher.model.binarize = config::Binarize::kColumn;
+  EXPECT_FALSE(is_advised(teacher));
+}
+
 TEST(Estimate, SmallerSettingsNeedLess) {
   const auto peak = [](std::vector<std::string> changes) {
     return peak_bytes(on_gpus(preset("7b.json", 8, std::move(changes)), 8));

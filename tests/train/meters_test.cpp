@@ -262,6 +262,10 @@ TEST(Meters, LongRunsMeasureWhatTheirProductsCouldDo) {
   EXPECT_DOUBLE_EQ(pace.matrix_share, pace.flops_per_second / rate);
   EXPECT_EQ(pace.tokens_per_second, 16);
   EXPECT_EQ(pace.eta_seconds, 20);
+  PhaseSeconds pause;
+  pause[Phase::kEvaluation] = 3;
+  pause[Phase::kCheckpoint] = 1;
+  EXPECT_EQ(meter.add(2.0, 1.0, pause, 10).eta_seconds, 40) << "4 s in 2 steps are 2 s a step";
 }
 
 TEST(Meters, RanksShareTheTokensOfAStep) {

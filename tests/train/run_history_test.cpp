@@ -114,6 +114,20 @@ TEST_F(Run, ContinuesInANewDirectoryFromAGivenCheckpoint) {
   EXPECT_EQ(end_of(runs_.path("branch")), end_);
 }
 
+TEST_F(Run, ThatBranchesOffMustHaveStepsToTake) {
+  const std::string checkpoint = checkpoint_of(runs_.path("whole"), 30).string();
+  config_.train.steps = config_.optimizer.total_steps = 30;
+  config::RunConfig resolved = config_;
+  config::resolve(resolved, 1);
+  const RunOptions options{runs_.path("branch"), checkpoint, {"optimizer.total_steps"}, "test"};
+  const std::string part =
+      "train.steps=30 leaves nothing to train: the branch is to begin at step 30";
+  test::expect_error<UsageError>([&] { dry_run(resolved, options, 1, Processor::kCpu); }, part);
+  test::expect_error<UsageError>(
+      [&] { runs_.run(config_, "branch", checkpoint, {}, {"optimizer.total_steps"}); }, part);
+  EXPECT_FALSE(fs::exists(runs_.path("branch") / "config.json"));
+}
+
 TEST_F(Run, ThatBranchesOffHasItsBeginning) {
   const std::string checkpoint = checkpoint_of(runs_.path("whole"), 30).string();
   const auto crash = [&](const std::string& resume) {
@@ -195,6 +209,14 @@ TEST_F(Run, ThatHasLostItsCheckpointsKeepsItsMetrics) {
   EXPECT_TRUE(fs::exists(aside));
   fs::rename(aside, runs_.path("whole") / "metrics.jsonl");
   EXPECT_EQ(metrics_lines(runs_.path("whole")), metrics_);
+  // Saved by time, or never on its way.
+  for (const double seconds : {0.0, 3600.0}) {
+    fs::remove_all(runs_.path("whole") / "checkpoints");
+    config_.checkpoint.every_steps = 0;
+    config_.checkpoint.every_seconds = seconds;
+    runs_.run(config_, "whole", "auto");
+    EXPECT_TRUE(fs::remove(aside)) << seconds;
+  }
 }
 
 TEST_F(Run, ThatIsFinishedNeedsNoPaths) {

@@ -36,6 +36,9 @@ struct Resume {
 /// folder; a live owner is not looked for.
 void require_usable(const RunPaths& paths, const Resume& resume);
 
+/// Whether `checkpoint` lies in the run's own folder; else a run that starts from it branches off.
+bool is_of_run(const RunPaths& paths, const std::filesystem::path& checkpoint);
+
 /// The checkpoints to start from, the first that is valid: the one asked for; with auto those of
 /// the run, newest first, or, as long as it has none, the one that it branched off from. None:
 /// start at step 0.
@@ -65,10 +68,10 @@ class RunDirectory {
   /// Renames checkpoints of later steps than `step`, from which the run goes on: they could not be
   /// used, but if they can be later, they belong to another history. A warning names each.
   void set_aside_later_than(std::int64_t step) const;
-  /// A run without a checkpoint of its own begins again. If its metrics reach further than
-  /// `every_steps`, it has lost its checkpoints, or could not save any: then they are renamed, with
-  /// a warning.
-  void set_metrics_aside(std::int64_t every_steps) const;
+  /// A run without a checkpoint of its own begins again. If its metrics reach further than the step
+  /// of its first checkpoint, it has lost its checkpoints, or could not save any: then they are
+  /// renamed, with a warning.
+  void set_metrics_aside(std::int64_t first_checkpoint) const;
   RunLock& lock() { return lock_; }
 
  private:

@@ -31,6 +31,10 @@ RunConfig load_run_config(const std::filesystem::path& file, const LoadOptions& 
 RunConfig parse_run_config(std::string_view text, const std::string& source_name,
                            const std::filesystem::path& folder, const LoadOptions& options = {});
 
+/// An architecture alone: a config.json as Hugging Face writes it (DataError), or the `model` of a
+/// run configuration, whatever else that lacks (UsageError).
+ModelConfig load_model_config(const std::filesystem::path& file);
+
 /// Fills in head_dim and num_key_value_heads where they are 0.
 void resolve(ModelConfig& model);
 

@@ -56,7 +56,12 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
                                       const config::TrainConfig& train,
                                       distributed::Communicator& communicator, bool shard);
 
-/// The checks alone, and the folder; no weights are read.
+/// The checks of a teacher's architecture alone. `shard`: it is to be spread over ranks.
+void check_teacher_fit(const config::ModelConfig& teacher, const config::TeacherConfig& settings,
+                       const config::ModelConfig& student, const config::TrainConfig& train,
+                       bool shard);
+
+/// These, whether its files hold all tensors that it needs, and the folder; no weights are read.
 nn::ModelFolder check_teacher(const config::TeacherConfig& teacher,
                               const config::ModelConfig& student, const config::TrainConfig& train,
                               bool shard);

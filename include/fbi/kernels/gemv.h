@@ -10,7 +10,8 @@
 #include "fbi/kernels/binary_matrix.h"
 #include "fbi/kernels/decode.h"
 
-/// Products of a decode step: y = x Wᵀ for one or a few tokens. A matrix is repacked once, for
+/// Products y = x Wᵀ of one token or many: of a decode step, a prompt, or a training step with
+/// train.sign_products=tables. A matrix is repacked once, for
 /// chosen_level() at that time, into the order in which its kernel reads it. A result depends on
 /// its own token and row only, bit for bit: not on the number of tokens, threads or ranges.
 ///

@@ -123,9 +123,9 @@ struct FittingSettings {
   Estimate estimate;
 };
 /// Every way to need at most `budget_bytes` per rank with the fewest changes among train.recompute,
-/// train.micro_batch, teacher.micro_batch, parallel.gradient_dtype, parallel.shard_gradients and
-/// parallel.shard_teacher, each with the largest micro-batch that fits; no change when the
-/// configuration fits as it is; empty when nothing helps enough.
+/// train.working_copy, train.micro_batch, teacher.micro_batch, parallel.gradient_dtype,
+/// parallel.shard_gradients and parallel.shard_teacher, each with the largest micro-batch that
+/// fits; no change when the configuration fits as it is; empty when nothing helps enough.
 std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& config,
                                                    const std::optional<TeacherPlan>& teacher,
                                                    int world_size, Processor processor,
@@ -135,6 +135,9 @@ std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& conf
 /// without distillation. Throws what distill::check_teacher throws; no weights are read.
 std::optional<TeacherPlan> stored_teacher(const config::RunConfig& config, int world_size,
                                           Processor processor);
+/// The same of a teacher whose architecture alone is known, with files in fp16.
+TeacherPlan described_teacher(const config::RunConfig& config, const config::ModelConfig& teacher,
+                              int world_size, Processor processor);
 
 /// Sections of a report for people: a name in the first column, lines that end with a newline.
 std::string model_report(const config::ModelConfig& model);

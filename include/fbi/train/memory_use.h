@@ -6,9 +6,14 @@
 #include <utility>
 #include <vector>
 
-#include "fbi/distill/teacher.h"
-#include "fbi/optim/adamw.h"
 #include "fbi/train/estimate.h"
+
+namespace fbi::distill {
+class Teacher;
+}
+namespace fbi::optim {
+class AdamW;
+}
 
 namespace fbi::train {
 

@@ -16,7 +16,7 @@ struct Pace {
   double step_seconds = 0;       ///< duration of this step
   double cpu_seconds = 0;        ///< processor time of this process in it, all threads
   double tokens_per_second = 0;  ///< over the last steps
-  double eta_seconds = 0;        ///< to the last step of the run
+  double eta_seconds = 0;        ///< to the last step of the run, with pauses as so far
   PhaseSeconds phases;          ///< of kStepPhases; kOther is what the others leave of step_seconds
   double flops_per_second = 0;  ///< of student and teacher, in this step
   double recompute_flops_per_second = 0;

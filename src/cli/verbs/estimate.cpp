@@ -4,13 +4,10 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "cli/shallow_json.h"
 #include "cli/verbs.h"
-#include "fbi/config/huggingface.h"
 #include "fbi/config/load.h"
 #include "fbi/config/model_size.h"
 #include "fbi/core/error.h"
-#include "fbi/core/file.h"
 #include "fbi/core/human.h"
 #include "fbi/train/estimate.h"
 
@@ -52,18 +49,6 @@ double positive_number(const Arguments& arguments, const char* option) {
   return value;
 }
 
-/// An architecture from a Hugging Face config.json, or the model of a run configuration as a dense
-/// one.
-config::ModelConfig architecture(const fs::path& file) {
-  const std::string text = read_file(file);
-  const auto json = parse_shallow(text);
-  if (!json.is_object() || !json.contains("model"))
-    return config::model_config_from_hf_json(text, file.string());
-  auto model = config::load_run_config(file).model;
-  model.binarize = config::Binarize::kNone;
-  return model;
-}
-
 struct Teacher {
   std::optional<train::TeacherPlan> plan;
   std::string source;
@@ -74,8 +59,9 @@ Teacher find_teacher(const Arguments& arguments, const config::RunConfig& config
   if (config.objective.distill == 0) return {};
   if (arguments.has("teacher")) {
     const std::string file = arguments.text("teacher");
-    return {train::plan_teacher(architecture(file), config.teacher, "fp16",
-                                train::planned_processor(config)),
+    auto model = config::load_model_config(file);
+    model.binarize = config::Binarize::kNone;
+    return {train::described_teacher(config, model, gpus, train::planned_processor(config)),
             "shape of " + file};
   }
   if (!fs::exists(config.teacher.path))
@@ -141,9 +127,8 @@ std::string fit_text(const Fit& fit) {
   std::string out = concat("            DOES NOT FIT into ", room, "; ");
   if (fit.settings.empty())
     return out +
-           "no setting of recompute, micro_batch, gradient_dtype, shard_gradients and\n            "
-           "shard_teacher helps enough: "
-           "take more GPUs or larger ones\n";
+           "no setting of recompute, working_copy, micro_batch, gradient_dtype,\n            "
+           "shard_gradients and shard_teacher helps enough: take more GPUs or larger ones\n";
   out += fit.settings.size() == 1 ? "it would with\n" : "it would with one of\n";
   for (const auto& way : fit.settings) {
     out += "           ";

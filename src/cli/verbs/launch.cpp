@@ -83,7 +83,7 @@ Verb launch_verb() {
         concat("machine 0, as all of them reach it, and where its first rank listens (port ",
                kDefaultPort, " without one)"),
         "", false, false},
-       {"command", "WORDS", "the verb and its options, after --", "", true, true},
+       {"command", "VERB", "the verb and its options, after --", "", true, true},
        {"output", "WHAT",
         "first: what the first rank of this machine prints, and the last lines of a rank that "
         "fails; all: every line of every rank, after [rank]",

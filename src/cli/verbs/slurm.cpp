@@ -70,12 +70,14 @@ void set_names(const Arguments& arguments, SlurmJob& job) {
 }
 
 /// What the configuration says about the batch; throws its problems, a batch that does not divide
-/// among them.
+/// among them. A rank that finds no GPU must not train on CPUs for a day unseen.
 void check_batch(const Arguments& arguments, SlurmJob& job) {
   config::LoadOptions options;
   options.overrides = arguments.list("set");
   options.world_size = job.nodes * job.ranks_per_node;
   const auto train = config::load_run_config(job.config, options).train;
+  if (job.gpus_per_node > 0 && train.device == "auto")
+    options.overrides.push_back("train.device=cuda");
   for (const auto& change : options.overrides) {
     job.train_options.push_back("--set");
     job.train_options.push_back(change);
@@ -126,7 +128,8 @@ Verb slurm_verb() {
       "them included, and writes a script "
       "for sbatch. The job saves before its time limit and requeues itself until the run is "
       "finished; a job that lost a rank "
-      "continues from the last checkpoint. --preset takes configuration, nodes and GPUs of the "
+      "continues from the last checkpoint. A rank that finds no GPU is an error. --preset takes "
+      "configuration, nodes and GPUs of the "
       "published runs. docs/cluster.md says more.",
       "",
       {{"preset", "NAME", "130m (1 node of 4 GPUs), 1.3b (4 nodes), 7b (8 nodes) or 13b (16 nodes)",

@@ -19,7 +19,9 @@ namespace {
 std::string command_line(const Arguments& arguments) {
   std::string line = concat("fbi-llm train --config ", arguments.text("config"));
   for (const auto& change : arguments.list("set")) line += " --set " + change;
-  return line + " --run-dir " + arguments.text("run-dir") + " --resume " + arguments.text("resume");
+  line += " --run-dir " + arguments.text("run-dir") + " --resume " + arguments.text("resume");
+  for (const auto& key : arguments.list("allow-change")) line += " --allow-change " + key;
+  return line;
 }
 
 std::int64_t profile_steps(const Arguments& arguments) {
@@ -61,8 +63,10 @@ int run_train(const Arguments& arguments) {
                                   arguments.list("allow-change"), command_line(arguments),
                                   profile_steps(arguments)};
   if (arguments.has("dry-run")) {
-    std::cout << train::dry_run(config, options, static_cast<int>(load.world_size),
-                                planned_processor(arguments, config, rendezvous.local_rank));
+    const auto processor = planned_processor(arguments, config, rendezvous.local_rank);
+    const bool on_gpus = processor == train::Processor::kGpu;
+    if (load.world_size > 1) choose_backend(config.parallel, on_gpus);
+    std::cout << train::dry_run(config, options, static_cast<int>(load.world_size), processor);
     return 0;
   }
   const auto communicator = join_ranks(rendezvous, config);
