@@ -44,7 +44,7 @@ def rows_of(name, path):
         return
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8", newline="\n") as lines:
-        if ".json" in path.suffixes:
+        if {".json", ".jsonl"} & set(path.suffixes):
             for number, line in enumerate(lines, 1):
                 try:
                     yield json.loads(line)[field]

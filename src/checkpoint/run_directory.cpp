@@ -219,8 +219,9 @@ void RunDirectory::set_metrics_aside(std::int64_t first_checkpoint) const {
   if (!last || *last <= first_checkpoint) return;
   const fs::path aside = set_aside(paths_.metrics(), "metrics-before-restart-", ".jsonl");
   log::warn("the run had reached step ", *last, ", but there is no checkpoint in ",
-            paths_.checkpoints().string(), ": its metrics are kept as ", aside.filename().string(),
-            ". If the checkpoints were moved away, stop, put them back, and resume");
+            paths_.checkpoints().string(), ", so it begins again; its metrics are kept as ",
+            aside.filename().string(),
+            ". If there were some that have been moved away, stop, put them back, and resume");
 }
 
 }  // namespace fbi::checkpoint

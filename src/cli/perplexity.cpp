@@ -36,6 +36,8 @@ eval::WindowSource open_windows(
   }
   const std::string file = arguments.text("text"), content = read_file(file);
   text::check_plain_text(content, file);
+  text::check_no_json_lines(content, file,
+                            "take its texts out, or prepare it and give the shard to --tokens");
   const auto ids = eval::text_tokens(*tokenizer(), text::without_byte_order_mark(content));
   return eval::stream_windows(ids, arguments.integer("seq-len"), arguments.integer("max-tokens"));
 }

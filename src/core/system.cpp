@@ -60,6 +60,18 @@ std::uint64_t usable_memory_bytes() {
   return std::min(physical, cgroup_limits().memory_bytes.value_or(physical));
 }
 
+std::uint64_t available_memory_bytes() {
+  const std::uint64_t usable = usable_memory_bytes(), own = resident_bytes();
+  const std::uint64_t left = usable > own ? usable - own : 0;
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    std::uint64_t kibibytes = 0;
+    if (!line.starts_with("MemAvailable:")) continue;
+    if (std::istringstream(line.substr(13)) >> kibibytes) return std::min(left, kibibytes * 1024);
+  }
+  return left;
+}
+
 double process_cpu_seconds() {
   timespec time{};
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);

@@ -84,7 +84,8 @@ bool DocumentCutter::next_text(RawDocument& document) {
 
 bool is_json_lines(const PrepareOptions& options, const std::filesystem::path& input) {
   if (options.format != InputFormat::kByName) return options.format == InputFormat::kJsonLines;
-  return input.extension() == ".jsonl" || input.extension() == ".json";
+  const auto extension = input.extension();
+  return extension == ".jsonl" || extension == ".ndjson" || extension == ".json";
 }
 
 bool any_text(const PrepareOptions& options) {
@@ -106,8 +107,10 @@ std::vector<std::int32_t> document_ids(const RawDocument& document,
     return encode(document.bytes, *tokenizer);
   }
   const LinePlace place{input, document.number};
-  if (!options.field.empty())
-    return encode(parse_text_field(document.bytes, place, options.field), *tokenizer);
+  if (!options.field.empty()) {
+    const std::string text = parse_text_field(document.bytes, place, options.field);
+    return text.empty() ? std::vector<std::int32_t>() : encode(text, *tokenizer);
+  }
   std::vector<std::int32_t> ids;
   parse_token_ids(document.bytes, place, vocab_size, false, ids);
   return ids;

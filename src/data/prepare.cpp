@@ -14,6 +14,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/hash.h"
+#include "fbi/core/log.h"
 #include "fbi/core/temporary.h"
 #include "fbi/text/plain_text.h"
 
@@ -48,13 +49,27 @@ std::string text_key_of(std::string_view line) {
   return found;
 }
 
+void check_text(const PrepareOptions& options, std::string_view text, const fs::path& input) {
+  constexpr std::string_view kMarker = "<|endoftext|>";
+  constexpr std::size_t kLooked = 1 << 20;
+  if (options.format == InputFormat::kByName)
+    text::check_no_json_lines(text, input,
+                              "--format jsonl --field NAME takes the texts out of its lines, "
+                              "--format text takes it as it is");
+  if (options.separator == kBlankLine && text.substr(0, kLooked).find(kMarker) != text.npos)
+    log::warn(input.string(), " holds ", kMarker,
+              ", but documents are cut at blank lines: did you "
+              "mean --separator '",
+              kMarker, "'?");
+}
+
 /// Refuses what is plainly another kind of file than it is taken for, before all of it is read.
 void check_beginning(const PrepareOptions& options, const fs::path& input) {
   constexpr std::size_t kLongestLine = 1 << 20;
   const MappedFile file(input);
   const std::string_view text = text_of(file);
   text::check_plain_text(text, input);
-  if (!is_json_lines(options, input)) return;
+  if (!is_json_lines(options, input)) return check_text(options, text, input);
   const std::size_t first = text.find_first_not_of(" \t\r\n");
   if (first != std::string_view::npos && text[first] == '[')
     throw DataError(concat(input.string(),
@@ -80,10 +95,10 @@ void check(const PrepareOptions& options) {
     fail("valid_fraction: expected at least 0 and below 1, found ", options.valid_fraction);
   }
   if (options.separator.empty()) fail("the separator between documents must not be empty");
+  for (const auto& input : options.inputs) check_beginning(options, input);
   if (!options.field.empty() && !any_json_lines(options))
     fail("field ", options.field,
-         " is for JSON lines, but the input is read as text: leave it out");
-  for (const auto& input : options.inputs) check_beginning(options, input);
+         " is for JSON lines, but the input is read as text: leave it out, or give --format jsonl");
   if (!options.tokenizer.empty()) return;
   if (!options.field.empty() || any_text(options))
     fail("text input needs a tokenizer (tokenizer.model or tokenizer.json)");
@@ -178,7 +193,8 @@ class Preparation {
       if (error) std::rethrow_exception(error);
     }
     for (const auto& document : ids) {
-      (is_valid_document(documents_++, options_) ? valid_ : train_).add(document);
+      ShardSet& part = is_valid_document(documents_++, options_) ? valid_ : train_;
+      if (!document.empty()) part.add(document);
     }
   }
 

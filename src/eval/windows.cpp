@@ -1,6 +1,8 @@
 #include "fbi/eval/windows.h"
 
 #include <algorithm>
+#include <map>
+#include <string>
 #include <utility>
 
 #include "fbi/core/error.h"
@@ -9,14 +11,55 @@
 
 namespace fbi::eval {
 
+namespace {
+
+/// Tokens that stand for no text, by their spelling.
+std::map<std::string, std::int32_t> special_tokens(const text::Tokenizer& tokenizer) {
+  std::map<std::string, std::int32_t> found;
+  for (std::int64_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    const auto token = static_cast<std::int32_t>(id);
+    const text::PieceType type = tokenizer.type(token);
+    const bool special = type == text::PieceType::kControl || type == text::PieceType::kUnknown;
+    if (special && tokenizer.piece(token).starts_with('<')) found[tokenizer.piece(token)] = token;
+  }
+  return found;
+}
+
+/// The special token that `text` begins with.
+std::pair<std::size_t, std::int32_t> special_front(
+    const std::map<std::string, std::int32_t>& specials, std::string_view text) {
+  std::pair<std::size_t, std::int32_t> longest = {};
+  for (const auto& [spelling, id] : specials)
+    if (spelling.size() > longest.first && text.starts_with(spelling))
+      longest = {spelling.size(), id};
+  return longest;
+}
+
+}  // namespace
+
 std::vector<std::int32_t> text_tokens(const text::Tokenizer& tokenizer, std::string_view text) {
   if (text.size() > data::kMaxDocumentBytes) {
     throw DataError(concat("a text of ", format_bytes(text.size()),
                            " is too large to be tokenized as one document (limit ",
                            format_bytes(data::kMaxDocumentBytes), "); evaluate a part of it"));
   }
-  std::vector<std::int32_t> ids = tokenizer.encode(text);
-  ids.insert(ids.begin(), tokenizer.bos_id());
+  const auto specials = special_tokens(tokenizer);
+  std::vector<std::int32_t> ids = {tokenizer.bos_id()};
+  const auto add = [&](std::string_view plain) {
+    if (plain.empty()) return;
+    const auto more = tokenizer.encode(plain);
+    ids.insert(ids.end(), more.begin(), more.end());
+  };
+  for (std::size_t at = text.find('<'); at != text.npos;) {
+    const auto [length, id] = special_front(specials, text.substr(at));
+    if (length > 0) {
+      add(text.substr(0, at));
+      ids.push_back(id);
+      text.remove_prefix(at + length);
+    }
+    at = text.find('<', length > 0 ? 0 : at + 1);
+  }
+  add(text);
   return ids;
 }
 

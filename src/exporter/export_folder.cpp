@@ -48,7 +48,7 @@ StagedExport export_folder(const formats::ModelSource& source, const config::Mod
   }
   write_file(staged->staging / "README.md",
              model_card_text(model, kind, folding, options.card, staged->report));
-  // Ours alone read them.
+  // For fbi-run and training; other programs that load a folded one do not look at them.
   if (kind != ExportKind::kFolded) formats::write_checksums(staged->staging);
   staged->list_files();
   return StagedExport(std::move(staged));

@@ -11,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "fbi/core/log.h"
 #include "fbi/kernels/cuda.h"
 #include "infer/batch.h"
 #include "infer/packed_model_impl.h"
@@ -336,10 +337,13 @@ void Engine::Impl::take_out() {
   std::erase_if(waiting_, finished);
 }
 
+/// With no memory for it, it is read again; a GPU that has failed shows it in the next step.
 void Engine::Impl::keep_prefix(Job& job) {
+  if (quitting_) return;
   try {
     prefixes_.keep(*job.sequence);
-  } catch (const std::bad_alloc&) {  // then it is read again
+  } catch (const std::exception& error) {
+    log::debug("a text's keys and values are not kept: ", error.what());
   }
 }
 

@@ -33,11 +33,13 @@ class Decoding final : public eval::DecodingSession {
   }
   std::int64_t position() const override { return position_; }
 
-  /// For a run together with others.
+  /// For a run together with others, after which it has advance()d.
   TokenRow next_row(std::int32_t id) {
+    model_.check_length(position_ + 1);
     cache_->reserve(position_ + 1);
-    return {id, position_++, cache_.get()};
+    return {id, position_, cache_.get()};
   }
+  void advance() { ++position_; }
 
  private:
   /// then(row of the last one's hidden state)
@@ -202,6 +204,7 @@ void PackedModel::feed_each(std::span<const std::unique_ptr<eval::DecodingSessio
     rows.push_back(static_cast<Decoding<Impl>&>(*sessions[n]).next_row(ids[n]));
   impl_->forward().run(rows);
   impl_->forward().logits_to_draw(0, std::vector(sessions.size(), drawable), logits.data());
+  for (const auto& session : sessions) static_cast<Decoding<Impl>&>(*session).advance();
 }
 
 }  // namespace fbi::infer

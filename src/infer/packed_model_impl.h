@@ -40,6 +40,13 @@ class PackedModel::Impl {
     }
   }
 
+  void check_length(std::int64_t tokens) const {
+    if (tokens > config_.max_position_embeddings) {
+      throw UsageError(concat("sequence of ", tokens, " tokens exceeds max_position_embeddings ",
+                              config_.max_position_embeddings));
+    }
+  }
+
   /// Feeds a sequence whose cache holds `position` tokens; after each piece of at most kMaxRows
   /// tokens calls done(first token, tokens), with their hidden states in forward().
   template <class Done>
@@ -47,11 +54,7 @@ class PackedModel::Impl {
             const Done& done) {
     check_ids(ids);
     const auto count = std::ssize(ids);
-    if (position + count > config_.max_position_embeddings) {
-      throw UsageError(concat("sequence of ", position + count,
-                              " tokens exceeds max_position_embeddings ",
-                              config_.max_position_embeddings));
-    }
+    check_length(position + count);
     cache.reserve(position + count);
     std::vector<TokenRow> rows;
     for (std::int64_t first = 0; first < count; first += Forward::kMaxRows) {

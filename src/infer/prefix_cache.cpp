@@ -30,7 +30,9 @@ void PrefixCache::keep(Sequence& ended) {
 
   // All that may fail comes before anything is taken. Others do not go for room that it reserves.
   std::unique_ptr<SequenceCache> part;
-  if (bytes_ + ended.cache->bytes() > limit_) part = ended.cache->trimmed(count);
+  const std::uint64_t used = static_cast<std::uint64_t>(count) * ended.cache->position_bytes();
+  if (bytes_ + ended.cache->bytes() > limit_ && ended.cache->bytes() > used)
+    part = ended.cache->trimmed(count);
   std::list<Kept> added(1);
   Kept& kept = added.front();
   kept.ids.assign(prefix.ids.begin(), prefix.ids.end());

@@ -28,6 +28,9 @@ class LineIterator final : public sentencepiece::SentenceIterator {
     for (const auto& input : inputs) {
       files_.emplace_back(input);
       check_plain_text(text_of(files_.back()), input);
+      check_no_json_lines(
+          text_of(files_.back()), input,
+          concat("take its texts out: jq -r .text ", input.string(), " > text.txt"));
     }
     Next();
   }

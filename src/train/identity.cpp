@@ -107,6 +107,7 @@ void keep_sign_products(config::RunConfig& config, RunOptions& options,
     options.allow_change.push_back("train.sign_products");
   else
     products = saved->train.sign_products;
+  if (saved->train.precision != config.train.precision) return;  // which is refused first
   try {
     ops::check_sign_products(products, device, dtype);
   } catch (const UsageError& error) {

@@ -176,6 +176,7 @@ class TrainingRun {
       log::info("starting at step 0");
     }
     log_teacher_drift();
+    timeline().take_seconds();  // no step's
     if (options_.profile_steps > 0) timeline().start_trace();
   }
 

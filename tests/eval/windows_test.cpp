@@ -92,6 +92,16 @@ TEST(WindowsTest, TextIsOneDocumentWithOneBos) {
   EXPECT_EQ(std::count(ids.begin(), ids.end(), tokenizer->eos_id()), 0);
   EXPECT_EQ(tokenizer->decode(ids), text);
   EXPECT_THAT(text_tokens(*tokenizer, ""), ElementsAre(tokenizer->bos_id()));
+  // As the tokenizer of the published evaluation splits "the <unk> of <company>".
+  std::vector<std::int32_t> split = {tokenizer->bos_id()};
+  const auto add = [&](std::vector<std::int32_t> more) {
+    split.insert(split.end(), more.begin(), more.end());
+  };
+  add(tokenizer->encode("the "));
+  add({*tokenizer->unk_id()});
+  add(tokenizer->encode(" of <company>"));
+  add({tokenizer->eos_id()});
+  EXPECT_EQ(text_tokens(*tokenizer, "the <unk> of <company></s>"), split);
   expect_error<DataError>(
       [&] { text_tokens(*tokenizer, std::string(data::kMaxDocumentBytes + 1, 'a')); }, "too large",
       "67.1 MB");

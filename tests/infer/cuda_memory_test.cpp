@@ -58,6 +58,26 @@ TEST_F(CudaMemoryLimit, ATextThatDoesNotFit) {
   EXPECT_EQ(session->position(), 3);
 }
 
+/// What ended is read again by the next one that begins like it.
+TEST_F(CudaMemoryLimit, APrefixThatCannotBeKept) {
+  PackedModel model(test_model(), {.threads = 1, .device = Device::kCuda});
+  const WordTokenizer words({"a", "b"});
+  const EngineRequest request = {prompt_ids(model, words, std::string(20, 'a'), true),
+                                 {.max_new_tokens = 20, .ignore_eos = true}};
+  const std::uint64_t position = model.cache_bytes_per_position();
+  // Of the text's 41 positions the last is not fed: a copy without its room would fit.
+  Engine engine(model, words, {.prefix_cache_bytes = 41 * position - 1});
+  std::size_t free = 0, total = 0;
+  cudaMemGetInfo(&free, &total);
+  emulated_memory_bytes = total - free + 60 * position;
+  for (int n = 0; n < 2; ++n) {
+    const auto text = engine.submit({request});
+    while (!text->ended()) text->wait(std::chrono::seconds(1));
+    EXPECT_EQ(text->result(0).new_tokens, 20);
+    EXPECT_EQ(text->result(0).cached_tokens, 0);
+  }
+}
+
 TEST(CudaFailure, EndsTheEngine) {
   PackedModel model(test_model(), {.threads = 1, .device = Device::kCuda});
   const WordTokenizer words({"a", "b"});

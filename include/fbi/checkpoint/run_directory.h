@@ -69,8 +69,8 @@ class RunDirectory {
   /// used, but if they can be later, they belong to another history. A warning names each.
   void set_aside_later_than(std::int64_t step) const;
   /// A run without a checkpoint of its own begins again. If its metrics reach further than the step
-  /// of its first checkpoint, it has lost its checkpoints, or could not save any: then they are
-  /// renamed, with a warning.
+  /// of its first checkpoint (0: not known), it has lost its checkpoints, or could not save any:
+  /// then they are renamed, with a warning.
   void set_metrics_aside(std::int64_t first_checkpoint) const;
   RunLock& lock() { return lock_; }
 

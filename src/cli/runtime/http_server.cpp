@@ -364,7 +364,7 @@ class HttpServer::Impl {
     if (http.method == "OPTIONS" && (get || post) && !options_.cors_origin.empty()) {
       out.status = 204;  // a browser asks before the page's own request, without its key
       out.set_header("Access-Control-Allow-Methods", get ? "GET, HEAD" : "POST");
-      out.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type");
+      out.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type, *");
     } else if (options_.keys && is_under(http.path, "/v1") &&
                !options_.keys->admit(http.get_header_value("Authorization"))) {
       refuse_key(http, out);

@@ -61,7 +61,9 @@ Teacher find_teacher(const Arguments& arguments, const config::RunConfig& config
     const std::string file = arguments.text("teacher");
     auto model = config::load_model_config(file);
     model.binarize = config::Binarize::kNone;
-    return {train::described_teacher(config, model, gpus, train::planned_processor(config)),
+    config::RunConfig with_file = config;  // which messages are to name
+    with_file.teacher.path = file;
+    return {train::described_teacher(with_file, model, gpus, train::planned_processor(config)),
             "shape of " + file};
   }
   if (!fs::exists(config.teacher.path))

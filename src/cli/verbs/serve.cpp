@@ -38,15 +38,22 @@ bool is_loopback(const std::string& host) {
   return host == "localhost" || host == "::1" || host.starts_with("127.");
 }
 
-/// --cache-mb, or four fifths of what the machine has left; a GPU tells itself when it is full.
-std::uint64_t cache_bytes(const Arguments& arguments, const infer::PackedModel& model,
-                          std::uint64_t prefix_cache_bytes) {
-  const std::int64_t given = arguments.integer("cache-mb", 0, 1 << 30);
-  if (given > 0) return static_cast<std::uint64_t>(given) * kMegabyte;
-  const std::uint64_t memory = usable_memory_bytes();
-  if (model.on_gpu() || memory == 0) return std::numeric_limits<std::uint64_t>::max();
-  const std::uint64_t taken = resident_bytes() + prefix_cache_bytes;
-  return memory > taken ? (memory - taken) / 5 * 4 : 0;
+/// What --prefix-cache-mb and --cache-mb leave open: a quarter of the memory that is left, 1 GB at
+/// most, and of the rest four fifths. A GPU tells itself when it is full.
+void divide_memory(const Arguments& arguments, const infer::PackedModel& model,
+                   infer::EngineOptions& options) {
+  const auto bytes_of = [&](const char* option) {
+    return static_cast<std::uint64_t>(arguments.integer(option, 0, 1 << 30)) * kMegabyte;
+  };
+  options.prefix_cache_bytes = bytes_of("prefix-cache-mb");
+  options.cache_bytes = bytes_of("cache-mb");
+  std::uint64_t left = available_memory_bytes();
+  const bool known = !model.on_gpu() && left > 0;
+  if (known && !arguments.given("prefix-cache-mb"))
+    options.prefix_cache_bytes = std::min(options.prefix_cache_bytes, left / 4);
+  left -= std::min(left, options.prefix_cache_bytes);
+  if (options.cache_bytes == 0)
+    options.cache_bytes = known ? left / 5 * 4 : std::numeric_limits<std::uint64_t>::max();
 }
 
 void introduce(const infer::PackedModel& model, const infer::EngineOptions& options,
@@ -62,8 +69,8 @@ void introduce(const infer::PackedModel& model, const infer::EngineOptions& opti
             " for past ones");
   if (options.cache_bytes < one)
     log::warn("the memory for keys and values, ", format_bytes(options.cache_bytes),
-              ", holds no text of that length: --cache fp16 halves what it takes, a smaller "
-              "--prefix-cache-mb leaves more");
+              ", holds no text of that length, so texts may wait for each other: --cache fp16 "
+              "halves what one takes, a smaller --prefix-cache-mb leaves more");
   if (http.keys) log::info("requests to /v1 must bring a key; known keys: ", http.keys->size());
   if (!is_loopback(http.host)) {
     log::warn(http.keys ? "without TLS in front, keys and texts can be read on their way to "
@@ -75,11 +82,8 @@ void introduce(const infer::PackedModel& model, const infer::EngineOptions& opti
 }
 
 int run_serve(const Arguments& arguments) {
-  infer::EngineOptions engine_options = {
-      .max_batch = arguments.integer("max-batch", 1, kMaxBatch),
-      .queue = arguments.integer("queue", 0, kMaxQueue),
-      .prefix_cache_bytes =
-          static_cast<std::uint64_t>(arguments.integer("prefix-cache-mb", 0, 1 << 30)) * kMegabyte};
+  infer::EngineOptions engine_options = {.max_batch = arguments.integer("max-batch", 1, kMaxBatch),
+                                         .queue = arguments.integer("queue", 0, kMaxQueue)};
   const std::int64_t texts = engine_options.max_batch + engine_options.queue;
   runtime::HttpOptions http;
   http.host = arguments.text("host");
@@ -93,7 +97,7 @@ int run_serve(const Arguments& arguments) {
 
   infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
   const auto tokenizer = load_packed_tokenizer(arguments, model);
-  engine_options.cache_bytes = cache_bytes(arguments, model, engine_options.prefix_cache_bytes);
+  divide_memory(arguments, model, engine_options);
   infer::Engine engine(model, *tokenizer, engine_options);
   const CompletionApi api(model, *tokenizer, model_name(arguments), texts);
   HttpServer server(engine, api, http);
@@ -171,11 +175,13 @@ Verb serve_verb() {
            {"cache-mb", "N",
             "memory in MB for keys and values of texts that are continued; the next text waits "
             "until there is room for its longest form; 0: four fifths of what the machine, or "
-            "container, has left; on a GPU as much as it has",
+            "container, has left behind model and --prefix-cache-mb; on a GPU as much as it has",
             "0", false, false},
            {"prefix-cache-mb", "N",
             "memory in MB for keys and values of past texts: prompts that begin like one of them "
-            "are read from there on; 0: none",
+            "are read from there on; 0: none; by default no more than a quarter of the memory that "
+            "is "
+            "left",
             "1000", false, false},
            {"max-body-bytes", "N", "longest body of a request", "1048576", false, false},
            {"stop-seconds", "S", "time that texts have to end after SIGTERM", "10", false, false}}),

@@ -21,6 +21,7 @@ struct Dense {
   ProductInput input;
   bool whole;
   float* y;
+  unsigned tokens;
 };
 
 /// Blocks of the same rows follow each other, token by token, so that a head that is larger than
@@ -28,8 +29,9 @@ struct Dense {
 template <class T>
 __global__ void __launch_bounds__(kThreads) dense_kernel(Dense args) {
   const unsigned lane = threadIdx.x % kWarp;
-  const std::int64_t first = (std::int64_t{blockIdx.y} * kWarps + threadIdx.x / kWarp) * kRows,
-                     columns = args.shape.columns, token = blockIdx.x;
+  const std::int64_t block = blockIdx.x / args.tokens, token = blockIdx.x % args.tokens,
+                     first = (block * kWarps + threadIdx.x / kWarp) * kRows,
+                     columns = args.shape.columns;
   if (first >= args.shape.rows) return;
   const std::byte* rows[kRows];
 #pragma unroll
@@ -113,10 +115,11 @@ void multiply_dense(const DenseMatrix& w, const ProductInput& input, std::int64_
   dense.input = input;
   dense.whole = w.shape.columns % 4 == 0 && aligned_to(input.scaled, 16);
   dense.y = y;
+  dense.tokens = static_cast<unsigned>(tokens);
   const auto kernel = w.storage == Storage::kFp32   ? dense_kernel<float>
                       : w.storage == Storage::kFp16 ? dense_kernel<__half>
                                                     : dense_kernel<std::int8_t>;
-  launch("multiply_dense", kernel, Grid{tokens, ceil_div(w.shape.rows, kWarps * kRows)}, kThreads,
+  launch("multiply_dense", kernel, Grid{tokens * ceil_div(w.shape.rows, kWarps * kRows)}, kThreads,
          stream, dense);
 }
 
