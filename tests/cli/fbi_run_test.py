@@ -93,7 +93,7 @@ class Packed(unittest.TestCase):
         for text in (PROMPT + "\n", PROMPT + "\r\n", "\ufeff" + PROMPT):
             (WORK / "edited.txt").write_bytes(text.encode())
             self.assertEqual(call(FBI_RUN, "generate", *words, "--prompt-file", "edited.txt"), expected)
-        done = subprocess.run(["bash", "-c", 'exec "$0" generate "${@:2}" --prompt-file <(printf "%s\n" "$1")', FBI_RUN, PROMPT, *words],
+        done = subprocess.run(["bash", "-c", 'exec "$0" generate "${@:2}" --prompt-file <(printf "%s\n" "$1")', FBI_RUN, PROMPT, *map(str, words)],
                               cwd=WORK, capture_output=True, text=True)
         self.assertEqual(done.stdout, expected, done.stderr)
 
