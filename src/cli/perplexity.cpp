@@ -36,8 +36,10 @@ eval::WindowSource open_windows(
   }
   const std::string file = arguments.text("text"), content = read_file(file);
   text::check_plain_text(content, file);
-  text::check_no_json_lines(content, file,
-                            "take its texts out, or prepare it and give the shard to --tokens");
+  if (text::begins_with_json_object(content))
+    log::warn(file,
+              " holds JSON, which is scored as it stands; `prepare` takes the texts out of its "
+              "lines, and --tokens scores them");
   const auto ids = eval::text_tokens(*tokenizer(), text::without_byte_order_mark(content));
   return eval::stream_windows(ids, arguments.integer("seq-len"), arguments.integer("max-tokens"));
 }

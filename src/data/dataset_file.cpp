@@ -14,8 +14,9 @@ namespace fbi::data {
 namespace {
 
 using Json = nlohmann::json;
-/// 2: lines of spaces at either end of a document are taken off.
-constexpr int kFormatVersion = 2;
+/// 2: lines of spaces at either end of a document are taken off. 3: empty texts of JSON lines are
+/// no documents.
+constexpr int kFormatVersion = 3;
 
 std::string content_hash(const std::filesystem::path& path, const Progress& progress) {
   constexpr std::size_t kStep = 64 << 20;

@@ -52,10 +52,11 @@ std::string text_key_of(std::string_view line) {
 void check_text(const PrepareOptions& options, std::string_view text, const fs::path& input) {
   constexpr std::string_view kMarker = "<|endoftext|>";
   constexpr std::size_t kLooked = 1 << 20;
-  if (options.format == InputFormat::kByName)
-    text::check_no_json_lines(text, input,
-                              "--format jsonl --field NAME takes the texts out of its lines, "
-                              "--format text takes it as it is");
+  if (options.format == InputFormat::kByName && text::begins_with_json_object(text))
+    throw DataError(
+        concat(input.string(),
+               " holds JSON, not text: --format jsonl takes its lines, with --field NAME "
+               "their texts; --format text takes it as it is"));
   if (options.separator == kBlankLine && text.substr(0, kLooked).find(kMarker) != text.npos)
     log::warn(input.string(), " holds ", kMarker,
               ", but documents are cut at blank lines: did you "

@@ -28,9 +28,10 @@ bool holds_many_nuls(std::string_view text) {
   return std::ranges::count(text, '\0') * 50 > std::ssize(text);
 }
 
-/// Of another encoding than UTF-8 nearly all characters beyond ASCII are broken; a text may hold a
-/// few broken ones.
+/// Of another encoding than UTF-8 nearly all characters beyond ASCII are broken, and there are
+/// many; a text may hold a few broken ones.
 bool is_of_other_encoding(std::string_view text) {
+  const auto few = std::max<std::int64_t>(3, std::ssize(text) / 1000);
   std::int64_t whole = 0, broken = 0;
   while (!text.empty()) {
     const Utf8Result front = utf8_front(text);
@@ -39,7 +40,7 @@ bool is_of_other_encoding(std::string_view text) {
     if (front.kind == Utf8Front::kCharacter && front.length > 1) ++whole;
     text.remove_prefix(front.length);
   }
-  return broken >= 4 && broken > whole;
+  return broken > few && broken > whole;
 }
 
 }  // namespace
@@ -63,21 +64,19 @@ void check_plain_text(std::string_view content, const std::filesystem::path& pat
                            path.string(), " > text.txt"));
   }
   if (is_of_other_encoding(content.substr(0, kLooked))) {
-    throw DataError(concat(path.string(),
-                           " is not UTF-8; if it is Latin-1: iconv -f LATIN1 -t UTF-8 ",
-                           path.string(), " > text.txt"));
+    throw DataError(concat(
+        path.string(), " is not UTF-8; if it is Latin-1 or of Windows: iconv -f CP1252 -t UTF-8 ",
+        path.string(), " > text.txt"));
   }
 }
 
-void check_no_json_lines(std::string_view content, const std::filesystem::path& path,
-                         std::string_view remedy) {
+bool begins_with_json_object(std::string_view content) {
   constexpr std::size_t kLongestLine = 1 << 20;
   content = without_byte_order_mark(content);
   const std::size_t begin = content.find_first_not_of(" \t\r\n");
-  if (begin == std::string_view::npos || content[begin] != '{') return;
+  if (begin == std::string_view::npos || content[begin] != '{') return false;
   const std::string_view line = content.substr(begin, content.find('\n', begin) - begin);
-  if (line.size() <= kLongestLine && nlohmann::json::accept(line))
-    throw DataError(concat(path.string(), " holds JSON, not text; ", remedy));
+  return line.size() <= kLongestLine && nlohmann::json::accept(line);
 }
 
 std::string_view without_byte_order_mark(std::string_view text) {

@@ -9,6 +9,7 @@
 
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/core/log.h"
 #include "fbi/text/plain_text.h"
 
 namespace fbi::text {
@@ -28,9 +29,11 @@ class LineIterator final : public sentencepiece::SentenceIterator {
     for (const auto& input : inputs) {
       files_.emplace_back(input);
       check_plain_text(text_of(files_.back()), input);
-      check_no_json_lines(
-          text_of(files_.back()), input,
-          concat("take its texts out: jq -r .text ", input.string(), " > text.txt"));
+      if (begins_with_json_object(text_of(files_.back())))
+        log::warn(input.string(),
+                  " holds JSON, of which braces, quotes and escapes are learned, too; "
+                  "its texts alone: jq -r '.KEY // empty' ",
+                  input.string(), " > text.txt");
     }
     Next();
   }

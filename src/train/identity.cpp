@@ -107,7 +107,8 @@ void keep_sign_products(config::RunConfig& config, RunOptions& options,
     options.allow_change.push_back("train.sign_products");
   else
     products = saved->train.sign_products;
-  if (saved->train.precision != config.train.precision) return;  // which is refused first
+  const bool allowed = std::ranges::count(options.allow_change, "train.precision") > 0;
+  if (saved->train.precision != config.train.precision && !allowed) return;  // refused elsewhere
   try {
     ops::check_sign_products(products, device, dtype);
   } catch (const UsageError& error) {

@@ -321,7 +321,7 @@ TEST_F(Prepare, FilesOfAnotherKindAreNamedWithTheToolThatHelps) {
   refused("a.jsonl.zst", "\x28\xb5\x2f\xfd", "a file of zstd", "zstd -d");
   refused("a.parquet", "PAR1 and more PAR1", "a file of Parquet", "JSON lines");
   refused("utf16.txt", std::string("t\0e\0x\0t\0", 8), "NUL bytes", "iconv -f UTF-16");
-  refused("latin1.txt", "caf\xe9 na\xefve \xe9t\xe9 \xe0 la", "not UTF-8", "iconv -f LATIN1");
+  refused("latin1.txt", "caf\xe9 na\xefve \xe9t\xe9 \xe0 la", "not UTF-8", "iconv -f CP1252");
   refused("lines.txt", "{\"text\": \"x\"}\n", "holds JSON, not text", "--format jsonl");
   refused("a.json", "\n [{\"text\": \"x\"}]", "a JSON array", "jq -c '.[]'");
 }

@@ -14,7 +14,7 @@ std::uint64_t resident_bytes();       ///< physical memory of this process now; 
 std::uint64_t peak_resident_bytes();  ///< its maximum so far; 0 when unknown
 /// Of the machine, or of this container where that has less; 0 when unknown.
 std::uint64_t usable_memory_bytes();
-/// Of that, what neither this process nor others have taken; 0 also when unknown.
+/// Of that, what neither this process nor others of the machine have taken.
 std::uint64_t available_memory_bytes();
 double process_cpu_seconds();  ///< processor time of all threads of this process so far
 /// Memory that is freed stays with the process for what is allocated next. Every step of training

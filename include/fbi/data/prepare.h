@@ -16,7 +16,7 @@ using Progress =
     std::function<void(std::string_view what, std::uint64_t done_bytes, std::uint64_t total_bytes)>;
 
 enum class InputFormat {
-  kByName,  ///< .jsonl and .json are JSON lines, anything else is text
+  kByName,  ///< .jsonl, .ndjson and .json are JSON lines, anything else is text
   kJsonLines,
   kText
 };

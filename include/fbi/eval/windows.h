@@ -22,8 +22,9 @@ struct WindowSource {
   std::function<void(std::int64_t index, std::span<std::int32_t> out)> read;
 };
 
-/// A text as one document: BOS, then its ids. DataError when the text is too large to be tokenized
-/// at once.
+/// A text as one document: BOS, then its ids. Spelled special tokens, such as "<unk>", are their
+/// ids, as with the tokenizer of the published evaluation. DataError when the text is too large to
+/// be tokenized at once.
 std::vector<std::int32_t> text_tokens(const text::Tokenizer& tokenizer, std::string_view text);
 
 /// Cuts a token stream into windows of `length`; the tail that fills none is dropped. `max_tokens`

@@ -14,9 +14,8 @@ std::string_view text_of(const MappedFile& file);
 /// UTF-8 by broken characters there. DataError naming `path`, which the content comes from, and
 /// what makes text of it.
 void check_plain_text(std::string_view content, const std::filesystem::path& path);
-/// Refuses content whose first line is a JSON object: DataError, which `remedy` ends.
-void check_no_json_lines(std::string_view content, const std::filesystem::path& path,
-                         std::string_view remedy);
+/// Whether its first line is a JSON object, as of JSON lines that are taken for text.
+bool begins_with_json_object(std::string_view content);
 
 /// UTF-8 text may begin with a byte order mark, which is no part of it.
 std::string_view without_byte_order_mark(std::string_view text);

@@ -48,7 +48,7 @@ void divide_memory(const Arguments& arguments, const infer::PackedModel& model,
   options.prefix_cache_bytes = bytes_of("prefix-cache-mb");
   options.cache_bytes = bytes_of("cache-mb");
   std::uint64_t left = available_memory_bytes();
-  const bool known = !model.on_gpu() && left > 0;
+  const bool known = !model.on_gpu() && usable_memory_bytes() > 0;
   if (known && !arguments.given("prefix-cache-mb"))
     options.prefix_cache_bytes = std::min(options.prefix_cache_bytes, left / 4);
   left -= std::min(left, options.prefix_cache_bytes);
