@@ -8,5 +8,5 @@ install(FILES "${PROJECT_BINARY_DIR}/fbiConfig.cmake" "${PROJECT_BINARY_DIR}/fbi
   "${PROJECT_SOURCE_DIR}/third_party/FbiDependencies.cmake"
   "${PROJECT_SOURCE_DIR}/third_party/FindLibTorch.cmake" "${PROJECT_SOURCE_DIR}/third_party/FindXXHash.cmake"
   "${PROJECT_SOURCE_DIR}/third_party/FindSentencePiece.cmake"
-  "${PROJECT_SOURCE_DIR}/third_party/FindCppHttplib.cmake" DESTINATION ${_dest})
+  "${PROJECT_SOURCE_DIR}/third_party/FindCppHttplib.cmake" "${PROJECT_SOURCE_DIR}/third_party/FindZstd.cmake" DESTINATION ${_dest})
 install(EXPORT fbiTargets NAMESPACE fbi:: DESTINATION ${_dest})

@@ -60,7 +60,7 @@ print_package_list() {
 deps: no apt-get here. Please install with your system's package manager:
   a C++20 compiler (g++ 12 or newer), CMake 3.25, Ninja, git, Python 3.10 with venv and pip, pkg-config, ccache (optional)
   cxxopts 3, spdlog 1.10, nlohmann_json 3.11, simdjson 3, SentencePiece 0.1.97 (with sentencepiece_train),
-  xxHash 0.8.1, cpp-httplib 0.11, GoogleTest 1.12 (with gmock), the headers of gloo and SIMDe 0.7.4 (optional),
+  xxHash 0.8.1, zlib, zstd 1.4.4, cpp-httplib 0.11, GoogleTest 1.12 (with gmock), the headers of gloo and SIMDe 0.7.4 (optional),
   tcmalloc of gperftools (optional)
 deps: libraries in folders of your own are found through CMAKE_PREFIX_PATH=DIR1:DIR2
 EOF

@@ -55,7 +55,7 @@ cuda_toolkit_is_13() {
 
 # Debian packages of the libraries that everything is built with.
 library_packages=(libcxxopts-dev libspdlog-dev nlohmann-json3-dev libsimdjson-dev libsentencepiece-dev
-  libxxhash-dev libcpp-httplib-dev libgloo-dev libgtest-dev libgmock-dev libsimde-dev)
+  libxxhash-dev zlib1g-dev libzstd-dev libcpp-httplib-dev libgloo-dev libgtest-dev libgmock-dev libsimde-dev)
 
 # Whether the loader finds a library of this name (by its cache, or in the toolkit).
 have_library() {

@@ -5,10 +5,10 @@
 #include "cli/packed_arguments.h"
 #include "cli/terminal.h"
 #include "fbi/core/error.h"
-#include "fbi/core/file.h"
 #include "fbi/core/signals.h"
 #include "fbi/data/sample_source.h"
 #include "fbi/text/plain_text.h"
+#include "fbi/text/text_file.h"
 
 namespace fbi::cli {
 
@@ -17,8 +17,9 @@ std::vector<Option> window_options() {
            "windows of ids: a prepared *.tokens shard, or JSON lines (an array or {\"token_ids\": "
            "[…]} each)",
            "", false, false},
-          {"text", "FILE", "a text file: one document with one BOS in front, cut into windows", "",
-           false, false},
+          {"text", "FILE",
+           "a text file, also .gz or .zst: one document with one BOS in front, cut into windows",
+           "", false, false},
           {"seq-len", "N", "tokens of a window of --text", "2048", false, false},
           {"max-tokens", "N", "--text: only the first N tokens; 0: all", "0", false, false}};
 }
@@ -34,7 +35,7 @@ eval::WindowSource open_windows(
                      "--max-windows takes a part of them");
     return eval::sample_windows(data::open_token_windows(arguments.text("tokens"), vocab_size));
   }
-  const std::string file = arguments.text("text"), content = read_file(file);
+  const std::string file = arguments.text("text"), content = text::read_text_file(file);
   text::check_plain_text(content, file);
   if (text::begins_with_json_object(content))
     log::warn(file,

@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -19,54 +18,6 @@
 
 namespace fbi {
 namespace {
-
-// An open descriptor of a file that is only read.
-class InputDescriptor {
- public:
-  explicit InputDescriptor(const std::filesystem::path& path)
-      // O_NONBLOCK: opening a named pipe without a writer must fail later, not wait here.
-      : path_(path), descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
-    if (descriptor_ < 0) fail("cannot open", errno);
-  }
-  ~InputDescriptor() { close(descriptor_); }
-  InputDescriptor(const InputDescriptor&) = delete;
-  InputDescriptor& operator=(const InputDescriptor&) = delete;
-
-  int get() const { return descriptor_; }
-  std::uint64_t regular_file_size() const {
-    struct stat info = {};
-    if (fstat(descriptor_, &info) != 0) fail("cannot examine", errno);
-    if (S_ISDIR(info.st_mode)) fail("cannot read", EISDIR);
-    if (!S_ISREG(info.st_mode)) throw DataError(concat(path_.string(), " is not a regular file"));
-    return static_cast<std::uint64_t>(info.st_size);
-  }
-  bool is_pipe() const {
-    struct stat info = {};
-    return fstat(descriptor_, &info) == 0 && S_ISFIFO(info.st_mode);
-  }
-  /// Waits for what has not been written yet; a pipe that nobody writes to is empty.
-  std::string read_pipe(std::uint64_t max_bytes) const {
-    fcntl(descriptor_, F_SETFL, fcntl(descriptor_, F_GETFL) & ~O_NONBLOCK);
-    std::string text;
-    std::array<char, 1 << 16> part;
-    for (;;) {
-      const ssize_t count = read(descriptor_, part.data(), part.size());
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0) fail("cannot read", errno);
-      if (count == 0) return text;
-      text.append(part.data(), static_cast<std::size_t>(count));
-      if (text.size() > max_bytes)
-        throw DataError(concat(path_.string(), ": expected at most ", max_bytes, " bytes"));
-    }
-  }
-  [[noreturn]] void fail(const char* action, int error) const {
-    throw DataError(concat(action, " ", path_.string(), ": ", std::strerror(error)));
-  }
-
- private:
-  const std::filesystem::path& path_;
-  int descriptor_;
-};
 
 std::string free_space_note(const std::filesystem::path& path) {
   try {
@@ -92,12 +43,55 @@ std::string remedy(const std::filesystem::path& path, int error) {
 
 }  // namespace
 
+// O_NONBLOCK: opening a named pipe without a writer must not wait here.
+InputFile::InputFile(const std::filesystem::path& path)
+    : path_(path), descriptor_(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+  if (descriptor_ < 0) fail("cannot open", errno);
+  if (is_pipe()) fcntl(descriptor_, F_SETFL, fcntl(descriptor_, F_GETFL) & ~O_NONBLOCK);
+}
+
+InputFile::~InputFile() {
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+void InputFile::fail(const char* action, int error) const {
+  throw DataError(concat(action, " ", path_.string(), ": ", std::strerror(error)));
+}
+
+bool InputFile::is_pipe() const {
+  struct stat info = {};
+  return fstat(descriptor_, &info) == 0 && S_ISFIFO(info.st_mode);
+}
+
+std::uint64_t InputFile::size() const {
+  struct stat info = {};
+  if (fstat(descriptor_, &info) != 0) fail("cannot examine", errno);
+  if (S_ISDIR(info.st_mode)) fail("cannot read", EISDIR);
+  if (S_ISFIFO(info.st_mode)) return 0;
+  if (!S_ISREG(info.st_mode)) throw DataError(concat(path_.string(), " is not a regular file"));
+  return static_cast<std::uint64_t>(info.st_size);
+}
+
+std::size_t InputFile::read(std::span<std::byte> bytes) {
+  std::size_t filled = 0;
+  while (filled < bytes.size()) {
+    const ssize_t count = ::read(descriptor_, bytes.data() + filled, bytes.size() - filled);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail("cannot read", errno);
+    if (count == 0) break;
+    filled += static_cast<std::size_t>(count);
+  }
+  return filled;
+}
+
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
-  const InputDescriptor input(path_);
-  size_ = input.regular_file_size();
+  const InputFile input(path_);
+  if (input.is_pipe()) throw DataError(concat(path_.string(), " is not a regular file"));
+  size_ = input.size();
   if (size_ == 0) return;
-  void* address = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, input.get(), 0);
-  if (address == MAP_FAILED) input.fail("cannot map", errno);
+  void* address = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, input.descriptor(), 0);
+  if (address == MAP_FAILED)
+    throw DataError(concat("cannot map ", path_.string(), ": ", std::strerror(errno)));
   data_ = static_cast<const std::byte*>(address);
 }
 
@@ -188,23 +182,23 @@ void write_file(const std::filesystem::path& path, std::string_view text) {
 }
 
 std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
-  const InputDescriptor input(path);
-  if (input.is_pipe()) return input.read_pipe(max_bytes);
-  const std::uint64_t size = input.regular_file_size();
-  if (size > max_bytes) {
+  InputFile input(path);
+  const auto too_large = [&](const auto&... found) {
     throw DataError(concat("cannot read ", path.string(), ": expected at most ", max_bytes,
-                           " bytes, found ", size));
+                           " bytes, found ", found...));
+  };
+  if (input.size() > max_bytes) too_large(input.size());
+  constexpr std::size_t kPipeStep = 1 << 16;
+  const std::size_t step = input.is_pipe() ? kPipeStep : input.size();
+  std::string text;
+  for (std::size_t count = step; count == step && step > 0;) {
+    const std::size_t old = text.size();
+    text.resize(old + step);
+    count = input.read(std::as_writable_bytes(std::span(text)).subspan(old));
+    text.resize(old + count);  // a file may have become shorter meanwhile
+    if (!input.is_pipe()) break;
+    if (text.size() > max_bytes) too_large("more");
   }
-  std::string text(size, '\0');
-  std::size_t filled = 0;
-  while (filled < text.size()) {
-    const ssize_t count = read(input.get(), text.data() + filled, text.size() - filled);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) input.fail("cannot read", errno);
-    if (count == 0) break;  // the file became shorter meanwhile
-    filled += static_cast<std::size_t>(count);
-  }
-  text.resize(filled);
   return text;
 }
 

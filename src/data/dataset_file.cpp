@@ -3,7 +3,6 @@
 #include <nlohmann/json.hpp>
 
 #include "data/documents.h"
-#include "data/mapped_text.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/hash.h"
@@ -19,14 +18,14 @@ using Json = nlohmann::json;
 constexpr int kFormatVersion = 3;
 
 std::string content_hash(const std::filesystem::path& path, const Progress& progress) {
-  constexpr std::size_t kStep = 64 << 20;
-  const MappedFile file(path);
+  InputFile file(path);
+  std::vector<std::byte> buffer(4 << 20);
   Hasher128 hasher;
-  for (std::size_t at = 0; at < file.bytes().size(); at += kStep) {
-    const std::string_view part = text_of(file).substr(at, kStep);
-    hasher.update(std::as_bytes(std::span(part)));
-    release_pages(file, part);
-    if (progress) progress("reading " + path.string(), at, file.bytes().size());
+  std::uint64_t done = 0;
+  while (const std::size_t count = file.read(buffer)) {
+    hasher.update(std::span(buffer).first(count));
+    done += count;
+    if (progress) progress("reading " + path.string(), done, file.size());
   }
   return hasher.hex();
 }
@@ -89,15 +88,16 @@ Json dataset_identity(const PrepareOptions& options, const PrepareResult& facts,
     inputs.push_back(
         {{"name", input.filename().string()}, {"xxh3_128", content_hash(input, progress)}});
   }
+  Json chosen = {{"format", formats[static_cast<int>(options.format)]},
+                 {"field", options.field},
+                 {"separator", any_text(options) ? options.separator : ""},
+                 {"seq_len", options.seq_len},
+                 {"valid_fraction", options.valid_fraction},
+                 {"seed", options.valid_fraction > 0 ? options.seed : 0},
+                 {"max_shard_bytes", options.max_shard_bytes}};
+  if (options.skip_broken > 0) chosen["skip_broken"] = options.skip_broken;
   return {{"format_version", kFormatVersion},
-          {"options",
-           {{"format", formats[static_cast<int>(options.format)]},
-            {"field", options.field},
-            {"separator", any_text(options) ? options.separator : ""},
-            {"seq_len", options.seq_len},
-            {"valid_fraction", options.valid_fraction},
-            {"seed", options.valid_fraction > 0 ? options.seed : 0},
-            {"max_shard_bytes", options.max_shard_bytes}}},
+          {"options", chosen},
           {"inputs", inputs},
           {"tokenizer", tokenizer_facts}};
 }
@@ -106,6 +106,7 @@ std::string dataset_to_json(const Json& identity, const PrepareResult& result) {
   Json json = identity;
   json["train"] = part_to_json(result.train);
   json["valid"] = part_to_json(result.valid);
+  if (result.broken_documents > 0) json["broken_documents"] = result.broken_documents;
   // A separator may be any bytes; those that are no UTF-8 are replaced, consistently at every run.
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -120,8 +121,8 @@ PrepareResult read_prepared(const std::filesystem::path& folder, const Json& ide
     result.valid = part_from_json(json.at("valid"));
     result.vocab_size = json.at("tokenizer").at("vocab_size");
     result.tokenizer_hash = json.at("tokenizer").at("xxh3_128");
-    json.erase("train");
-    json.erase("valid");
+    result.broken_documents = json.value("broken_documents", std::int64_t{0});
+    for (const char* outcome : {"train", "valid", "broken_documents"}) json.erase(outcome);
     const Json expected =
         Json::parse(identity.dump(-1, ' ', false, Json::error_handler_t::replace));
     if (json != expected) {

@@ -5,6 +5,7 @@
 #include "data/token_line.h"
 #include "fbi/core/error.h"
 #include "fbi/text/plain_text.h"
+#include "fbi/text/text_file.h"
 
 namespace fbi::data {
 
@@ -12,8 +13,11 @@ namespace {
 
 constexpr std::size_t kNone = std::string_view::npos;
 
+constexpr std::string_view kBlanks = " \t\r\n";
+
 struct Cut {
   std::size_t begin, end;  // of what stands between two documents
+  bool whole = true;       // not if more text may change it
 };
 
 /// The first line that holds nothing but spaces, with the line break before it.
@@ -21,10 +25,10 @@ Cut find_blank_line(std::string_view text) {
   for (std::size_t line = 0;;) {
     const std::size_t begin = line > 0 ? line - 1 : 0;
     const std::size_t next = text.find_first_not_of(" \t\r", line);
-    if (next == kNone) return {begin, text.size()};
+    if (next == kNone) return {begin, text.size(), false};
     if (text[next] == '\n') return {begin, next + 1};
     const std::size_t end = text.find('\n', next);
-    if (end == kNone) return {text.size(), text.size()};
+    if (end == kNone) return {text.size(), text.size(), false};
     line = end + 1;
   }
 }
@@ -32,7 +36,7 @@ Cut find_blank_line(std::string_view text) {
 Cut find_separator(std::string_view text, const std::string& separator) {
   if (separator == kBlankLine) return find_blank_line(text);
   const std::size_t at = text.find(separator);
-  if (at == kNone) return {text.size(), text.size()};
+  if (at == kNone) return {text.size(), text.size(), false};
   return {at, at + separator.size()};
 }
 
@@ -51,11 +55,14 @@ std::vector<std::int32_t> encode(std::string_view text, const text::Tokenizer& t
 
 }  // namespace
 
-DocumentCutter::DocumentCutter(std::string_view content, bool json_lines, std::string separator)
-    : rest_(text::without_byte_order_mark(content)),
-      json_lines_(json_lines),
-      separator_(std::move(separator)) {
-  if (json_lines_) rest_ = rest_.substr(0, rest_.find_last_not_of(" \t\r\n") + 1);
+DocumentCutter::DocumentCutter(bool json_lines, std::string separator)
+    : json_lines_(json_lines), separator_(std::move(separator)) {}
+
+void DocumentCutter::feed(std::string_view content, bool last) {
+  rest_ = first_ ? text::without_byte_order_mark(content) : content;
+  first_ = false;
+  last_ = last;
+  if (json_lines_ && last_) rest_ = rest_.substr(0, rest_.find_last_not_of(kBlanks) + 1);
 }
 
 bool DocumentCutter::next(RawDocument& document) {
@@ -65,6 +72,7 @@ bool DocumentCutter::next(RawDocument& document) {
 bool DocumentCutter::next_line(RawDocument& document) {
   if (rest_.empty()) return false;
   const std::size_t end = rest_.find('\n');
+  if (!last_ && (end == kNone || rest_.find_first_not_of(kBlanks) == kNone)) return false;
   document = {rest_.substr(0, end), number_++};
   rest_.remove_prefix(end == kNone ? rest_.size() : end + 1);
   return true;
@@ -73,6 +81,7 @@ bool DocumentCutter::next_line(RawDocument& document) {
 bool DocumentCutter::next_text(RawDocument& document) {
   while (!rest_.empty()) {
     const Cut cut = find_separator(rest_, separator_);
+    if (!last_ && !cut.whole) return false;
     document = {trim_line_breaks(rest_.substr(0, cut.begin)), number_};
     rest_.remove_prefix(cut.end);
     if (document.bytes.empty()) continue;
@@ -84,7 +93,7 @@ bool DocumentCutter::next_text(RawDocument& document) {
 
 bool is_json_lines(const PrepareOptions& options, const std::filesystem::path& input) {
   if (options.format != InputFormat::kByName) return options.format == InputFormat::kJsonLines;
-  const auto extension = input.extension();
+  const auto extension = text::unpacked_name(input).extension();
   return extension == ".jsonl" || extension == ".ndjson" || extension == ".json";
 }
 
@@ -93,17 +102,21 @@ bool any_text(const PrepareOptions& options) {
                               [&](const auto& input) { return is_json_lines(options, input); });
 }
 
+DataError too_large(const std::filesystem::path& input, const PrepareOptions& options,
+                    std::int64_t number) {
+  const bool lines = is_json_lines(options, input);
+  return DataError(concat(input.string(), lines ? ", line " : ", document ", number + 1,
+                          ": expected at most ", kMaxDocumentBytes, " bytes, found more; ",
+                          lines ? "is this a file of JSON lines?"
+                                : "choose the separator that stands between documents"));
+}
+
 std::vector<std::int32_t> document_ids(const RawDocument& document,
                                        const std::filesystem::path& input,
                                        const PrepareOptions& options,
                                        const text::Tokenizer* tokenizer, std::int64_t vocab_size) {
   if (!is_json_lines(options, input)) {
-    if (document.bytes.size() > kMaxDocumentBytes) {
-      throw DataError(concat(input.string(), ", document ", document.number + 1,
-                             ": expected at most ", kMaxDocumentBytes, " bytes, found ",
-                             document.bytes.size(),
-                             "; choose the separator that stands between documents"));
-    }
+    if (document.bytes.size() > kMaxDocumentBytes) throw too_large(input, options, document.number);
     return encode(document.bytes, *tokenizer);
   }
   const LinePlace place{input, document.number};

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "fbi/core/error.h"
 #include "fbi/data/prepare.h"
 #include "fbi/text/tokenizer.h"
 
@@ -17,12 +18,19 @@ struct RawDocument {
   std::int64_t number = 0;  ///< within its file, from 0: the line of JSON lines, else the document
 };
 
-/// Cuts the content of an input file into documents, one at a time. Line breaks around a text
-/// document are taken off, empty text documents and empty lines at the end of JSON lines left out.
+/// Cuts the content of an input file, which comes in pieces, into documents. Line breaks around a
+/// text document are taken off, empty text documents and empty lines at the end of JSON lines left
+/// out.
 class DocumentCutter {
  public:
-  DocumentCutter(std::string_view content, bool json_lines, std::string separator);
+  DocumentCutter(bool json_lines, std::string separator);
+  /// Takes rest() together with what follows it in the file; `last` when nothing does.
+  void feed(std::string_view content, bool last);
+  /// The next whole document of what it was fed with, whose bytes it refers to.
   bool next(RawDocument& document);
+  /// What belongs to a document that is not whole yet, and its number.
+  std::string_view rest() const { return rest_; }
+  std::int64_t number() const { return number_; }
 
  private:
   bool next_line(RawDocument& document);
@@ -32,12 +40,17 @@ class DocumentCutter {
   bool json_lines_;
   std::string separator_;
   std::int64_t number_ = 0;
+  bool first_ = true, last_ = false;
 };
 
 /// Whether `input` is read as JSON lines.
 bool is_json_lines(const PrepareOptions& options, const std::filesystem::path& input);
 /// Whether some input is read as text.
 bool any_text(const PrepareOptions& options);
+
+/// What is wrong with a document of more than kMaxDocumentBytes.
+DataError too_large(const std::filesystem::path& input, const PrepareOptions& options,
+                    std::int64_t number);
 
 /// The ids that a document contributes. Throws DataError naming file and line or document.
 /// `tokenizer` may be null for token_ids.

@@ -7,6 +7,10 @@
 
 namespace fbi::data {
 
+std::string_view text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
 void release_pages(const MappedFile& file, std::string_view part) {
   if (part.empty()) return;
   constexpr std::uintptr_t kFaultAround = 64 << 10;  // a fault maps the aligned block of this size

@@ -3,11 +3,10 @@
 #include <string_view>
 
 #include "fbi/core/file.h"
-#include "fbi/text/plain_text.h"
 
 namespace fbi::data {
 
-using text::text_of;
+std::string_view text_of(const MappedFile& file);
 
 /// Takes the pages of `part` of text_of(file) out of this process's memory, with those that its
 /// faults brought along; the next access maps them again. Without it a file larger than memory

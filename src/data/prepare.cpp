@@ -9,7 +9,6 @@
 
 #include "data/dataset_file.h"
 #include "data/documents.h"
-#include "data/mapped_text.h"
 #include "data/shard_set.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
@@ -17,6 +16,7 @@
 #include "fbi/core/log.h"
 #include "fbi/core/temporary.h"
 #include "fbi/text/plain_text.h"
+#include "fbi/text/text_file.h"
 
 namespace fbi::data {
 
@@ -28,7 +28,8 @@ constexpr std::int64_t kMaxVocabSize = std::int64_t{1} << 31;
 constexpr std::int64_t kMaxSeqLen = std::int64_t{1} << 24;
 // Documents are encoded in parallel in groups of this size, which bounds the memory.
 constexpr std::size_t kGroupBytes = 8u << 20;
-constexpr std::size_t kGroupDocuments = 4096;
+// What is looked at to find out what a file is.
+constexpr std::size_t kBeginningBytes = 1 << 20;
 
 bool any_json_lines(const PrepareOptions& options) {
   return std::any_of(options.inputs.begin(), options.inputs.end(),
@@ -51,13 +52,12 @@ std::string text_key_of(std::string_view line) {
 
 void check_text(const PrepareOptions& options, std::string_view text, const fs::path& input) {
   constexpr std::string_view kMarker = "<|endoftext|>";
-  constexpr std::size_t kLooked = 1 << 20;
   if (options.format == InputFormat::kByName && text::begins_with_json_object(text))
     throw DataError(
         concat(input.string(),
                " holds JSON, not text: --format jsonl takes its lines, with --field NAME "
                "their texts; --format text takes it as it is"));
-  if (options.separator == kBlankLine && text.substr(0, kLooked).find(kMarker) != text.npos)
+  if (options.separator == kBlankLine && text.find(kMarker) != text.npos)
     log::warn(input.string(), " holds ", kMarker,
               ", but documents are cut at blank lines: did you "
               "mean --separator '",
@@ -66,9 +66,13 @@ void check_text(const PrepareOptions& options, std::string_view text, const fs::
 
 /// Refuses what is plainly another kind of file than it is taken for, before all of it is read.
 void check_beginning(const PrepareOptions& options, const fs::path& input) {
-  constexpr std::size_t kLongestLine = 1 << 20;
-  const MappedFile file(input);
-  const std::string_view text = text_of(file);
+  if (InputFile(input).is_pipe())
+    throw UsageError(concat(input.string(),
+                            " is a pipe, and input is read twice, first to tell whether this very "
+                            "data is prepared already; make a file of it, which gzip or zstd may "
+                            "pack"));
+  const std::string beginning = text::beginning_of_text_file(input, kBeginningBytes);
+  const std::string_view text = beginning;
   text::check_plain_text(text, input);
   if (!is_json_lines(options, input)) return check_text(options, text, input);
   const std::size_t first = text.find_first_not_of(" \t\r\n");
@@ -77,7 +81,7 @@ void check_beginning(const PrepareOptions& options, const fs::path& input) {
                            " holds a JSON array; expected one object per line: jq -c '.[]' ",
                            input.string(), " > lines.jsonl"));
   const std::string_view line = text.substr(0, text.find('\n'));
-  if (!options.field.empty() || line.size() > kLongestLine) return;
+  if (!options.field.empty() || line.size() == kBeginningBytes) return;
   const std::string key = text_key_of(line);
   if (!key.empty())
     throw UsageError(concat(input.string(),
@@ -92,6 +96,7 @@ void check(const PrepareOptions& options) {
   if (options.seq_len < 1 || options.seq_len > kMaxSeqLen) {
     fail("seq_len: expected 1 to ", kMaxSeqLen, ", found ", options.seq_len);
   }
+  if (options.skip_broken < 0) fail("skip_broken: expected 0 or more, found ", options.skip_broken);
   if (!(options.valid_fraction >= 0 && options.valid_fraction < 1)) {
     fail("valid_fraction: expected at least 0 and below 1, found ", options.valid_fraction);
   }
@@ -133,6 +138,8 @@ class Preparation {
     for (const auto& input : options_.inputs) read_input(input);
     result.train = train_.finish();
     result.valid = valid_.finish();
+    result.broken_documents = broken_;
+    if (broken_ > 0) log::warn(broken_, " broken documents were left out");
     if (result.train.samples > 0) return;
     if (result.valid.documents > result.train.documents) {
       throw DataError(concat("valid_fraction ", options_.valid_fraction, " put ",
@@ -157,25 +164,20 @@ class Preparation {
   }
 
   void read_input(const fs::path& input) {
-    const MappedFile file(input);
-    const std::string_view content = text_of(file);
-    const std::string what = "preparing " + input.string();
-    DocumentCutter cutter(content, is_json_lines(options_, input), options_.separator);
+    text::TextFile file(input);
+    DocumentCutter cutter(is_json_lines(options_, input), options_.separator);
+    std::string content;
     std::vector<RawDocument> group;
-    const char* group_begin = content.data();
-    for (RawDocument document; cutter.next(document);) {
-      group.push_back(document);
-      const char* group_end = document.bytes.data() + document.bytes.size();
-      const auto group_bytes = static_cast<std::size_t>(group_end - group_begin);
-      if (group_bytes < kGroupBytes && group.size() < kGroupDocuments) continue;
+    for (bool more = true; more;) {
+      more = file.append(content, kGroupBytes);
+      cutter.feed(content, !more);
+      for (RawDocument document; cutter.next(document);) group.push_back(document);
       add_group(group, input);
-      release_pages(file, {group_begin, group_bytes});
-      if (progress_) progress_(what, group_end - content.data(), content.size());
       group.clear();
-      group_begin = group_end;
+      content.erase(0, content.size() - cutter.rest().size());
+      if (content.size() > kMaxDocumentBytes) throw too_large(input, options_, cutter.number());
+      if (progress_) progress_("preparing " + input.string(), file.position(), file.size());
     }
-    add_group(group, input);
-    if (progress_) progress_(what, content.size(), content.size());
   }
 
   void add_group(const std::vector<RawDocument>& group, const fs::path& input) {
@@ -190,12 +192,27 @@ class Preparation {
         }
       }
     });
-    for (const auto& error : errors) {  // the first in the file, whatever thread met one first
-      if (error) std::rethrow_exception(error);
+    for (const auto& error : errors) {  // in the order of the file, whatever thread met one first
+      if (error) skip_or_throw(error);
     }
     for (const auto& document : ids) {
       ShardSet& part = is_valid_document(documents_++, options_) ? valid_ : train_;
       if (!document.empty()) part.add(document);
+    }
+  }
+
+  void skip_or_throw(const std::exception_ptr& error) {
+    constexpr std::int64_t kNamed = 10;
+    try {
+      std::rethrow_exception(error);
+    } catch (const DataError& broken) {
+      if (++broken_ > options_.skip_broken) {
+        if (options_.skip_broken == 0) throw;
+        throw DataError(concat(broken.what(), " (more than ", options_.skip_broken,
+                               " broken documents, which were to be left out)"));
+      }
+      if (broken_ <= kNamed) log::warn("left out: ", broken.what());
+      if (broken_ == kNamed + 1) log::warn("more broken documents are left out and not named");
     }
   }
 
@@ -205,7 +222,7 @@ class Preparation {
   ParallelFor& parallel_;
   const Progress& progress_;
   ShardSet train_, valid_;
-  std::int64_t documents_ = 0;
+  std::int64_t documents_ = 0, broken_ = 0;
 };
 
 /// A folder beside the output that becomes it; what killed processes left there is deleted.

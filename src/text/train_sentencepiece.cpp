@@ -3,6 +3,7 @@
 #include <sentencepiece_trainer.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -11,6 +12,7 @@
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
 #include "fbi/text/plain_text.h"
+#include "fbi/text/text_file.h"
 
 namespace fbi::text {
 
@@ -25,11 +27,11 @@ constexpr std::size_t kMaxSentenceBytes = 4000;
 /// between characters.
 class LineIterator final : public sentencepiece::SentenceIterator {
  public:
-  explicit LineIterator(const std::vector<std::filesystem::path>& inputs) {
+  explicit LineIterator(const std::vector<std::filesystem::path>& inputs) : inputs_(inputs) {
     for (const auto& input : inputs) {
-      files_.emplace_back(input);
-      check_plain_text(text_of(files_.back()), input);
-      if (begins_with_json_object(text_of(files_.back())))
+      const std::string beginning = beginning_of_text_file(input, 1 << 20);
+      check_plain_text(beginning, input);
+      if (begins_with_json_object(beginning))
         log::warn(input.string(),
                   " holds JSON, of which braces, quotes and escapes are learned, too; "
                   "its texts alone: jq -r '.KEY // empty' ",
@@ -43,17 +45,10 @@ class LineIterator final : public sentencepiece::SentenceIterator {
 
   void Next() override {
     while (line_.empty()) {
-      if (rest_.empty()) {
-        if (file_ == files_.size()) {
-          done_ = true;
-          return;
-        }
-        rest_ = without_byte_order_mark(text_of(files_[file_++]));
-        continue;
+      if (!next_line()) {
+        done_ = true;
+        return;
       }
-      const std::size_t end = rest_.find('\n');
-      line_ = rest_.substr(0, end);
-      rest_.remove_prefix(end == std::string_view::npos ? rest_.size() : end + 1);
       if (line_.ends_with('\r')) line_.remove_suffix(1);
     }
     const std::size_t length = part_length(line_);
@@ -64,6 +59,26 @@ class LineIterator final : public sentencepiece::SentenceIterator {
   }
 
  private:
+  bool next_line() {
+    constexpr std::size_t kStep = 1 << 20;
+    for (;;) {
+      const std::size_t end = rest_.find('\n');
+      if (end != std::string_view::npos || (!more_ && !rest_.empty())) {
+        line_ = rest_.substr(0, end);
+        rest_.remove_prefix(std::min(line_.size() + 1, rest_.size()));
+        return true;
+      }
+      if (!more_) {
+        if (next_input_ == inputs_.size()) return false;
+        file_.emplace(inputs_[next_input_++]);
+      }
+      const bool first = !more_;
+      content_.erase(0, content_.size() - rest_.size());
+      more_ = file_->append(content_, kStep);
+      rest_ = first ? without_byte_order_mark(content_) : content_;
+    }
+  }
+
   static std::size_t part_length(std::string_view line) {
     if (line.size() <= kMaxSentenceBytes) return line.size();
     const std::size_t space = line.rfind(' ', kMaxSentenceBytes - 1);
@@ -73,9 +88,12 @@ class LineIterator final : public sentencepiece::SentenceIterator {
     return length;
   }
 
-  std::vector<MappedFile> files_;
-  std::size_t file_ = 0;
-  std::string_view rest_, line_;
+  std::vector<std::filesystem::path> inputs_;
+  std::size_t next_input_ = 0;
+  std::optional<TextFile> file_;
+  bool more_ = false;  // of file_
+  std::string content_;
+  std::string_view rest_, line_;  // of content_
   std::string sentence_;
   bool done_ = false;
 };

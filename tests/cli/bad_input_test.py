@@ -1,6 +1,7 @@
 """What fbi-llm says about bad input and broken checkpoints.  Usage: bad_input_test.py PATH-OF-FBI-LLM [unittest arguments]"""
 import gzip
 import json
+import lzma
 import resource
 import shutil
 import struct
@@ -332,11 +333,15 @@ class BadInput(unittest.TestCase):
         self.assertIn("logits [1, 65, 320]", logits)
 
     def test_packed_texts(self):
-        (WORK / "packed.txt").write_bytes(gzip.compress((WORK / "stories.txt").read_bytes()))
-        for words in (("tokenizer", "train", "packed.txt", "--vocab-size", VOCAB, "--out", "x"),
-                      ("eval", "perplexity", "--model", "hf", "--text", "packed.txt")):
+        stories = (WORK / "stories.txt").read_bytes()
+        (WORK / "packed.txt.gz").write_bytes(gzip.compress(stories))
+        (WORK / "packed.txt.xz").write_bytes(lzma.compress(stories))
+        for words in (("tokenizer", "train", "--vocab-size", VOCAB, "--out", "x", "--input"),
+                      ("prepare", "--tokenizer", "tokenizer.model", "--seq-len", "16", "--out", "packed", "--input"),
+                      ("eval", "perplexity", "--model", "hf", "--seq-len", 32, "--text")):
             with self.subTest(words[0]):
-                self.assertIn("packed.txt is a file of gzip, not text; unpack it: gzip -dk packed.txt", run(*words, code=3))
+                run(*words, "packed.txt.gz")
+                self.assertIn("packed.txt.xz is a file of xz, not text; unpack it: xz -dk packed.txt.xz", run(*words, "packed.txt.xz", code=3))
 
     def test_names_of_tasks(self):
         task = json.dumps({"context": "a", "choices": ["b", "c"], "gold": 0}) + "\n"

@@ -11,12 +11,35 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
+/// As `prepare` does it, but in pieces of `step` bytes.
+std::vector<std::string> cut_in_pieces(std::string_view content, bool json_lines,
+                                       const std::string& separator, std::size_t step) {
+  DocumentCutter cutter(json_lines, separator);
+  std::vector<std::string> documents;
+  std::string held;
+  for (bool more = true; more;) {
+    held += content.substr(0, step);
+    content.remove_prefix(std::min(step, content.size()));
+    more = !content.empty();
+    cutter.feed(held, !more);
+    for (RawDocument document; cutter.next(document);) {
+      EXPECT_EQ(document.number, std::ssize(documents));
+      documents.emplace_back(document.bytes);
+    }
+    held.erase(0, held.size() - cutter.rest().size());
+  }
+  return documents;
+}
+
 std::vector<std::string> cut(std::string_view content, bool json_lines,
                              const std::string& separator = std::string(kBlankLine)) {
-  DocumentCutter cutter(content, json_lines, separator);
-  std::vector<std::string> documents;
-  for (RawDocument document; cutter.next(document);) documents.emplace_back(document.bytes);
-  return documents;
+  const auto whole = cut_in_pieces(content, json_lines, separator, content.size() + 1);
+  // The first piece holds a byte order mark as a whole.
+  for (const std::size_t step : {3, 4, 5, 7, 11}) {
+    EXPECT_EQ(cut_in_pieces(content, json_lines, separator, step), whole)
+        << step << " bytes at a time of " << content;
+  }
+  return whole;
 }
 
 TEST(DocumentCutter, BlankLinesSeparateText) {
@@ -38,6 +61,7 @@ TEST(DocumentCutter, AnySeparatorIsTakenLiterally) {
               ElementsAre("one\n\nstill", "two"));
   EXPECT_THAT(cut("one\ntwo\n", false, "\n"), ElementsAre("one", "two"));
   EXPECT_THAT(cut("one two", false, "<|end|>"), ElementsAre("one two"));
+  EXPECT_THAT(cut("one++++two+++", false, "++"), ElementsAre("one", "two", "+"));
 }
 
 TEST(DocumentCutter, JsonLinesAreLines) {

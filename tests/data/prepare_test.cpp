@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/data_files.h"
+#include "data/prepare_fixture.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/system.h"
@@ -13,61 +14,16 @@
 #include "support/entries.h"
 #include "support/expect_error.h"
 #include "support/shared_data.h"
-#include "support/temp_dir.h"
-#include "text/small_tokenizer.h"
 
 namespace fbi::data {
 namespace {
 
+using Prepare = test::PrepareFixture;
+
 using test::expect_error;
+using test::ids_of_shards;
 using test::token_line;
 using ::testing::ElementsAre;
-
-std::vector<std::int32_t> ids_of_shards(const std::filesystem::path& folder,
-                                        const std::vector<std::string>& files) {
-  std::vector<std::int32_t> ids;
-  for (const std::string& file : files) {
-    const formats::TokenShard shard(folder / file, true);
-    std::vector<std::int32_t> sample(shard.info().ids_per_sample);
-    for (std::uint64_t k = 0; k < shard.info().sample_count; ++k) {
-      shard.read(k, sample);
-      ids.insert(ids.end(), sample.begin(), sample.end());
-    }
-  }
-  return ids;
-}
-
-class Prepare : public ::testing::Test {
- protected:
-  Prepare() {
-    options_.tokenizer = tokenizer_.path();
-    options_.output = folder_ / "out";
-    options_.seq_len = 7;
-  }
-  void input(const std::string& name, const std::string& text) {
-    test::write_text(folder_ / name, text);
-    options_.inputs.push_back(folder_ / name);
-  }
-  PrepareResult run() {
-    SerialFor serial;
-    return prepare(options_, serial);
-  }
-  /// token_ids without a tokenizer.
-  void ids_only(std::int64_t vocab_size) {
-    options_.tokenizer.clear();
-    options_.vocab_size = vocab_size;
-  }
-  std::vector<std::int32_t> document(const std::string& text) {
-    auto ids = tokenizer_->encode(text);
-    ids.insert(ids.begin(), 1);
-    ids.push_back(2);
-    return ids;
-  }
-
-  const test::SmallTokenizer& tokenizer_ = test::SmallTokenizer::instance();
-  test::TempDir folder_;
-  PrepareOptions options_;
-};
 
 TEST_F(Prepare, TextBecomesDocumentsCutIntoSamples) {
   input("a.txt", "the fox sees the river.\n\nthe child paints\n12 stones.\n");
@@ -310,55 +266,6 @@ TEST_F(Prepare, AnOutputThatAnotherProcessMadeMeanwhileStays) {
   EXPECT_THAT(test::entries(folder_.path()), ElementsAre("a.txt", "out"));
 }
 
-TEST_F(Prepare, FilesOfAnotherKindAreNamedWithTheToolThatHelps) {
-  const auto refused = [&](const std::string& name, const std::string& content,
-                           const std::string& part, const std::string& remedy) {
-    options_.inputs.clear();
-    input(name, content);
-    expect_error<DataError>([&] { run(); }, name, part, remedy);
-  };
-  refused("a.jsonl.gz", "\x1f\x8b and more", "a file of gzip", "gzip -dk");
-  refused("a.jsonl.zst", "\x28\xb5\x2f\xfd", "a file of zstd", "zstd -d");
-  refused("a.parquet", "PAR1 and more PAR1", "a file of Parquet", "JSON lines");
-  refused("utf16.txt", std::string("t\0e\0x\0t\0", 8), "NUL bytes", "iconv -f UTF-16");
-  refused("latin1.txt", "caf\xe9 na\xefve \xe9t\xe9 \xe0 la", "not UTF-8", "iconv -f CP1252");
-  refused("lines.txt", "{\"text\": \"x\"}\n", "holds JSON, not text", "--format jsonl");
-  refused("a.json", "\n [{\"text\": \"x\"}]", "a JSON array", "jq -c '.[]'");
-}
-
-TEST_F(Prepare, LinesOfTextWithoutAFieldAskForIt) {
-  input("a.jsonl", "{\"id\": \"7\", \"text\": \"a fox\"}\n");
-  const auto refused = [&](const std::string& part) {
-    expect_error<UsageError>([&] { run(); }, part);
-  };
-  refused("a.jsonl, line 1: found no token_ids but a text; give --field text");
-  options_.tokenizer.clear();
-  refused("give --field text");
-  test::write_text(folder_ / "a.jsonl", "{\"body\": \"a fox\"}\n");
-  refused("give --field body");
-  options_.inputs.clear();
-  input("a.txt", "a fox");
-  options_.tokenizer = tokenizer_.path();
-  options_.field = "text";
-  refused("field text is for JSON lines, but the input is read as text");
-}
-
-TEST_F(Prepare, BrokenInputIsNamedAndLeavesNothing) {
-  ids_only(100);
-  input("a.jsonl", token_line(0, 8) + "\n" + token_line(95, 8) + "\n{\"token_ids\":\n");
-  ThreadPool pool(2);
-  expect_error<DataError>([&] { prepare(options_, pool); }, "a.jsonl", "line 2", "found 100");
-  EXPECT_THAT(test::entries(folder_.path()), ElementsAre("a.jsonl"));
-  options_.field = "text";
-  options_.tokenizer = tokenizer_.path();
-  expect_error<DataError>([&] { run(); }, "a.jsonl", "line 1", "{\"text\": \"text\"}", "token_ids");
-  test::write_text(options_.inputs[0], "{\"text\": 5}\n");
-  expect_error<DataError>([&] { run(); }, "a.jsonl", "line 1", "no string");
-  options_.inputs = {folder_ / "absent.txt"};
-  options_.field.clear();
-  expect_error<DataError>([&] { run(); }, "absent.txt");
-}
-
 TEST_F(Prepare, TooLittleInputIsAnError) {
   input("a.txt", "fox");
   options_.seq_len = 2000;
@@ -383,11 +290,6 @@ TEST_F(Prepare, ALinkIsNoOutput) {
   run();
   options_.output = link;
   EXPECT_TRUE(run().already_done);
-}
-
-TEST_F(Prepare, ADocumentWithoutSeparatorIsRefusedWhenHuge) {
-  input("a.txt", std::string(kMaxDocumentBytes + 1, 'a'));
-  expect_error<DataError>([&] { run(); }, "a.txt", "document 1", "at most 67108864", "separator");
 }
 
 TEST_F(Prepare, BadOptionsAreNamed) {

@@ -9,6 +9,29 @@
 
 namespace fbi {
 
+/// A file that is read in order. Throws DataError naming the path and the system's reason.
+class InputFile {
+ public:
+  explicit InputFile(const std::filesystem::path& path);
+  ~InputFile();
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+  int descriptor() const { return descriptor_; }
+  bool is_pipe() const;
+  /// DataError if this is neither a regular file nor a pipe; 0 of a pipe.
+  std::uint64_t size() const;
+  /// Fills `bytes` as far as there are any, and returns how many; fewer only at the end. Of a pipe
+  /// it waits for what has not been written yet; one that nobody writes to is empty.
+  std::size_t read(std::span<std::byte> bytes);
+
+ private:
+  [[noreturn]] void fail(const char* action, int error) const;
+
+  std::filesystem::path path_;
+  int descriptor_;
+};
+
 /// A file mapped read-only. Throws DataError naming the path when it can't be opened, is a
 /// directory, or can't be mapped. An empty file gives an empty span.
 class MappedFile {

@@ -16,7 +16,7 @@ using Progress =
     std::function<void(std::string_view what, std::uint64_t done_bytes, std::uint64_t total_bytes)>;
 
 enum class InputFormat {
-  kByName,  ///< .jsonl, .ndjson and .json are JSON lines, anything else is text
+  kByName,  ///< .jsonl, .ndjson, .json, also with .gz or .zst, are JSON lines, all else is text
   kJsonLines,
   kText
 };
@@ -39,6 +39,7 @@ struct PrepareOptions {
   double valid_fraction = 0;          ///< share of documents that go to the validation shards
   std::uint64_t seed = 0;             ///< which ones
   std::uint64_t max_shard_bytes = 2'000'000'000;
+  std::int64_t skip_broken = 0;  ///< so many broken lines are left out; one more is an error
 };
 
 /// The training or the validation part of what was prepared.
@@ -54,18 +55,19 @@ struct PrepareResult {
   bool already_done = false;  ///< the folder held this very preparation; nothing was written
   std::int64_t vocab_size = 0;
   std::string tokenizer_hash;
+  std::int64_t broken_documents = 0;  ///< left out
   PreparedPart train, valid;
 };
 
 /// Turns documents into shards `train-00000.tokens`, `valid-00000.tokens`, … with `dataset.json`
 /// (options, inputs, counts) and a copy of the tokenizer. A text document becomes BOS, its ids,
 /// EOS; documents are concatenated and cut into samples of seq_len + 1 ids without overlap. All
-/// goes into a temporary folder that is renamed at the end. Input is read through mappings; the
-/// result does not depend on the number of threads.
+/// goes into a temporary folder that is renamed at the end. Input may be packed by gzip or zstd,
+/// and is read in pieces; the result depends neither on these nor on the number of threads.
 ///
-/// Throws UsageError (options; an output folder that holds anything else, or that another process
-/// made meanwhile), DataError (unreadable or broken input, named by file and line; compressed or
-/// other files that are no text; less than one training sample), DiskError.
+/// Throws UsageError (options; pipes; an output folder that holds anything else, or that another
+/// process made meanwhile), DataError (unreadable or broken input, named by file and line; files
+/// that are no text; less than one training sample), DiskError.
 PrepareResult prepare(const PrepareOptions& options, ParallelFor& parallel,
                       const Progress& progress = {});
 

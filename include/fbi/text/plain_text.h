@@ -3,17 +3,12 @@
 #include <filesystem>
 #include <string_view>
 
-#include "fbi/core/file.h"
-
 namespace fbi::text {
 
-std::string_view text_of(const MappedFile& file);
-
-/// Refuses content that is plainly another kind of file than text: packed ones and Parquet by their
-/// first bytes, UTF-16 and binary ones by many NUL bytes at the beginning, other encodings than
-/// UTF-8 by broken characters there. DataError naming `path`, which the content comes from, and
-/// what makes text of it.
-void check_plain_text(std::string_view content, const std::filesystem::path& path);
+/// Refuses what is plainly another kind of file than text: packed ones and Parquet by their first
+/// bytes, UTF-16 and binary ones by many NUL bytes, other encodings than UTF-8 by broken characters
+/// in its `beginning`. DataError naming `path`, which that comes from, and what makes text of it.
+void check_plain_text(std::string_view beginning, const std::filesystem::path& path);
 /// Whether its first line is a JSON object, as of JSON lines that are taken for text.
 bool begins_with_json_object(std::string_view content);
 

@@ -38,6 +38,7 @@ int run_prepare(const Arguments& arguments) {
   options.seq_len = arguments.integer("seq-len");
   options.valid_fraction = arguments.number("valid-fraction");
   options.seed = arguments.seed();
+  options.skip_broken = arguments.integer("skip-broken");
   ThreadPool pool(arguments.threads());
   ProgressBar bar;
   const auto result = data::prepare(
@@ -50,6 +51,8 @@ int run_prepare(const Arguments& arguments) {
             << (result.already_done ? " already holds this preparation:\n" : " prepared:\n");
   print_part("train", result.train);
   print_part("valid", result.valid);
+  if (result.broken_documents > 0)
+    std::cout << "  " << result.broken_documents << " broken documents left out\n";
   if (options.valid_fraction > 0 && result.valid.samples == 0)
     std::cout << "  no sample was held out, so there is no valid-*.tokens: give a larger "
                  "--valid-fraction\n";
@@ -70,7 +73,7 @@ Verb prepare_verb() {
       "dataset.json with all counts, "
       "and a copy of the tokenizer. Running it again is free when nothing has changed.",
       "input",
-      {{"input", "FILE", "text or .jsonl file", "", true, true},
+      {{"input", "FILE", "text or .jsonl file, also .gz or .zst", "", true, true},
        {"tokenizer", "FILE",
         "tokenizer.model, tokenizer.json or a folder that holds one; not needed for lines of "
         "token_ids",
@@ -83,13 +86,15 @@ Verb prepare_verb() {
        {"separator", "TEXT", "text: what stands between documents, \\n and \\t allowed", "\\n\\n",
         false, false},
        {"valid-fraction", "X", "share of documents held out in valid-*.tokens", "0", false, false},
+       {"skip-broken", "N", "leave out up to N broken lines; one more ends the work", "0", false,
+        false},
        {"vocab-size", "N", "token_ids without a tokenizer: ids must be below this", "0", false,
         false},
        {"seed", "N", "chooses the held-out documents", "0", false, false},
        {"threads", "N", "0: all processors", "0", false, false}},
       {"fbi-llm prepare --input stories.txt --tokenizer tokenizer.model --seq-len 256 "
        "--valid-fraction 0.02 --out data/stories",
-       "fbi-llm prepare --input c4.jsonl --field text --tokenizer llama2/tokenizer.model --out "
+       "fbi-llm prepare --input c4.jsonl.zst --field text --tokenizer llama2/tokenizer.model --out "
        "data/c4"},
       run_prepare};
 }

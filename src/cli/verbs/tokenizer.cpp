@@ -35,7 +35,7 @@ Verb tokenizer_train_verb() {
       "1, eos 2. The same input gives "
       "the same file.",
       "input",
-      {{"input", "FILE", "text file", "", true, true},
+      {{"input", "FILE", "text file, also .gz or .zst", "", true, true},
        {"vocab-size", "N", "pieces, 259 special and byte pieces included", "32000", false, false},
        {"character-coverage", "X", "share of characters that get a piece of their own", "0.9995",
         false, false},
