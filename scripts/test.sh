@@ -8,7 +8,7 @@
 #                    0.4 GB in .deps, 2 GB without the CUDA 13 toolkit; they are then reported as skipped)
 #   --no-sanitizers  without the build and tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #
-# FBI_JOBS=N sets how many compilers run at once, FBI_TEST_JOBS=N how many tests (2).
+# FBI_JOBS=N sets how many compilers run at once, FBI_TEST_JOBS=N how many tests (3).
 # A single test: scripts/build.sh, then ctest --test-dir build/release -R NAME --output-on-failure.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -61,7 +61,7 @@ dependencies() {
 }
 
 run_ctest() { # PRESET
-  ctest --preset "$1" -j "${FBI_TEST_JOBS:-2}"
+  ctest --preset "$1" -j "${FBI_TEST_JOBS:-3}"
 }
 
 sanitizer_tests() {
@@ -73,7 +73,10 @@ sanitizer_tests() {
 use_short_spins
 stage 'dependencies' dependencies
 use_debian_prefix
-if $python; then export FBI_TEST_PYTHON=$deps_dir/python-tests/bin/python; fi
+if $python; then
+  export FBI_TEST_PYTHON=$deps_dir/python-tests/bin/python
+  export PATH=$PATH:$deps_dir/python-tests/bin # clang-format and shellcheck, where the system has none
+fi
 # The build then compiles the CUDA kernels, too, without using them.
 toolkit=$(cuda_toolkit)
 if cuda_toolkit_is_13 "$toolkit"; then

@@ -1,5 +1,6 @@
 """Ranks as real processes, and everything that can go wrong between them: a rank that is killed, stopped, signalled, told something
 else than the others, or that cannot find them.  Usage: faults_test.py PATH-OF-FBI-LLM [unittest arguments]"""
+import fcntl
 import json
 import os
 import pathlib
@@ -21,6 +22,8 @@ from processes import HANG, alive, wait_until  # noqa: E402
 PROGRAM = None
 WORK = None
 ENDLESS = "train.steps=1000000"
+LONGER = "train.steps=200"  # than what a held run does
+F_SETPIPE_SZ = 1031  # Linux; fcntl has it from Python 3.10 on
 THREE = "train.global_batch=6"  # divides among three ranks
 
 
@@ -35,22 +38,34 @@ def tearDownModule():
 
 
 class Rank:
-    """One process of `fbi-llm train`."""
+    """One process of `fbi-llm train`. If it is `held`, what it prints goes into a pipe that holds some 70 lines of steps: there it waits until
+    end() reads them."""
 
-    def __init__(self, test, rank, size, port, run_dir, *sets, words=(), **variables):
+    def __init__(self, test, rank, size, port, run_dir, *sets, words=(), held=False, **variables):
         environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
                        "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", **variables}
         command = [PROGRAM, "train", "--config", "config.json", "--run-dir", run_dir, *words]
         for change in sets:
             command += ["--set", change]
-        self.output = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(command, cwd=WORK, env=environment, stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output)
+        if held:
+            read, write = os.pipe()
+            fcntl.fcntl(write, F_SETPIPE_SZ, 8192)
+            self.output, printed = open(read), open(write, "w")
+        else:
+            self.output = printed = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(command, cwd=WORK, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed)
+        if held:
+            printed.close()
         test.addCleanup(self.output.close)
         test.addCleanup(self.process.wait)
         test.addCleanup(self.process.kill)
 
     def end(self):
         """Exit code, and all that was printed."""
+        if not self.output.seekable():
+            text = self.output.read()
+            self.process.wait(timeout=HANG)
+            return self.process.returncode, text
         self.process.wait(timeout=HANG)
         self.output.seek(0)
         return self.process.returncode, self.output.read()
@@ -65,6 +80,13 @@ class Faults(unittest.TestCase):
     def start(self, size, run_dir, *sets, **options):
         port = self.port()
         return [Rank(self, rank, size, port, run_dir, *sets, **options) for rank in range(size)]
+
+    def start_held(self, size, run_dir, *sets):
+        """A run that stands still after some 70 steps, so that it cannot end before something is done to it."""
+        port = self.port()
+        ranks = [Rank(self, rank, size, port, run_dir, "log.every_steps=1", *sets, held=rank == 0) for rank in range(size)]
+        self.wait_for_steps(ranks, run_dir, 12)
+        return ranks
 
     def start_launch(self, run_dir, *words, grace=1):
         command = [PROGRAM, "launch", "--nproc", "2", "--grace-seconds", str(grace), "--output", "all", "--", "train", "--config", "config.json",
@@ -122,23 +144,20 @@ class Lost(Faults):
         self.assertRegex(ends[other][1], rf"rank {reader} \(process \d+ on \S+\) has ended: .*with-a-wrong-id\.jsonl, line 8")
 
     def test_the_run_then_continues_where_its_last_checkpoint_is(self):
-        ranks = self.start(2, "whole")
+        ranks = self.start(2, "whole", LONGER)
         self.assertEqual([rank.end()[0] for rank in ranks], [0, 0])
         often = "checkpoint.every_steps=5"
-        ranks = self.start(2, "again", often)
-        wait_until(lambda: small_job.steps_done(WORK / "again") >= 12, "some steps")
+        ranks = self.start_held(2, "again", often, LONGER)
         ranks[1].process.kill()
-        self.assertIn(ranks[0].end()[0], (0, 5))  # 0: the whole run was faster than this test
-        ranks = self.start(2, "again", often, words=["--resume", "auto"])
+        self.assertEqual(ranks[0].end()[0], 5)
+        ranks = self.start(2, "again", often, LONGER, words=["--resume", "auto"])
         self.assertEqual([rank.end()[0] for rank in ranks], [0, 0])
         self.assertEqual(small_job.what_was_computed(WORK / "again"), small_job.what_was_computed(WORK / "whole"))
 
 
 class Still(Faults):
-    """Ranks that stand still end all others after a timeout, and without one after 20 seconds without a sign of life. The groups wait at the
-    same time, so that the timeout may be longer than any rank needs on a busy machine."""
-
-    TIMEOUT = "parallel.timeout_seconds=12"
+    """Ranks that stand still end all others after 20 seconds without a sign of life, and after parallel.timeout_seconds when they give signs of
+    life. The groups wait at the same time."""
 
     def stop_one_of(self, size, run_dir, victim, *sets):
         ranks = self.start(size, run_dir, ENDLESS, *sets)
@@ -148,20 +167,23 @@ class Still(Faults):
 
     def test_all_others_end(self):
         silent = [self.stop_one_of(2, f"silent-{victim}", victim) for victim in (0, 1)]
-        two = self.stop_one_of(2, "still", 1, self.TIMEOUT)
-        three = self.stop_one_of(3, "still-0", 0, self.TIMEOUT, THREE)  # with rank 0 the place where ranks meet stands still
-        process, pids, output = self.start_launch("launched-still", "--set", self.TIMEOUT)
+        three = self.stop_one_of(3, "still-0", 0, THREE)  # with rank 0 the place where ranks meet stands still
+        process, pids, output = self.start_launch("launched-still")
         os.kill(pids[0], signal.SIGSTOP)
-        with self.subTest("rank 1 of 2"):
-            self.assert_lost(0, two[0], 1)
-            two[1].process.send_signal(signal.SIGCONT)  # it finds the others gone
-            self.assert_lost(1, two[1], 0)
+        living = self.start_held(2, "living", ENDLESS, "parallel.timeout_seconds=12")
+        with self.subTest("lives but does not come"):
+            code, text = living[1].end()
+            self.assertEqual(code, 5, text)
+            self.assertRegex(text, r"step \d+, rank 1: .*rank 0 \(process \d+ on \S+\) lives but stands still")
+            self.assertEqual(living[0].end()[0], 5)
         with self.subTest("rank 0 of 3"):
             for number in (1, 2):
                 self.assert_lost(number, three[number], 0)
         for victim, ranks in enumerate(silent):
             with self.subTest("no sign of life", victim=victim):
                 self.assert_lost(1 - victim, ranks[1 - victim], victim)
+                ranks[victim].process.send_signal(signal.SIGCONT)  # it finds the other gone
+                self.assert_lost(victim, ranks[victim], 1 - victim)
         with self.subTest("launched"):
             code, text = self.end(process, pids, output)
             self.assertEqual(code, 5, text)
@@ -194,20 +216,19 @@ class Launched(Faults):
 
 class Signalled(Faults):
     def test_a_signal_to_one_rank_stops_all_at_the_same_step_and_the_run_continues_bit_for_bit(self):
-        ranks = self.start(2, "unstopped")
+        ranks = self.start(2, "unstopped", LONGER)
         self.assertEqual([rank.end()[0] for rank in ranks], [0, 0])
         whole = small_job.what_was_computed(WORK / "unstopped")
         for victim, number in ((1, signal.SIGUSR2), (0, signal.SIGTERM)):
             with self.subTest(victim):
                 name = f"stopped-{victim}"
-                ranks = self.start(2, name)
-                wait_until(lambda: small_job.steps_done(WORK / name) >= 2, "some steps")
+                ranks = self.start_held(2, name, LONGER)
                 ranks[victim].process.send_signal(number)
                 ends = [rank.end() for rank in ranks]
-                self.assertIn([code for code, _ in ends], ([75, 75], [0, 0]), ends)  # 0: the whole run was faster than this test
+                self.assertEqual([code for code, _ in ends], [75, 75], ends)
                 steps = small_job.steps_done(WORK / name)
                 self.assertEqual([path.name for path in (WORK / name / "checkpoints").iterdir()], [f"step-{steps:08}"])
-                ranks = self.start(2, name, words=["--resume", "auto"])
+                ranks = self.start(2, name, LONGER, words=["--resume", "auto"])
                 self.assertEqual([rank.end()[0] for rank in ranks], [0, 0])
                 self.assertEqual(small_job.what_was_computed(WORK / name), whole)
 
