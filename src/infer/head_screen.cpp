@@ -17,20 +17,19 @@ double norm_of(std::span<const float> x) {
   return std::sqrt(sum);
 }
 
-/// Norms of a row, of its copy, of the copy before its scale, and of what lies between.
+/// Norms of a row, of its copy, and of what lies between.
 struct Norms {
-  double row, copy, unscaled, difference;
+  double row, copy, difference;
 };
 Norms norms_of(std::span<const float> row, const std::int8_t* copy, float scale) {
-  double squares = 0, unscaled = 0, difference = 0;
+  double squares = 0, copied = 0, difference = 0;
   for (std::size_t i = 0; i < row.size(); ++i) {
     const double w = row[i], q = copy[i], d = w - scale * q;
     squares += w * w;
-    unscaled += q * q;
+    copied += q * q;
     difference += d * d;
   }
-  return {std::sqrt(squares), scale * std::sqrt(unscaled), std::sqrt(unscaled),
-          std::sqrt(difference)};
+  return {std::sqrt(squares), scale * std::sqrt(copied), std::sqrt(difference)};
 }
 
 }  // namespace
@@ -56,12 +55,15 @@ HeadScreen::HeadScreen(const ModelParts& parts, const std::string& name,
       if (rounded) error += 0x1p-11 * norms.row + 0x1p-25 * std::sqrt(n);
       constexpr double kLargestHalf = 65504;
       if (rounded && norms.row > kLargestHalf) largest = std::numeric_limits<double>::infinity();
+      // The copy's product takes x rounded to 16 bits: each value is off by half a step, and one
+      // step is |x| / 32767 at most. A fiftieth more for roundings of steps.
+      error += 0.51 / 32767 * std::sqrt(n) * norms.copy;
       // A sum of n products in fp32, in any order, is off by at most n 2^-24 / (1 - n 2^-24) times
-      // the sum of their magnitudes (Higham 2002, §3.1), which |w| |x| bounds; the copy's is
-      // multiplied by its scale after that. A tenth more for what follows in fp32 itself.
-      error += 1.1 * (n + 2) * 0x1p-24 * (norms.row + norms.copy);
+      // the sum of their magnitudes (Higham 2002, §3.1), which |w| |x| bounds; the copy's is exact
+      // and rounded three times. A tenth more for what follows in fp32 itself.
+      error += 1.1 * (n + 3) * 0x1p-24 * (norms.row + norms.copy);
       error_[static_cast<std::size_t>(o)] = static_cast<float>(error * (1 + 1e-6));
-      largest = std::max({largest, norms.row, norms.unscaled});
+      largest = std::max(largest, norms.row);
     }
     const std::lock_guard lock(mutex);
     largest_norm_ = std::max(largest_norm_, largest);
@@ -75,7 +77,9 @@ void HeadScreen::begin(const float* x, const eval::Drawable& wanted, Search& sea
   search.wanted.ids = std::min(wanted.ids, copy_.shape().rows);
   // Kernels may add multiples of what they give.
   constexpr double kMost = std::numeric_limits<float>::max() / 0x1p32;
-  search.norm = norm * largest_norm_ < kMost ? static_cast<float>(norm * (1 + 1e-6)) : kNone;
+  constexpr double kLeast = 1e-20;  // the copy's product takes much smaller values for 0
+  const bool known = norm * largest_norm_ < kMost && (norm == 0 || norm > kLeast);
+  search.norm = known ? static_cast<float>(norm * (1 + 1e-6)) : kNone;
   search.estimates.resize(rows);
   search.low.resize(static_cast<std::size_t>(groups(copy_.shape().rows)));
   search.high.resize(search.low.size());

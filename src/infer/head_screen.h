@@ -17,7 +17,7 @@ namespace fbi::infer {
 /// Finds the tokens whose logits decide what is drawn, by a copy of the head in 8 bits: of the
 /// others the full rows need not be read. What is drawn stays the same, because every logit is
 /// known to lie within a bound of its estimate. With a row w, its copy v and a hidden state x,
-/// |w·x - v·x| <= |w - v| |x| (Cauchy and Schwarz); roundings of both sums are counted in.
+/// |w·x - v·x| <= |w - v| |x| (Cauchy and Schwarz); roundings of x and of both sums are counted in.
 class HeadScreen {
  public:
   /// Rows that are estimated together, and of these those that share a highest logit.
@@ -59,7 +59,7 @@ class HeadScreen {
 
   kernels::DenseLinear copy_;
   std::vector<float> error_;  // [V]: of an estimate, for each unit of |x|
-  double largest_norm_ = 0;   // of a row, or of a copied one before its scale
+  double largest_norm_ = 0;   // of a row
 };
 
 }  // namespace fbi::infer

@@ -22,38 +22,6 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
 
-const DenseProduct& dense_product(Storage storage) {
-  const GemvKernels& kernels = gemv_kernels();
-  switch (storage) {
-    case Storage::kFp16:
-      return kernels.fp16;
-    case Storage::kInt8:
-      return kernels.int8_rows;
-    case Storage::kFp32:
-      break;
-  }
-  return kernels.fp32;
-}
-
-std::int64_t element_bytes(Storage storage) {
-  return storage == Storage::kFp32 ? 4 : storage == Storage::kFp16 ? 2 : 1;
-}
-
-/// The x of DenseProduct::group.
-void pack_group(const float* x, std::int64_t x_stride, std::int64_t columns, std::int64_t tokens,
-                float* out) {
-  const std::int64_t pieces = columns / kPadding, whole = pieces / kDenseChains * kDenseChains;
-  const auto pack = [&](std::int64_t piece) {
-    for (std::int64_t t = 0; t < tokens; ++t, out += kPadding) {
-      std::copy_n(x + t * x_stride + piece * kPadding, kPadding, out);
-    }
-  };
-  for (std::int64_t chain = 0; chain < kDenseChains; ++chain) {
-    for (std::int64_t piece = chain; piece < whole; piece += kDenseChains) pack(piece);
-    for (std::int64_t piece = whole; chain == 0 && piece < pieces; ++piece) pack(piece);
-  }
-}
-
 }  // namespace
 
 const GemvKernels& gemv_kernels() {
@@ -323,84 +291,6 @@ void multiply(const BinaryLinear& w, const float* x, std::int64_t tokens, float*
       }
       w.multiply(0, w.row_blocks(), tables.data(), count, y + first * rows, rows);
     }
-  });
-}
-
-DenseLinear::DenseLinear(MatrixShape shape, Storage storage)
-    : product_(&dense_product(storage)),
-      shape_(shape),
-      storage_(storage),
-      padded_columns_(divide_up(shape.columns, kPadding) * kPadding),
-      row_stride_bytes_(padded_columns_ * element_bytes(storage)),
-      values_(static_cast<std::size_t>(shape.rows * row_stride_bytes_)) {
-  if (storage == Storage::kInt8) row_scale_.resize(static_cast<std::size_t>(shape.rows));
-}
-
-std::size_t DenseLinear::weight_bytes() const {
-  return values_.size() + row_scale_.size() * sizeof(float);
-}
-
-void DenseLinear::set_row(std::int64_t row, std::span<const float> values) {
-  std::byte* out = values_.data() + row * row_stride_bytes_;
-  if (storage_ == Storage::kFp32) {
-    std::memcpy(out, values.data(), values.size_bytes());
-  } else if (storage_ == Storage::kFp16) {
-    gemv_kernels().to_half(values.data(), std::ssize(values),
-                           reinterpret_cast<std::uint16_t*>(out));
-  } else {
-    float largest = 0;
-    for (const float v : values) largest = std::max(largest, std::abs(v));
-    const float inverse = largest > 0 ? 127 / largest : 0;
-    auto* bytes = reinterpret_cast<std::int8_t*>(out);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      bytes[i] = static_cast<std::int8_t>(std::lrint(values[i] * inverse));
-    }
-    row_scale_[row] = largest / 127;
-  }
-}
-
-void DenseLinear::multiply(std::int64_t begin, std::int64_t end, const float* x,
-                           std::int64_t x_stride, std::int64_t tokens, float* y,
-                           std::int64_t y_stride) const {
-  const std::int64_t group = product_->group_tokens, columns = padded_columns_;
-  const bool in_groups = product_->group && columns > kShortRow;
-  const std::int64_t grouped = in_groups ? tokens / group * group : 0;
-  thread_local AlignedMemory packed;
-  const auto bytes = static_cast<std::size_t>(grouped * columns) * sizeof(float);
-  if (packed.size() < bytes) packed = AlignedMemory(bytes);
-  for (std::int64_t t = 0; t < grouped; t += group) {
-    pack_group(x + t * x_stride, x_stride, columns, group, packed.as<float>() + t * columns);
-  }
-  // Rows that stay in cache while several tokens pass.
-  const std::int64_t tile = tokens == 1 ? end - begin : 32;
-  for (std::int64_t first = begin; first < end; first += tile) {
-    const std::int64_t rows = std::min(tile, end - first);
-    const std::byte* const w = values_.data() + first * row_stride_bytes_;
-    std::int64_t t = 0;
-    for (; t < grouped; t += group) {
-      product_->group(w, row_stride_bytes_, columns, packed.as<float>() + t * columns, rows,
-                      y + t * y_stride + first, y_stride);
-    }
-    for (; t < tokens; ++t) {
-      product_->rows(w, row_stride_bytes_, columns, x + t * x_stride, rows,
-                     y + t * y_stride + first);
-    }
-    for (t = 0; storage_ == Storage::kInt8 && t < tokens; ++t) {
-      float* const out = y + t * y_stride;
-      for (std::int64_t r = first; r < first + rows; ++r) out[r] *= row_scale_[r];
-    }
-  }
-}
-
-void multiply(const DenseLinear& w, const float* x, std::int64_t tokens, float* y,
-              ParallelFor& parallel) {
-  const std::int64_t columns = w.shape().columns, padded = w.padded_columns();
-  AlignedMemory input(static_cast<std::size_t>(tokens * padded) * sizeof(float));
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    std::copy_n(x + t * columns, columns, input.as<float>() + t * padded);
-  }
-  parallel.run(0, w.shape().rows, grain_rows(columns), [&](std::int64_t begin, std::int64_t end) {
-    w.multiply(begin, end, input.as<float>(), padded, tokens, y, w.shape().rows);
   });
 }
 

@@ -100,6 +100,22 @@ struct DenseProduct {
                 std::int64_t rows, float* y, std::int64_t y_stride) = nullptr;
 };
 
+/// Of Int8Product::rows: |q| is at most this, and so many columns of 8 bits are added in 32.
+inline constexpr std::int64_t kMostInt8Input = 32767, kInt8Columns = 4096;
+
+/// y[r] = Σ_i w[r][i] q[i] with weights of 8 bits, at least -127, and inputs of 16: an exact sum of
+/// whole numbers, rounded to fp32 once. So all levels give the same bits, and all ways to add.
+struct Int8Product {
+  void (*rows)(const std::byte* w, std::int64_t row_stride, std::int64_t columns,
+               const std::int16_t* q, std::int64_t rows, float* y);
+  /// The same for group_tokens tokens, kPadding values of each side by side; null where a level has
+  /// no such kernel.
+  std::int64_t group_tokens = 1;
+  void (*group)(const std::byte* w, std::int64_t row_stride, std::int64_t columns,
+                const std::int16_t* q, std::int64_t rows, float* y,
+                std::int64_t y_stride) = nullptr;
+};
+
 /// Attention over one head in a cache; head_dim is a multiple of kPadding.
 struct CacheKernels {
   /// out [head_dim] = Σ_p weights[p] values[p], or += that.
@@ -119,7 +135,8 @@ struct CacheKernels {
 struct GemvKernels {
   SignProduct exact;
   SignProduct int8;
-  DenseProduct fp32, fp16, int8_rows;
+  DenseProduct fp32, fp16;
+  Int8Product int8_rows;
   /// Σ x[i] y[i]; y is one value for all i when !per_element.
   float (*dot)(const float* x, const float* y, bool per_element, std::int64_t count);
   CacheKernels fp32_cache, fp16_cache;

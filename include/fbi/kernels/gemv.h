@@ -26,8 +26,8 @@ enum class Activations {
   kInt8,   ///< alpha·x rounded to 8 bits with one scale per 255 inputs; integer sums are exact
 };
 
-struct SignProduct;   // kernels/gemv_kernels.h
-struct DenseProduct;  // same
+struct SignProduct;  // kernels/gemv_kernels.h
+struct GemvKernels;  // same
 
 /// W~ = alpha·s + beta, [rows, columns] = [O, I], as sign bits in memory.
 ///
@@ -120,12 +120,16 @@ class DenseLinear {
   /// Rounds `values` [columns] into a row. Rows may be set from several threads.
   void set_row(std::int64_t row, std::span<const float> values);
 
-  /// y[t * y_stride + o] for rows [begin, end); token t reads x + t * x_stride.
+  /// y[t * y_stride + o] for rows [begin, end); token t reads x + t * x_stride. kInt8 rounds each
+  /// token's x to 16 bits, by its largest value, and adds whole numbers.
   void multiply(std::int64_t begin, std::int64_t end, const float* x, std::int64_t x_stride,
                 std::int64_t tokens, float* y, std::int64_t y_stride) const;
 
  private:
-  const DenseProduct* product_ = nullptr;
+  void multiply_rounded(std::int64_t begin, std::int64_t end, const float* x, std::int64_t x_stride,
+                        std::int64_t tokens, float* y, std::int64_t y_stride) const;
+
+  const GemvKernels* kernels_ = nullptr;
   MatrixShape shape_;
   Storage storage_ = Storage::kFp32;
   std::int64_t padded_columns_ = 0, row_stride_bytes_ = 0;

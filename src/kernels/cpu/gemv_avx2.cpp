@@ -1,6 +1,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "kernels/cpu/int8_rows_x86.h"
 #include "kernels/cpu/vec16_avx2.h"
 #include "kernels/cpu/vec16_gemv_x86.h"
 
@@ -18,18 +19,7 @@ inline void store_half(std::uint16_t* out, Floats x) {
 }
 constexpr int kDenseTokens = 4;
 constexpr int kDenseRows = 1;
-/// 2^24 times the values: a byte that moves to the top of its lane brings its sign along, while
-/// sign extensions cross the halves of a register and are slower.
-constexpr float kInt8Loaded = 0x1p-24f;
-inline Floats load_int8(const std::byte* x) {
-  const __m256i bytes =
-      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)));
-  const __m256i top = _mm256_setr_epi8(-1, -1, -1, 0, -1, -1, -1, 1, -1, -1, -1, 2, -1, -1, -1, 3,
-                                       -1, -1, -1, 4, -1, -1, -1, 5, -1, -1, -1, 6, -1, -1, -1, 7);
-  const __m256i next = _mm256_add_epi8(top, _mm256_set1_epi32(8 << 24));
-  return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, top)),
-          _mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, next))};
-}
+constexpr int kInt8Rows = 4;
 
 constexpr int kVectorRows = 32;
 

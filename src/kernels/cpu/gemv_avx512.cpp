@@ -1,6 +1,7 @@
 #include <cstddef>
 #include <type_traits>
 
+#include "kernels/cpu/int8_rows_x86.h"
 #include "kernels/cpu/vec16_avx512.h"
 #include "kernels/cpu/vec16_gemv_x86.h"
 
@@ -16,11 +17,7 @@ inline void store_half(std::uint16_t* out, Floats x) {
 }
 constexpr int kDenseTokens = 8;
 constexpr int kDenseRows = 4;
-constexpr float kInt8Loaded = 1;
-inline Floats load_int8(const std::byte* x) {
-  return _mm512_cvtepi32_ps(
-      _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x))));
-}
+constexpr int kInt8Rows = 4;
 
 }  // namespace
 }  // namespace fbi::kernels

@@ -17,13 +17,30 @@ inline void store_half(std::uint16_t* out, Floats x) {
 }
 constexpr int kDenseTokens = 4;
 constexpr int kDenseRows = 1;
-constexpr float kInt8Loaded = 1;
-inline Floats load_int8(const std::byte* x) {
-  const int8x16_t bytes = vld1q_s8(reinterpret_cast<const std::int8_t*>(x));
-  const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_s8(vget_high_s8(bytes));
-  const auto floats = [](int16x4_t x) { return vcvtq_f32_s32(vmovl_s16(x)); };
-  return {{floats(vget_low_s16(low)), floats(vget_high_s16(low)), floats(vget_low_s16(high)),
-           floats(vget_high_s16(high))}};
+
+constexpr int kInt8Rows = 1;
+struct Int8Weights {
+  int16x8_t low, high;
+};
+using Int8Inputs = Int8Weights;
+struct Int8Sums {
+  int32x4_t low, high;
+};
+inline Int8Weights load_int8(const std::byte* w) {
+  const int8x16_t bytes = vld1q_s8(reinterpret_cast<const std::int8_t*>(w));
+  return {vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes))};
+}
+inline Int8Inputs load_int16(const std::int16_t* q) {
+  return {vld1q_s16(q), vld1q_s16(q + 8)};
+}
+inline void add_products(Int8Sums& sums, const Int8Weights& w, const Int8Inputs& q) {
+  sums.low = vmlal_s16(sums.low, vget_low_s16(w.low), vget_low_s16(q.low));
+  sums.high = vmlal_s16(sums.high, vget_high_s16(w.low), vget_high_s16(q.low));
+  sums.low = vmlal_s16(sums.low, vget_low_s16(w.high), vget_low_s16(q.high));
+  sums.high = vmlal_s16(sums.high, vget_high_s16(w.high), vget_high_s16(q.high));
+}
+inline std::int64_t total(const Int8Sums& sums) {
+  return vaddlvq_s32(sums.low) + vaddlvq_s32(sums.high);
 }
 
 inline float32x4_t quarter_sum(Floats x) {
@@ -33,8 +50,8 @@ inline float32x4_t sums_of_lanes(Floats a, Floats b, Floats c, Floats d) {
   return vpaddq_f32(vpaddq_f32(quarter_sum(a), quarter_sum(b)),
                     vpaddq_f32(quarter_sum(c), quarter_sum(d)));
 }
-inline void store_sums(float* out, const Floats (&x)[4], float unit) {
-  vst1q_f32(out, vmulq_f32(sums_of_lanes(x[0], x[1], x[2], x[3]), vdupq_n_f32(unit)));
+inline void store_sums(float* out, const Floats (&x)[4]) {
+  vst1q_f32(out, sums_of_lanes(x[0], x[1], x[2], x[3]));
 }
 inline float sum_of_one(Floats x) {
   return vgetq_lane_f32(sums_of_lanes(x, x, x, x), 0);

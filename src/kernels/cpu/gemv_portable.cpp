@@ -139,9 +139,6 @@ void mix(const float* weights, const std::byte* values, std::int64_t positions,
 float as_is(float value) {
   return value;
 }
-float from_int8(std::int8_t value) {
-  return value;
-}
 
 void rows_fp32(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
                std::int64_t rows, float* y) {
@@ -151,9 +148,20 @@ void rows_fp16(const std::byte* w, std::int64_t row_stride, std::int64_t columns
                std::int64_t rows, float* y) {
   dense_rows<std::uint16_t>(w, row_stride, columns, x, rows, y, half_to_float);
 }
-void rows_int8(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
-               std::int64_t rows, float* y) {
-  dense_rows<std::int8_t>(w, row_stride, columns, x, rows, y, from_int8);
+void rows_int8(const std::byte* w, std::int64_t row_stride, std::int64_t columns,
+               const std::int16_t* q, std::int64_t rows, float* y) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto* row = reinterpret_cast<const std::int8_t*>(w + r * row_stride);
+    std::int64_t sum = 0;
+    for (std::int64_t first = 0; first < columns; first += kInt8Columns) {
+      std::int32_t lanes[kPadding] = {};
+      for (std::int64_t i = first; i < std::min(columns, first + kInt8Columns); i += kPadding) {
+        for (std::int64_t k = 0; k < kPadding; ++k) lanes[k] += row[i + k] * q[i + k];
+      }
+      for (const std::int32_t lane : lanes) sum += lane;
+    }
+    y[r] = static_cast<float>(sum);
+  }
 }
 void mix_fp32(const float* weights, const std::byte* values, std::int64_t positions,
               std::int64_t head_dim, bool add_to_out, float* out) {

@@ -3,30 +3,19 @@
 #include <cstddef>
 #include <cstring>
 
+#include "kernels/cpu/ask_ahead.h"
+#include "kernels/cpu/int8_rows.h"
 #include "kernels/cpu/vec16_lanes.h"
 #include "kernels/gemv_kernels.h"
 
 /// What products with signs share, and the dense half of GemvKernels on sixteen lanes. The file
-/// that includes this one has load_half, store_half and load_int8, and in kInt8Loaded a power of
-/// two: what one of load_int8's values stands for; in kDenseTokens how many tokens' sums, one chain
-/// of additions each, keep its units busy; in kDenseRows of how many rows, four chains each, it has
-/// registers for the sums; and of the sums of lanes sum_of_one and, of four times a unit,
-/// store_sums. Both add quarters, then neighbours: the same tree for one as for four.
+/// that includes this one has load_half and store_half; in kDenseTokens how many tokens' sums, one
+/// chain of additions each, keep its units busy; in kDenseRows of how many rows, four chains each,
+/// it has registers for the sums; of the sums of lanes sum_of_one and, of four, store_sums, which
+/// both add quarters, then neighbours: the same tree for one as for four; and what int8_rows.h
+/// needs.
 namespace fbi::kernels {
 namespace {
-
-/// Asks memory for what is read later: the hardware's own prefetching does not run far enough ahead
-/// of look-ups, nor beyond the ends of pages. One of several places that are read in turn need not
-/// be asked for far ahead, and goes into the first-level cache at once. One place alone must be
-/// where much is computed from a line; there it would evict tables (docs/benchmarks.md, one core).
-template <int places>
-inline void ask_ahead(const std::byte* bytes) {
-  if constexpr (places > 1) {
-    __builtin_prefetch(bytes + 2048, 0, 3);
-  } else {
-    __builtin_prefetch(bytes + 16384, 0, 2);
-  }
-}
 
 /// Of rows of keys or values, a few lines each, from which little is computed.
 inline void ask_for_rows(const std::byte* rows, std::int64_t bytes) {
@@ -35,18 +24,11 @@ inline void ask_for_rows(const std::byte* rows, std::int64_t bytes) {
 
 struct LoadFp32 {
   static constexpr std::int64_t bytes = 4;
-  static constexpr float unit = 1;
   Floats operator()(const std::byte* w) const { return load(reinterpret_cast<const float*>(w)); }
 };
 struct LoadFp16 {
   static constexpr std::int64_t bytes = 2;
-  static constexpr float unit = 1;
   Floats operator()(const std::byte* w) const { return load_half(w); }
-};
-struct LoadInt8 {
-  static constexpr std::int64_t bytes = 1;
-  static constexpr float unit = kInt8Loaded;
-  Floats operator()(const std::byte* w) const { return load_int8(w); }
 };
 
 // Rows up to kShortRow are taken four at a time, each with one chain of additions; longer ones with
@@ -73,12 +55,12 @@ inline void short_rows(const std::byte* w, std::int64_t row_stride, std::int64_t
   for (; r + 4 <= rows; r += 4) {
     Floats sums[4];
     add_short_rows<4, Load>(w + r * row_stride, row_stride, columns, x, sums);
-    store_sums(y + r, sums, Load::unit);
+    store_sums(y + r, sums);
   }
   for (; r < rows; ++r) {
     Floats sums[1];
     add_short_rows<1, Load>(w + r * row_stride, row_stride, columns, x, sums);
-    y[r] = sum_of_one(sums[0]) * Load::unit;
+    y[r] = sum_of_one(sums[0]);
   }
 }
 
@@ -110,8 +92,7 @@ inline void long_rows(const std::byte* w, std::int64_t apart, std::int64_t colum
   }
 #pragma GCC unroll 4
   for (int r = 0; r < n; ++r) {
-    y[r * y_apart] =
-        sum_of_one(add(add(sums[r][0], sums[r][1]), add(sums[r][2], sums[r][3]))) * Load::unit;
+    y[r * y_apart] = sum_of_one(add(add(sums[r][0], sums[r][1]), add(sums[r][2], sums[r][3])));
   }
 }
 
@@ -172,7 +153,7 @@ void dense_group(const std::byte* w, std::int64_t row_stride, std::int64_t colum
     }
     for (std::int64_t r = 0; r < count; ++r) {
       for (int t = 0; t < kDenseTokens; ++t) {
-        y[t * y_stride + r] = sum_of_one(add(halves[0][r][t], halves[1][r][t])) * Load::unit;
+        y[t * y_stride + r] = sum_of_one(add(halves[0][r][t], halves[1][r][t]));
       }
     }
   }
@@ -246,7 +227,7 @@ void score_queries(const float* queries, std::int64_t query_stride, const std::b
       }
     }
     float of_query[kTokenGroup];
-    store_sums(of_query, sums, Load::unit);
+    store_sums(of_query, sums);
     for (std::int64_t n = 0; n < kTokenGroup; ++n) scores[n * scores_stride + p] = of_query[n];
   }
 }
@@ -285,7 +266,7 @@ constexpr GemvKernels vec16_gemv(const SignProduct& exact, const SignProduct& in
           .int8 = int8,
           .fp32 = {dense_rows<LoadFp32>, kDenseTokens, dense_group<LoadFp32>},
           .fp16 = {dense_rows<LoadFp16>, kDenseTokens, dense_group<LoadFp16>},
-          .int8_rows = {dense_rows<LoadInt8>, kDenseTokens, dense_group<LoadInt8>},
+          .int8_rows = {int8_rows, kInt8GroupTokens, int8_rows_of_group},
           .dot = dot,
           .fp32_cache = {mix<LoadFp32>, score_queries<LoadFp32>, mix_queries<LoadFp32>},
           .fp16_cache = {mix<LoadFp16>, score_queries<LoadFp16>, mix_queries<LoadFp16>},

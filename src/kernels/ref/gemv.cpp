@@ -119,9 +119,6 @@ void dense_rows(const std::byte* w, std::int64_t row_stride, std::int64_t column
 float as_is(float value) {
   return value;
 }
-float from_int8(std::int8_t value) {
-  return value;
-}
 
 void rows_fp32(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
                std::int64_t rows, float* y) {
@@ -131,9 +128,14 @@ void rows_fp16(const std::byte* w, std::int64_t row_stride, std::int64_t columns
                std::int64_t rows, float* y) {
   dense_rows<std::uint16_t>(w, row_stride, columns, x, rows, y, half_to_float);
 }
-void rows_int8(const std::byte* w, std::int64_t row_stride, std::int64_t columns, const float* x,
-               std::int64_t rows, float* y) {
-  dense_rows<std::int8_t>(w, row_stride, columns, x, rows, y, from_int8);
+void rows_int8(const std::byte* w, std::int64_t row_stride, std::int64_t columns,
+               const std::int16_t* q, std::int64_t rows, float* y) {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto* row = reinterpret_cast<const std::int8_t*>(w + r * row_stride);
+    std::int64_t sum = 0;
+    for (std::int64_t i = 0; i < columns; ++i) sum += std::int64_t{row[i]} * q[i];
+    y[r] = static_cast<float>(sum);
+  }
 }
 
 // ---- the rest of a decode step
