@@ -54,26 +54,22 @@ std::string rate(std::int64_t tokens, double seconds) {
 
 std::vector<Option> generation_options() {
   return {
-      {"prompt", "TEXT", "text to continue", "", false, false},
-      {"prompt-file", "FILE", "file that holds it, without its last line end; - is standard input",
-       "", false, false},
-      {"max-new-tokens", "N", "stop after so many tokens", "128", false, false},
-      {"temperature", "T", "0: always the most likely token", "1.0", false, false},
-      {"top-k", "K", "draw from the K most likely tokens; 0: all", "0", false, false},
-      {"top-p", "P", "draw from the most likely tokens that hold probability P", "1.0", false,
-       false},
-      {"min-p", "P", "drop tokens less than P times as likely as the best", "0.0", false, false},
-      {"repetition-penalty", "X", "above 1: tokens seen before become less likely", "1.0", false,
-       false},
+      {"prompt", "TEXT", "text to continue"},
+      {"prompt-file", "FILE", "file that holds it, without its last line end; - is standard input"},
+      {"max-new-tokens", "N", "stop after so many tokens", "128"},
+      {"temperature", "T", "0: always the most likely token", "1.0"},
+      {"top-k", "K", "draw from the K most likely tokens; 0: all", "0"},
+      {"top-p", "P", "draw from the most likely tokens that hold probability P", "1.0"},
+      {"min-p", "P", "drop tokens less than P times as likely as the best", "0.0"},
+      {"repetition-penalty", "X", "above 1: tokens seen before become less likely", "1.0"},
       {"frequency-penalty", "X",
-       "taken from the logit of a token for each time that it was drawn before, -2 to 2", "0.0",
-       false, false},
-      {"presence-penalty", "X", "the same, once", "0.0", false, false},
-      {"seed", "K", "the same seed gives the same text", "0", false, false},
+       "taken from the logit of a token for each time that it was drawn before, -2 to 2", "0.0"},
+      {"presence-penalty", "X", "the same, once", "0.0"},
+      {"seed", "K", "the same seed gives the same text", "0"},
       {"stop", "TEXT", "end before this text", "", false, true},
-      {"ignore-eos", "", "go on where the model would end the text", "", false, false},
-      {"no-bos", "", "do not put BOS in front of the prompt", "", false, false},
-      {"json", "", "print one JSON object instead of streaming", "", false, false}};
+      {"ignore-eos", "", "go on where the model would end the text"},
+      {"no-bos", "", "do not put BOS in front of the prompt"},
+      {"json", "", "print one JSON object instead of streaming"}};
 }
 
 int generate_text(eval::LanguageModel& model, const config::ModelConfig& config,

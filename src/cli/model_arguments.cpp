@@ -9,14 +9,12 @@
 namespace fbi::cli {
 
 std::vector<Option> model_options() {
-  return {
-      {"model", "DIR", "run directory, checkpoint, export or Hugging Face folder", "", true, false},
-      {"tokenizer", "FILE",
-       "tokenizer.model or tokenizer.json; default: the one in the model's folder", "", false,
-       false},
-      {"dtype", "TYPE", "fp32, bf16 or fp16: what weights are rounded to", "fp32", false, false},
-      {"device", "NAME", "auto, cpu or cuda", "auto", false, false},
-      {"threads", "N", "0: all processors", "0", false, false}};
+  return {{"model", "DIR", "run directory, checkpoint, export or Hugging Face folder", "", true},
+          {"tokenizer", "FILE",
+           "tokenizer.model or tokenizer.json; default: the one in the model's folder"},
+          {"dtype", "TYPE", "fp32, bf16 or fp16: what weights are rounded to", "fp32"},
+          {"device", "NAME", "auto, cpu or cuda", "auto"},
+          {"threads", "N", "0: all processors", "0"}};
 }
 
 void refuse_packed_options(const Arguments& arguments) {

@@ -38,35 +38,29 @@ std::vector<Option> joined(std::vector<Option> options, const std::vector<Option
 }
 
 std::vector<Option> packed_options() {
-  return {{"activations", "KIND", "exact: fp32; int8: rounded per 255 inputs, faster", "exact",
-           false, false},
-          {"head", "TYPE", "stored, fp32, fp16 or int8 (one scale per row, faster)", "stored",
-           false, false},
-          {"cache", "TYPE", "keys and values in fp32 or fp16", "fp32", false, false}};
+  return {{"activations", "KIND", "exact: fp32; int8: rounded per 255 inputs, faster", "exact"},
+          {"head", "TYPE", "stored, fp32, fp16 or int8 (one scale per row, faster)", "stored"},
+          {"cache", "TYPE", "keys and values in fp32 or fp16", "fp32"}};
 }
 
 Option device_option() {
-  return {"device", "NAME", "auto, cpu or cuda", "auto", false, false};
+  return {"device", "NAME", "auto, cpu or cuda", "auto"};
 }
 
 Option head_screen_option() {
-  return {"head-screen",
-          "on/off",
+  return {"head-screen", "on/off",
           "on: an 8-bit copy of the head tells the tokens that cannot be drawn, so that with "
           "greedy, top-k or min-p decoding a few rows of the head are read in place of all; the "
           "text is the same",
-          "on",
-          false,
-          false};
+          "on"};
 }
 
 std::vector<Option> packed_model_options() {
   return joined({{"model", "DIR", "packed export (fbi-llm export --format packed), or a native one",
-                  "", true, false},
+                  "", true},
                  {"tokenizer", "FILE",
-                  "tokenizer.model or tokenizer.json; default: the one in the model's folder", "",
-                  false, false},
-                 {"threads", "N", "0: all processors", "0", false, false},
+                  "tokenizer.model or tokenizer.json; default: the one in the model's folder"},
+                 {"threads", "N", "0: all processors", "0"},
                  device_option()},
                 packed_options());
 }

@@ -15,13 +15,11 @@ namespace fbi::cli {
 std::vector<Option> window_options() {
   return {{"tokens", "FILE",
            "windows of ids: a prepared *.tokens shard, or JSON lines (an array or {\"token_ids\": "
-           "[…]} each)",
-           "", false, false},
+           "[…]} each)"},
           {"text", "FILE",
-           "a text file, also .gz or .zst: one document with one BOS in front, cut into windows",
-           "", false, false},
-          {"seq-len", "N", "tokens of a window of --text", "2048", false, false},
-          {"max-tokens", "N", "--text: only the first N tokens; 0: all", "0", false, false}};
+           "a text file, also .gz or .zst: one document with one BOS in front, cut into windows"},
+          {"seq-len", "N", "tokens of a window of --text", "2048"},
+          {"max-tokens", "N", "--text: only the first N tokens; 0: all", "0"}};
 }
 
 eval::WindowSource open_windows(
@@ -46,9 +44,9 @@ eval::WindowSource open_windows(
 }
 
 std::vector<Option> perplexity_options() {
-  return joined(window_options(), {{"batch", "N", "windows per forward", "4", false, false},
-                                   {"max-windows", "N", "0: all", "0", false, false},
-                                   {"json", "", "print one JSON object", "", false, false}});
+  return joined(window_options(), {{"batch", "N", "windows per forward", "4"},
+                                   {"max-windows", "N", "0: all", "0"},
+                                   {"json", "", "print one JSON object"}});
 }
 
 int print_perplexity(const Measure& measure, const Arguments& arguments, bool prints) {

@@ -46,17 +46,12 @@ std::unique_ptr<distributed::Communicator> make_group(const distributed::Rendezv
 }  // namespace
 
 std::vector<Option> rank_options() {
-  return {
-      {"rank", "R", "number of this process; by default from RANK, Slurm or Open MPI", "", false,
-       false},
-      {"world-size", "N", "number of processes; by default from WORLD_SIZE, Slurm or Open MPI", "",
-       false, false},
-      {"local-rank", "R", "number of this process on its machine: picks the GPU", "", false, false},
-      {"master-addr", "HOST",
-       "machine of rank 0; by default MASTER_ADDR, Slurm's first node or this machine", "", false,
-       false},
-      {"master-port", "PORT", "port on which rank 0 listens; by default MASTER_PORT", "", false,
-       false}};
+  return {{"rank", "R", "number of this process; by default from RANK, Slurm or Open MPI"},
+          {"world-size", "N", "number of processes; by default from WORLD_SIZE, Slurm or Open MPI"},
+          {"local-rank", "R", "number of this process on its machine: picks the GPU"},
+          {"master-addr", "HOST",
+           "machine of rank 0; by default MASTER_ADDR, Slurm's first node or this machine"},
+          {"master-port", "PORT", "port on which rank 0 listens; by default MASTER_PORT"}};
 }
 
 distributed::Rendezvous discover_rank(const Arguments& arguments) {

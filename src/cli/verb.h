@@ -15,7 +15,7 @@ struct Option {
   std::string name;   ///< without dashes
   std::string value;  ///< placeholder of its value ("DIR"); empty: a flag
   std::string help;
-  std::string default_value;  ///< empty: none
+  std::string default_value = {};  ///< empty: none
   bool required = false;
   bool repeated = false;  ///< may be given several times
 };

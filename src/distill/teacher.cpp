@@ -10,18 +10,15 @@
 #include "fbi/ops/fp8.h"
 
 namespace fbi::distill {
-namespace {
-
-/// fp8: of what stays (fp8_teacher.h). The tensor cores give bf16.
-at::ScalarType own_or_chosen(const std::string& chosen, at::ScalarType own, at::Device device) {
-  if (chosen == "fp32") return at::kFloat;
-  if (chosen == "bf16") return at::kBFloat16;
-  if (chosen == "fp16") return at::kHalf;
-  if (chosen == "fp8") return own == at::kFloat && device.is_cpu() ? at::kFloat : at::kBFloat16;
-  return own;
+TeacherDtypes teacher_dtypes(const std::string& chosen, at::ScalarType stored, bool on_gpu) {
+  at::ScalarType weights = stored;
+  if (chosen == "fp32") weights = at::kFloat;
+  if (chosen == "bf16") weights = at::kBFloat16;
+  if (chosen == "fp16") weights = at::kHalf;
+  // The tensor cores give bf16.
+  if (chosen == "fp8") weights = stored == at::kFloat && !on_gpu ? at::kFloat : at::kBFloat16;
+  return {weights, weights == at::kHalf && !on_gpu ? at::kFloat : weights};
 }
-
-}  // namespace
 
 void check_teacher_fit(const config::ModelConfig& teacher, const config::TeacherConfig& settings,
                        const config::ModelConfig& student, const config::TrainConfig& train,
@@ -145,8 +142,8 @@ std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
   const auto folder = check_teacher(teacher, student, train, shard);
   const at::Device device = communicator.device();
   if (teacher.dtype == "fp8") ops::check_fp8(kFp8Teacher, device);
-  const at::ScalarType stored = own_or_chosen(teacher.dtype, folder.stored_dtype, device);
-  const at::ScalarType compute = stored == at::kHalf && device.is_cpu() ? at::kFloat : stored;
+  const auto [stored, compute] =
+      teacher_dtypes(teacher.dtype, folder.stored_dtype, device.is_cuda());
   auto model = std::make_unique<nn::LlamaForCausalLM>(
       folder.config, nn::LlamaOptions{device, compute, stored, /*allocate_layers=*/!shard});
   std::unique_ptr<Teacher> result;

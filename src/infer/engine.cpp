@@ -290,9 +290,9 @@ void Engine::Impl::share_prefixes() {
 /// The longest that there is. False: one of those before it has not yet read all of that.
 bool Engine::Impl::take_prefix(std::span<const Job> before, Sequence& sequence) {
   const auto& prompt = sequence.continuation.ids();
-  const Prefix* prefix = prefixes_.find(sequence);
+  auto [prefix, shared] = prefixes_.find(sequence);
   std::optional<Prefix> running;
-  std::int64_t shared = prefix ? sequence.shared_with(*prefix) : 0, fed = shared;
+  std::int64_t fed = shared;
   for (const Job& job : before) {
     const Sequence& other = *job.sequence;
     if (other.error || shared + 1 >= std::ssize(prompt)) continue;

@@ -49,7 +49,7 @@ void PrefixCache::keep(Sequence& ended) {
   kept_.splice(kept_.begin(), added);
 }
 
-const Prefix* PrefixCache::find(const Sequence& sequence) {
+PrefixCache::Found PrefixCache::find(const Sequence& sequence) {
   auto best = kept_.end();
   std::int64_t most = 0;
   for (auto kept = kept_.begin(); kept != kept_.end(); ++kept) {
@@ -59,9 +59,9 @@ const Prefix* PrefixCache::find(const Sequence& sequence) {
       best = kept;
     }
   }
-  if (best == kept_.end()) return nullptr;
+  if (best == kept_.end()) return {};
   kept_.splice(kept_.begin(), kept_, best);
-  return &best->prefix;
+  return {&best->prefix, most};
 }
 
 bool PrefixCache::give_up() {

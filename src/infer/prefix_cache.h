@@ -19,8 +19,12 @@ class PrefixCache {
   /// Takes what an ended text has fed, or what there is room for of it, unless there is as much
   /// already. Its cache may be gone then.
   void keep(Sequence& ended);
-  /// What has most of the sequence's prompt; null where nothing has enough. Valid until keep().
-  const Prefix* find(const Sequence& sequence);
+  struct Found {
+    const Prefix* prefix = nullptr;  ///< null where nothing has enough; valid until keep()
+    std::int64_t shared = 0;         ///< Sequence::shared_with of it
+  };
+  /// What has most of the sequence's prompt.
+  Found find(const Sequence& sequence);
 
   /// Frees the memory of what was not used for longest; false: nothing is kept.
   bool give_up();

@@ -8,6 +8,7 @@
 #include "fbi/config/load.h"
 #include "fbi/config/model_size.h"
 #include "fbi/core/error.h"
+#include "fbi/distill/teacher.h"
 #include "train/parameter_shapes.h"
 #include "train/step_walk.h"
 
@@ -85,10 +86,6 @@ ForwardFlops forward_flops(const config::ModelConfig& model, std::int64_t seq_le
       2.0 * static_cast<double>(seq_len * model.num_attention_heads * model.head_dim);
   return {decoder_matrix_flops(model) + static_cast<double>(model.num_hidden_layers) * attention,
           2.0 * static_cast<double>(model.vocab_size) * static_cast<double>(model.hidden_size)};
-}
-
-std::int64_t bytes_of(std::string_view dtype) {
-  return dtype == "fp32" ? kFloatBytes : kBf16Bytes;
 }
 
 /// All divisors of `count`, largest first.
@@ -169,14 +166,13 @@ TokenFlops token_flops(const config::RunConfig& config, const config::ModelConfi
 }
 
 TeacherPlan plan_teacher(const config::ModelConfig& model, const config::TeacherConfig& teacher,
-                         std::string_view stored, Processor processor) {
-  const bool fp8 = teacher.dtype == "fp8";
-  const std::string_view kept = stored == "fp32" && processor == Processor::kCpu ? "fp32" : "bf16";
-  const std::string_view dtype = fp8                     ? kept
-                                 : teacher.dtype.empty() ? stored
-                                                         : std::string_view(teacher.dtype);
-  const bool widened = dtype == "fp16" && processor == Processor::kCpu;
-  return {model, bytes_of(dtype), widened ? kFloatBytes : bytes_of(dtype), fp8};
+                         at::ScalarType stored, Processor processor) {
+  const auto [weights, compute] =
+      distill::teacher_dtypes(teacher.dtype, stored, processor == Processor::kGpu);
+  const auto bytes = [](at::ScalarType dtype) {
+    return static_cast<std::int64_t>(c10::elementSize(dtype));
+  };
+  return {model, bytes(weights), bytes(compute), teacher.dtype == "fp8"};
 }
 
 std::int64_t Estimate::bytes_of_checkpoints(std::int64_t count) const {

@@ -15,16 +15,14 @@ std::optional<TeacherPlan> stored_teacher(const config::RunConfig& config, int w
   if (config.objective.distill == 0) return std::nullopt;
   const auto folder = distill::check_teacher(config.teacher, config.model, config.train,
                                              is_spread(config, world_size));
-  const auto stored = folder.stored_dtype;
-  const char* name = stored == at::kFloat ? "fp32" : stored == at::kHalf ? "fp16" : "bf16";
-  return plan_teacher(folder.config, config.teacher, name, processor);
+  return plan_teacher(folder.config, config.teacher, folder.stored_dtype, processor);
 }
 
 TeacherPlan described_teacher(const config::RunConfig& config, const config::ModelConfig& teacher,
                               int world_size, Processor processor) {
   distill::check_teacher_fit(teacher, config.teacher, config.model, config.train,
                              is_spread(config, world_size));
-  return plan_teacher(teacher, config.teacher, "fp16", processor);
+  return plan_teacher(teacher, config.teacher, at::kHalf, processor);
 }
 
 }  // namespace fbi::train

@@ -40,9 +40,7 @@ class PrefixCacheTest : public ::testing::Test {
   }
   /// How many tokens of a prompt are there.
   std::int64_t found(const Ids& ids, std::optional<std::int64_t> score_best = {}) {
-    const Sequence& sequence = prompt(ids, score_best);
-    const Prefix* prefix = cache_.find(sequence);
-    return prefix ? sequence.shared_with(*prefix) : 0;
+    return cache_.find(prompt(ids, score_best)).shared;
   }
 
   NotedSequences made_;

@@ -200,7 +200,8 @@ class SmallRun {
 
   Estimate estimated() const {
     std::optional<TeacherPlan> teacher;
-    if (teacher_) teacher = plan_teacher(small_teacher(), config_.teacher, "bf16", Processor::kCpu);
+    if (teacher_)
+      teacher = plan_teacher(small_teacher(), config_.teacher, at::kBFloat16, Processor::kCpu);
     return estimate(config_, teacher, communicator_.size(), Processor::kCpu);
   }
   MemoryByKind held() const { return held_memory(*optimizer_, teacher_.get()); }

@@ -33,7 +33,7 @@ config::RunConfig preset(const std::string& name, int world_size,
 TeacherPlan llama_7b() {
   auto model = preset("7b.json", 32).model;
   model.binarize = config::Binarize::kNone;
-  return plan_teacher(model, {}, "fp16", Processor::kGpu);
+  return plan_teacher(model, {}, at::kHalf, Processor::kGpu);
 }
 
 Estimate on_gpus(const config::RunConfig& config, int world_size) {
@@ -63,7 +63,7 @@ TEST(Estimate, Fp8SignsTakeAThirdOfTheStudentsProductsInABytePerWeight) {
   auto config = preset("7b.json", 32);
   const auto model = config.model;
   const auto of = [&] {
-    return estimate(config, plan_teacher(model, config.teacher, "fp16", Processor::kGpu), 32,
+    return estimate(config, plan_teacher(model, config.teacher, at::kHalf, Processor::kGpu), 32,
                     Processor::kGpu);
   };
   const auto dense = of();
@@ -82,7 +82,9 @@ TEST(Estimate, Fp8TeacherHalvesItsDecoder) {
   auto config = preset("7b.json", 32);
   auto model = config.model;
   model.binarize = config::Binarize::kNone;
-  const auto teacher = [&] { return plan_teacher(model, config.teacher, "fp16", Processor::kGpu); };
+  const auto teacher = [&] {
+    return plan_teacher(model, config.teacher, at::kHalf, Processor::kGpu);
+  };
   const auto bf16 = estimate(config, teacher(), 32, Processor::kGpu);
   config.teacher.dtype = "fp8";
   const auto fp8 = estimate(config, teacher(), 32, Processor::kGpu);

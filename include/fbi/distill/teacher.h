@@ -48,13 +48,22 @@ class Teacher {
 };
 
 /// Reads the teacher and checks that it fits the student: same vocabulary, positions for
-/// train.seq_len (UsageError naming both values). It runs in teacher.dtype, or in the dtype of its
-/// own files (fp16 on a CPU is multiplied in fp32); where teacher.dtype is fp8 it is ready for
-/// store_as_fp8 and the device has been checked. `shard` spreads it over the ranks.
+/// train.seq_len (UsageError naming both values). It runs in its teacher_dtypes; where
+/// teacher.dtype is fp8 it is ready for store_as_fp8 and the device has been checked. `shard`
+/// spreads it over the ranks.
 std::unique_ptr<Teacher> load_teacher(const config::TeacherConfig& teacher,
                                       const config::ModelConfig& student,
                                       const config::TrainConfig& train,
                                       distributed::Communicator& communicator, bool shard);
+
+/// The types in which a teacher's weights are held and multiplied.
+struct TeacherDtypes {
+  at::ScalarType weights, compute;
+};
+
+/// By teacher.dtype (`chosen`), or that of its files where this is empty. What a CPU holds in fp16
+/// it multiplies in fp32; of fp8 (fp8_teacher.h) these are the types of what stays.
+TeacherDtypes teacher_dtypes(const std::string& chosen, at::ScalarType stored, bool on_gpu);
 
 /// The checks of a teacher's architecture alone. `shard`: it is to be spread over ranks.
 void check_teacher_fit(const config::ModelConfig& teacher, const config::TeacherConfig& settings,

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <c10/core/ScalarType.h>
+
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -107,9 +109,9 @@ struct TeacherPlan {
   std::int64_t compute_bytes = 2;  ///< of an activation in matrix products
   bool fp8 = false;                ///< decoder matrices and their inputs take one byte
 };
-/// `stored` is the type of its files ("fp32", "bf16", "fp16"), which teacher.dtype overrides.
+/// `stored` is the type of its files.
 TeacherPlan plan_teacher(const config::ModelConfig& model, const config::TeacherConfig& teacher,
-                         std::string_view stored, Processor processor);
+                         at::ScalarType stored, Processor processor);
 
 /// `config` is resolved; `teacher` is needed when objective.distill > 0. UsageError when the batch
 /// does not divide or the teacher is missing.

@@ -40,11 +40,11 @@ Verb config_verb() {
       "it with all defaults and "
       "derived values filled in; problems are reported all at once, with the nearest valid key.",
       "config",
-      {{"config", "FILE", "JSON with comments, e.g. configs/130m.json", "", false, false},
+      {{"config", "FILE", "JSON with comments, e.g. configs/130m.json"},
        {"set", "KEY=VALUE", "change a field, e.g. optimizer.lr=2e-4", "", false, true},
-       {"world-size", "N", "ranks that share train.global_batch", "1", false, false},
-       {"explain", "KEY", "explain one field or section, e.g. optimizer.lr", "", false, false},
-       {"markdown", "", "print docs/config.md", "", false, false}},
+       {"world-size", "N", "ranks that share train.global_batch", "1"},
+       {"explain", "KEY", "explain one field or section, e.g. optimizer.lr"},
+       {"markdown", "", "print docs/config.md"}},
       {"fbi-llm config configs/130m.json --set train.micro_batch=16",
        "fbi-llm config --explain optimizer"},
       run_config};

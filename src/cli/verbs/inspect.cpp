@@ -109,8 +109,7 @@ Verb inspect_verb() {
           "one file of safetensors or torch.save; or the header of a *.tokens shard. Equal hashes "
           "mean equal bits.",
           "path",
-          {{"path", "PATH", "what to look at", "", true, false},
-           {"json", "", "print JSON", "", false, false}},
+          {{"path", "PATH", "what to look at", "", true}, {"json", "", "print JSON"}},
           {"fbi-llm inspect runs/a", "fbi-llm inspect --json export/a-hf",
            "fbi-llm inspect data/stories/train-00000.tokens"},
           run_inspect};

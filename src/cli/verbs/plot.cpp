@@ -31,8 +31,8 @@ Verb plot_verb() {
           "Works while a run is going on, too.",
           "run",
           {{"run", "RUN", "run directory or metrics.jsonl", "", true, true},
-           {"out", "FILE", "SVG file to write", "curves.svg", false, false},
-           {"title", "TEXT", "heading of the picture", "fbi-llm", false, false}},
+           {"out", "FILE", "SVG file to write", "curves.svg"},
+           {"title", "TEXT", "heading of the picture", "fbi-llm"}},
           {"fbi-llm plot runs/a runs/b --out compare.svg"},
           run_plot};
 }

@@ -159,32 +159,29 @@ Verb serve_verb() {
       "",
       joined(
           packed_model_options(),
-          {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere", "127.0.0.1", false, false},
-           {"port", "N", "0: one that is free", "8080", false, false},
+          {{"host", "ADDRESS", "where to listen; 0.0.0.0: everywhere", "127.0.0.1"},
+           {"port", "N", "0: one that is free", "8080"},
            head_screen_option(),
            {"api-key-file", "FILE",
             "keys, one per line, of which a request to /v1 must bring one (Authorization: Bearer "
-            "KEY); without the option everybody may ask",
-            "", false, false},
+            "KEY); without the option everybody may ask"},
            {"cors-origin", "ORIGIN",
-            "pages of this origin, e.g. https://example.org, may ask from a browser; \"*\": all",
-            "", false, false},
-           {"max-batch", "N", "texts that are continued at the same time, 1 to 256", "16", false,
-            false},
-           {"queue", "N", "texts that may wait for that, at most 700", "256", false, false},
+            "pages of this origin, e.g. https://example.org, may ask from a browser; \"*\": all"},
+           {"max-batch", "N", "texts that are continued at the same time, 1 to 256", "16"},
+           {"queue", "N", "texts that may wait for that, at most 700", "256"},
            {"cache-mb", "N",
             "memory in MB for keys and values of texts that are continued; the next text waits "
             "until there is room for its longest form; 0: four fifths of what the machine, or "
             "container, has left behind model and --prefix-cache-mb; on a GPU as much as it has",
-            "0", false, false},
+            "0"},
            {"prefix-cache-mb", "N",
             "memory in MB for keys and values of past texts: prompts that begin like one of them "
             "are read from there on; 0: none; by default no more than a quarter of the memory that "
             "is "
             "left",
-            "1000", false, false},
-           {"max-body-bytes", "N", "longest body of a request", "1048576", false, false},
-           {"stop-seconds", "S", "time that texts have to end after SIGTERM", "10", false, false}}),
+            "1000"},
+           {"max-body-bytes", "N", "longest body of a request", "1048576"},
+           {"stop-seconds", "S", "time that texts have to end after SIGTERM", "10"}}),
       {"fbi-llm serve --model export/a-packed --port 8080",
        "fbi-llm serve --model export/a-packed --activations int8 --head int8 --max-batch 32 "
        "--queue 200"},

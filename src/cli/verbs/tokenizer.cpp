@@ -36,10 +36,9 @@ Verb tokenizer_train_verb() {
       "the same file.",
       "input",
       {{"input", "FILE", "text file, also .gz or .zst", "", true, true},
-       {"vocab-size", "N", "pieces, 259 special and byte pieces included", "32000", false, false},
-       {"character-coverage", "X", "share of characters that get a piece of their own", "0.9995",
-        false, false},
-       {"out", "FILE", "the .model file to write", "", true, false}},
+       {"vocab-size", "N", "pieces, 259 special and byte pieces included", "32000"},
+       {"character-coverage", "X", "share of characters that get a piece of their own", "0.9995"},
+       {"out", "FILE", "the .model file to write", "", true}},
       {"fbi-llm tokenizer train --input stories.txt --vocab-size 2048 --out tokenizer.model"},
       run_tokenizer};
 }

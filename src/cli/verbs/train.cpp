@@ -91,26 +91,24 @@ Verb train_verb() {
             "exits with 75; --resume auto continues bit for bit, "
             "also after a crash. model.binarize=none trains a dense model, e.g. a teacher.",
             "",
-            {{"config", "FILE", "run configuration, e.g. configs/130m.json", "", true, false},
+            {{"config", "FILE", "run configuration, e.g. configs/130m.json", "", true},
              {"set", "KEY=VALUE", "change a field of it, e.g. optimizer.lr=2e-4", "", false, true},
-             {"run-dir", "DIR", "where the run is kept", "", true, false},
+             {"run-dir", "DIR", "where the run is kept", "", true},
              {"resume", "WHAT",
               "none: the folder must be new; auto: continue from the newest valid checkpoint; or a "
               "checkpoint folder",
-              "none", false, false},
+              "none"},
              {"allow-change", "KEY", "let this field differ from the run that is continued", "",
               false, true},
              {"profile-steps", "N",
               "trace the first N steps after the start into trace.json of the run directory, for "
               "Perfetto or chrome://tracing; on a GPU these "
               "steps wait for each part and are slower",
-              "0", false, false},
+              "0"},
              {"dry-run", "",
-              "check configuration, data, teacher, memory and disk; train nothing, write nothing",
-              "", false, false},
+              "check configuration, data, teacher, memory and disk; train nothing, write nothing"},
              {"gpus", "N",
-              "with --dry-run: plan for N GPUs, one rank each, that this machine need not have", "",
-              false, false}},
+              "with --dry-run: plan for N GPUs, one rank each, that this machine need not have"}},
             {"fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --run-dir runs/a "
              "--resume auto",
              "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run --gpus 32"},
