@@ -7,11 +7,12 @@
 #   scripts/eval_harness.sh --install
 #
 #   DIR              a folder that `fbi-llm export --format hf` made
-#   --server URL     a running `fbi-run serve`, e.g. http://127.0.0.1:8080, instead: for packed models
+#   --server URL     a running `fbi-run serve`, e.g. http://127.0.0.1:8080, instead: for packed models. Its key, where it asks for
+#                    one, is taken from the environment: OPENAI_API_KEY
 #   --tokenizer DIR  the packed export that it serves, for its tokenizer
 #   --tasks LIST     default: boolq,piqa,hellaswag,winogrande,arc_easy,arc_challenge,openbookqa
 #   --device NAME    cpu, cuda, cuda:1, ... (default: cuda:0 where there is a GPU, else cpu)
-#   --output FILE    write the results as JSON
+#   --output FILE    write the results as JSON, once all are there
 #   --install        only install the harness into .deps/harness (0.5 GB, pinned in third_party/requirements-harness.txt)
 #   -- ...           goes to lm_eval as it stands, e.g. -- --limit 100 --num_fewshot 5 --include_path my/tasks
 set -euo pipefail
@@ -72,12 +73,28 @@ if [[ -n $server ]]; then
   name=$(basename "$tokenizer")
   server=${server%/} server=${server%/v1}
   options=(--model local-completions --model_args
-    "model=$name,base_url=$server/v1/completions,tokenizer=$tokenizer,tokenizer_backend=huggingface${length:+,max_length=$length}")
+    "model=$name,base_url=$server/v1/completions,tokenizer=$tokenizer,tokenizer_backend=huggingface,timeout=3600${length:+,max_length=$length}")
 else
   if [[ -z $device ]]; then
     device=$("$python" -c 'import torch; print("cuda:0" if torch.cuda.is_available() else "cpu")')
   fi
   options=(--model hf --model_args "pretrained=$model,dtype=float16,add_bos_token=False" --device "$device")
 fi
-PYTHONPATH=$harness exec "$python" -m lm_eval "${options[@]}" --tasks "$tasks" --num_fewshot 0 --batch_size 8 \
-  ${output:+--output_path "$output"} "${extra[@]}"
+export PYTHONPATH=$harness
+command=("$python" -m lm_eval "${options[@]}" --tasks "$tasks" --num_fewshot 0 --batch_size 8)
+[[ -n $output ]] || exec "${command[@]}" "${extra[@]}"
+
+# lm_eval puts the date into the name of its file, and ends without an error where it cannot write it.
+folder=$(dirname "$output")
+[[ ! -d $output ]] || usage_error "--output: $output is a folder, give a file"
+mkdir -p "$folder"
+results=$(mktemp -d "$folder/.harness-XXXXXX")
+trap 'rm -rf "$results"' EXIT
+"${command[@]}" --output_path "$results/results.json" "${extra[@]}"
+found=("$results"/results_*.json)
+[[ -f ${found[0]} ]] || die "lm_eval wrote no results; is there room in $folder?"
+mv "${found[0]}" "$output"
+# Of -- --log_samples.
+for samples in "$results"/samples_*.jsonl; do
+  [[ ! -f $samples ]] || mv "$samples" "$folder"
+done

@@ -18,9 +18,9 @@ import pathlib
 import sys
 
 SETS = {
-    "wikitext2": {"field": "text", "join": "\n\n", "cache": "datasets--*wikitext/snapshots/*/wikitext-2-raw-v1/test-*.parquet"},
-    "ptb": {"field": "sentence", "join": " ", "cache": "datasets--*ptb*/snapshots/*/**/*test*"},
-    "c4": {"field": "text", "join": " ", "rows": 1100, "cache": "datasets--allenai--c4/snapshots/*/en/c4-validation.00000-of-*.json.gz"},
+    "wikitext2": {"field": "text", "join": "\n\n", "cache": ["datasets--*wikitext/snapshots/*/wikitext-2-raw-v1/test-*.parquet"]},
+    "ptb": {"field": "sentence", "join": " ", "cache": ["datasets--*ptb*/snapshots/*/**/*test*", "datasets--*ptb*/snapshots/*/**/test/*.parquet"]},
+    "c4": {"field": "text", "join": " ", "rows": 1100, "cache": ["datasets--allenai--c4/snapshots/*/en/c4-validation.00000-of-*.json.gz"]},
 }
 
 
@@ -57,9 +57,10 @@ def rows_of(name, path):
 def find_in_cache(name):
     home = os.environ.get("HF_HOME") or pathlib.Path.home() / ".cache/huggingface"
     cache = pathlib.Path(os.environ.get("HF_HUB_CACHE") or pathlib.Path(home) / "hub")
-    found = sorted(path for path in cache.glob(SETS[name]["cache"]) if path.is_file())
+    patterns = SETS[name]["cache"]
+    found = sorted(path for pattern in patterns for path in cache.glob(pattern) if path.is_file())
     if not found:
-        sys.exit(f"no {SETS[name]['cache']} in {cache}; give the file with --from")
+        sys.exit(f"no {' and no '.join(patterns)} in {cache}; give the file with --from")
     return found[0]
 
 

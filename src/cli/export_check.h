@@ -10,7 +10,8 @@
 namespace fbi::cli {
 
 /// Logits of an export against those of the model it was made from, on random windows, fp32
-/// arithmetic.
+/// arithmetic. Both are loaded one after the other: a dense model of 4 bytes per parameter is the
+/// most that memory holds.
 struct ExportComparison {
   double worst_to_rounded =
       0;  ///< largest absolute difference to the model with the same rounded weights

@@ -5,6 +5,7 @@
 
 #include "config/fields.h"
 #include "config/values.h"
+#include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 
 namespace fbi::config {
@@ -51,6 +52,18 @@ std::vector<FieldDifference> identity_differences(const RunConfig& saved,
     if (before != after) differences.push_back({saved_fields[i].key, show(before), show(after)});
   }
   return differences;
+}
+
+std::vector<std::string> special_token_conflicts(const ModelConfig& model, std::int64_t bos_id,
+                                                 std::int64_t eos_id) {
+  std::vector<std::string> conflicts;
+  if (model.bos_token_id != bos_id)
+    conflicts.push_back(concat("its BOS is ", bos_id, ", but model.bos_token_id is ",
+                               model.bos_token_id, "; --set model.bos_token_id=", bos_id));
+  if (!std::ranges::count(model.eos_token_id, eos_id))
+    conflicts.push_back(concat("its EOS is ", eos_id, ", but model.eos_token_id is ",
+                               show(model.eos_token_id), "; --set model.eos_token_id=", eos_id));
+  return conflicts;
 }
 
 std::string identity_hash(const RunConfig& config) {

@@ -34,6 +34,11 @@ std::vector<std::int64_t> scale_shape(Binarize binarize, const LinearShape& shap
   throw UsageError("a dense model has no scales");
 }
 
+Binarize binarize_of_scale(const std::vector<std::int64_t>& shape) {
+  if (shape.empty()) return Binarize::kSingle;
+  return shape.front() == 1 ? Binarize::kColumn : Binarize::kRow;
+}
+
 std::array<LinearShape, 7> decoder_linears(const ModelConfig& model) {
   const std::int64_t hidden = model.hidden_size;
   const std::int64_t queries = model.num_attention_heads * model.head_dim;

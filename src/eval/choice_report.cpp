@@ -48,6 +48,17 @@ ChoiceScores scores_of(const ChoiceResult& result) {
   return {acc.value, acc.error, norm.value, norm.error};
 }
 
+std::optional<double> published_average(std::span<const ChoiceResult> results) {
+  double sum = 0;
+  for (const std::string& form : choice_forms()) {
+    const auto found = std::ranges::find(results, form, &ChoiceResult::task);
+    if (found == results.end()) return std::nullopt;
+    const ChoiceScores scores = scores_of(*found);
+    sum += found->has_acc_norm ? scores.acc_norm : scores.acc;
+  }
+  return sum / static_cast<double>(choice_forms().size());
+}
+
 std::string to_json(std::span<const ChoiceResult> results) {
   OrderedJson scores = OrderedJson::object(), samples = OrderedJson::object();
   for (const ChoiceResult& result : results) {
@@ -66,8 +77,9 @@ std::string to_json(std::span<const ChoiceResult> results) {
     config["add_bos_token"] = results.front().add_bos;
   }
   config["num_fewshot"] = 0;
-  return OrderedJson{{"results", scores}, {"n-samples", samples}, {"config", config}}.dump(
-      1, ' ', false, OrderedJson::error_handler_t::replace);
+  OrderedJson out = {{"results", scores}, {"n-samples", samples}, {"config", config}};
+  if (const auto average = published_average(results)) out["published_average"] = *average;
+  return out.dump(1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 std::string samples_jsonl(const ChoiceResult& result) {

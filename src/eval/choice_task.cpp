@@ -23,8 +23,12 @@ struct BadField {
 
 const Json& field(const Json& line, const char* name) {
   const auto found = line.find(name);
-  if (found == line.end()) throw BadField{concat("field ", name, " is missing")};
-  return *found;
+  if (found != line.end()) return *found;
+  std::vector<std::string> there;
+  for (const auto& [key, value] : line.items()) there.push_back(key);
+  throw BadField{concat("field ", name, " is missing, found are ",
+                        there.empty() ? "none" : join(there),
+                        "; docs/evaluation.md has the fields of each form")};
 }
 
 std::string text_field(const Json& line, const char* name) {
@@ -73,11 +77,19 @@ ChoiceItem plain(const Json& line) {
   return item_of(context, choices, index_field(line, "gold"));
 }
 
+/// Passages of SuperGLUE, which the harness takes, begin with their title; BoolQ as its authors
+/// publish it, with `answer`, has it apart, and google/boolq of the hub not at all.
 ChoiceItem boolq(const Json& line) {
-  const std::string context = concat(text_field(line, "passage"),
-                                     "\nQuestion: ", text_field(line, "question"), "?\nAnswer:");
-  return item_of(context, {"no", "yes"},
-                 index_field(line, line.contains("label") ? "label" : "answer"));
+  const bool published = !line.contains("label") && line.contains("answer");
+  if (published && !line.contains("title"))
+    throw BadField{
+        "with the field answer, field title is needed, for the harness's passages begin with it: "
+        "take aps/super_glue, boolq, whose fields are passage, question and label"};
+  const std::string passage = text_field(line, "passage");
+  const std::string context =
+      concat(published ? concat(text_field(line, "title"), " -- ", passage) : passage,
+             "\nQuestion: ", text_field(line, "question"), "?\nAnswer:");
+  return item_of(context, {"no", "yes"}, index_field(line, published ? "answer" : "label"));
 }
 
 ChoiceItem piqa(const Json& line) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -18,12 +19,16 @@ void check_window(const LanguageModel& model, std::int64_t length) {
   }
 }
 
-void check_finite(std::span<const float> logits, const LanguageModel& model,
-                  std::string_view which) {
+void check_vocabularies(std::int64_t reference, std::int64_t candidate) {
+  if (reference == candidate) return;
+  throw UsageError(
+      concat("models with vocabularies of ", reference, " and ", candidate, " cannot be compared"));
+}
+
+void check_finite(std::span<const float> logits, const std::string& dtype, std::string_view which) {
   for (const float logit : logits) {
     if (!std::isfinite(logit)) {
-      throw DataError(concat("the ", which, " model (", model.dtype_description(),
-                             ") returned a logit of ", logit));
+      throw DataError(concat("the ", which, " model (", dtype, ") returned a logit of ", logit));
     }
   }
 }
@@ -54,15 +59,26 @@ void compare_position(std::span<const float> reference, std::span<const float> c
   ++total.positions;
 }
 
+/// [positions, vocab] each.
+void compare_positions(std::span<const float> reference, std::span<const float> candidate,
+                       std::int64_t vocab, LogitComparison& total) {
+  const auto width = static_cast<std::size_t>(vocab);
+  for (std::size_t at = 0; at < reference.size(); at += width)
+    compare_position(reference.subspan(at, width), candidate.subspan(at, width), total);
+}
+
+LogitComparison means_of(LogitComparison sums) {
+  sums.mean_kl /= static_cast<double>(sums.positions);
+  sums.same_top /= static_cast<double>(sums.positions);
+  return sums;
+}
+
 }  // namespace
 
 LogitComparison compare_logits(LanguageModel& reference, LanguageModel& candidate,
                                const WindowSource& windows) {
   const std::int64_t vocab = reference.vocab_size();
-  if (vocab != candidate.vocab_size()) {
-    throw UsageError(concat("models with vocabularies of ", vocab, " and ", candidate.vocab_size(),
-                            " cannot be compared"));
-  }
+  check_vocabularies(vocab, candidate.vocab_size());
   check_window(reference, windows.length);
   check_window(candidate, windows.length);
 
@@ -74,16 +90,38 @@ LogitComparison compare_logits(LanguageModel& reference, LanguageModel& candidat
     windows.read(window, ids);
     reference.logits(ids, 1, windows.length, expected);
     candidate.logits(ids, 1, windows.length, found);
-    check_finite(expected, reference, "reference");
-    check_finite(found, candidate, "compared");
-    for (std::int64_t s = 0; s < windows.length; ++s) {
-      compare_position(std::span(expected).subspan(s * vocab, vocab),
-                       std::span(found).subspan(s * vocab, vocab), total);
-    }
+    check_finite(expected, reference.dtype_description(), "reference");
+    check_finite(found, candidate.dtype_description(), "compared");
+    compare_positions(expected, found, vocab, total);
   }
-  total.mean_kl /= static_cast<double>(total.positions);
-  total.same_top /= static_cast<double>(total.positions);
-  return total;
+  return means_of(total);
+}
+
+KeptLogits keep_logits(LanguageModel& model, const WindowSource& windows) {
+  check_window(model, windows.length);
+  KeptLogits kept{model.dtype_description(), model.vocab_size(), {}};
+  const auto count = static_cast<std::size_t>(windows.length * kept.vocab_size);
+  kept.values.resize(static_cast<std::size_t>(windows.count) * count);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(windows.length));
+  for (std::int64_t window = 0; window < windows.count; ++window) {
+    windows.read(window, ids);
+    model.logits(ids, 1, windows.length,
+                 std::span(kept.values).subspan(static_cast<std::size_t>(window) * count, count));
+  }
+  return kept;
+}
+
+LogitComparison compare_logits(const KeptLogits& reference, const KeptLogits& candidate) {
+  check_vocabularies(reference.vocab_size, candidate.vocab_size);
+  if (reference.values.size() != candidate.values.size()) {
+    throw UsageError(concat("logits of ", reference.values.size(), " and ", candidate.values.size(),
+                            " numbers are not of the same windows"));
+  }
+  check_finite(reference.values, reference.dtype, "reference");
+  check_finite(candidate.values, candidate.dtype, "compared");
+  LogitComparison total;
+  compare_positions(reference.values, candidate.values, reference.vocab_size, total);
+  return means_of(total);
 }
 
 }  // namespace fbi::eval

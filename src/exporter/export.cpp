@@ -32,25 +32,6 @@ class NativeContent final : public FolderContent {
   std::vector<TensorSpec> tensors_;
 };
 
-class FoldedContent final : public FolderContent {
- public:
-  FoldedContent(const formats::ModelSource& source, const config::ModelConfig& model,
-                const Folding& folding)
-      : dtype_(folding.dtype), folded_(source, model, folding) {}
-
-  const std::vector<TensorSpec>& tensors() const override { return folded_.list(); }
-  formats::TensorView layout(const TensorSpec& tensor) const override {
-    return {tensor.name, dtype_, tensor.shape, {}};
-  }
-  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const override {
-    return folded_.read(tensor, zeros);
-  }
-
- private:
-  DType dtype_;
-  FoldedTensors folded_;
-};
-
 }  // namespace
 
 StagedExport export_native(const formats::ModelSource& source, const config::ModelConfig& model,
@@ -67,7 +48,7 @@ StagedExport export_folded(const formats::ModelSource& source, const config::Mod
   validate(folding);
   config::ModelConfig resolved = model;
   config::resolve(resolved);
-  return export_folder(source, resolved, FoldedContent(source, resolved, folding),
+  return export_folder(source, resolved, FoldedTensors(source, resolved, folding),
                        ExportKind::kFolded, folding, target, options);
 }
 

@@ -4,6 +4,7 @@
 
 #include "exporter/model_files.h"
 #include "exporter/staged_export.h"
+#include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/formats/checksums.h"
 #include "fbi/text/hugging_face.h"
@@ -32,22 +33,34 @@ void write_configuration(const std::filesystem::path& folder, config::ModelConfi
       kind == ExportKind::kPacked ? config::ModelName::kPacked : config::ModelName::kLlama);
 }
 
+void write_tokenizer(const config::ModelConfig& model, const ExportOptions& options,
+                     StagedExport::Impl& staged) {
+  if (options.tokenizer) {
+    const std::string why = text::write_hugging_face_tokenizer(*options.tokenizer, staged.staging,
+                                                               model.max_position_embeddings);
+    if (!why.empty()) staged.report.tokenizer_note = concat("tokenizer.json left out: ", why);
+  } else if (const auto& unread = options.unread_tokenizer) {
+    copy_tokenizer_files(unread->file.parent_path(), staged.staging);
+    staged.report.tokenizer_note = concat(
+        "the tokenizer's files are copied as they are, for other programs; fbi cannot read them: ",
+        unread->why);
+  }
+}
+
 }  // namespace
 
 StagedExport export_folder(const formats::ModelSource& source, const config::ModelConfig& model,
                            const FolderContent& content, ExportKind kind, const Folding& folding,
                            const std::filesystem::path& target, const ExportOptions& options) {
-  check_tokenizer_fits(options.tokenizer, model);
+  std::vector<std::string> warnings = check_tokenizer_fits(options.tokenizer, model);
   check_tensors(source, model);
   auto staged = std::make_unique<StagedExport::Impl>(target);
+  staged->report.warnings = std::move(warnings);
   write_tensors(content, *staged, options);
   write_configuration(staged->staging, model, kind, folding.dtype);
-  if (options.tokenizer) {
-    staged->report.tokenizer_note = text::write_hugging_face_tokenizer(
-        *options.tokenizer, staged->staging, model.max_position_embeddings);
-  }
+  write_tokenizer(model, options, *staged);
   write_file(staged->staging / "README.md",
-             model_card_text(model, kind, folding, options.card, staged->report));
+             model_card_text(model, kind, folding, options, staged->report));
   // For fbi-run and training; other programs that load a folded one do not look at them.
   if (kind != ExportKind::kFolded) formats::write_checksums(staged->staging);
   staged->list_files();

@@ -21,7 +21,7 @@ FoldedTensors::FoldedTensors(const formats::ModelSource& source, const config::M
   std::erase_if(tensors_, [](const TensorSpec& tensor) { return !tensor.is_weight(); });
 }
 
-std::vector<std::byte> FoldedTensors::read(const TensorSpec& tensor, ZeroCounts& zeros) const {
+std::vector<std::byte> FoldedTensors::encode(const TensorSpec& tensor, ZeroCounts& zeros) const {
   std::vector<std::byte> bytes(
       static_cast<std::size_t>(tensor.numel() * formats::size_of(folding_.dtype)));
   if (tensor.role != Role::kLatent) {

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "exporter/export_folder.h"
 #include "exporter/tensor_reader.h"
 #include "fbi/config/run_config.h"
 #include "fbi/exporter/fold.h"
@@ -10,15 +11,17 @@
 namespace fbi::exporter {
 
 /// The tensors of the stock LLaMA that a model folds into, read one at a time in folding.dtype.
-class FoldedTensors {
+class FoldedTensors final : public FolderContent {
  public:
   /// `model` is resolved.
   FoldedTensors(const formats::ModelSource& source, const config::ModelConfig& model,
                 const Folding& folding);
-  /// Without scales and shifts, in the order in which they are written.
-  const std::vector<TensorSpec>& list() const { return tensors_; }
-  /// DataError when a value is not finite or does not fit the dtype. Adds to `zeros`.
-  std::vector<std::byte> read(const TensorSpec& tensor, ZeroCounts& zeros) const;
+  /// Without scales and shifts.
+  const std::vector<TensorSpec>& tensors() const override { return tensors_; }
+  formats::TensorView layout(const TensorSpec& tensor) const override {
+    return {tensor.name, folding_.dtype, tensor.shape, {}};
+  }
+  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const override;
 
  private:
   ZeroCounts fold_matrix(const TensorSpec& tensor, std::span<std::byte> out) const;

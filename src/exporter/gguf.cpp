@@ -52,7 +52,7 @@ void write_tensors(const GgufContents& contents, const config::ModelConfig& mode
   const std::vector<float> factors = rope_factors(model);
   std::vector<formats::GgufTensor> layout;
   std::uint64_t tensor_bytes = 0;
-  for (const TensorSpec& tensor : contents.list()) {
+  for (const TensorSpec& tensor : contents.tensors()) {
     const formats::GgufType type = contents.type(tensor);
     layout.push_back({gguf_name(tensor.name), type, tensor.shape, {}});
     const std::int64_t columns = tensor.shape.back();
@@ -64,10 +64,10 @@ void write_tensors(const GgufContents& contents, const config::ModelConfig& mode
   staged.report.note = note_of(contents, options.tokenizer);
 
   formats::GgufWriter writer(staged.staging / kGgufFile, metadata, layout);
-  for (const TensorSpec& tensor : contents.list()) {
-    const std::vector<std::byte> bytes = contents.read(tensor, staged.report.zeros);
+  for (const TensorSpec& tensor : contents.tensors()) {
+    const std::vector<std::byte> bytes = contents.encode(tensor, staged.report.zeros);
     writer.write(permuted(bytes, tensor.shape[0], permuted_heads(tensor.name, model)));
-    staged.wrote_tensor(tensor, contents.list().size(), options);
+    staged.wrote_tensor(tensor, contents.tensors().size(), options);
   }
   if (!factors.empty()) writer.write(std::as_bytes(std::span(factors)));
   writer.finish();
@@ -130,13 +130,19 @@ config::ModelConfig folded_model(config::ModelConfig model) {
 StagedExport write_folder(const GgufContents& contents, const config::ModelConfig& model,
                           FileKind file_kind, ExportKind kind, const Folding& folding,
                           const std::filesystem::path& target, const ExportOptions& options) {
-  check_tokenizer_fits(options.tokenizer, model);
+  if (const auto& unread = options.unread_tokenizer) {
+    throw UsageError(concat(
+        "a GGUF export holds the pieces of the tokenizer, which fbi cannot read: ", unread->why,
+        "; give another one, or export the model as hf"));
+  }
+  std::vector<std::string> warnings = check_tokenizer_fits(options.tokenizer, model);
   auto staged = std::make_unique<StagedExport::Impl>(target);
+  staged->report.warnings = std::move(warnings);
   const std::string title = title_of(options.card, staged->report);
   write_tensors(contents, model, gguf_metadata(model, file_kind, title, options.tokenizer), *staged,
                 options);
   write_file(staged->staging / "README.md",
-             model_card_text(model, kind, folding, options.card, staged->report));
+             model_card_text(model, kind, folding, options, staged->report));
   staged->list_files();
   return StagedExport(std::move(staged));
 }

@@ -23,12 +23,12 @@ class FoldedContents final : public GgufContents {
   FoldedContents(const formats::ModelSource& source, const config::ModelConfig& model,
                  const Folding& folding)
       : folded_(source, model, folding), dtype_(folding.dtype) {}
-  const std::vector<TensorSpec>& list() const override { return folded_.list(); }
+  const std::vector<TensorSpec>& tensors() const override { return folded_.tensors(); }
   GgufType type(const TensorSpec& tensor) const override {
     return tensor.shape.size() == 1 ? GgufType::kF32 : formats::gguf_type(dtype_);
   }
-  std::vector<std::byte> read(const TensorSpec& tensor, ZeroCounts& zeros) const override {
-    std::vector<std::byte> bytes = folded_.read(tensor, zeros);
+  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const override {
+    std::vector<std::byte> bytes = folded_.encode(tensor, zeros);
     if (tensor.shape.size() > 1 || dtype_ == DType::kF32) return bytes;
     std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
     formats::to_float(formats::TensorView{tensor.name, dtype_, tensor.shape, bytes}, values);
@@ -66,7 +66,7 @@ class BitContents final : public GgufContents {
     }
   }
 
-  const std::vector<TensorSpec>& list() const override { return tensors_; }
+  const std::vector<TensorSpec>& tensors() const override { return tensors_; }
 
   GgufType type(const TensorSpec& tensor) const override {
     if (tensor.shape.size() == 1) return GgufType::kF32;
@@ -74,7 +74,7 @@ class BitContents final : public GgufContents {
     return bits ? GgufType::kQ1_0 : GgufType::kF16;
   }
 
-  std::vector<std::byte> read(const TensorSpec& tensor, ZeroCounts& zeros) const override {
+  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const override {
     if (tensor.role == Role::kLatent) return matrix(tensor, zeros);
     std::vector<float> values =
         tensor.shape.size() == 1 ? reader_.read_finite(tensor) : reader_.read_for_cast(tensor);

@@ -15,11 +15,11 @@ class GgufContents {
  public:
   virtual ~GgufContents() = default;
   /// In the order in which they are written.
-  virtual const std::vector<TensorSpec>& list() const = 0;
+  virtual const std::vector<TensorSpec>& tensors() const = 0;
   virtual formats::GgufType type(const TensorSpec& tensor) const = 0;
   /// The whole tensor in its type; adds to `zeros`. DataError when a value is not finite or too
   /// large.
-  virtual std::vector<std::byte> read(const TensorSpec& tensor, ZeroCounts& zeros) const = 0;
+  virtual std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const = 0;
   /// What a user should know, for the report; "" when there is nothing.
   virtual std::string note() const { return ""; }
 };

@@ -10,7 +10,6 @@
 #include "exporter/tensor_reader.h"
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
-#include "fbi/core/file.h"
 #include "fbi/formats/checksums.h"
 
 namespace fbi::exporter {
@@ -31,13 +30,6 @@ std::vector<formats::TensorView> layout_of(const formats::TensorFolder& source,
     }
   }
   return layout;
-}
-
-void copy_tokenizer(const fs::path& source, const fs::path& target) {
-  for (const char* name :
-       {"tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}) {
-    if (fs::exists(source / name)) write_file(target / name, read_file(source / name));
-  }
 }
 
 void check_written(const formats::TensorFolder& written,
@@ -77,7 +69,7 @@ StagedExport import_model(const fs::path& source, const config::ModelConfig& unr
   staged->wrote_all(writer.tensor_bytes());
   check_written(formats::TensorFolder(staged->staging), layout);
   write_model_configuration(staged->staging, model, layout.front().dtype);
-  copy_tokenizer(source, staged->staging);
+  copy_tokenizer_files(source, staged->staging);
   formats::write_checksums(staged->staging);
   staged->list_files();
   return StagedExport(std::move(staged));

@@ -11,6 +11,30 @@
 namespace fbi::exporter {
 namespace {
 
+/// What a folder of this kind holds of a binarized model.
+std::string form_of(const config::ModelConfig& model, ExportKind kind) {
+  const std::string scales = model.shift ? "their alpha (`….wscale`) and their beta (`….wbias`)"
+                                         : "their alpha (`….wscale`)";
+  switch (kind) {
+    case ExportKind::kPacked:
+      return concat("This folder holds the signs themselves (`….weight_bits`, one bit each), with ",
+                    scales, ", for `fbi-run` and `fbi-llm`; other programs cannot load it.");
+    case ExportKind::kGguf:
+      return "`model.gguf` holds them folded into dense matrices, for llama.cpp.";
+    case ExportKind::kGgufBits:
+      return "`model.gguf` holds the signs, one bit each, in llama.cpp's type Q1_0; the scales are "
+             "folded into the norms and into rows of attn_v and ffn_up. llama.cpp multiplies such "
+             "matrices with activations rounded to 8 bits.";
+    case ExportKind::kNative:
+      return concat("This folder holds the latent weights (`….weight`), with ", scales,
+                    ", from which training can go on. Without binarization they are no usable "
+                    "model.");
+    case ExportKind::kFolded:
+      break;
+  }
+  return "This folder holds them folded into dense matrices: a stock `LlamaForCausalLM`.";
+}
+
 std::string summary(const config::ModelConfig& model, ExportKind kind) {
   if (model.binarize == config::Binarize::kNone) {
     return "A LLaMA in full precision, exported by fbi-llm.";
@@ -23,41 +47,51 @@ std::string summary(const config::ModelConfig& model, ExportKind kind) {
   const std::string per = model.binarize == config::Binarize::kColumn ? "input column"
                           : model.binarize == config::Binarize::kRow  ? "output row"
                                                                       : "matrix";
-  const std::string form =
-      kind == ExportKind::kPacked
-          ? "This folder holds the signs themselves (`….weight_bits`, one bit each), with alpha "
-            "(`….wscale`) and beta (`….wbias`), for `fbi-run` and `fbi-llm`; other programs cannot "
-            "load it."
-      : kind == ExportKind::kGguf
-          ? "`model.gguf` holds them folded into dense matrices, for llama.cpp."
-      : kind == ExportKind::kGgufBits
-          ? "`model.gguf` holds the signs, one bit each, in llama.cpp's type Q1_0; the scales are "
-            "folded into the norms and into rows of attn_v and ffn_up. llama.cpp multiplies such "
-            "matrices with activations rounded to 8 bits."
-      : kind == ExportKind::kNative
-          ? "This folder holds the latent weights (`….weight`), their alpha (`….wscale`) and their "
-            "beta (`….wbias`), from which training can go on. Without binarization they are no "
-            "usable model."
-          : "This folder holds them folded into dense matrices: a stock `LlamaForCausalLM`.";
-  return what + per + ". Embedding, norms and head are full precision.\n\n" + form;
+  const char* tied =
+      model.tie_scales ? "; the q, k and v of a layer share one alpha, and so do gate and up" : "";
+  return concat(what, per, tied, ". Embedding, norms and head are full precision.\n\n",
+                form_of(model, kind));
 }
 
 void add_row(std::ostream& out, std::string_view name, const std::string& value) {
   out << "| " << name << " | " << value << " |\n";
 }
 
-std::string fold_rule(const Folding& folding) {
+std::string fold_rule(const config::ModelConfig& model, const Folding& folding) {
+  const bool shift = model.shift;
   if (folding.published_fp16_zeros) {
-    return "fp16(fp16(beta) ± fp16(alpha)), fp16(beta) where the latent weight is 0 in fp16";
+    return shift ? "fp16(fp16(beta) ± fp16(alpha)), fp16(beta) where the latent weight is 0 in fp16"
+                 : "±fp16(alpha), 0 where the latent weight is 0 in fp16";
   }
   switch (folding.dtype) {
     case formats::DType::kF16:
-      return "fp16(fp16(beta) ± fp16(alpha))";
+      return shift ? "fp16(fp16(beta) ± fp16(alpha))" : "±fp16(alpha)";
     case formats::DType::kBF16:
-      return "bf16(beta ± alpha)";
+      return shift ? "bf16(beta ± alpha)" : "±bf16(alpha)";
     default:
-      return "beta ± alpha in fp32";
+      return shift ? "beta ± alpha in fp32" : "±alpha in fp32";
   }
+}
+
+/// What to type in the folder.
+std::string usage(const config::ModelConfig& model, ExportKind kind, const ExportOptions& options) {
+  const bool tokenizer = options.tokenizer || options.unread_tokenizer;
+  const bool binarized = model.binarize != config::Binarize::kNone;
+  switch (kind) {
+    case ExportKind::kFolded:
+      return concat("```python\nfrom transformers import AutoModelForCausalLM",
+                    tokenizer ? ", AutoTokenizer" : "",
+                    "\n\nmodel = AutoModelForCausalLM.from_pretrained(\".\")\n",
+                    tokenizer ? "tokenizer = AutoTokenizer.from_pretrained(\".\")\n" : "", "```\n");
+    case ExportKind::kGguf:
+    case ExportKind::kGgufBits:
+      return tokenizer ? "    llama-cli -m model.gguf\n" : "";  // without one it makes no text
+    case ExportKind::kNative:
+    case ExportKind::kPacked:
+      break;
+  }
+  return concat("    ", binarized ? "fbi-run" : "fbi-llm", " generate --model .",
+                options.tokenizer ? "" : " --tokenizer FILE", " --prompt \"Once upon a time\"\n");
 }
 
 }  // namespace
@@ -67,8 +101,9 @@ std::string title_of(const ModelCard& card, const ExportReport& report) {
 }
 
 std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
-                            const Folding& folding, const ModelCard& card,
+                            const Folding& folding, const ExportOptions& options,
                             const ExportReport& report) {
+  const ModelCard& card = options.card;
   const config::ModelSize size = config::parameter_counts(model);
   const bool binarized = model.binarize != config::Binarize::kNone;
   std::ostringstream out;
@@ -94,7 +129,7 @@ std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
                  torch_dtype_name(folding.dtype), ", ", std::setprecision(4),
                  report.bits_per_weight, " bits per weight"));
   if (binarized && (kind == ExportKind::kFolded || kind == ExportKind::kGguf)) {
-    add_row(out, "weights", fold_rule(folding));
+    add_row(out, "weights", fold_rule(model, folding));
     add_row(out, "latent weights exactly 0 (taken as +)", concat(report.zeros.exact));
     add_row(out, "latent weights that are 0 in fp16", concat(report.zeros.fp16));
   }
@@ -107,16 +142,8 @@ std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
   if (!card.config_hash.empty()) {
     add_row(out, "hash of the run's configuration", "`" + card.config_hash + "`");
   }
-  if (card.perplexity) {
-    add_row(out, "perplexity",
-            concat(std::setprecision(5), *card.perplexity, card.perplexity_note.empty() ? "" : ", ",
-                   card.perplexity_note));
-  }
-  if (kind == ExportKind::kFolded) {
-    out << "\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-           "model = AutoModelForCausalLM.from_pretrained(\".\")\n"
-           "tokenizer = AutoTokenizer.from_pretrained(\".\")\n```\n";
-  }
+  const std::string command = usage(model, kind, options);
+  if (!command.empty()) out << "\n" << command;
   return out.str();
 }
 

@@ -14,7 +14,7 @@ std::string title_of(const ModelCard& card, const ExportReport& report);
 
 /// The README.md of an export, for people who meet the folder without us.
 std::string model_card_text(const config::ModelConfig& model, ExportKind kind,
-                            const Folding& folding, const ModelCard& card,
+                            const Folding& folding, const ExportOptions& options,
                             const ExportReport& report);
 
 }  // namespace fbi::exporter

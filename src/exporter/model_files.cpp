@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "fbi/config/compare.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/exporter/fold.h"
@@ -24,11 +25,28 @@ void write_model_configuration(const std::filesystem::path& directory,
   write_file(directory / "generation_config.json", generation.dump(2) + "\n");
 }
 
-void check_tokenizer_fits(const text::Tokenizer* tokenizer, const config::ModelConfig& model) {
-  if (!tokenizer || tokenizer->vocab_size() <= model.vocab_size) return;
-  throw UsageError(concat("the tokenizer ", tokenizer->path().string(), " has ",
-                          tokenizer->vocab_size(), " pieces, the model's vocabulary ",
-                          model.vocab_size, "; it belongs to another model"));
+std::vector<std::string> check_tokenizer_fits(const text::Tokenizer* tokenizer,
+                                              const config::ModelConfig& model) {
+  if (!tokenizer) return {};
+  const std::string name = concat("the tokenizer ", tokenizer->path().string());
+  if (tokenizer->vocab_size() > model.vocab_size) {
+    throw UsageError(concat(name, " has ", tokenizer->vocab_size(),
+                            " pieces, the model's vocabulary ", model.vocab_size,
+                            "; it belongs to another model"));
+  }
+  std::vector<std::string> warnings =
+      config::special_token_conflicts(model, tokenizer->bos_id(), tokenizer->eos_id());
+  for (std::string& warning : warnings)
+    warning = concat(name, ": ", warning, " mends it in training");
+  return warnings;
+}
+
+void copy_tokenizer_files(const std::filesystem::path& source,
+                          const std::filesystem::path& target) {
+  for (const char* name :
+       {"tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}) {
+    if (std::filesystem::exists(source / name)) write_file(target / name, read_file(source / name));
+  }
 }
 
 }  // namespace fbi::exporter

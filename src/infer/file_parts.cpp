@@ -103,19 +103,28 @@ class TensorCheck {
 
 config::ModelConfig read_config(const fs::path& directory) {
   const fs::path file = directory / "config.json";
-  config::ModelConfig model = config::model_config_from_hf_json(read_file(file), file.string());
-  if (model.binarize == config::Binarize::kNone) {
-    throw DataError(concat(file.string(),
-                           ": there is no key `binarize`, so this is no binarized model; make one "
-                           "with fbi-llm export --format packed"));
+  return config::model_config_from_hf_json(read_file(file), file.string());
+}
+
+/// Published checkpoints do not say `binarize`; their scales do.
+void require_binarized(config::ModelConfig& model, const formats::TensorFolder& tensors) {
+  if (model.binarize != config::Binarize::kNone) return;
+  const std::string name = concat(config::layer_prefix(0), "self_attn.q_proj", config::kScale);
+  const formats::TensorView* scale = tensors.find(name);
+  if (!scale) {
+    throw DataError(concat((tensors.path() / "config.json").string(),
+                           ": there is no key `binarize`, nor a tensor ", name,
+                           ", so this is no binarized model; make one with fbi-llm export --format "
+                           "packed"));
   }
-  return model;
+  model.binarize = config::binarize_of_scale(scale->shape);
 }
 
 class FileParts final : public ModelParts {
  public:
   FileParts(const fs::path& directory, ParallelFor& parallel)
       : config_(read_config(directory)), tensors_(directory), parallel_(parallel) {
+    require_binarized(config_, tensors_);
     TensorCheck(tensors_, config_).run();
   }
 

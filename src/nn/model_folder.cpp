@@ -7,6 +7,7 @@
 
 #include "fbi/config/huggingface.h"
 #include "fbi/config/load.h"
+#include "fbi/config/model_size.h"
 #include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
@@ -19,13 +20,6 @@ namespace fbi::nn {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// [1, I], [O, 1] or []: the shape of a scale tells the pattern that a native export was trained
-/// with.
-config::Binarize pattern_of(const formats::TensorView& scale) {
-  if (scale.shape.empty()) return config::Binarize::kSingle;
-  return scale.shape[0] == 1 ? config::Binarize::kColumn : config::Binarize::kRow;
-}
 
 /// The sizes that memory is needed for, held against the tensors that are there before any of it is
 /// taken.
@@ -62,7 +56,8 @@ ModelFolder open_tensor_folder(const fs::path& path) {
   const auto* scale =
       tensors.find(concat(config::layer_prefix(0), "self_attn.q_proj", config::kScale));
   folder.kind = scale ? "native export" : "Hugging Face folder";
-  folder.config.binarize = scale ? pattern_of(*scale) : config::Binarize::kNone;
+  folder.config.binarize =
+      scale ? config::binarize_of_scale(scale->shape) : config::Binarize::kNone;
   if (folder.config.binarize != config::Binarize::kColumn &&
       (folder.config.tie_scales || !folder.config.shift))
     throw DataError(concat(
@@ -72,6 +67,19 @@ ModelFolder open_tensor_folder(const fs::path& path) {
   folder.tokenizer = find_tokenizer(path);
   folder.weights = stored_weights(formats::folder_source(path));
   return folder;
+}
+
+/// The first file of tensors, by name, in a folder without config.json; "" when there is none.
+std::string tensor_file_in(const fs::path& folder) {
+  std::string first;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const bool tensors = (name.starts_with("pytorch_model") && name.ends_with(".bin")) ||
+                         (name.starts_with("model") && name.ends_with(".safetensors"));
+    if (tensors && (first.empty() || name < first)) first = name;
+  }
+  return first;
 }
 
 /// Whether a path could be meant as "organisation/model".
@@ -119,10 +127,16 @@ ModelFolder open_model_folder(const fs::path& path) {
                                  : ""));
   if (auto checkpoint = formats::open_checkpoint_of(path))
     return model_of_checkpoint(std::move(checkpoint));
-  if (!fs::exists(path / "config.json"))
-    throw DataError(concat(path.string(),
-                           " holds no model: neither config.json with safetensors, nor "
-                           "manifest.json, nor checkpoints/"));
+  if (!fs::exists(path / "config.json")) {
+    const std::string file = tensor_file_in(path);
+    const std::string what =
+        file.empty()
+            ? "neither config.json with safetensors, nor manifest.json, nor checkpoints/"
+            : concat("there is ", file,
+                     ", but config.json is missing, which tells the architecture; put the model's "
+                     "own there");
+    throw DataError(concat(path.string(), " holds no model: ", what));
+  }
   return open_tensor_folder(path);
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "fbi/config/compare.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
 #include "fbi/nn/model_folder.h"
@@ -48,6 +49,10 @@ void check_tokenizers(const config::RunConfig& config, const data::TrainingData&
   const auto file = data::find_tokenizer(config.data);
   const auto own = file ? readable(*file, "the data's") : nullptr;
   if (!own) return;
+  // Only a warning: the loss does not look at them, but exports tell others where a text ends.
+  for (const std::string& conflict :
+       config::special_token_conflicts(config.model, own->bos_id(), own->eos_id()))
+    log::warn("the data's tokenizer ", file->string(), ": ", conflict);
   if (!data.tokenizer_hash().empty() && data.tokenizer_hash() != own->file_hash())
     throw DataError(concat(file->string(),
                            " is not the tokenizer that the shards beside it were prepared with "

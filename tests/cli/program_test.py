@@ -114,6 +114,24 @@ class MainJob(unittest.TestCase):
         self.assertRegex(run("eval", "perplexity", "--model", "hf", "--text", "stories.txt", "--seq-len", 32, "--max-tokens", 640),
                          r"^perplexity \d")
 
+    def test_all_tasks_of_the_paper_have_their_average(self):
+        labelled = {"choices": {"text": ["a fox", "a cat"], "label": ["A", "B"]}, "answerKey": "A"}
+        tasks = {"boolq": {"passage": "A fox ran.", "question": "did it run", "label": 1},
+                 "piqa": {"goal": "Run", "sol1": "fast", "sol2": "slow", "label": 0},
+                 "hellaswag": {"activity_label": "Run", "ctx_a": "A fox", "ctx_b": "then", "endings": ["ran", "sat"], "label": "0"},
+                 "winogrande": {"sentence": "The fox saw that _ ran.", "option1": "a cat", "option2": "a dog", "answer": "1"},
+                 "arc_easy": {"question": "Who ran", **labelled}, "arc_challenge": {"question": "Who sat", **labelled},
+                 "openbookqa": {"question_stem": "Who ran", **labelled}}
+        for name, line in tasks.items():
+            (WORK / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+        words = ["eval", "choice", "--model", "student", "--threads", 1]
+        words += [word for name in tasks for word in ("--tasks", f"{name}={name}.jsonl")]
+        result = json.loads(run(*words, "--json"))
+        scores = [score.get("acc_norm,none", score["acc,none"]) for score in result["results"].values()]
+        self.assertAlmostEqual(result["published_average"], sum(scores) / 7)
+        self.assertRegex(run(*words), r"\naverage as published \(.*\): [\d.]+\n$")
+        self.assertNotIn("average", run(*words[:-2]))
+
     def test_exports_hold_the_same_model(self):
         write_lines("windows.jsonl", [[1, *range(40, 52)], [1, *range(200, 212)]])
         run("export", "--checkpoint", "student", "--format", "native", "--out", "native")
@@ -199,6 +217,48 @@ class MainJob(unittest.TestCase):
         for verb in verbs:
             self.assertIn(f"Usage: fbi-llm {verb}", run(*verb.split(), "--help"))
         self.assertRegex(run("--version"), r"^fbi-llm \d+\.\d+\.\d+\n$")
+
+
+class Tokenizers(unittest.TestCase):
+    """What goes along with a model, or does not."""
+
+    def stderr_of(self, *words):
+        done = subprocess.run(program.command(*words), cwd=WORK, capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stderr
+
+    def test_an_export_without_one_says_so(self):
+        shutil.copytree(WORK / "hf", WORK / "wordless")
+        for file in (WORK / "wordless").glob("*token*"):
+            file.unlink()
+        text = self.stderr_of("export", "--checkpoint", "wordless", "--out", "wordless-hf")
+        self.assertRegex(text, r"warning no tokenizer in wordless, so the export has none: .*; give --tokenizer FILE")
+        self.assertNotIn("AutoTokenizer", (WORK / "wordless-hf/README.md").read_text())
+        self.assertRegex(self.stderr_of("import", "--from", "wordless", "--out", "wordless-imported"), "warning no tokenizer in wordless, so .* has none")
+        self.assertNotIn("warning", self.stderr_of("export", "--checkpoint", "hf", "--out", "hf-again"))
+        self.assertIn("AutoTokenizer", (WORK / "hf-again/README.md").read_text())
+
+    def test_one_that_is_not_read_goes_along_as_it_is(self):
+        shutil.copytree(WORK / "student", WORK / "unread")
+        (WORK / "unread/tokenizer.model").unlink()
+        (WORK / "unread/tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
+        for kind in ("hf", "native", "packed"):
+            with self.subTest(kind):
+                self.assertRegex(run("export", "--checkpoint", "unread", "--format", kind, "--out", f"unread-{kind}"),
+                                 r"the tokenizer's files are copied as they are, .*unread/tokenizer\.json")
+                self.assertEqual((WORK / f"unread-{kind}/tokenizer.json").read_text(), '{"model": {"type": "Unigram"}}')
+        self.assertRegex(run("export", "--checkpoint", "unread", "--format", "gguf", "--out", "unread-gguf", code=2),
+                         r"a GGUF export holds the pieces of the tokenizer, .*unread/tokenizer\.json.*as hf")
+        self.assertFalse((WORK / "unread-gguf").exists())
+        run("export", "--checkpoint", "unread", "--format", "gguf", "--tokenizer", "tokenizer.model", "--out", "unread-gguf")
+
+    def test_special_tokens_that_are_not_the_models_are_noted(self):
+        other = {"model.bos_token_id": 5, "model.eos_token_id": [7, 8]}
+        text = self.stderr_of(*program.train_words("not-there", "--dry-run", changes=other))
+        for part in ("its BOS is 1, but model.bos_token_id is 5; --set model.bos_token_id=1",
+                     "its EOS is 2, but model.eos_token_id is [7,8]; --set model.eos_token_id=2"):
+            self.assertIn(part, text)
+        self.assertNotIn("model.bos_token_id", self.stderr_of(*program.train_words("not-there", "--dry-run")))
 
 
 class Ended(unittest.TestCase):

@@ -69,7 +69,10 @@ TEST_F(ChoiceTasks, PromptForms) {
   EXPECT_EQ(texts(item("boolq", {{"passage", "P."}, {"question", "is it"}, {"label", 1}})),
             (std::vector<std::string>{"P.\nQuestion: is it?\nAnswer:| no",
                                       "P.\nQuestion: is it?\nAnswer:| yes"}));
-  EXPECT_EQ(item("boolq", {{"passage", "P."}, {"question", "is it"}, {"answer", true}}).gold, 1);
+  const ChoiceItem titled =
+      item("boolq", {{"title", "T"}, {"passage", "P."}, {"question", "is it"}, {"answer", true}});
+  EXPECT_EQ(texts(titled)[0], "T -- P.\nQuestion: is it?\nAnswer:| no") << "as in SuperGLUE";
+  EXPECT_EQ(titled.gold, 1);
   EXPECT_FALSE(read_choice_task("boolq", path_).has_acc_norm);
   EXPECT_EQ(texts(item("piqa", {{"goal", "G"}, {"sol1", "a"}, {"sol2", "b"}, {"label", 0}})),
             (std::vector<std::string>{"Question: G\nAnswer:| a", "Question: G\nAnswer:| b"}));
@@ -123,6 +126,11 @@ TEST_F(ChoiceTasks, Refusals) {
   refused("", R"({"context":"a","choices":["a","b"],"gold":-1})", "field gold", "found -1");
   refused("winogrande", R"({"sentence":"a","option1":"a","option2":"b","answer":"1"})",
           "expected a gap");
+  refused("boolq", R"({"passage":"P.","question":"is it","answer":true})", "field title is needed",
+          "aps/super_glue", "passage, question and label");
+  refused("piqa", R"({"goal":"G","sol1":"a","sol2":"b"})",
+          "field label is missing, found are goal, sol1, sol2", "docs/evaluation.md");
+  refused("", "{}", "field context is missing, found are none");
   refused("arc_easy",
           R"({"question":"a","choices":{"text":["a","b"],"label":["A","B"]},"answerKey":"C"})",
           "\"C\" is no label");
@@ -181,6 +189,24 @@ TEST(Choice, LikelihoodsOfABigramModel) {
   EXPECT_NEAR(evaluate_choices(model, tokenizer, task, with_bos).items[0].log_likelihoods[0],
               expected(ids("the fox ran"), 2), 1e-5)
       << "a bigram does not see as far as the BOS";
+}
+
+TEST(Choice, AverageOfThePublishedTable) {
+  // Right by its likelihood, wrong per character: acc 1 and acc_norm 0.
+  const ChoiceItem item{{{"a", " b"}, {"a", " c"}}, {1, 100}, 0};
+  const ChoiceItemResult judged = judge(item, {-1, -2});
+  ASSERT_EQ(judged.chosen, 0);
+  ASSERT_EQ(judged.chosen_norm, 1);
+  std::vector<ChoiceResult> results;
+  for (const std::string& form : choice_forms()) {
+    EXPECT_FALSE(published_average(results).has_value()) << results.size();
+    EXPECT_FALSE(Json::parse(to_json(results)).contains("published_average"));
+    const bool has_acc_norm = form != "boolq" && form != "winogrande";
+    results.push_back({form, has_acc_norm, "fp32", false, 0, 1, {judged}});
+  }
+  results.push_back({"mine", true, "fp32", false, 0, 1, {judged}});
+  EXPECT_DOUBLE_EQ(published_average(results).value(), 2.0 / 7);
+  EXPECT_DOUBLE_EQ(Json::parse(to_json(results)).at("published_average").get<double>(), 2.0 / 7);
 }
 
 TEST(Choice, PartsJoinToTheWhole) {

@@ -51,6 +51,38 @@ TEST(CompareLogitsTest, AConstantAddedToAllLogitsIsNoDivergence) {
   EXPECT_NEAR(result.max_kl, 0, 1e-12);  // rounding of a few double operations
 }
 
+TEST(CompareLogitsTest, KeptLogitsTellTheSameOfModelsThatAreGone) {
+  const WindowSource windows = stream_windows({1, 0, 2, 1, 1, 0}, 3);
+  BigramModel reference(5, 8), candidate(5, 8);
+  candidate.logit(1, 0) = 3;
+  candidate.logit(2, 4) = -1;
+  const LogitComparison expected = compare_logits(reference, candidate, windows);
+  const LogitComparison found =
+      compare_logits(keep_logits(reference, windows), keep_logits(candidate, windows));
+  EXPECT_GT(found.mean_kl, 0);
+  EXPECT_EQ(found.mean_kl, expected.mean_kl);
+  EXPECT_EQ(found.max_kl, expected.max_kl);
+  EXPECT_EQ(found.max_abs_difference, expected.max_abs_difference);
+  EXPECT_EQ(found.same_top, expected.same_top);
+  EXPECT_EQ(found.positions, 6);
+}
+
+TEST(CompareLogitsTest, KeptLogitsThatDoNotFit) {
+  const WindowSource windows = stream_windows({0, 1, 2}, 3), shorter = stream_windows({0, 1, 2}, 2);
+  BigramModel model(5, 8), other(6, 8), small(5, 2), broken(5, 8);
+  const KeptLogits kept = keep_logits(model, windows);
+  expect_error<UsageError>([&] { keep_logits(small, windows); }, "1 to 2 tokens", "found 3");
+  expect_error<UsageError>([&] { compare_logits(kept, keep_logits(other, windows)); },
+                           "of 5 and 6");
+  expect_error<UsageError>([&] { compare_logits(kept, keep_logits(model, shorter)); },
+                           "15 and 10 numbers", "same windows");
+  broken.logit(1, 1) = std::numeric_limits<float>::quiet_NaN();
+  expect_error<DataError>([&] { compare_logits(kept, keep_logits(broken, windows)); },
+                          "compared model", "nan");
+  expect_error<DataError>([&] { compare_logits(keep_logits(broken, windows), kept); },
+                          "reference model", "nan");
+}
+
 TEST(CompareLogitsTest, ModelsThatDoNotFit) {
   BigramModel model(5, 8), other(6, 8), small(5, 2);
   const WindowSource windows = stream_windows({0, 1, 2}, 3);

@@ -378,24 +378,87 @@ TEST(ExportTest, ModelCardSaysWhatItIs) {
   const TempDir dir;
   const MemorySource source(small_model());
   ExportOptions options;
-  options.card = {.title = "Small",
-                  .config_hash = "0123abcd",
-                  .step = 1234,
-                  .perplexity = 9.5,
-                  .perplexity_note = "held-out stories, fp16"};
+  options.card = {.title = "Small", .config_hash = "0123abcd", .step = 1234};
   export_folded(source, small_model(), dir / "out", {}, options).commit();
   const std::string card = read_file(dir / "out" / "README.md");
-  for (const char* part :
-       {"# Small", "LlamaForCausalLM", "fp16(fp16(beta) ± fp16(alpha))", "0123abcd",
-        "| optimizer steps | 1234 |", "| perplexity | 9.5, held-out stories, fp16 |",
-        "per input column", "library_name: transformers"}) {
+  for (const char* part : {"# Small", "LlamaForCausalLM", "fp16(fp16(beta) ± fp16(alpha))",
+                           "0123abcd", "| optimizer steps | 1234 |", "per input column",
+                           "library_name: transformers", "AutoModelForCausalLM.from_pretrained"}) {
     EXPECT_THAT(card, HasSubstr(part));
   }
+  EXPECT_THAT(card, Not(HasSubstr("AutoTokenizer"))) << "there is none";
   export_native(source, small_model(), dir / "bare").commit();
   const std::string bare = read_file(dir / "bare" / "README.md");
-  EXPECT_THAT(bare, HasSubstr("# bare"));
-  EXPECT_THAT(bare, HasSubstr("latent weights"));
-  EXPECT_THAT(bare, Not(HasSubstr("perplexity")));
+  for (const char* part : {"# bare", "latent weights", "`….wbias`", "fbi-run generate --model ."}) {
+    EXPECT_THAT(bare, HasSubstr(part));
+  }
+  EXPECT_THAT(bare, Not(HasSubstr("share one alpha")));
+}
+
+TEST(ExportTest, ModelCardFollowsTheScales) {
+  const TempDir dir;
+  const config::ModelConfig model = tied_model();
+  const MemorySource source(model);
+  const auto card = [&](const char* folder) { return read_file(dir / folder / "README.md"); };
+  export_folded(source, model, dir / "hf").commit();
+  export_native(source, model, dir / "native").commit();
+  for (const char* folder : {"hf", "native"}) {
+    EXPECT_THAT(card(folder), HasSubstr("q, k and v of a layer share one alpha"));
+    EXPECT_THAT(card(folder), HasSubstr("`±alpha`"));
+    EXPECT_THAT(card(folder), Not(HasSubstr("beta")));
+  }
+  EXPECT_THAT(card("hf"), HasSubstr("| weights | ±fp16(alpha) |"));
+  const config::ModelConfig dense = small_model(config::Binarize::kNone);
+  export_native(MemorySource(dense), dense, dir / "dense").commit();
+  EXPECT_THAT(card("dense"), HasSubstr("fbi-llm generate --model . --tokenizer FILE"))
+      << "fbi-run takes binarized models only";
+}
+
+TEST(ExportTest, SpecialTokensThatAreNotTheTokenizersAreNoted) {
+  const TempDir dir;
+  const auto tokenizer =
+      text::load_tokenizer(fs::path(__FILE__).parent_path().parent_path() / "text/byte_bpe/llama3");
+  config::ModelConfig model = small_model();
+  model.vocab_size = tokenizer->vocab_size();
+  model.bos_token_id = tokenizer->bos_id();
+  model.eos_token_id = {5, tokenizer->eos_id()};
+  ExportOptions options;
+  options.tokenizer = tokenizer.get();
+  const auto warnings = [&](const char* folder) {
+    return export_folded(MemorySource(model), model, dir / folder, {}, options).commit().warnings;
+  };
+  EXPECT_THAT(warnings("same"), ElementsAre());
+  model.bos_token_id = 1;
+  model.eos_token_id = {2, 5};
+  EXPECT_THAT(
+      warnings("other"),
+      ElementsAre(concat("the tokenizer ", tokenizer->path().string(), ": its BOS is ",
+                         tokenizer->bos_id(), ", but model.bos_token_id is 1; --set ",
+                         "model.bos_token_id=", tokenizer->bos_id(), " mends it in training"),
+                  HasSubstr(concat("its EOS is ", tokenizer->eos_id(),
+                                   ", but model.eos_token_id is [2,5]; --set model.eos_token_id=",
+                                   tokenizer->eos_id()))));
+  EXPECT_THAT(read_file(dir / "same" / "README.md"), HasSubstr("AutoTokenizer.from_pretrained"));
+}
+
+TEST(ExportTest, ATokenizerThatIsNotReadIsCopied) {
+  const TempDir dir;
+  const MemorySource source(small_model());
+  fs::create_directories(dir / "from");
+  write_file(dir / "from" / "tokenizer.json", "{\"model\": {\"type\": \"Unigram\"}}");
+  write_file(dir / "from" / "tokenizer_config.json", "{}");
+  write_file(dir / "from" / "notes.txt", "mine");
+  ExportOptions options;
+  options.unread_tokenizer = UnreadTokenizer{dir / "from" / "tokenizer.json", "it is a Unigram"};
+  const ExportReport report =
+      export_folded(source, small_model(), dir / "out", {}, options).commit();
+  EXPECT_THAT(report.tokenizer_note, HasSubstr("copied as they are"));
+  EXPECT_THAT(report.tokenizer_note, HasSubstr("it is a Unigram"));
+  EXPECT_THAT(report.files,
+              ElementsAre("README.md", "config.json", "generation_config.json", "model.safetensors",
+                          "tokenizer.json", "tokenizer_config.json"));
+  EXPECT_EQ(read_file(dir / "out" / "tokenizer.json"), read_file(dir / "from" / "tokenizer.json"));
+  EXPECT_THAT(read_file(dir / "out" / "README.md"), HasSubstr("AutoTokenizer"));
 }
 
 TEST(ExportTest, TokenizerComesAlong) {

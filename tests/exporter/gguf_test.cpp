@@ -276,6 +276,32 @@ TEST(ExportGguf, TokenizersUnlikeLlamasAreNoted) {
   }
 }
 
+TEST(ExportGguf, ATokenizerThatIsNotReadIsRefused) {
+  const test::TempDir dir;
+  const auto model = small_model();
+  ExportOptions options;
+  options.unread_tokenizer = UnreadTokenizer{"runs/a/tokenizer.json", "it is a Unigram"};
+  expect_error<UsageError>(
+      [&] { export_gguf(MemorySource(model), model, dir / "out", {DType::kF16}, options); },
+      "holds the pieces of the tokenizer", "it is a Unigram", "as hf");
+  EXPECT_FALSE(std::filesystem::exists(dir / "out"));
+}
+
+TEST(ExportGguf, TheCardHasTheCommandWhereThereIsATokenizer) {
+  const test::TempDir dir;
+  const auto tokenizer = text::load_tokenizer(test::SmallTokenizer::instance().path());
+  auto model = small_model(config::Binarize::kNone);
+  model.vocab_size = tokenizer->vocab_size();
+  ExportOptions options;
+  for (const bool with : {false, true}) {
+    options.tokenizer = with ? tokenizer.get() : nullptr;
+    const auto out = dir / (with ? "with" : "without");
+    export_gguf(MemorySource(model), model, out, {DType::kF16}, options).commit();
+    const std::string card = read_file(out / "README.md");
+    EXPECT_EQ(card.find("llama-cli -m model.gguf") != std::string::npos, with) << card;
+  }
+}
+
 TEST(ExportGguf, Refusals) {
   const test::TempDir dir;
   const auto model = small_model();

@@ -41,12 +41,13 @@ TEST(PackedModelTest, TiedScalesWithoutShift) {
 }
 
 TEST(PackedModelTest, EveryKernelLevel) {
+  const ExpectedLogits model(test_model());
   for (const kernels::DispatchRow& row : kernels::dispatch_rows()) {
     if (!row.available()) continue;
     kernels::force_level(row.level);
-    expect_plain_logits(test_model(), {.threads = 2}, 5e-6);
-    expect_plain_logits(test_model(), {.activations = kernels::Activations::kInt8, .threads = 2},
-                        0.05);
+    SCOPED_TRACE(kernels::level_name(row.level));
+    model.expect_near({.threads = 2}, 5e-6);
+    model.expect_near({.activations = kernels::Activations::kInt8, .threads = 2}, 0.05);
   }
   kernels::force_level(std::nullopt);
 }
@@ -66,9 +67,10 @@ TEST(PackedModelTest, EveryRotaryVariantAndATiedHead) {
 }
 
 TEST(PackedModelTest, HeadsOfEveryKindAndHalfCache) {
-  expect_plain_logits(test_model(), {.head = kernels::Storage::kFp16, .threads = 1}, 1e-3);
-  expect_plain_logits(test_model(), {.head = kernels::Storage::kInt8, .threads = 1}, 2e-2);
-  expect_plain_logits(test_model(), {.cache = kernels::CacheType::kFp16, .threads = 1}, 5e-3);
+  const ExpectedLogits model(test_model());
+  model.expect_near({.head = kernels::Storage::kFp16, .threads = 1}, 1e-3);
+  model.expect_near({.head = kernels::Storage::kInt8, .threads = 1}, 2e-2);
+  model.expect_near({.cache = kernels::CacheType::kFp16, .threads = 1}, 5e-3);
 }
 
 class PackedFolder : public ::testing::Test {
@@ -353,12 +355,31 @@ TEST_F(PackedFolder, OnlyWhatTheModelIsMadeOfMustBeAsItWas) {
   PackedModel(path(), {.threads = 1});
 }
 
+/// As published: the pattern stands in the shapes of the scales alone.
+TEST(PackedModelTest, NativeFolderThatDoesNotNameItsPattern) {
+  for (const auto binarize :
+       {config::Binarize::kColumn, config::Binarize::kRow, config::Binarize::kSingle}) {
+    const TempDir dir;
+    const config::ModelConfig model = test_model(binarize);
+    exporter::export_native(test_source(model), model, dir / "m").commit();
+    PackedModel named(dir / "m", {.threads = 1});
+    std::filesystem::remove(dir / "m" / "checksums.json");
+    change_file(dir / "m" / "config.json", [&](std::string& b) {
+      replace(b, concat(",\n  \"binarize\": \"", config::to_string(binarize), "\""), "");
+    });
+    PackedModel unnamed(dir / "m", {.threads = 1});
+    EXPECT_EQ(unnamed.config().binarize, binarize);
+    const auto ids = some_ids(9);
+    EXPECT_EQ(all_logits(unnamed, ids), all_logits(named, ids));
+  }
+}
+
 TEST_F(PackedFolder, DenseModel) {
   const TempDir dir;
   const config::ModelConfig dense = small_model(config::Binarize::kNone);
   exporter::export_native(MemorySource(dense), dense, dir / "dense").commit();
   expect_error<DataError>([&] { PackedModel(dir / "dense"); }, "config.json", "binarize",
-                          "--format packed");
+                          "nor a tensor model.layers.0.self_attn.q_proj.wscale", "--format packed");
   expect_error<DataError>([&] { PackedModel(dir / "nothing"); }, "config.json");
 }
 

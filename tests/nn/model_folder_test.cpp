@@ -176,6 +176,10 @@ TEST_F(Folder, WithoutAModelIsRefused) {
   test::expect_error<DataError>(open, path().string() + " holds no model");
   test::expect_error<DataError>([&] { open_model_folder(path() / "absent"); },
                                 "absent is not a folder");
+  test::write_text(path() / "pytorch_model-00002-of-00002.bin", "");
+  test::write_text(path() / "pytorch_model-00001-of-00002.bin", "");
+  test::expect_error<DataError>(open, path().string() + " holds no model: there is ",
+                                "pytorch_model-00001-of-00002.bin, but config.json is missing");
   fs::create_directory(path() / "checkpoints");
   test::expect_error<CheckpointError>(open, path().string() + ": the run has no checkpoint yet");
 }

@@ -43,8 +43,19 @@ class PrepareEvalData(unittest.TestCase):
         self.assertTrue(text.startswith("d0\n d1\n d2\n"))
         self.assertTrue(text.endswith(" d1099\n"))
 
+    def test_ptb_is_found_in_either_form_of_the_cache(self):
+        snapshot = "cache/datasets--ptb-text-only--ptb_text_only/snapshots/1"
+        parquet = self.write(f"{snapshot}/penn_treebank/test/0000.parquet", "broken")
+        self.write(f"{snapshot}/penn_treebank/train/0000.parquet", "broken")
+        self.assertNotIn("--from", self.run_script("ptb", code=1))  # it is found, though it is no parquet file
+        parquet.unlink()
+        self.write(f"{snapshot}/data/ptb.test.txt", " no it was n't \n but \n")
+        self.assertEqual(self.run_script("ptb"), "no it was n't but")
+
     def test_refusals(self):
-        self.assertIn("give the file with --from", self.run_script("ptb", code=1))
+        refusal = self.run_script("ptb", code=1)
+        for part in ("*test*", "**/test/*.parquet", "give the file with --from"):
+            self.assertIn(part, refusal)
         self.assertIn("there is no file", self.run_script("ptb", "--from", "absent", code=1))
         short = self.write("c4.json", '{"text": "a"}\n')
         self.assertIn("expected 1100 rows, found 1", self.run_script("c4", "--from", short, code=1))

@@ -95,7 +95,15 @@ class EvalHarness(unittest.TestCase):
             shutil.copy(requirements, self.root / copy)
         python = self.root / ".deps/python-tests/bin/python"
         python.parent.mkdir(parents=True)
-        python.write_text('#!/bin/sh\ncase $1 in -c) echo cpu ;; *) echo "$*" ;; esac\n')
+        # Where it is told to write results, it puts a date into their name, as the harness does; with --limit 0 it fails.
+        python.write_text("""#!/bin/sh
+case $1 in -c) echo cpu; exit ;; esac
+echo "$*"
+case $* in *--limit\\ 0*) exit 3 ;; *--output_path*) ;; *) exit ;; esac
+while [ "$1" != --output_path ]; do shift; done
+[ "$4" = nothing ] || echo '{}' > "${2%.json}_2026-01-01T00-00-00.json"
+case $* in *--log_samples*) echo '{}' > "$(dirname "$2")/samples_piqa_2026-01-01T00-00-00.jsonl" ;; esac
+""")
         python.chmod(0o755)
 
     def model(self, name, config, **files):
@@ -119,14 +127,26 @@ class EvalHarness(unittest.TestCase):
         start = f"-m lm_eval --model hf --model_args pretrained={model},dtype=float16,add_bos_token=False --device"
         tasks = "boolq,piqa,hellaswag,winogrande,arc_easy,arc_challenge,openbookqa"
         self.assertEqual(self.called_with(model), f"{start} cpu --tasks {tasks} --num_fewshot 0 --batch_size 8\n")
-        self.assertEqual(self.called_with("--device", "cuda:1", "--tasks", "piqa", "--output", "o.json", model, "--", "--limit", "10", "--num_fewshot", "5"),
-                         f"{start} cuda:1 --tasks piqa --num_fewshot 0 --batch_size 8 --output_path o.json --limit 10 --num_fewshot 5\n")
+        self.assertEqual(self.called_with("--device", "cuda:1", "--tasks", "piqa", model, "--", "--limit", "10", "--num_fewshot", "5"),
+                         f"{start} cuda:1 --tasks piqa --num_fewshot 0 --batch_size 8 --limit 10 --num_fewshot 5\n")
+
+    def test_results_go_into_the_file_that_is_named(self):
+        model, out = self.model("hf", '{"model_type": "llama"}'), self.root / "made" / "o.json"
+        self.assertRegex(self.called_with("--output", out, model), r" --output_path \S+/made/\.harness-\w+/results\.json\n$")
+        self.assertEqual((out.read_text(), os.listdir(out.parent)), ("{}\n", ["o.json"]))
+        self.called_with("--output", out, model, "--", "--log_samples")
+        self.assertEqual(sorted(os.listdir(out.parent)), ["o.json", "samples_piqa_2026-01-01T00-00-00.jsonl"])
+        for words, code in ((("--limit", "0"), 3), (("--tasks", "nothing"), 1)):
+            failed = self.harness("--output", self.root / "failed" / "o.json", model, "--", *words)
+            self.assertEqual((failed.returncode, os.listdir(self.root / "failed")), (code, []))
+        self.assertIn("lm_eval wrote no results", failed.stderr)
+        self.assertIn("is a folder, give a file", self.harness("--output", self.root, model).stderr)
 
     def test_a_server(self):
         model = self.model("packed", '{\n  "model_type": "fbi_llama",\n  "max_position_embeddings": 256,\n  "binarize": "column"\n}', tokenizer_config="{}")
         self.assertEqual(self.called_with("--server", "http://127.0.0.1:8080/", "--tokenizer", model, "--tasks", "piqa", "--", "--limit", "10"),
                          "-m lm_eval --model local-completions --model_args model=packed,base_url=http://127.0.0.1:8080/v1/completions,"
-                         f"tokenizer={model},tokenizer_backend=huggingface,max_length=256 --tasks piqa --num_fewshot 0 --batch_size 8 --limit 10\n")
+                         f"tokenizer={model},tokenizer_backend=huggingface,timeout=3600,max_length=256 --tasks piqa --num_fewshot 0 --batch_size 8 --limit 10\n")
 
     def test_what_transformers_cannot_load_is_refused(self):
         for name, config in (("packed", '{"model_type": "fbi_llama", "binarize": "column"}'), ("native", '{"model_type": "llama", "binarize": "row"}'),

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,11 @@ struct FieldDifference {
 /// Identity fields in which two resolved configurations differ, in the order of docs/config.md;
 /// optimizer.total_steps only where both schedules have an end.
 std::vector<FieldDifference> identity_differences(const RunConfig& saved, const RunConfig& current);
+
+/// Where BOS and EOS of a model are not those of its tokenizer: a sentence for each, which names
+/// both and the setting that mends it.
+std::vector<std::string> special_token_conflicts(const ModelConfig& model, std::int64_t bos_id,
+                                                 std::int64_t eos_id);
 
 /// XXH3-128 of the identity fields of a resolved configuration (canonical JSON: flat, sorted keys;
 /// fields that earlier programs did not have only where they differ from their defaults; no

@@ -32,6 +32,9 @@ std::array<LinearShape, 7> decoder_linears(const ModelConfig& model);
 std::int64_t scale_count(Binarize binarize, const LinearShape& shape);
 /// The shape that they are stored in: [1, inputs], [outputs, 1] or []. `binarize` is not none.
 std::vector<std::int64_t> scale_shape(Binarize binarize, const LinearShape& shape);
+/// The reverse: what a stored scale of this shape tells of the model, in whose config.json the
+/// published checkpoints have no key `binarize`.
+Binarize binarize_of_scale(const std::vector<std::int64_t>& shape);
 /// Of each decoder linear, the first one that has the same alpha: itself, unless scales are tied.
 std::array<std::size_t, 7> scale_owners(const ModelConfig& model);
 

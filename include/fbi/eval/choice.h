@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -36,8 +37,8 @@ const std::vector<std::string>& choice_forms();
 
 /// Reads JSON lines. With form "": `{"context": …, "choices": […], "gold": i}` each, a space being
 /// put between context and choice, the file's name without its ending being the task's; else the
-/// fields that the data set has in the Hugging Face hub (arc_* and openbookqa also as their authors
-/// publish them). Throws UsageError (unknown form), DataError (file, line, field).
+/// fields that the data set has in the Hugging Face hub (arc_*, openbookqa and boolq also as their
+/// authors publish them). Throws UsageError (unknown form), DataError (file, line, field).
 ChoiceTask read_choice_task(const std::string& form, const std::filesystem::path& path);
 
 struct ChoiceProgress {
@@ -91,8 +92,12 @@ struct ChoiceScores {
 /// NaN when a log-likelihood is not finite.
 ChoiceScores scores_of(const ChoiceResult& result);
 
+/// The average of the published table: over all seven forms, acc of those for which the harness has
+/// nothing else (boolq, winogrande) and acc_norm of the others. nullopt unless all are there.
+std::optional<double> published_average(std::span<const ChoiceResult> results);
+
 /// The harness's layout: {"results": {task: {"acc,none": …, "acc_stderr,none": …, …}}, "n-samples":
-/// …, "config": …}.
+/// …, "config": …}; and "published_average" where there is one.
 std::string to_json(std::span<const ChoiceResult> results);
 /// One JSON object per item, the harness's "samples": doc_id, target, filtered_resps, acc,
 /// acc_norm.

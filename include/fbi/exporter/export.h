@@ -23,8 +23,12 @@ struct ModelCard {
   std::string title;                 ///< default: the target folder's name
   std::string config_hash;           ///< of the run
   std::optional<std::int64_t> step;  ///< of the checkpoint
-  std::optional<double> perplexity;
-  std::string perplexity_note;  ///< text, windows and dtype it was measured with
+};
+
+/// A tokenizer of a kind that this program does not read.
+struct UnreadTokenizer {
+  std::filesystem::path file;
+  std::string why;
 };
 
 struct ExportProgress {
@@ -35,6 +39,9 @@ struct ExportProgress {
 struct ExportOptions {
   std::uint64_t max_shard_bytes = 5'000'000'000;  ///< tensor bytes of one file
   const text::Tokenizer* tokenizer = nullptr;     ///< written beside the weights when given
+  /// In place of `tokenizer`: the files in its folder are copied as they are. A GGUF export, which
+  /// holds the pieces, is a UsageError.
+  std::optional<UnreadTokenizer> unread_tokenizer;
   ModelCard card;
   std::function<void(const ExportProgress&)> on_progress;  ///< after each tensor
 };
@@ -44,11 +51,12 @@ struct ExportReport {
   std::vector<std::string> files;   ///< sorted
   std::uint64_t bytes = 0;          ///< of all files
   std::int64_t tensors = 0;
-  std::int64_t weights = 0;    ///< parameters without scales and shifts
-  double bits_per_weight = 0;  ///< 8 * tensor bytes / weights
-  ZeroCounts zeros;            ///< in latent weights
-  std::string tokenizer_note;  ///< why tokenizer.json is missing, if it is
-  std::string note;            ///< what else a user should know; mostly ""
+  std::int64_t weights = 0;           ///< parameters without scales and shifts
+  double bits_per_weight = 0;         ///< 8 * tensor bytes / weights
+  ZeroCounts zeros;                   ///< in latent weights
+  std::string tokenizer_note;         ///< where its files are not those that one expects; mostly ""
+  std::string note;                   ///< what else a user should know; mostly ""
+  std::vector<std::string> warnings;  ///< what may be a mistake; mostly none
 };
 
 /// An export in its temporary folder; removed again unless committed.

@@ -118,6 +118,9 @@ void print_choices(const Arguments& arguments, const std::vector<eval::ChoiceRes
     std::cout << eval::to_json(results) << "\n";
   } else {
     for (const auto& result : results) print_scores(result);
+    if (const auto average = eval::published_average(results))
+      std::cout << "average as published (acc of boolq and winogrande, acc_norm of the others): "
+                << *average << "\n";
   }
   std::cout << std::flush;  // what was computed is there, whatever happens to the file
   if (!arguments.has("samples")) return;
@@ -204,8 +207,8 @@ Verb eval_logits_verb() {
           "needed.",
           "",
           joined(joined(model_options(), window_options()),
-                 {{"max-windows", "N", "0: all", "0", false, false},
-                  {"out", "FILE", "safetensors file to write", "", true, false}}),
+                 {{"max-windows", "N", "0: all", "0"},
+                  {"out", "FILE", "safetensors file to write", "", true}}),
           {"fbi-llm eval logits --model export/hf --tokens windows.jsonl --out logits.safetensors"},
           run_logits};
 }
@@ -221,18 +224,21 @@ Verb eval_choice_verb() {
       "a data set and the harness's "
       "prompt; forms: " +
           join(eval::choice_forms()) +
-          ". The published evaluation adds no BOS. Started by fbi-llm launch or srun, ranks share "
+          " (docs/evaluation.md has their fields, and a script that makes the files). With all "
+          "seven, the average of the published table is printed, too. The published evaluation "
+          "adds no BOS. "
+          "Started by fbi-llm launch or srun, ranks share "
           "the items.",
       "",
-      joined(joined(model_options(), rank_options()),
-             {{"tasks", "[FORM=]FILE", "JSON lines of a task", "", true, true},
-              {"batch", "N", "choices per forward", "8", false, false},
-              {"add-bos", "", "put BOS before every context", "", false, false},
-              {"samples", "FILE", "write the log-likelihoods of every item, a JSON object per line",
-               "", false, false},
-              {"json", "", "print one JSON object in the harness's layout", "", false, false}}),
-      {"fbi-llm eval choice --model runs/a --tasks piqa=piqa/valid.jsonl --tasks "
-       "arc_easy=arc-e.jsonl --dtype fp16",
+      joined(
+          joined(model_options(), rank_options()),
+          {{"tasks", "[FORM=]FILE", "JSON lines of a task", "", true, true},
+           {"batch", "N", "choices per forward", "8"},
+           {"add-bos", "", "put BOS before every context"},
+           {"samples", "FILE", "write the log-likelihoods of every item, a JSON object per line"},
+           {"json", "", "print one JSON object in the harness's layout"}}),
+      {"fbi-llm eval choice --model runs/a --tasks piqa=eval/piqa.jsonl --tasks "
+       "arc_easy=eval/arc_easy.jsonl --dtype fp16",
        "fbi-llm eval choice --model export/hf --tasks my_task.jsonl --json"},
       run_choice};
   verb.heeds_stop = true;

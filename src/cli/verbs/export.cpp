@@ -8,6 +8,7 @@
 #include "cli/verbs.h"
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
+#include "fbi/core/log.h"
 #include "fbi/exporter/fold.h"
 #include "fbi/exporter/gguf.h"
 #include "fbi/exporter/packed.h"
@@ -119,8 +120,8 @@ void print_report(const exporter::ExportReport& report, const ExportComparison& 
               << " nats per token more, worst logit difference "
               << comparison.worst_of_int8_activations << "\n";
   if (!report.note.empty()) std::cout << "note: " << report.note << "\n";
-  if (!report.tokenizer_note.empty())
-    std::cout << "tokenizer.json left out: " << report.tokenizer_note << "\n";
+  if (!report.tokenizer_note.empty()) std::cout << report.tokenizer_note << "\n";
+  for (const std::string& warning : report.warnings) log::warn(warning);
 }
 
 exporter::Folding folding_of(const Arguments& arguments, const ExportFormat& format,
@@ -136,11 +137,20 @@ exporter::Folding folding_of(const Arguments& arguments, const ExportFormat& for
   return folding;
 }
 
-/// --tokenizer, or the model's own; null when there is none.
+/// --tokenizer, or the model's own; null when there is none, and when it is of a kind that this
+/// program does not read, with which models may have been trained all the same: then `options` name
+/// it.
 std::unique_ptr<text::Tokenizer> tokenizer_of(const Arguments& arguments,
-                                              const nn::ModelFolder& folder) {
+                                              const nn::ModelFolder& folder,
+                                              exporter::ExportOptions& options) {
   if (arguments.has("tokenizer")) return text::load_tokenizer(arguments.text("tokenizer"));
-  return folder.tokenizer.empty() ? nullptr : text::load_tokenizer(folder.tokenizer);
+  if (folder.tokenizer.empty()) return nullptr;
+  try {
+    return text::load_tokenizer(folder.tokenizer);
+  } catch (const DataError& error) {
+    options.unread_tokenizer = exporter::UnreadTokenizer{folder.tokenizer, error.what()};
+    return nullptr;
+  }
 }
 
 /// DataError when the export is too far from the model.
@@ -164,10 +174,10 @@ int run_export(const Arguments& arguments) {
   const ExportFormat& format = format_of(arguments);
   const auto folder = nn::open_model_folder(arguments.text("checkpoint"));
   const auto folding = folding_of(arguments, format, folder.config);
-  const auto tokenizer = tokenizer_of(arguments, folder);
   const std::filesystem::path target = arguments.text("out");
 
   exporter::ExportOptions options;
+  const auto tokenizer = tokenizer_of(arguments, folder, options);
   options.tokenizer = tokenizer.get();
   ProgressBar bar;
   options.on_progress = [&](const exporter::ExportProgress& progress) {
@@ -180,46 +190,47 @@ int run_export(const Arguments& arguments) {
       format.compare(folder.path, staged.path(), nn::torch_dtype(folding.dtype));
   check_distance(comparison, format, folding, target);
   print_report(staged.commit(), comparison, std::string(exporter::torch_dtype_name(folding.dtype)));
+  if (!tokenizer && !options.unread_tokenizer)
+    log::warn("no tokenizer in ", arguments.text("checkpoint"),
+              ", so the export has none: transformers, fbi-run and llama.cpp need one; give "
+              "--tokenizer FILE");
   return 0;
 }
 
 }  // namespace
 
 Verb export_verb() {
-  return {"export",
-          "write a model for others: Hugging Face, native or packed safetensors, GGUF",
-          "hf: a stock LlamaForCausalLM folder in which binarized layers are folded to dense "
-          "matrices, loadable by transformers and the "
-          "evaluation harness. native: latent weights, scales and shifts under the published "
-          "names. packed: one bit per binarized weight, for fbi-run and "
-          "for generate, serve, bench and eval perplexity of fbi-llm. gguf: model.gguf with the "
-          "folded weights and the tokenizer, for llama.cpp. gguf-q1_0: the same at one bit per "
-          "weight, in llama.cpp's own type, for "
-          "models trained with model.tie_scales=true and model.shift=false. Every export is "
-          "reloaded and its "
-          "logits compared before it gets its name.",
-          "",
-          {{"checkpoint", "DIR", "run directory, checkpoint, export or Hugging Face folder", "",
-            true, false},
-           {"format", "KIND", format_names(), "hf", false, false},
-           {"out", "DIR", "folder to make", "", true, false},
-           {"dtype", "TYPE",
-            "hf, gguf (fp16 or fp32): of all weights; packed: of embedding and head. fp16, bf16 or "
-            "fp32; default: fp16 for binarized models, fp32 for dense ones",
-            "", false, false},
-           {"tokenizer", "FILE",
-            "tokenizer.model or tokenizer.json to put beside it; default: the model's own", "",
-            false, false},
-           {"published-fp16-zeros", "",
-            "fp16: weights that fp16 rounds to 0 become the shift alone, as in the published "
-            "evaluation",
-            "", false, false}},
-          {"fbi-llm export --checkpoint runs/a --format hf --out export/a-hf",
-           "fbi-llm export --checkpoint runs/a/checkpoints/step-00001000 --format native --out "
-           "export/a-native",
-           "fbi-llm export --checkpoint runs/a --format packed --out export/a-packed",
-           "fbi-llm export --checkpoint runs/tied --format gguf-q1_0 --out export/tied-gguf"},
-          run_export};
+  return {
+      "export",
+      "write a model for others: Hugging Face, native or packed safetensors, GGUF",
+      "hf: a stock LlamaForCausalLM folder in which binarized layers are folded to dense "
+      "matrices, loadable by transformers and the "
+      "evaluation harness. native: latent weights, scales and shifts under the published "
+      "names. packed: one bit per binarized weight, for fbi-run and "
+      "for generate, serve, bench and eval perplexity of fbi-llm. gguf: model.gguf with the "
+      "folded weights and the tokenizer, for llama.cpp. gguf-q1_0: the same at one bit per "
+      "weight, in llama.cpp's own type, for "
+      "models trained with model.tie_scales=true and model.shift=false. Every export is "
+      "reloaded and its "
+      "logits compared before it gets its name.",
+      "",
+      {{"checkpoint", "DIR", "run directory, checkpoint, export or Hugging Face folder", "", true},
+       {"format", "KIND", format_names(), "hf"},
+       {"out", "DIR", "folder to make", "", true},
+       {"dtype", "TYPE",
+        "hf, gguf (fp16 or fp32): of all weights; packed: of embedding and head. fp16, bf16 or "
+        "fp32; default: fp16 for binarized models, fp32 for dense ones"},
+       {"tokenizer", "FILE",
+        "tokenizer.model or tokenizer.json to put beside it; default: the model's own"},
+       {"published-fp16-zeros", "",
+        "fp16: weights that fp16 rounds to 0 become the shift alone, as in the published "
+        "evaluation"}},
+      {"fbi-llm export --checkpoint runs/a --format hf --out export/a-hf",
+       "fbi-llm export --checkpoint runs/a/checkpoints/step-00001000 --format native --out "
+       "export/a-native",
+       "fbi-llm export --checkpoint runs/a --format packed --out export/a-packed",
+       "fbi-llm export --checkpoint runs/tied --format gguf-q1_0 --out export/tied-gguf"},
+      run_export};
 }
 
 }  // namespace fbi::cli

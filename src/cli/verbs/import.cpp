@@ -6,6 +6,7 @@
 #include "cli/verbs.h"
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
+#include "fbi/core/log.h"
 #include "fbi/nn/model_folder.h"
 
 namespace fbi::cli {
@@ -35,6 +36,10 @@ int run_import(const Arguments& arguments) {
   if (report.zeros.exact || report.zeros.fp16)
     std::cout << "latent weights that are 0: " << report.zeros.exact << " exactly, "
               << report.zeros.fp16 << " in fp16\n";
+  if (folder.tokenizer.empty())
+    log::warn("no tokenizer in ", folder.path.string(), ", so ", report.directory.string(),
+              " has none: transformers and fbi-run need one; put its tokenizer.model, or its "
+              "tokenizer.json with tokenizer_config.json, there");
   return 0;
 }
 
@@ -49,8 +54,8 @@ Verb import_verb() {
           "files. Nothing in a *.bin is executed. "
           "train, eval, generate, inspect and export read such folders directly, too.",
           "",
-          {{"from", "DIR", "folder with config.json and tensors", "", true, false},
-           {"out", "DIR", "folder to make", "", true, false}},
+          {{"from", "DIR", "folder with config.json and tensors", "", true},
+           {"out", "DIR", "folder to make", "", true}},
           {"fbi-llm import --from downloads/fbi-llm-1.3b --out models/fbi-1.3b"},
           run_import};
 }
