@@ -150,7 +150,8 @@ TEST(KilledCommit, TheNextProcessGoesOnWhereTheKilledOneStopped) {
       calls_until_kill = calls;
       commit_all(root.path(), done);
     });
-    child.wait();
+    const int status = child.wait();
+    EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << calls << ": " << status;
   }
   remove_temporaries(root.path());
   commit_all(root.path(), done);

@@ -6,6 +6,7 @@
 #include "formats/tensors.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
+#include "support/write_text.h"
 
 namespace fbi::formats {
 namespace {
@@ -18,12 +19,12 @@ class ChecksumsOfAFolder : public testing::Test {
   ChecksumsOfAFolder() {
     for (const char* name : {"README.md", "config.json", "model-00001-of-00002.safetensors",
                              "model.safetensors.index.json", "tokenizer.model"}) {
-      write_file(folder_ / name, concat("content of ", name));
+      test::write_text(folder_ / name, concat("content of ", name));
     }
-    write_file(folder_ / "empty", "");
+    test::write_text(folder_ / "empty", "");
     write_checksums(folder_.path());
   }
-  void write(const std::string& text) { write_file(folder_ / kChecksumsFile, text); }
+  void write(const std::string& text) { test::write_text(folder_ / kChecksumsFile, text); }
   template <class... Parts>
   void expect_refused(const Parts&... parts) {
     expect_error<DataError>([&] { Checksums checksums(folder_.path()); },
@@ -34,7 +35,7 @@ class ChecksumsOfAFolder : public testing::Test {
 };
 
 TEST_F(ChecksumsOfAFolder, AreThoseOfXxhsum) {
-  write_file(folder_ / "abc", "abc");
+  test::write_text(folder_ / "abc", "abc");
   fs::remove(folder_ / kChecksumsFile);
   write_checksums(folder_.path());
   EXPECT_THAT(read_file(folder_ / kChecksumsFile),
@@ -55,7 +56,7 @@ TEST_F(ChecksumsOfAFolder, EveryListedFileIsChecked) {
                             (folder_ / kChecksumsFile).string());
     flip_bit(entry.path(), 3);
   }
-  write_file(folder_ / "empty", "!");
+  test::write_text(folder_ / "empty", "!");
   expect_error<DataError>([&] { checksums.check("empty"); }, "expected 0 bytes, found 1");
   checksums.check("of another name");
 }
@@ -70,7 +71,7 @@ TEST_F(ChecksumsOfAFolder, AModelIsItsConfigurationAndItsTensors) {
                             concat("expected ", content.size(), " bytes, found "));
     fs::remove(folder_ / name);
     expect_error<DataError>([&] { checksums.check_model(); }, name, "No such file");
-    write_file(folder_ / name, content);
+    test::write_text(folder_ / name, content);
   }
   for (const char* name : {"README.md", "tokenizer.model", "empty"}) fs::remove(folder_ / name);
   checksums.check_model();

@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "cli/runtime/completion_api.h"
+#include "fuzz/accepted.h"
 #include "infer/word_tokenizer.h"
 
 namespace {
@@ -38,6 +39,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       fbi::infer::validate(text.options.sampling);
       if (text.options.max_new_tokens < 0) std::abort();
     }
+    ++fbi::fuzz::accepted;
   } catch (const fbi::cli::runtime::ApiError& error) {
     if (error.status != 400) std::abort();
     fbi::cli::runtime::error_json(error.status, error.what(), error.field);

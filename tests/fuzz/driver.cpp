@@ -1,6 +1,7 @@
 // Runs a fuzz target without a fuzzer: PROGRAM RUNS PATH... replays every file at the paths
 // (folders: those in them), then RUNS inputs mutated from these, the same ones every time. A crash,
-// a hang and an error of the wrong type end it. For a long search, compile the target with clang's
+// a hang and an error of the wrong type end it; so does a target that refuses every file, which
+// would be looked at no further. For a long search, compile the target with clang's
 // -fsanitize=fuzzer,address instead of this file.
 #include <algorithm>
 #include <cstdint>
@@ -12,6 +13,8 @@
 #include <random>
 #include <string>
 #include <vector>
+
+#include "fuzz/accepted.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
 
@@ -95,7 +98,16 @@ int main(int count, char** words) {
     return 2;
   }
   const std::vector<std::string> corpus = read_corpus({words + 2, words + count});
+  if (corpus.empty()) {
+    std::fprintf(stderr, "%s: no files at the paths\n", words[0]);
+    return 2;
+  }
   for (const std::string& input : corpus) run(input);
+  const auto sound = static_cast<unsigned long long>(fbi::fuzz::accepted);
+  if (sound == 0) {
+    std::fprintf(stderr, "%s: all %zu files were refused\n", words[0], corpus.size());
+    return 1;
+  }
   Random random(1);
   const long runs = std::atol(words[1]);
   for (long i = 0; i < runs; ++i) {
@@ -104,5 +116,6 @@ int main(int count, char** words) {
     for (std::size_t n = 1 + below(random, 6); n > 0; --n) mutate(input, other, random);
     run(input);
   }
-  std::printf("%zu files and %ld mutations\n", corpus.size(), runs);
+  std::printf("%zu files and %ld mutations, of which %llu and %llu were accepted\n", corpus.size(),
+              runs, sound, static_cast<unsigned long long>(fbi::fuzz::accepted) - sound);
 }

@@ -2,6 +2,7 @@
 
 #include "fbi/core/error.h"
 #include "fbi/formats/gguf.h"
+#include "fuzz/accepted.h"
 #include "fuzz/memory_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -13,6 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
       to_float(tensor, values);
     }
+    ++fbi::fuzz::accepted;
   } catch (const fbi::DataError&) {  // the only error that a file may cause
   }
   return 0;

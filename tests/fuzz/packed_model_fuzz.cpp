@@ -8,6 +8,7 @@
 
 #include "fbi/core/error.h"
 #include "fbi/infer/packed_model.h"
+#include "fuzz/accepted.h"
 #include "support/temp_dir.h"
 
 namespace {
@@ -55,6 +56,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
          .head = fbi::kernels::Storage::kInt8,
          .cache = fbi::kernels::CacheType::kFp16,
          .threads = 1});
+    ++fbi::fuzz::accepted;
   } catch (const fbi::DataError&) {  // the only error that a file may cause
   }
   return 0;

@@ -2,6 +2,7 @@
 #include "fbi/core/error.h"
 #include "formats/stored_zip.h"
 #include "formats/torch_file.h"
+#include "fuzz/accepted.h"
 #include "fuzz/memory_file.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -15,6 +16,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const fbi::formats::TorchFile file(memory.path());
     fbi::fuzz::sink = fbi::fuzz::touch(file.tensors());
+    ++fbi::fuzz::accepted;
   } catch (const fbi::DataError&) {  // the only error that a file may cause
   }
   return 0;

@@ -4,6 +4,7 @@
 
 #include "fbi/core/error.h"
 #include "fbi/formats/safetensors.h"
+#include "fuzz/accepted.h"
 #include "fuzz/memory_file.h"
 #include "support/temp_dir.h"
 #include "support/write_safetensors.h"
@@ -40,6 +41,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (const auto& name : folder.names()) {
       if (name != "a" && name != "b") std::abort();
     }
+    ++fbi::fuzz::accepted;
   } catch (const fbi::DataError&) {  // the only error that a file may cause
   }
   return 0;

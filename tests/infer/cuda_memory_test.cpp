@@ -60,7 +60,7 @@ TEST_F(CudaMemoryLimit, ATextThatDoesNotFit) {
 
 /// What ended is read again by the next one that begins like it.
 TEST_F(CudaMemoryLimit, APrefixThatCannotBeKept) {
-  PackedModel model(test_model(), {.threads = 1, .device = Device::kCuda});
+  PackedModel model(gpu_model(), {.threads = 1, .device = Device::kCuda});
   const WordTokenizer words({"a", "b"});
   const EngineRequest request = {prompt_ids(model, words, std::string(20, 'a'), true),
                                  {.max_new_tokens = 20, .ignore_eos = true}};
@@ -79,7 +79,7 @@ TEST_F(CudaMemoryLimit, APrefixThatCannotBeKept) {
 }
 
 TEST(CudaFailure, EndsTheEngine) {
-  PackedModel model(test_model(), {.threads = 1, .device = Device::kCuda});
+  PackedModel model(gpu_model(), {.threads = 1, .device = Device::kCuda});
   const WordTokenizer words({"a", "b"});
   Engine engine(model, words, {.max_batch = 1, .queue = 1});
   const EngineRequest request = {prompt_ids(model, words, "ab", true), {.max_new_tokens = 2}};

@@ -20,14 +20,6 @@ using formats::DType;
 using test::expect_error;
 using test::TempDir;
 
-/// Few heads: the emulator gives each block of attention 128 fibers.
-config::ModelConfig gpu_model(config::Binarize binarize = config::Binarize::kColumn) {
-  config::ModelConfig model = test_model(binarize);
-  model.num_attention_heads = 2;
-  model.num_key_value_heads = 1;
-  return model;
-}
-
 class CudaModel : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -58,14 +50,15 @@ TEST_F(CudaModel, GivesTheLogitsOfTheDefinition) {
 }
 
 TEST_F(CudaModel, HeadsOfEveryKindAndHalfCache) {
+  const ExpectedLogits model(gpu_model());
   PackedOptions options = kOnGpu;
   options.head = kernels::Storage::kFp16;
-  expect_plain_logits(gpu_model(), options, 1e-3);
+  model.expect_near(options, 1e-3);
   options.head = kernels::Storage::kInt8;
-  expect_plain_logits(gpu_model(), options, 2e-2);
+  model.expect_near(options, 2e-2);
   options = kOnGpu;
   options.cache = kernels::CacheType::kFp16;
-  expect_plain_logits(gpu_model(), options, 5e-3);
+  model.expect_near(options, 5e-3);
 }
 
 TEST_F(CudaModel, AgreesWithTheProcessor) {

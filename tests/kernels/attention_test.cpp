@@ -9,6 +9,7 @@ namespace fbi::kernels {
 namespace {
 
 FBI_EVERY_LEVEL(Attention);
+FBI_EVERY_LEVEL_BUT_REF(AttentionPieces);
 
 struct Sizes {
   std::int64_t batch, positions, heads, key_value_heads, head_dim;
@@ -179,7 +180,7 @@ TEST_P(Attention, LargeScoresDoNotOverflow) {
 }
 
 /// Every order of a's and b's elements that attention uses; each element's sum has one order.
-TEST_P(Attention, ProductsHaveTheBitsOfTheReference) {
+TEST_P(AttentionPieces, ProductsHaveTheBitsOfTheReference) {
   for (const std::int64_t rows : {1, 5, 6, 7, 11, 12, 13, 48}) {
     for (const std::int64_t columns : {1, 15, 16, 17, 64}) {
       for (const bool transposed : {false, true}) {
@@ -208,7 +209,7 @@ TEST_P(Attention, ProductsHaveTheBitsOfTheReference) {
 }
 
 /// What lies between the rows of the result stays as it is.
-TEST_P(Attention, TransposeIsThatOfTheReference) {
+TEST_P(AttentionPieces, TransposeIsThatOfTheReference) {
   for (const std::int64_t rows : {1, 3, 4, 5, 12, 17, 35}) {
     for (const std::int64_t columns : {1, 3, 4, 6, 16, 19}) {
       const auto x = normals(rows * (columns + 3), 1), shift = normals(columns, 2);

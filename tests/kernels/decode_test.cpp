@@ -7,11 +7,15 @@
 namespace fbi::kernels {
 namespace {
 
+FBI_EVERY_LEVEL(DecodeVectors);  // the portable level has those of the reference
 FBI_EVERY_LEVEL(Decode);
 INSTANTIATE_TEST_SUITE_P(WithoutInstructionSets, Decode, ::testing::Values(Level::kPortable),
                          level_test_name);
+FBI_EVERY_LEVEL_BUT_REF(DecodeCache);
+INSTANTIATE_TEST_SUITE_P(WithoutInstructionSets, DecodeCache, ::testing::Values(Level::kPortable),
+                         level_test_name);
 
-TEST_P(Decode, NormDividesByTheRootOfTheMeanSquare) {
+TEST_P(DecodeVectors, NormDividesByTheRootOfTheMeanSquare) {
   for (const std::int64_t count : kOddSizes) {
     const auto x = normals(count, 1), weight = normals(count, 2);
     Guarded<float> out(count);
@@ -26,7 +30,7 @@ TEST_P(Decode, NormDividesByTheRootOfTheMeanSquare) {
   }
 }
 
-TEST_P(Decode, GateIsSiluTimesUp) {
+TEST_P(DecodeVectors, GateIsSiluTimesUp) {
   for (const std::int64_t count : kOddSizes) {
     auto gate = normals(count, 1, 8);
     const auto up = normals(count, 2);
@@ -59,7 +63,7 @@ struct Cache {
   std::vector<std::byte> keys, values;
 };
 
-TEST_P(Decode, HalfCachesRoundAsTheReference) {
+TEST_P(DecodeCache, InHalvesRoundsAsTheReference) {
   for (const std::int64_t head_dim : {1, 7, 8, 15, 16, 24, 64, 77}) {
     std::vector<float> x = normals(head_dim, 3);
     const float special[] = {0.0f,     -0.0f, 0x1.002p+0f, 0x1.006p+0f, 65504.0f,

@@ -51,6 +51,12 @@ inline std::string level_test_name(const ::testing::TestParamInfo<Level>& info) 
       , suite, ::testing::Values(Level::kRef, Level::kNeon, Level::kAvx2, Level::kAvx512), \
       level_test_name)
 
+/// For what is compared with reference(), whose own level would be compared with itself.
+#define FBI_EVERY_LEVEL_BUT_REF(suite)                                                             \
+  class suite : public EveryLevel {};                                                              \
+  INSTANTIATE_TEST_SUITE_P(, suite, ::testing::Values(Level::kNeon, Level::kAvx2, Level::kAvx512), \
+                           level_test_name)
+
 /// Those with vector instructions that can run here.
 inline std::vector<Level> vector_levels() {
   std::vector<Level> levels;

@@ -373,11 +373,17 @@ TEST(RotaryEmbedding, FrequenciesFollowTheFormulas) {
   config::ModelConfig model;
   model.head_dim = 64;
   model.rope_theta = 5e5;
+  const config::ModelConfig plain = model;
+  int slowed = 0, kept = 0, blended = 0;
   for (const auto& scaling : {config::RopeScaling{}, config::RopeScaling{"linear", 4, 1, 4, 0},
                               config::RopeScaling{"llama3", 8, 1, 4, 8192}}) {
     model.rope_scaling = scaling;
     const RotaryTable table = RotaryEmbedding(model, at::kCPU).table(5, 3, at::kFloat);
     ASSERT_EQ(table.cos.sizes(), (at::IntArrayRef{3, 32}));
+    for (std::int64_t pair = 0; pair < 32 && scaling.type == "llama3"; ++pair) {
+      const double ratio = expected_frequency(plain, pair) / expected_frequency(model, pair);
+      ++(ratio == 1 ? kept : std::abs(ratio - 8) < 1e-12 ? slowed : blended);
+    }
     for (std::int64_t position = 0; position < 3; ++position) {
       for (std::int64_t pair = 0; pair < 32; ++pair) {
         const double angle = static_cast<double>(5 + position) * expected_frequency(model, pair);
@@ -389,20 +395,7 @@ TEST(RotaryEmbedding, FrequenciesFollowTheFormulas) {
       }
     }
   }
-}
-
-TEST(RotaryEmbedding, TheLlama3CaseHasAllThreeBands) {
-  config::ModelConfig model;
-  model.head_dim = 64;
-  model.rope_theta = 5e5;
-  auto plain = model;
-  model.rope_scaling = {"llama3", 8, 1, 4, 8192};
-  int slowed = 0, kept = 0, blended = 0;
-  for (std::int64_t pair = 0; pair < 32; ++pair) {
-    const double ratio = expected_frequency(plain, pair) / expected_frequency(model, pair);
-    ++(ratio == 1 ? kept : std::abs(ratio - 8) < 1e-12 ? slowed : blended);
-  }
-  EXPECT_GT(std::min({slowed, kept, blended}), 0);
+  EXPECT_GT(std::min({slowed, kept, blended}), 0) << "not all bands of llama3 are compared";
 }
 
 }  // namespace

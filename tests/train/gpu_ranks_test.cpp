@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "distributed/free_port.h"
 #include "fbi/core/error.h"
@@ -21,6 +23,7 @@ constexpr std::int64_t kRankSteps = 6;
 constexpr int kTooFewGpus = 77, kLost = 9, kPeerLost = 5;
 // Gradients of two ranks are added in another order than those of two micro-steps.
 constexpr double kTolerance = 1e-5;
+constexpr double kBf16Tolerance = 0.02;  // of a loss, as in gpu_test.cpp
 
 class GpuRanks : public testing::Test {
  protected:
@@ -68,14 +71,16 @@ class GpuRanks : public testing::Test {
     return c;
   }
 
-  void expect_near(const std::string& found, const std::string& expected) {
+  void expect_near(const std::string& found, const std::string& expected,
+                   double tolerance = kTolerance,
+                   const std::vector<const char*>& keys = {"loss", "grad_norm"}) {
     const auto a = metrics_lines(runs_.path(found)), b = metrics_lines(runs_.path(expected));
     ASSERT_EQ(a.size(), b.size());
     for (std::size_t i = 0; i < b.size(); ++i) {
       const auto x = nlohmann::json::parse(a[i] + "}"), y = nlohmann::json::parse(b[i] + "}");
-      for (const char* key : {"loss", "grad_norm"}) {
+      for (const char* key : keys) {
         const double value = y[key].get<double>();
-        EXPECT_NEAR(x[key].get<double>(), value, kTolerance * value) << key << ", step " << i + 1;
+        EXPECT_NEAR(x[key].get<double>(), value, tolerance * value) << key << ", step " << i + 1;
       }
     }
   }
@@ -102,6 +107,7 @@ TEST_F(GpuRanks, WithGradientsAndTeacherInPartsToo) {
   c.train.precision = config::Precision::kBf16;
   c.parallel.gradient_dtype = config::Precision::kBf16;
   train(kRanks, c, "bf16");
+  expect_near("bf16", "one", kBf16Tolerance, {"loss"});
 }
 
 TEST_F(GpuRanks, AnotherNumberOfThemContinues) {

@@ -1,10 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <filesystem>
 #include <string>
 #include <tuple>
 
 #include "fbi/core/error.h"
+#include "fbi/core/signals.h"
 #include "support/expect_error.h"
 #include "train/tiny_run.h"
 
@@ -15,25 +17,40 @@ namespace fs = std::filesystem;
 
 class Resume : public ::testing::TestWithParam<std::tuple<std::string, bool>> {};
 
-/// Stops after every `stride`th step.
-void expect_same_bits(TinyRuns& runs, config::RunConfig config, std::int64_t stride) {
+/// Trains "whole", with a checkpoint of every step.
+void run_whole(TinyRuns& runs, config::RunConfig config) {
   config.checkpoint.every_steps = 1;
   ASSERT_EQ(runs.run(config, "whole"), RunOutcome::kFinished);
-  const auto metrics = metrics_lines(runs.path("whole"));
-  const Fingerprint end = end_of(runs.path("whole"));
-  ASSERT_EQ(metrics.size(), kSteps);
+  ASSERT_EQ(metrics_lines(runs.path("whole")).size(), kSteps);
+}
+
+/// Of a run that goes on from the checkpoint of `step` of "whole" and ends after `last`.
+void expect_same_bits(TinyRuns& runs, config::RunConfig config, std::int64_t step,
+                      std::int64_t last) {
+  SCOPED_TRACE(testing::Message() << "steps " << step + 1 << " to " << last);
   config.checkpoint.every_steps = 0;
-  for (std::int64_t step = 1; step < kSteps; step += stride) {
-    const fs::path directory = runs.path("resumed");
-    copy_run_at(runs.path("whole"), directory, step);
-    std::int64_t steps_run = 0;
-    ASSERT_EQ(runs.run(config, "resumed", "auto", [&](const auto&) { ++steps_run; }),
-              RunOutcome::kFinished);
-    EXPECT_EQ(steps_run, kSteps - step);
-    ASSERT_EQ(metrics_lines(directory), metrics) << "stopped at step " << step;
-    ASSERT_EQ(end_of(directory), end) << "stopped at step " << step;
-    fs::remove_all(directory);
-  }
+  const fs::path whole = runs.path("whole"), directory = runs.path("resumed");
+  copy_run_at(whole, directory, step);
+  install_stop_handlers();
+  std::int64_t steps_run = 0;
+  const auto outcome = runs.run(config, "resumed", "auto", [&](const StepMetrics& metrics) {
+    ++steps_run;
+    if (metrics.step == last && last < kSteps) std::raise(SIGTERM);
+  });
+  clear_stop_request();
+  EXPECT_EQ(outcome, last < kSteps ? RunOutcome::kStopped : RunOutcome::kFinished);
+  EXPECT_EQ(steps_run, last - step);
+  auto metrics = metrics_lines(whole);
+  metrics.resize(static_cast<std::size_t>(last));
+  EXPECT_EQ(metrics_lines(directory), metrics);
+  EXPECT_EQ(end_of(directory, last), end_of(whole, last));
+  fs::remove_all(directory);
+}
+
+/// Of runs to the end, from every 16th step.
+void expect_same_ends(TinyRuns& runs, const config::RunConfig& config) {
+  for (std::int64_t step = 1; step < kSteps && !testing::Test::HasFailure(); step += 16)
+    expect_same_bits(runs, config, step, kSteps);
 }
 
 TEST_P(Resume, FromAnyStepGivesTheSameBits) {
@@ -42,12 +59,18 @@ TEST_P(Resume, FromAnyStepGivesTheSameBits) {
   config.train.recompute = std::get<1>(GetParam());
   // A copy is none of a checkpoint's signs.
   if (config.train.recompute) config.train.working_copy = "step";
-  expect_same_bits(runs, config, 1);
+  run_whole(runs, config);
+  // A step from each checkpoint to the next one; and nothing that no checkpoint holds matters
+  // later.
+  for (std::int64_t step = 1; step < kSteps && !HasFailure(); ++step)
+    expect_same_bits(runs, config, step, step + 1);
+  expect_same_ends(runs, config);
 }
 
 TEST(ResumeTiedScales, GivesTheSameBits) {
   TinyRuns runs;
-  expect_same_bits(runs, runs.config("tied"), 16);
+  run_whole(runs, runs.config("tied"));
+  expect_same_ends(runs, runs.config("tied"));
 }
 
 /// Of 4 samples a step, whose corpora take turns in a period of 7.
@@ -56,13 +79,15 @@ TEST(ResumeMixedCorpora, GivesTheSameBits) {
   config::RunConfig config = runs.config();
   config.data.paths.push_back(config.data.paths.front());
   config.data.weights = {5, 2};
-  expect_same_bits(runs, config, 16);
+  run_whole(runs, config);
+  expect_same_ends(runs, config);
 }
 
 TEST(ResumeTiedScales, FromDifferentScalesIsRefused) {
   TinyRuns runs;
   config::RunConfig config = runs.config("mixed");
   config.checkpoint.every_steps = 2;
+  config.train.steps = 6;
   runs.run(config, "untied");
   copy_run_at(runs.path("untied"), runs.path("tied"), 2);
   config.model.tie_scales = true;

@@ -13,11 +13,19 @@
 
 namespace fbi::train {
 
-/// A run with checkpoints at steps 10, 20, 30 and 40, and what it must end with.
-class Run : public ::testing::Test {
+/// Runs that save at steps 10, 20, 30 and 40, unless a test says otherwise.
+class NewRun : public ::testing::Test {
+ protected:
+  NewRun() { config_.checkpoint.every_steps = 10; }
+
+  TinyRuns runs_;
+  config::RunConfig config_ = runs_.config();
+};
+
+/// Beside one of them that has ended, "whole", and what a run must end with.
+class Run : public NewRun {
  protected:
   Run() {
-    config_.checkpoint.every_steps = 10;
     runs_.run(config_, "whole");
     metrics_ = metrics_lines(runs_.path("whole"));
     end_ = end_of(runs_.path("whole"));
@@ -28,8 +36,6 @@ class Run : public ::testing::Test {
     EXPECT_EQ(end_of(runs_.path(name)), end_);
   }
 
-  TinyRuns runs_;
-  config::RunConfig config_ = runs_.config();
   std::vector<std::string> metrics_;
   Fingerprint end_;
 };

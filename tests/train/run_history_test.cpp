@@ -42,7 +42,7 @@ TEST_F(Run, IsLengthenedByMoreSteps) {
   expect_whole("longer");
 }
 
-TEST_F(Run, OfAStableRateIsLengthenedOrEndedByAnotherDecay) {
+TEST_F(NewRun, OfAStableRateIsLengthenedOrEndedByAnotherDecay) {
   config_.optimizer.schedule = config::ScheduleKind::kWsd;
   config_.optimizer.decay_steps = 10;
   runs_.run(config_, "wsd");
@@ -96,7 +96,7 @@ TEST_F(Run, ThatHasEndedSaysThatTheRateLeapsWhenItsScheduleMoves) {
   EXPECT_THAT(read_file(runs_.path("wsd") / "train.log"), HasSubstr(leap));
 }
 
-TEST_F(Run, OfAConstantRateIsLengthenedWithoutMore) {
+TEST_F(NewRun, OfAConstantRateIsLengthenedWithoutMore) {
   config_.optimizer.schedule = config::ScheduleKind::kConstant;
   runs_.run(config_, "alone");
   config_.train.steps = 30;

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "distributed/ranks.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
@@ -95,6 +96,38 @@ TEST_F(Run, KeepsEveryNthCheckpointForGood) {
   expect_whole("uneven");
 }
 
+TEST_F(Run, SavesAfterEveryStepThatLastsTooLong) {
+  constexpr std::int64_t kLast = 20;
+  config_.optimizer.total_steps = kSteps;
+  config_.train.steps = kLast;
+  config_.checkpoint.every_steps = 0;
+  config_.checkpoint.every_seconds = 1e-9;
+  runs_.run(config_, "timed");
+  for (std::int64_t step = 1; step <= kLast; ++step)
+    EXPECT_TRUE(fs::exists(checkpoint_of(runs_.path("timed"), step))) << step;
+  for (const std::int64_t step : {10, 20})
+    EXPECT_EQ(end_of(runs_.path("timed"), step), end_of(runs_.path("whole"), step));
+  config_.checkpoint.every_seconds = 3600;
+  runs_.run(config_, "slow");
+  const auto saved = formats::list_checkpoints(runs_.path("slow") / "checkpoints");
+  ASSERT_EQ(saved.size(), 1u);
+  EXPECT_EQ(saved.front(), checkpoint_of(runs_.path("slow"), kLast));
+}
+
+/// Their clocks differ.
+TEST_F(NewRun, OnRanksSavesWhenTheTimeOfOneIsUp) {
+  constexpr std::int64_t kLast = 6;
+  config_.optimizer.total_steps = config_.train.steps = kLast;
+  config_.checkpoint.every_steps = 0;
+  test::run_ranks_ok(2, [&](distributed::Communicator& ranks) {
+    config::RunConfig config = config_;
+    config.checkpoint.every_seconds = ranks.rank() == 1 ? 1e-9 : 3600;
+    runs_.run_rank(ranks, config, "timed", "none");
+  });
+  for (std::int64_t step = 1; step <= kLast; ++step)
+    EXPECT_TRUE(fs::exists(checkpoint_of(runs_.path("timed"), step))) << step;
+}
+
 TEST_F(Run, GoesOnWhileTheDiskIsFull) {
   for (const rlim_t bytes : {kNothingFits, kMetricsFit}) {
     const std::string name = "limited" + std::to_string(bytes);
@@ -160,7 +193,7 @@ TEST_F(Run, SaysWhenGivenWeightsWereTrainedWithOtherArithmetic) {
       << text;
 }
 
-TEST_F(Run, EndsAfterTooManyNonFiniteStepsInARow) {
+TEST_F(NewRun, EndsAfterTooManyNonFiniteStepsInARow) {
   config_.optimizer.lr = 1e30;
   config_.optimizer.warmup_steps = 0;
   config_.train.max_skipped_in_row = 3;
@@ -198,7 +231,7 @@ TEST_F(Run, ThatDivergesFindsTheNewestCheckpointByItsStep) {
       "from before them: " + checkpoint_of(runs_.path("long"), kLast).string() + ". Look");
 }
 
-TEST_F(Run, ThatDivergesSaysSoWhateverItsFolderIs) {
+TEST_F(NewRun, ThatDivergesSaysSoWhateverItsFolderIs) {
   config_.optimizer.lr = 1e30;
   config_.optimizer.warmup_steps = 0;
   config_.train.max_skipped_in_row = 3;
@@ -241,7 +274,7 @@ TEST_F(Run, GoesOnWhenItsLockCannotBeRefreshed) {
   expect_whole("unlocked");
 }
 
-TEST_F(Run, EvaluationSettingsAreCheckedBeforeTheFirstStep) {
+TEST_F(NewRun, EvaluationSettingsAreCheckedBeforeTheFirstStep) {
   std::ofstream(runs_.path("long.jsonl"))
       << nlohmann::json(std::vector<int>(kSeqLen + 2, 3)).dump() << "\n";
   config_.evaluation.every_steps = 10;
@@ -251,7 +284,7 @@ TEST_F(Run, EvaluationSettingsAreCheckedBeforeTheFirstStep) {
                                  "long.jsonl", "windows of 10 tokens need 9 positions");
 }
 
-TEST_F(Run, EvaluationOfWeightsThatAreNotFiniteIsNoError) {
+TEST_F(NewRun, EvaluationOfWeightsThatAreNotFiniteIsNoError) {
   config_.optimizer.groups.norm.lr = 1e40;
   config_.optimizer.warmup_steps = 0;
   config_.evaluation.every_steps = 1;

@@ -1,0 +1,30 @@
+# Included by ctest (FbiTest.cmake writes the file that does so): one test for each suite of a program, asked again when the
+# program is newer than what it said.
+#
+# fbi_add_suites(<program> <list: a file that keeps what it said> <prefix of the tests' names> [<property> <value>]...)
+cmake_minimum_required(VERSION 3.25)
+
+function(fbi_add_suites program list prefix)
+  if(NOT EXISTS "${program}")
+    cmake_path(GET program FILENAME name)
+    add_test("${name}_NOT_BUILT" "${name}_NOT_BUILT")
+    return()
+  endif()
+  if(NOT EXISTS "${list}" OR NOT "${list}" IS_NEWER_THAN "${program}")
+    execute_process(COMMAND "${program}" --gtest_list_tests TIMEOUT 300
+      RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
+    if(NOT result EQUAL 0)
+      message(FATAL_ERROR "${program} --gtest_list_tests: ${result}\n${output}")
+    endif()
+    file(WRITE "${list}" "${output}")
+  endif()
+  file(STRINGS "${list}" suites REGEX "^[A-Za-z0-9_/]+[.]( *#.*)?$")
+  if(NOT suites)
+    message(FATAL_ERROR "${list}: ${program} --gtest_list_tests named no suite")
+  endif()
+  foreach(suite IN LISTS suites)
+    string(REGEX REPLACE "[.].*" "" suite "${suite}")
+    add_test("${prefix}${suite}" "${program}" "--gtest_filter=${suite}.*")
+    set_tests_properties("${prefix}${suite}" PROPERTIES ${ARGN})
+  endforeach()
+endfunction()
