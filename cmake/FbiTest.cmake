@@ -65,5 +65,6 @@ function(fbi_python_test name script)
   cmake_parse_arguments(PARSE_ARGV 2 arg "" "LABEL" "ARGS")
   get_filename_component(script "${script}" ABSOLUTE)
   add_test(NAME ${name} COMMAND Python3::Interpreter "${script}" ${arg_ARGS})
-  set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${FBI_HANG_SECONDS})
+  # Whatever the locale, files and output are UTF-8.
+  set_tests_properties(${name} PROPERTIES LABELS ${arg_LABEL} TIMEOUT ${FBI_HANG_SECONDS} ENVIRONMENT_MODIFICATION PYTHONUTF8=set:1)
 endfunction()
