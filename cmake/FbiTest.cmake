@@ -16,7 +16,7 @@ set(FBI_HANG_SECONDS 1200)
 set(FBI_ALL_SKIPPED "\\[  PASSED  \\] 0 tests[.]\n\\[  SKIPPED \\] [^\n]*\n(\\[  SKIPPED \\] [^\n]*\n)*$")
 
 # Loading LibTorch takes longer than most of their cases, which neither fork nor leave anything set that another one sees.
-set(FBI_TESTS_BY_SUITE cli distill nn_library nn_llama nn_model_folder ops_binarize ops_slots optim_adamw optim_schedule parity)
+set(FBI_TESTS_BY_SUITE cli distill nn_library nn_llama nn_model_folder ops_binarize ops_slots optim_adamw optim_schedule)
 
 # Compiling a test takes longer than running it: less optimised than what it tests.
 function(fbi_test_options target)

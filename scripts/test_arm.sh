@@ -29,7 +29,7 @@ unpack_libraries() {
   (cd "$work" && quietly "${apt[@]}" download $names)
   for archive in "$work"/*.deb; do dpkg -x "$archive" "$root"; done
   rm -rf "$work"
-  touch "$root/complete"
+  printf '%s\n' "${packages[*]}" >"$root/complete"
 }
 
 while (($#)); do
@@ -45,7 +45,7 @@ cd "$repo"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 use_debian_prefix
-if [[ ! -f $root/complete ]]; then
+if [[ $(cat "$root/complete" 2>/dev/null) != "${packages[*]}" ]]; then
   echo "test_arm: libraries for ARM into $root"
   unpack_libraries
 fi

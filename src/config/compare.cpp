@@ -58,11 +58,11 @@ std::vector<std::string> special_token_conflicts(const ModelConfig& model, std::
                                                  std::int64_t eos_id) {
   std::vector<std::string> conflicts;
   if (model.bos_token_id != bos_id)
-    conflicts.push_back(concat("its BOS is ", bos_id, ", but model.bos_token_id is ",
-                               model.bos_token_id, "; --set model.bos_token_id=", bos_id));
+    conflicts.push_back(
+        concat("its BOS is ", bos_id, ", but model.bos_token_id is ", model.bos_token_id));
   if (!std::ranges::count(model.eos_token_id, eos_id))
-    conflicts.push_back(concat("its EOS is ", eos_id, ", but model.eos_token_id is ",
-                               show(model.eos_token_id), "; --set model.eos_token_id=", eos_id));
+    conflicts.push_back(
+        concat("its EOS is ", eos_id, ", but model.eos_token_id is ", show(model.eos_token_id)));
   return conflicts;
 }
 

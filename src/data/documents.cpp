@@ -62,7 +62,10 @@ void DocumentCutter::feed(std::string_view content, bool last) {
   rest_ = first_ ? text::without_byte_order_mark(content) : content;
   first_ = false;
   last_ = last;
-  if (json_lines_ && last_) rest_ = rest_.substr(0, rest_.find_last_not_of(kBlanks) + 1);
+  if (!json_lines_) return;
+  const std::size_t solid = rest_.find_last_not_of(kBlanks) + 1;
+  blank_end_ = rest_.data() + solid;
+  if (last_) rest_ = rest_.substr(0, solid);
 }
 
 bool DocumentCutter::next(RawDocument& document) {
@@ -72,7 +75,7 @@ bool DocumentCutter::next(RawDocument& document) {
 bool DocumentCutter::next_line(RawDocument& document) {
   if (rest_.empty()) return false;
   const std::size_t end = rest_.find('\n');
-  if (!last_ && (end == kNone || rest_.find_first_not_of(kBlanks) == kNone)) return false;
+  if (!last_ && (end == kNone || rest_.data() >= blank_end_)) return false;
   document = {rest_.substr(0, end), number_++};
   rest_.remove_prefix(end == kNone ? rest_.size() : end + 1);
   return true;
@@ -116,7 +119,6 @@ std::vector<std::int32_t> document_ids(const RawDocument& document,
                                        const PrepareOptions& options,
                                        const text::Tokenizer* tokenizer, std::int64_t vocab_size) {
   if (!is_json_lines(options, input)) {
-    if (document.bytes.size() > kMaxDocumentBytes) throw too_large(input, options, document.number);
     return encode(document.bytes, *tokenizer);
   }
   const LinePlace place{input, document.number};

@@ -37,6 +37,7 @@ class DocumentCutter {
   bool next_text(RawDocument& document);
 
   std::string_view rest_;
+  const char* blank_end_ = nullptr;  // of JSON lines: from here on rest_ is blank
   bool json_lines_;
   std::string separator_;
   std::int64_t number_ = 0;
@@ -48,12 +49,13 @@ bool is_json_lines(const PrepareOptions& options, const std::filesystem::path& i
 /// Whether some input is read as text.
 bool any_text(const PrepareOptions& options);
 
-/// What is wrong with a document of more than kMaxDocumentBytes.
+/// What is wrong with a document of more than kMaxDocumentBytes, which is never left out: where it
+/// ends is not known before all of it is read.
 DataError too_large(const std::filesystem::path& input, const PrepareOptions& options,
                     std::int64_t number);
 
-/// The ids that a document contributes. Throws DataError naming file and line or document.
-/// `tokenizer` may be null for token_ids.
+/// The ids that a document of at most kMaxDocumentBytes contributes. Throws DataError naming file
+/// and line or document. `tokenizer` may be null for token_ids.
 std::vector<std::int32_t> document_ids(const RawDocument& document,
                                        const std::filesystem::path& input,
                                        const PrepareOptions& options,

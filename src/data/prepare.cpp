@@ -28,6 +28,7 @@ constexpr std::int64_t kMaxVocabSize = std::int64_t{1} << 31;
 constexpr std::int64_t kMaxSeqLen = std::int64_t{1} << 24;
 // Documents are encoded in parallel in groups of this size, which bounds the memory.
 constexpr std::size_t kGroupBytes = 8u << 20;
+constexpr std::size_t kGroupDocuments = 4096;
 // What is looked at to find out what a file is.
 constexpr std::size_t kBeginningBytes = 1 << 20;
 
@@ -171,16 +172,21 @@ class Preparation {
     for (bool more = true; more;) {
       more = file.append(content, kGroupBytes);
       cutter.feed(content, !more);
-      for (RawDocument document; cutter.next(document);) group.push_back(document);
+      for (RawDocument document; cutter.next(document);) {
+        if (document.bytes.size() > kMaxDocumentBytes)
+          throw too_large(input, options_, document.number);
+        group.push_back(document);
+        if (group.size() == kGroupDocuments) add_group(group, input);
+      }
       add_group(group, input);
-      group.clear();
       content.erase(0, content.size() - cutter.rest().size());
       if (content.size() > kMaxDocumentBytes) throw too_large(input, options_, cutter.number());
       if (progress_) progress_("preparing " + input.string(), file.position(), file.size());
     }
   }
 
-  void add_group(const std::vector<RawDocument>& group, const fs::path& input) {
+  /// Leaves the group empty.
+  void add_group(std::vector<RawDocument>& group, const fs::path& input) {
     std::vector<std::vector<std::int32_t>> ids(group.size());
     std::vector<std::exception_ptr> errors(group.size());
     parallel_.run(0, std::ssize(group), 1, [&](std::int64_t begin, std::int64_t end) {
@@ -199,6 +205,7 @@ class Preparation {
       ShardSet& part = is_valid_document(documents_++, options_) ? valid_ : train_;
       if (!document.empty()) part.add(document);
     }
+    group.clear();
   }
 
   void skip_or_throw(const std::exception_ptr& error) {

@@ -10,6 +10,7 @@
 #include "fbi/ops/fp8.h"
 
 namespace fbi::distill {
+
 TeacherDtypes teacher_dtypes(const std::string& chosen, at::ScalarType stored, bool on_gpu) {
   at::ScalarType weights = stored;
   if (chosen == "fp32") weights = at::kFloat;

@@ -52,7 +52,7 @@ std::optional<double> published_average(std::span<const ChoiceResult> results) {
   double sum = 0;
   for (const std::string& form : choice_forms()) {
     const auto found = std::ranges::find(results, form, &ChoiceResult::task);
-    if (found == results.end()) return std::nullopt;
+    if (found == results.end() || found->add_bos) return std::nullopt;
     const ChoiceScores scores = scores_of(*found);
     sum += found->has_acc_norm ? scores.acc_norm : scores.acc;
   }

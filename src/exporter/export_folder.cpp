@@ -41,9 +41,9 @@ void write_tokenizer(const config::ModelConfig& model, const ExportOptions& opti
     if (!why.empty()) staged.report.tokenizer_note = concat("tokenizer.json left out: ", why);
   } else if (const auto& unread = options.unread_tokenizer) {
     copy_tokenizer_files(unread->file.parent_path(), staged.staging);
-    staged.report.tokenizer_note = concat(
+    staged.report.warnings.push_back(concat(
         "the tokenizer's files are copied as they are, for other programs; fbi cannot read them: ",
-        unread->why);
+        unread->why));
   }
 }
 

@@ -133,11 +133,10 @@ StagedExport write_folder(const GgufContents& contents, const config::ModelConfi
   if (const auto& unread = options.unread_tokenizer) {
     throw UsageError(concat(
         "a GGUF export holds the pieces of the tokenizer, which fbi cannot read: ", unread->why,
-        "; give another one, or export the model as hf"));
+        "; give another one (--tokenizer FILE), or export the model as hf"));
   }
-  std::vector<std::string> warnings = check_tokenizer_fits(options.tokenizer, model);
+  check_tokenizer_fits(options.tokenizer, model);  // whose BOS and EOS are the file's
   auto staged = std::make_unique<StagedExport::Impl>(target);
-  staged->report.warnings = std::move(warnings);
   const std::string title = title_of(options.card, staged->report);
   write_tensors(contents, model, gguf_metadata(model, file_kind, title, options.tokenizer), *staged,
                 options);

@@ -75,12 +75,23 @@ void add_pieces(GgufMetadata& out, const text::Tokenizer& tokenizer, std::int64_
   out.emplace_back("tokenizer.ggml.token_type", std::move(types));
 }
 
+/// llama.cpp's name of the words that text is cut into.
+const char* pre_of(text::WordSplit split) {
+  switch (split) {
+    case text::WordSplit::kLlama3:
+      return "llama-bpe";
+    case text::WordSplit::kSmolLm:
+      return "smollm";
+    case text::WordSplit::kGpt2:
+      break;
+  }
+  return "gpt-2";
+}
+
 void add_tokenizer(GgufMetadata& out, const text::Tokenizer& tokenizer, std::int64_t vocab_size) {
   const auto rules = text::byte_level_rules(tokenizer);
   out.emplace_back("tokenizer.ggml.model", std::string(rules ? "gpt2" : "llama"));
-  out.emplace_back("tokenizer.ggml.pre", std::string(!rules             ? "default"
-                                                     : rules->is_llama3 ? "llama-bpe"
-                                                                        : "gpt-2"));
+  out.emplace_back("tokenizer.ggml.pre", std::string(rules ? pre_of(rules->split) : "default"));
   add_pieces(out, tokenizer, vocab_size);
   if (rules) out.emplace_back("tokenizer.ggml.merges", rules->merges);
   const auto add_id = [&out](const char* name, std::optional<std::int32_t> id) {

@@ -37,7 +37,9 @@ std::vector<std::string> check_tokenizer_fits(const text::Tokenizer* tokenizer,
   std::vector<std::string> warnings =
       config::special_token_conflicts(model, tokenizer->bos_id(), tokenizer->eos_id());
   for (std::string& warning : warnings)
-    warning = concat(name, ": ", warning, " mends it in training");
+    warning = concat(name, ": ", warning,
+                     ", which config.json and generation_config.json of the export have; they tell "
+                     "others where a text ends");
   return warnings;
 }
 

@@ -201,7 +201,7 @@ void CpuForward::screened_logits(const float* x, std::span<const eval::Drawable>
       const std::int64_t begin = piece * HeadScreen::kPiece;
       const std::int64_t end = std::min(begin + HeadScreen::kPiece, vocab);
       for (std::int64_t t = 0; t < states; ++t) {
-        screen.estimate(piece, x + t * hidden_width_, searches_[t]);
+        screen.estimate(piece, searches_[t]);
         std::fill(out + t * vocab + begin, out + t * vocab + end,
                   -std::numeric_limits<float>::infinity());
       }

@@ -80,6 +80,7 @@ void HeadScreen::begin(const float* x, const eval::Drawable& wanted, Search& sea
   constexpr double kLeast = 1e-20;  // the copy's product takes much smaller values for 0
   const bool known = norm * largest_norm_ < kMost && (norm == 0 || norm > kLeast);
   search.norm = known ? static_cast<float>(norm * (1 + 1e-6)) : kNone;
+  copy_.round(x, search.input);
   search.estimates.resize(rows);
   search.low.resize(static_cast<std::size_t>(groups(copy_.shape().rows)));
   search.high.resize(search.low.size());
@@ -87,11 +88,11 @@ void HeadScreen::begin(const float* x, const eval::Drawable& wanted, Search& sea
   search.candidates.reserve(rows / kTooMany);
 }
 
-void HeadScreen::estimate(std::int64_t piece, const float* x, Search& search) const {
+void HeadScreen::estimate(std::int64_t piece, Search& search) const {
   const std::int64_t first = piece * kPiece;
   const std::int64_t end = std::min(first + kPiece, search.wanted.ids);
   if (first >= end) return;
-  copy_.multiply(first, end, x, 0, 1, search.estimates.data(), 0);
+  copy_.multiply(first, end, search.input, search.estimates.data());
   for (std::int64_t begin = first; begin < end; begin += kGroup) {
     const auto [low, high] = bounds(begin, std::min(begin + kGroup, end), search);
     search.low[static_cast<std::size_t>(begin / kGroup)] = low;

@@ -34,8 +34,9 @@ class HeadScreen {
   /// What is known of the logits of one hidden state.
   struct Search {
     eval::Drawable wanted;
-    bool found = false;                    ///< whether the candidates are all that may be wanted
-    float norm = 0;                        ///< of the hidden state, rounded up
+    bool found = false;  ///< whether the candidates are all that may be wanted
+    float norm = 0;      ///< of the hidden state, rounded up
+    kernels::DenseLinear::RoundedInput input;
     std::vector<float> estimates;          ///< [V]
     std::vector<float> low, high;          ///< [groups]: bounds of their highest logit
     std::vector<std::int32_t> candidates;  ///< empty where not found
@@ -48,7 +49,7 @@ class HeadScreen {
   void begin(const float* x, const eval::Drawable& wanted, Search& search) const;
   std::int64_t pieces() const { return (copy_.shape().rows + kPiece - 1) / kPiece; }
   /// Its logits in a piece; different pieces from several threads. Does not throw.
-  void estimate(std::int64_t piece, const float* x, Search& search) const;
+  void estimate(std::int64_t piece, Search& search) const;
   /// When all pieces are estimated. Nothing is found where the candidates are too many to be worth
   /// it, or numbers so large that sums may overflow. Does not throw.
   void find(Search& search) const;

@@ -135,6 +135,18 @@ void DenseLinear::multiply(std::int64_t begin, std::int64_t end, const float* x,
   });
 }
 
+void DenseLinear::round(const float* x, RoundedInput& out) const {
+  out.values.resize(static_cast<std::size_t>(padded_columns_));
+  out.step = round_inputs(x, padded_columns_, kPadding, out.values.data());
+}
+
+void DenseLinear::multiply(std::int64_t begin, std::int64_t end, const RoundedInput& x,
+                           float* y) const {
+  kernels_->int8_rows.rows(values_.data() + begin * row_stride_bytes_, row_stride_bytes_,
+                           padded_columns_, x.values.data(), end - begin, y + begin);
+  for (std::int64_t r = begin; r < end; ++r) y[r] = y[r] * x.step * row_scale_[r];
+}
+
 void DenseLinear::multiply_rounded(std::int64_t begin, std::int64_t end, const float* x,
                                    std::int64_t x_stride, std::int64_t tokens, float* y,
                                    std::int64_t y_stride) const {
@@ -160,7 +172,8 @@ void DenseLinear::multiply_rounded(std::int64_t begin, std::int64_t end, const f
       product.rows(w, row_stride_bytes_, columns, q + t * columns, rows, y + t * y_stride + first);
     for (t = 0; t < tokens; ++t) {
       float* const out = y + t * y_stride;
-      for (std::int64_t r = first; r < first + rows; ++r) out[r] *= scales[t] * row_scale_[r];
+      for (std::int64_t r = first; r < first + rows; ++r)
+        out[r] = out[r] * scales[t] * row_scale_[r];
     }
   });
 }

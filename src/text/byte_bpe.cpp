@@ -20,11 +20,13 @@ namespace {
 class WordMerger {
  public:
   WordMerger(const ByteBpeFile& file, std::string_view word) : file_(file) {
-    for (std::size_t i = 0; i < word.size(); ++i) {
-      const auto place = static_cast<std::int32_t>(i);
-      symbols_.push_back({file.id_of_bytes.at(std::string(1, word[i])), place - 1, place + 1});
+    for (const char byte : word) {
+      const auto found = file.id_of_bytes.find(std::string(1, byte));
+      if (found == file.id_of_bytes.end()) continue;  // it has no piece
+      const auto place = static_cast<std::int32_t>(symbols_.size());
+      symbols_.push_back({found->second, place - 1, place + 1});
     }
-    symbols_.back().next = -1;
+    if (!symbols_.empty()) symbols_.back().next = -1;
     for (std::size_t i = 0; i + 1 < symbols_.size(); ++i) offer(static_cast<std::int32_t>(i));
   }
 
@@ -38,7 +40,7 @@ class WordMerger {
       if (!found || found->id != best.id) continue;
       join(best.place, found->id);
     }
-    for (std::int32_t place = 0; place >= 0;
+    for (std::int32_t place = symbols_.empty() ? -1 : 0; place >= 0;
          place = symbols_[static_cast<std::size_t>(place)].next) {
       ids.push_back(symbols_[static_cast<std::size_t>(place)].id);
     }
@@ -191,7 +193,7 @@ std::optional<ByteLevelRules> byte_level_rules(const Tokenizer& tokenizer) {
   std::vector<std::pair<std::int32_t, std::uint64_t>> by_rank;
   for (const auto& [key, merge] : file.merges) by_rank.emplace_back(merge.rank, key);
   std::sort(by_rank.begin(), by_rank.end());
-  ByteLevelRules rules{file.split == WordSplit::kLlama3, {}};
+  ByteLevelRules rules{file.split, {}};
   for (const auto& [rank, key] : by_rank) {
     const auto left = static_cast<std::size_t>(key >> 32),
                right = static_cast<std::size_t>(key & 0xFFFFFFFF);

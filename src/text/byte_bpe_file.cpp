@@ -9,6 +9,8 @@
 
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
+#include "fbi/core/log.h"
+#include "fbi/text/tokenizer.h"
 #include "text/utf8.h"
 
 namespace fbi::text {
@@ -89,9 +91,10 @@ class FileReader {
     return text.size() > kLongest ? text.substr(0, kLongest) + "..." : text;
   }
   [[noreturn]] void refuse(const char* what, const Json& found) const {
-    fail(what, " ", shown(found),
-         " is not implemented; byte-level BPE as of Llama-3 or GPT-2 is, and SentencePiece as "
-         "tokenizer.model");
+    throw OtherTokenizer(concat(
+        place_, ": ", what, " ", shown(found),
+        " is not implemented; byte-level BPE as of Llama-3, GPT-2 or SmolLM is, and SentencePiece "
+        "as tokenizer.model"));
   }
   const Json& part(const char* name) const {
     static const Json null;
@@ -116,6 +119,12 @@ class FileReader {
     file_.whole_words_first = model.value("ignore_merges", false);
   }
 
+  /// Whether a Split gives what its pattern matches, which of those known is all of a text.
+  static bool keeps_all(const Json& split) {
+    const bool inverted = split.value("invert", false);
+    return split.value("behavior", "") == (inverted ? "Removed" : "Isolated");
+  }
+
   void read_split(const Json& pre_tokenizer) {
     const auto is_byte_level = [](const Json& value, bool use_regex) {
       return value.is_object() && value.value("type", "") == "ByteLevel" &&
@@ -128,9 +137,13 @@ class FileReader {
     const Json steps = pre_tokenizer.is_object()
                            ? pre_tokenizer.value("pretokenizers", Json::array())
                            : Json::array();
+    if (steps.size() == 2 && steps[0].value("type", "") == "Digits" &&
+        steps[0].value("individual_digits", false) && is_byte_level(steps[1], true)) {
+      file_.split = WordSplit::kSmolLm;
+      return;
+    }
     if (steps.size() != 2 || !is_byte_level(steps[1], false) ||
-        steps[0].value("type", "") != "Split" || steps[0].value("behavior", "") != "Isolated" ||
-        steps[0].value("invert", false)) {
+        steps[0].value("type", "") != "Split" || !keeps_all(steps[0])) {
       refuse("pre_tokenizer", pre_tokenizer);
     }
     const Json pattern = steps[0].value("pattern", Json::object()).value("Regex", Json(""));
@@ -172,10 +185,15 @@ class FileReader {
         fail("piece ", shown(spelling), " is not spelled in the byte-level alphabet");
       }
     }
-    for (int byte = 0; byte < 256; ++byte) {
-      if (!file_.id_of_bytes.contains(std::string(1, static_cast<char>(byte))))
-        fail("no piece stands for the byte ", byte);
-    }
+    // Texts are UTF-8, in which these do not occur.
+    const auto occurs = [](int byte) { return byte < 0xC0 || (byte > 0xC1 && byte < 0xF5); };
+    int missing = 0;
+    for (int byte = 0; byte < 256; ++byte)
+      missing +=
+          occurs(byte) && !file_.id_of_bytes.contains(std::string(1, static_cast<char>(byte)));
+    if (missing > 0)
+      log::info(path_.string(), " has no pieces for ", missing,
+                " bytes; they are left out of texts, as the library of Hugging Face does it");
   }
   std::int32_t whole_number(const Json& value, const std::string& piece) const {
     if (!value.is_number_unsigned() ||

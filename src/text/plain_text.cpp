@@ -16,6 +16,8 @@ struct OtherFormat {
 };
 constexpr OtherFormat kOtherFormats[] = {
     {"xz", "\xfd\x37zXZ", "unpack it: xz -dk "},
+    {"gzip in gzip or zstd", "\x1f\x8b", "unpack it once: gzip -dk or zstd -d "},
+    {"zstd in gzip or zstd", "\x28\xb5\x2f\xfd", "unpack it once: gzip -dk or zstd -d "},
     {"bzip2", "BZh91AY&SY", "unpack it: bzip2 -dk "},
     {"zip", "PK\x03\x04", "unpack it: unzip "},
     // A page's header follows, whose first field has this byte.

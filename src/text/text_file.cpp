@@ -2,6 +2,7 @@
 
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <algorithm>
 #include <new>
@@ -26,6 +27,7 @@ namespace {
 
 constexpr std::size_t kBufferBytes = 256 << 10;
 constexpr std::string_view kGzip = "\x1f\x8b", kZstd = "\x28\xb5\x2f\xfd";
+constexpr std::string_view kZstdSkipped = "\x2a\x4d\x18";  // behind 0x50 to 0x5f
 
 class Plain final : public Unpacker {
  public:
@@ -45,7 +47,11 @@ class Gzip final : public Unpacker {
   }
   ~Gzip() override { inflateEnd(&stream_); }
   std::size_t unpack(std::string_view& packed, std::span<char> plain) override {
-    if (complete_) inflateReset(&stream_);  // another member follows
+    if (complete_) {  // another member follows, or zeros that fill a block, which gzip skips, too
+      packed.remove_prefix(std::min(packed.find_first_not_of('\0'), packed.size()));
+      if (packed.empty()) return 0;
+      inflateReset(&stream_);
+    }
     complete_ = false;
     stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(packed.data()));
     stream_.avail_in = static_cast<uInt>(packed.size());
@@ -55,8 +61,9 @@ class Gzip final : public Unpacker {
     const int status = inflate(&stream_, Z_NO_FLUSH);
     packed.remove_prefix(packed.size() - stream_.avail_in);
     complete_ = status == Z_STREAM_END;
+    if (status == Z_MEM_ERROR) throw std::bad_alloc();
     if (status != Z_OK && status != Z_STREAM_END && status != Z_BUF_ERROR)
-      throw std::runtime_error(stream_.msg ? stream_.msg : "no memory");
+      throw std::runtime_error(stream_.msg ? stream_.msg : "a dictionary is missing");
     return room - stream_.avail_out;
   }
   bool is_complete() const override { return complete_; }
@@ -79,6 +86,7 @@ class Zstd final : public Unpacker {
     ZSTD_outBuffer out = {plain.data(), plain.size(), 0};
     const std::size_t status = ZSTD_decompressStream(stream_.get(), &out, &in);
     packed.remove_prefix(in.pos);
+    if (ZSTD_getErrorCode(status) == ZSTD_error_memory_allocation) throw std::bad_alloc();
     if (ZSTD_isError(status)) throw std::runtime_error(ZSTD_getErrorName(status));
     complete_ = status == 0;
     return out.pos;
@@ -93,9 +101,17 @@ class Zstd final : public Unpacker {
   bool complete_ = false;
 };
 
+/// A frame, or one to be skipped, with which files of pzstd begin.
+bool is_zstd(std::string_view beginning) {
+  const bool skipped = beginning.size() >= kZstdSkipped.size() + 1 &&
+                       (beginning[0] & 0xF0) == 0x50 &&
+                       beginning.substr(1).starts_with(kZstdSkipped);
+  return skipped || beginning.starts_with(kZstd);
+}
+
 std::unique_ptr<Unpacker> unpacker_for(std::string_view beginning) {
   if (beginning.starts_with(kGzip)) return std::make_unique<Gzip>();
-  if (beginning.starts_with(kZstd)) return std::make_unique<Zstd>();
+  if (is_zstd(beginning)) return std::make_unique<Zstd>();
   return std::make_unique<Plain>();
 }
 

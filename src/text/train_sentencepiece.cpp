@@ -29,6 +29,10 @@ class LineIterator final : public sentencepiece::SentenceIterator {
  public:
   explicit LineIterator(const std::vector<std::filesystem::path>& inputs) : inputs_(inputs) {
     for (const auto& input : inputs) {
+      if (InputFile(input).is_pipe())
+        throw UsageError(concat(input.string(),
+                                " is a pipe, and the beginning of each input is read before the "
+                                "others; make a file of it, which gzip or zstd may pack"));
       const std::string beginning = beginning_of_text_file(input, 1 << 20);
       check_plain_text(beginning, input);
       if (begins_with_json_object(beginning))
@@ -44,43 +48,50 @@ class LineIterator final : public sentencepiece::SentenceIterator {
   sentencepiece::util::Status status() const override { return {}; }
 
   void Next() override {
-    while (line_.empty()) {
-      if (!next_line()) {
+    for (;;) {
+      if (!look_ahead()) {
         done_ = true;
         return;
       }
-      if (line_.ends_with('\r')) line_.remove_suffix(1);
+      const std::size_t end = rest_.substr(0, kWindow).find('\n');
+      const bool ends = end != std::string_view::npos || rest_.size() < kWindow;
+      std::string_view line = rest_.substr(0, std::min(end, kWindow));
+      if (ends && line.ends_with('\r')) line.remove_suffix(1);
+      if (line.size() > kMaxSentenceBytes) return take_part(line);
+      sentence_ = line;
+      rest_.remove_prefix(end == std::string_view::npos ? rest_.size() : end + 1);
+      if (!sentence_.empty()) return;
     }
-    const std::size_t length = part_length(line_);
-    sentence_ = line_.substr(0, length);
-    line_.remove_prefix(length);
-    // The trainer puts one before each sentence.
-    if (line_.starts_with(' ')) line_.remove_prefix(1);
   }
 
  private:
-  bool next_line() {
+  /// Tells whether a line of so many bytes is too long for a sentence, line break included.
+  static constexpr std::size_t kWindow = kMaxSentenceBytes + 2;
+
+  /// False when all is read; else rest_ holds kWindow bytes, or the end of a file.
+  bool look_ahead() {
     constexpr std::size_t kStep = 1 << 20;
-    for (;;) {
-      const std::size_t end = rest_.find('\n');
-      if (end != std::string_view::npos || (!more_ && !rest_.empty())) {
-        line_ = rest_.substr(0, end);
-        rest_.remove_prefix(std::min(line_.size() + 1, rest_.size()));
-        return true;
-      }
-      if (!more_) {
-        if (next_input_ == inputs_.size()) return false;
-        file_.emplace(inputs_[next_input_++]);
-      }
+    while (more_ ? rest_.size() < kWindow : rest_.empty()) {
       const bool first = !more_;
+      if (first && next_input_ == inputs_.size()) return false;
+      if (first) file_.emplace(inputs_[next_input_++]);
       content_.erase(0, content_.size() - rest_.size());
       more_ = file_->append(content_, kStep);
       rest_ = first ? without_byte_order_mark(content_) : content_;
     }
+    return true;
   }
 
+  void take_part(std::string_view line) {
+    const std::size_t length = part_length(line);
+    sentence_ = line.substr(0, length);
+    rest_.remove_prefix(length);
+    // The trainer puts one before each sentence.
+    if (rest_.starts_with(' ')) rest_.remove_prefix(1);
+  }
+
+  /// Of a line that is too long.
   static std::size_t part_length(std::string_view line) {
-    if (line.size() <= kMaxSentenceBytes) return line.size();
     const std::size_t space = line.rfind(' ', kMaxSentenceBytes - 1);
     if (space != std::string_view::npos && space > 0) return space;
     std::size_t length = kMaxSentenceBytes;
@@ -93,7 +104,7 @@ class LineIterator final : public sentencepiece::SentenceIterator {
   std::optional<TextFile> file_;
   bool more_ = false;  // of file_
   std::string content_;
-  std::string_view rest_, line_;  // of content_
+  std::string_view rest_;  // of content_
   std::string sentence_;
   bool done_ = false;
 };

@@ -66,15 +66,17 @@ std::size_t contraction_bytes(std::string_view rest, bool any_case) {
   return 0;
 }
 
-/// \s+(?!\S)|\s+: a run of spaces without its last character, which goes to the word behind it.
-std::size_t spaces_end(std::string_view text, std::size_t begin) {
+/// \s+(?!\S)|\s+: a run of spaces without its last character, which goes to the word behind it; to
+/// a number it does not where `numbers_apart`.
+std::size_t spaces_end(std::string_view text, std::size_t begin, bool numbers_apart = false) {
   Cursor cursor(text, begin);
   std::size_t last = begin;
   while (cursor.is(Class::kSpace)) {
     last = cursor.position();
     cursor.advance();
   }
-  return cursor.at_end() || last == begin ? cursor.position() : last;
+  const bool whole = cursor.at_end() || (numbers_apart && cursor.is(Class::kNumber));
+  return whole || last == begin ? cursor.position() : last;
 }
 
 std::size_t llama3_end(std::string_view text, std::size_t begin) {
@@ -108,16 +110,20 @@ std::size_t llama3_end(std::string_view text, std::size_t begin) {
   return after_newline > begin ? after_newline : spaces_end(text, begin);
 }
 
-std::size_t gpt2_end(std::string_view text, std::size_t begin) {
+std::size_t gpt2_end(std::string_view text, std::size_t begin, bool numbers_apart) {
   if (const std::size_t bytes = contraction_bytes(text.substr(begin), false)) return begin + bytes;
   Cursor cursor(text, begin);
+  if (numbers_apart && cursor.is(Class::kNumber)) {
+    cursor.advance();
+    return cursor.position();
+  }
   if (cursor.code() == ' ') cursor.advance();
   for (const Class wanted : {Class::kLetter, Class::kNumber, Class::kOther}) {
-    if (!cursor.is(wanted)) continue;
+    if (!cursor.is(wanted) || (numbers_apart && wanted == Class::kNumber)) continue;
     cursor.pass(wanted);
     return cursor.position();
   }
-  return spaces_end(text, begin);
+  return spaces_end(text, begin, numbers_apart);
 }
 
 }  // namespace
@@ -129,7 +135,8 @@ std::optional<WordSplit> word_split_of(std::string_view pattern) {
 }
 
 std::size_t word_end(WordSplit split, std::string_view text, std::size_t begin) {
-  return split == WordSplit::kLlama3 ? llama3_end(text, begin) : gpt2_end(text, begin);
+  return split == WordSplit::kLlama3 ? llama3_end(text, begin)
+                                     : gpt2_end(text, begin, split == WordSplit::kSmolLm);
 }
 
 }  // namespace fbi::text

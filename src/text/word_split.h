@@ -4,10 +4,9 @@
 #include <optional>
 #include <string_view>
 
-namespace fbi::text {
+#include "fbi/text/byte_level.h"
 
-/// How a byte-level tokenizer cuts text into the words inside which pairs are merged.
-enum class WordSplit { kLlama3, kGpt2 };
+namespace fbi::text {
 
 /// The rule that a regular expression of tokenizer.json is, if it is one of those known.
 std::optional<WordSplit> word_split_of(std::string_view pattern);

@@ -52,7 +52,9 @@ void check_tokenizers(const config::RunConfig& config, const data::TrainingData&
   // Only a warning: the loss does not look at them, but exports tell others where a text ends.
   for (const std::string& conflict :
        config::special_token_conflicts(config.model, own->bos_id(), own->eos_id()))
-    log::warn("the data's tokenizer ", file->string(), ": ", conflict);
+    log::warn("the data's tokenizer ", file->string(), ": ", conflict,
+              "; set the field to the tokenizer's, and in a run that has begun name it in "
+              "--allow-change");
   if (!data.tokenizer_hash().empty() && data.tokenizer_hash() != own->file_hash())
     throw DataError(concat(file->string(),
                            " is not the tokenizer that the shards beside it were prepared with "

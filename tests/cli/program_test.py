@@ -244,7 +244,7 @@ class Tokenizers(unittest.TestCase):
         (WORK / "unread/tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
         for kind in ("hf", "native", "packed"):
             with self.subTest(kind):
-                self.assertRegex(run("export", "--checkpoint", "unread", "--format", kind, "--out", f"unread-{kind}"),
+                self.assertRegex(self.stderr_of("export", "--checkpoint", "unread", "--format", kind, "--out", f"unread-{kind}"),
                                  r"the tokenizer's files are copied as they are, .*unread/tokenizer\.json")
                 self.assertEqual((WORK / f"unread-{kind}/tokenizer.json").read_text(), '{"model": {"type": "Unigram"}}')
         self.assertRegex(run("export", "--checkpoint", "unread", "--format", "gguf", "--out", "unread-gguf", code=2),
@@ -252,11 +252,16 @@ class Tokenizers(unittest.TestCase):
         self.assertFalse((WORK / "unread-gguf").exists())
         run("export", "--checkpoint", "unread", "--format", "gguf", "--tokenizer", "tokenizer.model", "--out", "unread-gguf")
 
+    def test_one_that_is_damaged_is_an_error(self):
+        shutil.copytree(WORK / "student", WORK / "damaged")
+        (WORK / "damaged/tokenizer.model").write_bytes((WORK / "student/tokenizer.model").read_bytes()[:2000])
+        self.assertIn("damaged/tokenizer.model", run("export", "--checkpoint", "damaged", "--format", "hf", "--out", "damaged-hf", code=3))
+        self.assertFalse((WORK / "damaged-hf").exists())
+
     def test_special_tokens_that_are_not_the_models_are_noted(self):
         other = {"model.bos_token_id": 5, "model.eos_token_id": [7, 8]}
         text = self.stderr_of(*program.train_words("not-there", "--dry-run", changes=other))
-        for part in ("its BOS is 1, but model.bos_token_id is 5; --set model.bos_token_id=1",
-                     "its EOS is 2, but model.eos_token_id is [7,8]; --set model.eos_token_id=2"):
+        for part in ("its BOS is 1, but model.bos_token_id is 5; set the field", "its EOS is 2, but model.eos_token_id is [7,8]; set the field"):
             self.assertIn(part, text)
         self.assertNotIn("model.bos_token_id", self.stderr_of(*program.train_words("not-there", "--dry-run")))
 

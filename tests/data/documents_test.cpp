@@ -68,6 +68,7 @@ TEST(DocumentCutter, JsonLinesAreLines) {
   EXPECT_THAT(cut("{}\n\n[]\n\n\n", true), ElementsAre("{}", "", "[]"));
   EXPECT_THAT(cut("{}\r\n[]", true), ElementsAre("{}\r", "[]"));
   EXPECT_THAT(cut("\n \n", true), IsEmpty());
+  EXPECT_THAT(cut("\n\n\n\n{}\n \n\t\n", true), ElementsAre("", "", "", "", "{}"));
 }
 
 TEST(DocumentCutter, AByteOrderMarkIsNoText) {

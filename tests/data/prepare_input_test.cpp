@@ -94,6 +94,40 @@ TEST_F(PrepareInput, SomeBrokenLinesMayBeLeftOut) {
   expect_error<UsageError>([&] { run(); }, "prepared otherwise", "options/skip_broken");
 }
 
+/// They count where documents are held out, so that mending them changes no other.
+TEST_F(PrepareInput, WhatIsLeftOutKeepsItsNumber) {
+  ids_only(100);
+  options_.valid_fraction = 0.5;
+  std::string broken, whole;
+  for (int k = 0; k < 40; ++k) {
+    const std::string line = token_line(k, 8) + "\n";
+    whole += line;
+    broken += k % 7 == 3 ? "{\n" : line;
+  }
+  input("a.jsonl", whole);
+  const PrepareResult expected = run();
+  const auto valid = ids_of_shards(options_.output, expected.valid.files);
+  options_.output = folder_ / "out-broken";
+  test::write_text(options_.inputs[0], broken);
+  options_.skip_broken = 40;
+  const PrepareResult result = run();
+  EXPECT_EQ(result.broken_documents, 6);
+  const auto held_out = ids_of_shards(options_.output, result.valid.files);
+  ASSERT_GT(held_out.size(), 8u * 5);
+  EXPECT_TRUE(std::ranges::includes(valid, held_out));
+}
+
+TEST_F(PrepareInput, WhatWasCutOffLeavesNothing) {
+  ids_only(100);
+  std::string lines;
+  for (int k = 0; k < 50; ++k) lines += token_line(k, 8) + "\n";
+  std::string packed(ZSTD_compressBound(lines.size()), '\0');
+  packed.resize(ZSTD_compress(packed.data(), packed.size(), lines.data(), lines.size(), 1));
+  input("a.jsonl.zst", packed.substr(0, packed.size() / 2));
+  expect_error<DataError>([&] { run(); }, "a.jsonl.zst", "ends in the middle");
+  EXPECT_THAT(test::entries(folder_.path()), ElementsAre("a.jsonl.zst"));
+}
+
 /// Read in pieces of 8 MiB, whose borders lie within lines.
 TEST_F(PrepareInput, LargeAndPackedInputGivesTheSameShards) {
   ids_only(100);

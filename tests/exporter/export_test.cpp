@@ -432,12 +432,13 @@ TEST(ExportTest, SpecialTokensThatAreNotTheTokenizersAreNoted) {
   model.eos_token_id = {2, 5};
   EXPECT_THAT(
       warnings("other"),
-      ElementsAre(concat("the tokenizer ", tokenizer->path().string(), ": its BOS is ",
-                         tokenizer->bos_id(), ", but model.bos_token_id is 1; --set ",
-                         "model.bos_token_id=", tokenizer->bos_id(), " mends it in training"),
-                  HasSubstr(concat("its EOS is ", tokenizer->eos_id(),
-                                   ", but model.eos_token_id is [2,5]; --set model.eos_token_id=",
-                                   tokenizer->eos_id()))));
+      ElementsAre(
+          concat("the tokenizer ", tokenizer->path().string(), ": its BOS is ", tokenizer->bos_id(),
+                 ", but model.bos_token_id is 1, which config.json and ",
+                 "generation_config.json of the export have; they tell others where a ",
+                 "text ends"),
+          HasSubstr(concat("its EOS is ", tokenizer->eos_id(),
+                           ", but model.eos_token_id is [2,5], which"))));
   EXPECT_THAT(read_file(dir / "same" / "README.md"), HasSubstr("AutoTokenizer.from_pretrained"));
 }
 
@@ -452,8 +453,8 @@ TEST(ExportTest, ATokenizerThatIsNotReadIsCopied) {
   options.unread_tokenizer = UnreadTokenizer{dir / "from" / "tokenizer.json", "it is a Unigram"};
   const ExportReport report =
       export_folded(source, small_model(), dir / "out", {}, options).commit();
-  EXPECT_THAT(report.tokenizer_note, HasSubstr("copied as they are"));
-  EXPECT_THAT(report.tokenizer_note, HasSubstr("it is a Unigram"));
+  EXPECT_THAT(report.warnings,
+              ElementsAre(AllOf(HasSubstr("copied as they are"), HasSubstr("it is a Unigram"))));
   EXPECT_THAT(report.files,
               ElementsAre("README.md", "config.json", "generation_config.json", "model.safetensors",
                           "tokenizer.json", "tokenizer_config.json"));

@@ -83,7 +83,7 @@ class Screened {
     HeadScreen::Search search;
     screen.begin(x.data(), wanted, search);
     for (std::int64_t piece = 0; piece < screen.pieces(); ++piece) {
-      screen.estimate(piece, x.data(), search);
+      screen.estimate(piece, search);
     }
     if (find) screen.find(search);
     return search;
@@ -119,6 +119,21 @@ TEST(HeadScreen, EveryLogitLiesWithinItsBounds) {
       }
     }
   }
+}
+
+/// The row is its own copy; all that is unknown comes from rounding x to whole numbers, always
+/// down.
+TEST(HeadScreen, CountsTheRoundingOfItsInputs) {
+  Rows parts(1, 16, /*half=*/false);
+  for (float& value : parts.values) value = 127;
+  const Screened screened(parts, kernels::Storage::kFp32);
+  std::vector<float> x(static_cast<std::size_t>(screened.head.padded_columns()), 2.5f);
+  x[0] = 32767;
+  const auto search = screened.search(x, {.ids = 1}, /*find=*/false);
+  const float logit = screened.logits(x).front();
+  EXPECT_EQ(logit - search.estimates.front(), 15 * 127 * 0.5f);
+  EXPECT_LE(search.low.front(), logit);
+  EXPECT_GE(search.high.front(), logit);
 }
 
 TEST(HeadScreen, FindsAllThatIsWantedAndLittleElse) {

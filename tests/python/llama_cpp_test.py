@@ -102,8 +102,10 @@ class Exports(transformers_test.InFolder):
 
     def test_byte_level_ids(self):
         model = transformers_test.random_llama(vocab_size=423, bos_token_id=420, eos_token_id=421)
-        theirs = self.exported("byte-level", model, "fp16", "--tokenizer", str(REPOSITORY / "tests/text/byte_bpe/llama3"))
-        self.check_ids(theirs, REPOSITORY / "tests/text/byte_bpe/llama3")
+        for kind in ("llama3", "gpt2", "smollm"):
+            with self.subTest(kind):
+                tokenizer = REPOSITORY / "tests/text/byte_bpe" / kind
+                self.check_ids(self.exported(f"byte-level-{kind}", model, "fp16", "--tokenizer", str(tokenizer)), tokenizer)
 
     def check_ids(self, theirs, tokenizer):
         texts = [f"[{text}]" for text in TEXTS]

@@ -323,7 +323,7 @@ class OurExport(InFolder):
 
 
 class ByteLevelTokenizers(InFolder):
-    """tokenizer.json of Llama-3 and GPT-2 give the ids of the `tokenizers` library."""
+    """tokenizer.json of Llama-3, GPT-2 and SmolLM give the ids of the `tokenizers` library."""
 
     def check_ids(self, kind, texts):
         texts = [f"[{text}]" for text in texts]  # prepare drops line breaks around documents
@@ -337,7 +337,7 @@ class ByteLevelTokenizers(InFolder):
         self.assertIsNone(first)
 
     def test_random_texts(self):
-        for kind in ("llama3", "gpt2"):
+        for kind in ("llama3", "gpt2", "smollm"):
             with self.subTest(kind):
                 self.check_ids(kind, list(make_byte_bpe.texts(7, 2000)))
 

@@ -31,7 +31,7 @@ class Kinds : public testing::TestWithParam<const char*> {
  protected:
   std::unique_ptr<Tokenizer> tokenizer_ = load_tokenizer(sample(GetParam()));
 };
-INSTANTIATE_TEST_SUITE_P(ByteBpe, Kinds, testing::Values("llama3", "gpt2"));
+INSTANTIATE_TEST_SUITE_P(ByteBpe, Kinds, testing::Values("llama3", "gpt2", "smollm"));
 
 TEST_P(Kinds, GiveTheIdsOfTheLibrary) {
   const Json cases = Json::parse(read_file(sample(GetParam()) / "cases.json"));
@@ -94,6 +94,36 @@ TEST_P(Kinds, AreCopiedAsTheyAre) {
   EXPECT_TRUE(find_tokenizer(folder / "absent").empty());
 }
 
+/// As SmolLM's, which lacks some; the library leaves them out, too.
+TEST(ByteBpe, BytesWithoutAPieceAreLeftOut) {
+  test::TempDir folder;
+  Json root = Json::parse(read_file(sample("gpt2") / "tokenizer.json"));
+  Json& vocab = root["model"]["vocab"];
+  vocab["ćć"] = vocab.at("ć");  // of the byte 7
+  vocab.erase("ć");
+  test::write_text(folder / "tokenizer.json", root.dump());
+  fs::copy(sample("gpt2") / "tokenizer_config.json", folder.path());
+  const auto lossy = load_tokenizer(folder.path()), whole = load_tokenizer(sample("gpt2"));
+  EXPECT_EQ(lossy->encode("a\x07\x07"
+                          "b"),
+            whole->encode("ab"));
+  EXPECT_EQ(lossy->encode("the fox\x07"), whole->encode("the fox"));
+  EXPECT_TRUE(lossy->encode("\x07").empty());
+}
+
+/// The same rule in other words: what it matches is all of a text.
+TEST(ByteBpe, AnInvertedSplitThatRemovesTheRestIsTheSame) {
+  test::TempDir folder;
+  Json root = Json::parse(read_file(sample("llama3") / "tokenizer.json"));
+  root["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed";
+  root["pre_tokenizer"]["pretokenizers"][0]["invert"] = true;
+  test::write_text(folder / "tokenizer.json", root.dump());
+  fs::copy(sample("llama3") / "tokenizer_config.json", folder.path());
+  const std::string text = "it's 1234 things; (and) then...\n\n  \tran";
+  EXPECT_EQ(load_tokenizer(folder.path())->encode(text),
+            load_tokenizer(sample("llama3"))->encode(text));
+}
+
 class BrokenFiles : public testing::Test {
  protected:
   Json root_ = Json::parse(read_file(sample("llama3") / "tokenizer.json"));
@@ -104,34 +134,39 @@ class BrokenFiles : public testing::Test {
     test::write_text(folder_ / "tokenizer_config.json", config_.dump());
   }
   /// With one part of the file replaced.
-  template <class... Parts>
+  template <class Error = DataError, class... Parts>
   void refused(const char* pointer, const Json& value, const Parts&... parts) {
     Json changed = root_;
     changed[Json::json_pointer(pointer)] = value;
     write(changed.dump());
-    expect_error<DataError>([&] { load_tokenizer(folder_.path()); },
-                            (folder_ / "tokenizer.json").string(), parts...);
+    expect_error<Error>([&] { load_tokenizer(folder_.path()); },
+                        (folder_ / "tokenizer.json").string(), parts...);
   }
   test::TempDir folder_;
 };
 
 TEST_F(BrokenFiles, KindsThatAreNotImplemented) {
-  refused("/normalizer", {{"type", "NFC"}}, "normalizer", "NFC", "is not implemented");
-  refused("/model/type", "Unigram", "model \"Unigram\"");
-  refused("/model/byte_fallback", true, "byte_fallback true");
-  refused("/model/unk_token", "<unk>", "unk_token \"<unk>\"");
-  refused("/model/dropout", 0.1, "dropout 0.1");
-  refused("/model/end_of_word_suffix", "</w>", "end_of_word_suffix");
-  refused("/pre_tokenizer", {{"type", "Metaspace"}}, "pre_tokenizer", "Metaspace");
-  refused("/pre_tokenizer/pretokenizers/0/pattern/Regex", "\\w+", "pre_tokenizer \"\\\\w+\"");
-  refused("/pre_tokenizer/pretokenizers/0/behavior", "Removed", "pre_tokenizer");
-  refused("/pre_tokenizer/pretokenizers/1/add_prefix_space", true, "pre_tokenizer");
-  refused("/decoder", {{"type", "Fuse"}}, "decoder", "Fuse");
-  refused("/decoder", nullptr, "not a sound tokenizer.json");
-  refused("/added_tokens/0/special", false, "added token that is not special");
+  refused<OtherTokenizer>("/normalizer", {{"type", "NFC"}}, "normalizer", "NFC",
+                          "is not implemented");
+  refused<OtherTokenizer>("/model/type", "Unigram", "model \"Unigram\"");
+  refused<OtherTokenizer>("/model/byte_fallback", true, "byte_fallback true");
+  refused<OtherTokenizer>("/model/unk_token", "<unk>", "unk_token \"<unk>\"");
+  refused<OtherTokenizer>("/model/dropout", 0.1, "dropout 0.1");
+  refused<OtherTokenizer>("/model/end_of_word_suffix", "</w>", "end_of_word_suffix");
+  refused<OtherTokenizer>("/pre_tokenizer", {{"type", "Metaspace"}}, "pre_tokenizer", "Metaspace");
+  refused<OtherTokenizer>("/pre_tokenizer/pretokenizers/0/pattern/Regex", "\\w+",
+                          "pre_tokenizer \"\\\\w+\"");
+  refused<OtherTokenizer>("/pre_tokenizer/pretokenizers/0/behavior", "Removed", "pre_tokenizer");
+  refused<OtherTokenizer>("/pre_tokenizer/pretokenizers/0/invert", true, "pre_tokenizer");
+  const Json digits = {{"type", "Digits"}, {"individual_digits", false}};
+  refused<OtherTokenizer>("/pre_tokenizer/pretokenizers/0", digits, "pre_tokenizer");
+  refused<OtherTokenizer>("/pre_tokenizer/pretokenizers/1/add_prefix_space", true, "pre_tokenizer");
+  refused<OtherTokenizer>("/decoder", {{"type", "Fuse"}}, "decoder", "Fuse");
+  refused<OtherTokenizer>("/added_tokens/0/special", false, "added token that is not special");
 }
 
 TEST_F(BrokenFiles, BrokenOnes) {
+  refused("/decoder", nullptr, "not a sound tokenizer.json");
   refused("/model/vocab/zz", -1, "id of \"zz\"", "expected a whole number");
   refused("/model/vocab/zz", 5000, "no piece has the id");
   refused("/model/vocab/日", 423, "is not spelled in the byte-level alphabet");

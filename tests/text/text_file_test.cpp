@@ -94,6 +94,19 @@ TEST_P(PackedText, PartsThatFollowOneAnotherAreOneText) {
   EXPECT_EQ(read_text_file(write(packed(plain) + packed("") + packed("end"))), plain + "end");
 }
 
+TEST(TextFile, FilesOfPzstdBeginWithAFrameToSkip) {
+  const test::TempDir folder;
+  const std::string skipped("\x50\x2a\x4d\x18\x04\0\0\0abcd", 12);
+  test::write_text(folder / "a.zst", skipped + zstd("one ") + skipped + zstd("two"));
+  EXPECT_EQ(read_text_file(folder / "a.zst"), "one two");
+}
+
+TEST(TextFile, ZerosBehindGzipAreSkipped) {
+  const test::TempDir folder;
+  test::write_text(folder / "a.gz", gzip("one ") + gzip("two") + std::string(300'000, '\0'));
+  EXPECT_EQ(read_text_file(folder / "a.gz"), "one two");
+}
+
 TEST_P(PackedText, WhatWasCutOffIsAnErrorAtAnyPlace) {
   const std::string whole = packed(sample(400'000));
   for (const std::size_t size : {whole.size() - 1, whole.size() / 2, std::size_t{5}}) {

@@ -1,6 +1,10 @@
 #include "fbi/text/train_sentencepiece.h"
 
 #include <gmock/gmock.h>
+#include <sys/stat.h>
+#include <zstd.h>
+
+#include <algorithm>
 
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
@@ -74,6 +78,47 @@ TEST_F(TrainSentencePiece, SeveralInputsCountTogether) {
   two.inputs.push_back(folder_ / "b, second.txt");
   train_sentencepiece(two);
   EXPECT_EQ(read_file(two.output), test::SmallTokenizer::instance()->file_bytes());
+}
+
+/// Inputs are read in pieces of 1 MiB, whose borders lie within short lines and long ones.
+TEST_F(TrainSentencePiece, PiecesAndPackingChangeNothing) {
+  const std::string corpus = test::small_corpus();
+  std::string line;
+  while (line.size() < 9000) line += corpus;
+  std::ranges::replace(line, '\n', ' ');
+  std::vector<std::string> parts(3);
+  for (std::string& part : parts) {
+    while (part.size() < 800'000) part += corpus + line + "\n";
+  }
+  auto one = options(parts[0] + parts[1] + parts[2]);
+  train_sentencepiece(one);
+  const std::string model = read_file(one.output);
+
+  auto three = options(parts[0]);
+  for (const char* name : {"1.txt", "2.txt"}) {
+    test::write_text(folder_ / name, parts[three.inputs.size()]);
+    three.inputs.push_back(folder_ / name);
+  }
+  train_sentencepiece(three);
+  EXPECT_EQ(read_file(three.output), model);
+
+  const std::string text = parts[0] + parts[1] + parts[2];
+  std::string packed(ZSTD_compressBound(text.size()), '\0');
+  packed.resize(ZSTD_compress(packed.data(), packed.size(), text.data(), text.size(), 1));
+  train_sentencepiece(options(packed));
+  EXPECT_EQ(read_file(three.output), model);
+
+  std::filesystem::remove(three.output);
+  expect_error<DataError>([&] { train_sentencepiece(options(packed.substr(0, 1000))); }, "in.txt",
+                          "ends in the middle");
+  EXPECT_FALSE(std::filesystem::exists(three.output));
+}
+
+TEST_F(TrainSentencePiece, PipesAreRefused) {
+  SentencePieceTraining pipe = options("");
+  pipe.inputs = {folder_ / "pipe"};
+  ASSERT_EQ(mkfifo(pipe.inputs[0].c_str(), 0600), 0);
+  expect_error<UsageError>([&] { train_sentencepiece(pipe); }, "pipe is a pipe", "make a file");
 }
 
 TEST_F(TrainSentencePiece, LongLinesAreNotLeftOut) {

@@ -24,7 +24,7 @@ struct FieldDifference {
 std::vector<FieldDifference> identity_differences(const RunConfig& saved, const RunConfig& current);
 
 /// Where BOS and EOS of a model are not those of its tokenizer: a sentence for each, which names
-/// both and the setting that mends it.
+/// both.
 std::vector<std::string> special_token_conflicts(const ModelConfig& model, std::int64_t bos_id,
                                                  std::int64_t eos_id);
 

@@ -93,7 +93,8 @@ struct ChoiceScores {
 ChoiceScores scores_of(const ChoiceResult& result);
 
 /// The average of the published table: over all seven forms, acc of those for which the harness has
-/// nothing else (boolq, winogrande) and acc_norm of the others. nullopt unless all are there.
+/// nothing else (boolq, winogrande) and acc_norm of the others. nullopt unless all are there,
+/// without BOS as there.
 std::optional<double> published_average(std::span<const ChoiceResult> results);
 
 /// The harness's layout: {"results": {task: {"acc,none": …, "acc_stderr,none": …, …}}, "n-samples":

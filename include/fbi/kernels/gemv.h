@@ -125,6 +125,15 @@ class DenseLinear {
   void multiply(std::int64_t begin, std::int64_t end, const float* x, std::int64_t x_stride,
                 std::int64_t tokens, float* y, std::int64_t y_stride) const;
 
+  /// What kInt8 makes of one token's x [padded_columns], for many ranges of rows.
+  struct RoundedInput {
+    std::vector<std::int16_t> values;
+    float step = 0;  ///< what 1 is worth
+  };
+  void round(const float* x, RoundedInput& out) const;
+  /// y[o] for rows [begin, end), with the bits of the other form. Does not throw.
+  void multiply(std::int64_t begin, std::int64_t end, const RoundedInput& x, float* y) const;
+
  private:
   void multiply_rounded(std::int64_t begin, std::int64_t end, const float* x, std::int64_t x_stride,
                         std::int64_t tokens, float* y, std::int64_t y_stride) const;

@@ -8,9 +8,13 @@
 
 namespace fbi::text {
 
+/// How a byte-level tokenizer cuts text into the words inside which pairs are merged. kSmolLm:
+/// every character of a number by itself, and what is between them as kGpt2.
+enum class WordSplit { kLlama3, kGpt2, kSmolLm };
+
 /// What a byte-level BPE tokenizer has beyond its pieces.
 struct ByteLevelRules {
-  bool is_llama3 = false;           ///< cuts text into words as Llama-3 does, else as GPT-2
+  WordSplit split = WordSplit::kLlama3;
   std::vector<std::string> merges;  ///< "left right" as pieces are spelled, best first
 };
 

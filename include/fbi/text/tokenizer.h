@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "fbi/core/error.h"
+
 namespace fbi::text {
 
 /// Values are those of SentencePiece's model file and of GGUF's tokenizer.ggml.token_type.
@@ -68,9 +70,14 @@ class Tokenizer {
   virtual const std::string& file_hash() const = 0;
 };
 
-/// A SentencePiece model, a `tokenizer.json` of byte-level BPE (Llama-3, GPT-2; its BOS and EOS are
-/// named by tokenizer_config.json beside it), or a folder that holds one of them. Throws DataError:
-/// missing, broken, without BOS or EOS, or another kind of tokenizer.json.
+/// A sound file of a kind of tokenizer that is not implemented.
+struct OtherTokenizer : DataError {
+  using DataError::DataError;
+};
+
+/// A SentencePiece model, a `tokenizer.json` of byte-level BPE (Llama-3, GPT-2, SmolLM; its BOS and
+/// EOS are named by tokenizer_config.json beside it), or a folder that holds one of them. Throws
+/// DataError: missing, broken, without BOS or EOS; OtherTokenizer: another kind of tokenizer.json.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);
 
 /// `tokenizer.model`, else `tokenizer.json` in a folder; empty when it has neither.

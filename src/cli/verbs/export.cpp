@@ -147,7 +147,7 @@ std::unique_ptr<text::Tokenizer> tokenizer_of(const Arguments& arguments,
   if (folder.tokenizer.empty()) return nullptr;
   try {
     return text::load_tokenizer(folder.tokenizer);
-  } catch (const DataError& error) {
+  } catch (const text::OtherTokenizer& error) {
     options.unread_tokenizer = exporter::UnreadTokenizer{folder.tokenizer, error.what()};
     return nullptr;
   }

@@ -1,4 +1,4 @@
-"""Writes, beside this file, small tokenizers of the kinds of Llama-3 and GPT-2 and the ids that Hugging Face's `tokenizers` gives.
+"""Writes, beside this file, small tokenizers of the kinds of Llama-3, GPT-2 and SmolLM and the ids that Hugging Face's `tokenizers` gives.
 
 Run with the interpreter that scripts/deps.sh --python-tests makes."""
 import json
@@ -20,6 +20,9 @@ def make(kind):
     if kind == "llama3":
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
             pre_tokenizers.Split(Regex(LLAMA3), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    elif kind == "smollm":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+            pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
     else:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -48,7 +51,7 @@ def texts(seed, count):
 
 
 def main():
-    for kind in ("llama3", "gpt2"):
+    for kind in ("llama3", "gpt2", "smollm"):
         folder = HERE / kind
         folder.mkdir(exist_ok=True)
         tokenizer = make(kind)
