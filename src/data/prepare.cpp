@@ -29,8 +29,6 @@ constexpr std::int64_t kMaxSeqLen = std::int64_t{1} << 24;
 // Documents are encoded in parallel in groups of this size, which bounds the memory.
 constexpr std::size_t kGroupBytes = 8u << 20;
 constexpr std::size_t kGroupDocuments = 4096;
-// What is looked at to find out what a file is.
-constexpr std::size_t kBeginningBytes = 1 << 20;
 
 bool any_json_lines(const PrepareOptions& options) {
   return std::any_of(options.inputs.begin(), options.inputs.end(),
@@ -67,12 +65,7 @@ void check_text(const PrepareOptions& options, std::string_view text, const fs::
 
 /// Refuses what is plainly another kind of file than it is taken for, before all of it is read.
 void check_beginning(const PrepareOptions& options, const fs::path& input) {
-  if (InputFile(input).is_pipe())
-    throw UsageError(concat(input.string(),
-                            " is a pipe, and input is read twice, first to tell whether this very "
-                            "data is prepared already; make a file of it, which gzip or zstd may "
-                            "pack"));
-  const std::string beginning = text::beginning_of_text_file(input, kBeginningBytes);
+  const std::string beginning = text::beginning_of_text_file(input);
   const std::string_view text = beginning;
   text::check_plain_text(text, input);
   if (!is_json_lines(options, input)) return check_text(options, text, input);
@@ -82,7 +75,7 @@ void check_beginning(const PrepareOptions& options, const fs::path& input) {
                            " holds a JSON array; expected one object per line: jq -c '.[]' ",
                            input.string(), " > lines.jsonl"));
   const std::string_view line = text.substr(0, text.find('\n'));
-  if (!options.field.empty() || line.size() == kBeginningBytes) return;
+  if (!options.field.empty() || line.size() == text::kBeginningBytes) return;
   const std::string key = text_key_of(line);
   if (!key.empty())
     throw UsageError(concat(input.string(),

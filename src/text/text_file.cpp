@@ -172,9 +172,13 @@ std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_
   return text;
 }
 
-std::string beginning_of_text_file(const std::filesystem::path& path, std::size_t bytes) {
+std::string beginning_of_text_file(const std::filesystem::path& path) {
+  if (InputFile(path).is_pipe())
+    throw UsageError(concat(path.string(),
+                            " is a pipe, and input is read twice, first to tell what it is; make a "
+                            "file of it, which gzip or zstd may pack"));
   std::string text;
-  TextFile(path).append(text, bytes);
+  TextFile(path).append(text, kBeginningBytes);
   return text;
 }
 

@@ -29,11 +29,7 @@ class LineIterator final : public sentencepiece::SentenceIterator {
  public:
   explicit LineIterator(const std::vector<std::filesystem::path>& inputs) : inputs_(inputs) {
     for (const auto& input : inputs) {
-      if (InputFile(input).is_pipe())
-        throw UsageError(concat(input.string(),
-                                " is a pipe, and the beginning of each input is read before the "
-                                "others; make a file of it, which gzip or zstd may pack"));
-      const std::string beginning = beginning_of_text_file(input, 1 << 20);
+      const std::string beginning = beginning_of_text_file(input);
       check_plain_text(beginning, input);
       if (begins_with_json_object(beginning))
         log::warn(input.string(),

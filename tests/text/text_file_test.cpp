@@ -132,7 +132,7 @@ TEST(TextFile, ReadsPlainTextAsItIs) {
   const std::string plain = sample(600'000);
   test::write_text(folder / "a.gz.txt", plain);
   EXPECT_EQ(read_text_file(folder / "a.gz.txt"), plain);
-  EXPECT_EQ(beginning_of_text_file(folder / "a.gz.txt", 10), plain.substr(0, 10));
+  EXPECT_EQ(beginning_of_text_file(folder / "a.gz.txt"), plain);
   EXPECT_EQ(unpacked_name(folder / "a.gz.txt"), "a.gz.txt");
   expect_error<DataError>([&] { read_text_file(folder / "a.gz.txt", 1000); }, "a.gz.txt",
                           "at most 1000 bytes");

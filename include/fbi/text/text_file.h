@@ -41,8 +41,11 @@ class TextFile {
 /// All of a text file, unpacked. DataError when it is larger than max_bytes.
 std::string read_text_file(const std::filesystem::path& path, std::uint64_t max_bytes = 256u << 20);
 
-/// Its first bytes, unpacked.
-std::string beginning_of_text_file(const std::filesystem::path& path, std::size_t bytes);
+/// What is looked at to find out what a file is.
+inline constexpr std::size_t kBeginningBytes = 1 << 20;
+/// Its first kBeginningBytes, unpacked. UsageError for a pipe, of which these would be missing when
+/// the whole is read.
+std::string beginning_of_text_file(const std::filesystem::path& path);
 
 /// Its name without the .gz or .zst of a packed one.
 std::filesystem::path unpacked_name(const std::filesystem::path& path);
