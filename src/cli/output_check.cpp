@@ -37,4 +37,14 @@ void check_output_file(const std::string& option, const fs::path& file,
                            std::strerror(errno)));
 }
 
+void check_output(const Arguments& arguments, const std::string& option,
+                  const std::vector<std::string>& input_options, std::vector<fs::path> inputs) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(arguments.text("model"), ignored))
+    inputs.push_back(entry.path());
+  for (const auto& name : input_options)
+    for (const auto& value : arguments.list(name)) inputs.emplace_back(value);
+  check_output_file(option, arguments.text(option), inputs);
+}
+
 }  // namespace fbi::cli

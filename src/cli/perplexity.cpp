@@ -3,9 +3,9 @@
 #include <iostream>
 
 #include "cli/packed_arguments.h"
+#include "cli/stoppable.h"
 #include "cli/terminal.h"
 #include "fbi/core/error.h"
-#include "fbi/core/signals.h"
 #include "fbi/data/sample_source.h"
 #include "fbi/text/plain_text.h"
 #include "fbi/text/text_file.h"
@@ -77,18 +77,10 @@ int print_packed_perplexity(const Arguments& arguments) {
   infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
   const auto windows = open_windows(arguments, model.vocab_size(),
                                     [&] { return load_packed_tokenizer(arguments, model); });
-  struct StopAsked {};
-  const auto measure =
-      [&](eval::PerplexityOptions options) -> std::optional<eval::PerplexityResult> {
-    options.on_progress = [report = options.on_progress](const auto& progress) {
-      if (stop_requested()) throw StopAsked();
-      report(progress);
-    };
-    try {
-      return eval::perplexity(model, windows, options);
-    } catch (const StopAsked&) {
-      return std::nullopt;
-    }
+  const auto measure = [&](const eval::PerplexityOptions& options) {
+    return unless_stopped(options, [&](const eval::PerplexityOptions& stoppable) {
+      return eval::perplexity(model, windows, stoppable);
+    });
   };
   return print_perplexity(measure, arguments);
 }

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <functional>
 #include <utility>
 
 #include "eval/option_checks.h"
@@ -12,11 +12,10 @@
 namespace fbi::eval {
 namespace {
 
-/// One choice as tokens: the likelihood of the last `scored` ones is wanted.
 struct Request {
   std::size_t item = 0, choice = 0;
-  std::vector<std::int32_t> ids;
-  std::int64_t scored = 0;
+  ScoredText text;
+  std::size_t longest = 0;  ///< ids of its item's longest choice
 };
 
 class Encoder {
@@ -31,37 +30,36 @@ class Encoder {
   /// The harness's rules: white space at the end of the context belongs to the choice, both are
   /// encoded together and cut where the context alone would end; an empty context is a BOS; what is
   /// too long loses its beginning.
-  Request encode(const ChoiceItem::Continuation& choice, const std::string& place) const {
+  ScoredText encode(const ChoiceItem::Continuation& choice, const std::string& place) const {
     const std::size_t kept = length_without_trailing_space(choice.context);
     const std::string whole = choice.context + choice.text;
-    Request request;
+    ScoredText text;
     std::size_t context_ids = 1;
     if (choice.context.empty()) {
-      request.ids = tokenizer_.encode(choice.text);
-      if (request.ids.empty() || request.ids[0] != tokenizer_.bos_id())
-        request.ids.insert(request.ids.begin(), tokenizer_.bos_id());
+      text.ids = tokenizer_.encode(choice.text);
+      if (text.ids.empty() || text.ids[0] != tokenizer_.bos_id())
+        text.ids.insert(text.ids.begin(), tokenizer_.bos_id());
     } else {
-      request.ids = with_bos(whole);
+      text.ids = with_bos(whole);
       context_ids = with_bos(std::string_view(whole).substr(0, kept)).size();
     }
-    if (context_ids == 0 || context_ids >= request.ids.size()) {
+    if (context_ids == 0 || context_ids >= text.ids.size()) {
       throw DataError(
           concat(place, ": ", context_ids == 0 ? "the context" : "the choice", " has no token"));
     }
-    request.scored = static_cast<std::int64_t>(request.ids.size() - context_ids);
-    if (static_cast<std::size_t>(request.scored) >= max_ids_) {
-      throw DataError(concat(place, ": a choice of ", request.scored,
+    text.scored = static_cast<std::int64_t>(text.ids.size() - context_ids);
+    if (static_cast<std::size_t>(text.scored) >= max_ids_) {
+      throw DataError(concat(place, ": a choice of ", text.scored,
                              " tokens, the model's context is ", max_ids_ - 1));
     }
-    for (const std::int32_t id : request.ids) {
+    for (const std::int32_t id : text.ids) {
       if (id < 0 || id >= vocab_size_)
         throw DataError(concat(place, ": token id ", id, " is outside the model's vocabulary of ",
                                vocab_size_, "; the tokenizer is another model's"));
     }
-    if (request.ids.size() > max_ids_)
-      request.ids.erase(request.ids.begin(),
-                        request.ids.end() - static_cast<std::ptrdiff_t>(max_ids_));
-    return request;
+    if (text.ids.size() > max_ids_)
+      text.ids.erase(text.ids.begin(), text.ids.end() - static_cast<std::ptrdiff_t>(max_ids_));
+    return text;
   }
 
  private:
@@ -91,36 +89,20 @@ std::vector<Request> encode_items(const Encoder& encoder, const ChoiceTask& task
                                   std::size_t last) {
   std::vector<Request> requests;
   for (std::size_t item = first; item < last; ++item) {
+    const std::size_t begin = requests.size();
+    std::size_t longest = 0;
     for (std::size_t choice = 0; choice < task.items[item].choices.size(); ++choice) {
       const std::string place = concat(task.name, ", item ", item, ", choice ", choice);
-      requests.push_back(encoder.encode(task.items[item].choices[choice], place));
-      requests.back().item = item - first;
-      requests.back().choice = choice;
+      ScoredText text = encoder.encode(task.items[item].choices[choice], place);
+      longest = std::max(longest, text.ids.size());
+      requests.push_back({item - first, choice, std::move(text)});
     }
+    for (Request& request : std::span(requests).subspan(begin)) request.longest = longest;
   }
-  // Long ones first: little padding, and what does not fit into memory fails at once.
-  std::stable_sort(requests.begin(), requests.end(),
-                   [](const Request& a, const Request& b) { return a.ids.size() > b.ids.size(); });
+  // Long ones first: little padding, and what does not fit into memory fails at once. Choices of an
+  // item stay together, as they share its context.
+  std::ranges::stable_sort(requests, std::greater(), &Request::longest);
   return requests;
-}
-
-/// Padding stands behind the tokens, where no token that counts can see it.
-std::vector<double> log_likelihoods(LanguageModel& model, std::span<const Request> batch) {
-  const std::size_t length = batch.front().ids.size();
-  std::vector<std::int32_t> tokens(batch.size() * length, 0);
-  for (std::size_t b = 0; b < batch.size(); ++b) {
-    std::ranges::copy(batch[b].ids, tokens.begin() + static_cast<std::ptrdiff_t>(b * length));
-  }
-  std::vector<float> nll(batch.size() * (length - 1));
-  model.token_nll(tokens, static_cast<std::int64_t>(batch.size()),
-                  static_cast<std::int64_t>(length), nll);
-  std::vector<double> sums;
-  for (std::size_t b = 0; b < batch.size(); ++b) {
-    const auto end =
-        nll.begin() + static_cast<std::ptrdiff_t>(b * (length - 1) + batch[b].ids.size() - 1);
-    sums.push_back(-std::accumulate(end - batch[b].scored, end, 0.0));
-  }
-  return sums;
 }
 
 std::int64_t largest(std::span<const double> values) {
@@ -166,13 +148,15 @@ ChoiceResult evaluate_choices(LanguageModel& model, const text::Tokenizer& token
   for (std::size_t item = first; item < last; ++item) {
     result.items.emplace_back().log_likelihoods.resize(task.items[item].choices.size());
   }
-  const std::vector<Request> requests =
+  std::vector<Request> requests =
       encode_items(Encoder(tokenizer, model.vocab_size(), model.max_position(), options.add_bos),
                    task, first, last);
   for (std::size_t begin = 0; begin < requests.size();) {
     const auto batch = std::span(requests).subspan(
         begin, std::min(static_cast<std::size_t>(options.batch), requests.size() - begin));
-    const std::vector<double> sums = log_likelihoods(model, batch);
+    std::vector<ScoredText> texts;
+    for (Request& request : batch) texts.push_back(std::move(request.text));
+    const std::vector<double> sums = model.log_likelihoods(texts);
     for (std::size_t b = 0; b < batch.size(); ++b) {
       if (!options.allow_non_finite && !std::isfinite(sums[b])) {
         throw DataError(concat(task.name, ", item ", first + batch[b].item, ", choice ",

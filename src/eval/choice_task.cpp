@@ -260,4 +260,15 @@ ChoiceTask read_choice_task(const std::string& form, const std::filesystem::path
   return task;
 }
 
+ChoiceTask open_choice_task(const std::string& name) {
+  const auto equals = name.find('=');
+  const bool names_form =
+      equals != std::string::npos && std::ranges::count(choice_forms(), name.substr(0, equals)) > 0;
+  std::error_code ignored;
+  // The path of a file may hold the character, too.
+  if (equals == std::string::npos || (!names_form && std::filesystem::exists(name, ignored)))
+    return read_choice_task("", name);
+  return read_choice_task(name.substr(0, equals), name.substr(equals + 1));
+}
+
 }  // namespace fbi::eval

@@ -45,8 +45,8 @@ std::vector<std::string> check_tokenizer_fits(const text::Tokenizer* tokenizer,
 
 void copy_tokenizer_files(const std::filesystem::path& source,
                           const std::filesystem::path& target) {
-  for (const char* name :
-       {"tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}) {
+  for (const char* name : {"tokenizer.model", "tokenizer.json", "tokenizer_config.json",
+                           "special_tokens_map.json", "added_tokens.json", "chat_template.jinja"}) {
     if (std::filesystem::exists(source / name)) write_file(target / name, read_file(source / name));
   }
 }

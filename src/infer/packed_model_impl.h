@@ -57,13 +57,16 @@ class PackedModel::Impl {
     check_length(position + count);
     cache.reserve(position + count);
     std::vector<TokenRow> rows;
-    for (std::int64_t first = 0; first < count; first += Forward::kMaxRows) {
-      const std::int64_t size = std::min(Forward::kMaxRows, count - first);
-      rows.clear();
-      for (std::int64_t t = first; t < first + size; ++t) {
-        rows.push_back({ids[t], position + t, &cache});
-      }
-      forward_->run(rows);
+    for (std::int64_t t = 0; t < count; ++t) rows.push_back({ids[t], position + t, &cache});
+    run(rows, done);
+  }
+
+  /// The same with rows of any texts, whose caches have room for them.
+  template <class Done>
+  void run(std::span<const TokenRow> rows, const Done& done) {
+    for (std::int64_t first = 0; first < std::ssize(rows); first += Forward::kMaxRows) {
+      const std::int64_t size = std::min(Forward::kMaxRows, std::ssize(rows) - first);
+      forward_->run(rows.subspan(first, size));
       done(first, size);
     }
   }

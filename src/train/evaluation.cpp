@@ -136,17 +136,6 @@ std::optional<eval::ChoiceResult> evaluate_choices(distributed::Communicator& co
   return part;
 }
 
-eval::ChoiceTask open_choice_task(const std::string& name) {
-  const auto equals = name.find('=');
-  const bool names_form = equals != std::string::npos &&
-                          std::ranges::count(eval::choice_forms(), name.substr(0, equals)) > 0;
-  std::error_code ignored;
-  // The path of a file may hold the character, too.
-  if (equals == std::string::npos || (!names_form && std::filesystem::exists(name, ignored)))
-    return eval::read_choice_task("", name);
-  return eval::read_choice_task(name.substr(0, equals), name.substr(equals + 1));
-}
-
 namespace {
 
 void warn_of_nothing(const config::EvaluationConfig& options, int rank) {
@@ -182,7 +171,7 @@ RunEvaluation::RunEvaluation(const config::RunConfig& config, int rank, int size
     });
   }
   for (const std::string& word : options_.tasks) {
-    eval::ChoiceTask task = open_choice_task(word);
+    eval::ChoiceTask task = eval::open_choice_task(word);
     check_name(task.name);
     tasks_.push_back(std::move(task));
   }

@@ -97,6 +97,24 @@ class Packed(unittest.TestCase):
                               cwd=WORK, capture_output=True, text=True)
         self.assertEqual(done.stdout, expected, done.stderr)
 
+    def test_choices_are_those_of_the_trainer(self):
+        names = ["cat", "dog", "fox"]
+        lines = [{"context": f"One day, a {name} named Tom", "choices": [f"saw the {other}.", "ran", "was very happy and ran home"],
+                  "gold": number % 3} for number, name in enumerate(names) for other in names]
+        (WORK / "pets.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        tasks = ("--tasks", "pets.jsonl", "--tokenizer", "tokenizer.model", "--threads", 1, "--json", "--samples")
+        expected = json.loads(call(FBI_LLM, "eval", "choice", "--model", "student", *tasks, "trainer.jsonl"))
+        found = json.loads(call(FBI_RUN, "choice", "--model", "packed", *tasks, "run.jsonl"))
+        self.assertEqual(found["results"], expected["results"])
+        samples = [[json.loads(line) for line in (WORK / name).read_text().splitlines()] for name in ("trainer.jsonl", "run.jsonl")]
+        self.assertEqual(len(samples[1]), len(lines))
+        for trainer, packed in zip(*samples):
+            for one, other in zip(trainer["filtered_resps"], packed["filtered_resps"]):
+                self.assertAlmostEqual(one, other, places=4)
+        same = call(FBI_LLM, "eval", "choice", "--model", "packed", *tasks, "same.jsonl", "--batch", 5)
+        self.assertEqual(json.loads(same), found)
+        self.assertEqual((WORK / "same.jsonl").read_text(), (WORK / "run.jsonl").read_text())
+
     def test_perplexity_is_that_of_the_trainer(self):
         data = ("--text", "stories.txt", "--seq-len", 32, "--max-windows", 6, "--threads", 1, "--json")
         expected = json.loads(call(FBI_LLM, "eval", "perplexity", "--model", "student", "--tokenizer", "tokenizer.model", *data))
@@ -197,16 +215,14 @@ class BadInput(unittest.TestCase):
     def test_a_packed_export_where_weights_are_needed(self):
         run, data = ("train", "--config", "config.json", "--run-dir", "none", "--dry-run", "--set"), ("--tokens", "data/train-00000.tokens")
         distill = ("--set", 'objective={"next_token": 0, "distill": 1}')
-        (WORK / "pets.jsonl").write_text(json.dumps({"context": "a", "choices": ["b", "c"], "gold": 0}) + "\n")
         for words in (("export", "--checkpoint", "packed", "--out", "none"), ("import", "--from", "packed", "--out", "none"),
                       (*run, "train.init_from=packed"), (*run, "teacher.path=packed", *distill),
-                      ("eval", "logits", "--model", "packed", *data, "--out", "none"),
-                      ("eval", "choice", "--model", "packed", "--tasks", "pets.jsonl")):
+                      ("eval", "logits", "--model", "packed", *data, "--out", "none")):
             message = call(FBI_LLM, *words, code=2)
             self.assertIn("packed is a packed export", message)
             self.assertIn("give the run, its checkpoint, or a native export", message)
         self.assertFalse((WORK / "none").exists())
-        for words in (("generate", "--prompt", "a"), ("eval", "perplexity", *data)):
+        for words in (("generate", "--prompt", "a"), ("eval", "perplexity", *data), ("eval", "choice", "--tasks", "none")):
             self.assertIn("--dtype is for other models, and packed is a packed export",
                           call(FBI_LLM, *words, "--model", "packed", "--dtype", "fp16", code=2))
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <numeric>
 
 #include "exporter/memory_source.h"
 #include "fbi/core/error.h"
@@ -192,6 +193,38 @@ TEST_F(PackedFolder, LikelihoodsAreThoseOfTheLogits) {
       EXPECT_NEAR(nll[b * (kSeq - 1) + s], std::log(sum) - row[ids[b * kSeq + s + 1]], 1e-5);
     }
   }
+}
+
+TEST_F(PackedFolder, TextsThatBeginAlikeHaveTheLikelihoodsOfEachAlone) {
+  PackedModel model(path(), {.threads = 2});
+  const auto ids = some_ids(200);
+  const auto text = [&](std::size_t shared, std::size_t own, std::size_t length,
+                        std::int64_t scored) {
+    std::vector<std::int32_t> all(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(shared));
+    for (std::size_t i = shared; i < length; ++i) all.push_back(ids[ids.size() - 1 - i - own]);
+    return eval::ScoredText{all, scored};
+  };
+  const std::vector<eval::ScoredText> texts = {
+      text(20, 0, 25, 5),  text(20, 7, 22, 2),  // one context, two continuations
+      text(20, 9, 26, 3),                       // the same, scored only behind some of its own
+      text(21, 3, 25, 4),  text(20, 1, 25, 5),  // the first choice itself begins like the context
+      text(45, 0, 65, 20), text(45, 5, 46, 1),  // more rows than run at once
+      text(1, 0, 2, 1),    text(1, 4, 30, 29), text(0, 50, 12, 3)};
+  const std::vector<double> found = model.log_likelihoods(texts);
+  ASSERT_EQ(found.size(), texts.size());
+  for (std::size_t t = 0; t < texts.size(); ++t) {
+    const auto length = std::ssize(texts[t].ids);
+    std::vector<float> nll(static_cast<std::size_t>(length - 1));
+    model.token_nll(texts[t].ids, 1, length, nll);
+    EXPECT_EQ(found[t], -std::accumulate(nll.end() - texts[t].scored, nll.end(), 0.0)) << t;
+  }
+  EXPECT_TRUE(model.log_likelihoods({}).empty());
+  for (const std::int64_t scored : {0, 4})
+    expect_error<UsageError>(
+        [&] {
+          model.log_likelihoods(std::vector{eval::ScoredText{{1, 2, 3, 4}, scored}});
+        },
+        concat(scored, " of 4 ids are to be scored"));
 }
 
 TEST_F(PackedFolder, NativeExportOfTheSameModelGivesTheSameBits) {

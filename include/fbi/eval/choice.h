@@ -40,6 +40,8 @@ const std::vector<std::string>& choice_forms();
 /// fields that the data set has in the Hugging Face hub (arc_*, openbookqa and boolq also as their
 /// authors publish them). Throws UsageError (unknown form), DataError (file, line, field).
 ChoiceTask read_choice_task(const std::string& form, const std::filesystem::path& path);
+/// A task as the command line and `evaluation.tasks` name it: FILE, or FORM=FILE.
+ChoiceTask open_choice_task(const std::string& name);
 
 struct ChoiceProgress {
   std::int64_t choices_done = 0, choices_total = 0;  ///< of this part

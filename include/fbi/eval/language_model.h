@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace fbi::eval {
 
@@ -29,6 +30,12 @@ class DecodingSession {
   virtual std::int64_t position() const = 0;  ///< tokens fed so far
 };
 
+/// A text of which the last `scored` ids are judged by those before them.
+struct ScoredText {
+  std::vector<std::int32_t> ids;  ///< at most max_position() + 1
+  std::int64_t scored = 0;        ///< at least one, fewer than ids
+};
+
 /// What evaluation and generation need of a model; implemented by the trainer's model (nn) and the
 /// 1-bit runtime (infer).
 class LanguageModel {
@@ -45,6 +52,9 @@ class LanguageModel {
   /// holding all logits. The last token of a row is a target only: seq <= max_position() + 1.
   virtual void token_nll(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
                          std::span<float> out) = 0;
+  /// Of each text log p(its last `scored` ids | the ids before them), natural logarithm, summed in
+  /// fp64. All texts in one forward, unless the model has a better way.
+  virtual std::vector<double> log_likelihoods(std::span<const ScoredText> texts);
   virtual std::unique_ptr<DecodingSession> start_decoding() = 0;
 };
 

@@ -71,6 +71,7 @@ class PackedModel final : public eval::LanguageModel {
               std::span<float> out) override;
   void token_nll(std::span<const std::int32_t> tokens, std::int64_t batch, std::int64_t seq,
                  std::span<float> out) override;
+  std::vector<double> log_likelihoods(std::span<const eval::ScoredText> texts) override;
   std::unique_ptr<eval::DecodingSession> start_decoding() override;
 
   /// The texts of one model that an Engine writes at the same time, for measuring: feeds each of up

@@ -27,10 +27,6 @@ std::optional<eval::ChoiceResult> evaluate_choices(distributed::Communicator& co
                                                    const eval::ChoiceTask& task,
                                                    eval::ChoiceOptions options);
 
-/// A task as the command line and `evaluation.tasks` name it: FILE, or FORM=FILE
-/// (eval::read_choice_task).
-eval::ChoiceTask open_choice_task(const std::string& name);
-
 /// What `evaluation.*` of a configuration asks for, opened before training starts; all that rank
 /// `rank` of `size` will need is read and checked there. Throws UsageError, DataError.
 class RunEvaluation {

@@ -3,6 +3,7 @@
 #include <iostream>
 #include <limits>
 
+#include "cli/choice.h"
 #include "cli/model_arguments.h"
 #include "cli/output_check.h"
 #include "cli/packed_arguments.h"
@@ -11,9 +12,7 @@
 #include "cli/terminal.h"
 #include "cli/verbs.h"
 #include "fbi/core/error.h"
-#include "fbi/core/file.h"
 #include "fbi/distributed/agreement.h"
-#include "fbi/eval/choice.h"
 #include "fbi/eval/windows.h"
 #include "fbi/formats/safetensors.h"
 #include "fbi/train/evaluation.h"
@@ -42,15 +41,20 @@ struct RanksOfVerb {
   std::unique_ptr<distributed::Communicator> communicator;
 };
 
-int run_perplexity(const Arguments& arguments) {
-  if (infer::is_packed_folder(arguments.text("model"))) {
-    if (discover_rank(arguments).world_size > 1)
-      throw UsageError(
-          "a packed model is evaluated by one process: --threads uses more processors");
-    refuse_unpacked_options(arguments);
-    return print_packed_perplexity(arguments);
+/// Whether --model is a packed export; UsageError for what does not go with the kind that it is.
+bool is_packed(const Arguments& arguments) {
+  if (!infer::is_packed_folder(arguments.text("model"))) {
+    refuse_packed_options(arguments);
+    return false;
   }
-  refuse_packed_options(arguments);
+  refuse_unpacked_options(arguments);
+  if (discover_rank(arguments).world_size > 1)
+    throw UsageError("a packed model is evaluated by one process: --threads uses more processors");
+  return true;
+}
+
+int run_perplexity(const Arguments& arguments) {
+  if (is_packed(arguments)) return print_packed_perplexity(arguments);
   const RanksOfVerb ranks(arguments);
   return ranks.run([&] {
     const auto loaded = load_model(arguments, *ranks.communicator, ranks.rendezvous.local_rank);
@@ -60,18 +64,6 @@ int run_perplexity(const Arguments& arguments) {
     };
     return print_perplexity(measure, arguments, ranks.prints());
   });
-}
-
-/// Before the model is loaded: checks the file that the verb writes at its end.
-void check_output(const Arguments& arguments, const std::string& option,
-                  const std::vector<std::string>& input_options,
-                  std::vector<std::filesystem::path> inputs = {}) {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(arguments.text("model"), ignored))
-    inputs.push_back(entry.path());
-  for (const auto& name : input_options)
-    for (const auto& value : arguments.list(name)) inputs.emplace_back(value);
-  check_output_file(option, arguments.text(option), inputs);
 }
 
 int run_logits(const Arguments& arguments) {
@@ -104,74 +96,18 @@ int run_logits(const Arguments& arguments) {
   return 0;
 }
 
-void print_scores(const eval::ChoiceResult& result) {
-  const auto scores = eval::scores_of(result);
-  std::cout << result.task << ": acc " << scores.acc << " ± " << scores.acc_stderr;
-  if (result.has_acc_norm)
-    std::cout << ", acc_norm " << scores.acc_norm << " ± " << scores.acc_norm_stderr;
-  std::cout << " (" << result.items.size() << " items, " << result.dtype
-            << (result.add_bos ? ", with BOS" : "") << ")\n";
-}
-
-void print_choices(const Arguments& arguments, const std::vector<eval::ChoiceResult>& results) {
-  if (arguments.has("json")) {
-    std::cout << eval::to_json(results) << "\n";
-  } else {
-    for (const auto& result : results) print_scores(result);
-    if (const auto average = eval::published_average(results))
-      std::cout << "average as published (acc of boolq and winogrande, acc_norm of the others): "
-                << *average << "\n";
-  }
-  std::cout << std::flush;  // what was computed is there, whatever happens to the file
-  if (!arguments.has("samples")) return;
-  std::string samples;
-  for (const auto& result : results) samples += eval::samples_jsonl(result);
-  write_file(arguments.text("samples"), samples);
-}
-
-/// "FILE" of "FORM=FILE" comes with the word itself: one of them is a file, if any is.
-std::vector<std::filesystem::path> task_files(const Arguments& arguments) {
-  std::vector<std::filesystem::path> files;
-  for (const auto& word : arguments.list("tasks")) {
-    files.emplace_back(word);
-    files.emplace_back(word.substr(word.find('=') + 1));
-  }
-  return files;
-}
-
-int answer_choices(const Arguments& arguments, const RanksOfVerb& ranks) {
-  std::vector<eval::ChoiceTask> tasks;  // read first: a bad file is found before a model is loaded
-  for (const auto& word : arguments.list("tasks")) {
-    tasks.push_back(train::open_choice_task(word));
-    if (std::ranges::count(tasks, tasks.back().name, &eval::ChoiceTask::name) > 1)
-      throw UsageError(concat("--tasks: two are called ", tasks.back().name,
-                              "; results are told apart by name, rename one of the files"));
-  }
-  if (ranks.prints() && arguments.has("samples"))
-    check_output(arguments, "samples", {"tokenizer"}, task_files(arguments));
-  const auto loaded = load_model(arguments, *ranks.communicator, ranks.rendezvous.local_rank);
-  const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
-  eval::ChoiceOptions options;
-  options.batch = arguments.integer("batch");
-  options.add_bos = arguments.has("add-bos");
-  std::vector<eval::ChoiceResult> results;
-  for (const auto& task : tasks) {
-    ProgressBar bar;
-    options.on_progress = [&](const eval::ChoiceProgress& progress) {
-      if (ranks.prints()) bar.show(progress.choices_done, progress.choices_total, task.name);
-    };
-    auto result =
-        train::evaluate_choices(*ranks.communicator, *loaded.model, *tokenizer, task, options);
-    if (!result) return static_cast<int>(ExitCode::kStopped);
-    results.push_back(std::move(*result));
-  }
-  if (ranks.prints()) print_choices(arguments, results);
-  return 0;
-}
-
 int run_choice(const Arguments& arguments) {
+  if (is_packed(arguments)) return print_packed_choices(arguments);
   const RanksOfVerb ranks(arguments);
-  return ranks.run([&] { return answer_choices(arguments, ranks); });
+  return ranks.run([&] {
+    const auto tasks = open_tasks(arguments, ranks.prints());
+    const auto loaded = load_model(arguments, *ranks.communicator, ranks.rendezvous.local_rank);
+    const auto tokenizer = load_model_tokenizer(arguments, loaded.folder);
+    const auto answer = [&](const eval::ChoiceTask& task, const eval::ChoiceOptions& options) {
+      return train::evaluate_choices(*ranks.communicator, *loaded.model, *tokenizer, task, options);
+    };
+    return print_choices(answer, tasks, arguments, ranks.prints());
+  });
 }
 
 }  // namespace
@@ -226,17 +162,12 @@ Verb eval_choice_verb() {
           join(eval::choice_forms()) +
           " (docs/evaluation.md has their fields, and a script that makes the files). With all "
           "seven, the average of the published table is printed, too. The published evaluation "
-          "adds no BOS. "
-          "Started by fbi-llm launch or srun, ranks share "
+          "adds no BOS. A packed export answers from its sign bits; --activations, --head and "
+          "--cache "
+          "are for it. Started by fbi-llm launch or srun, ranks share "
           "the items.",
       "",
-      joined(
-          joined(model_options(), rank_options()),
-          {{"tasks", "[FORM=]FILE", "JSON lines of a task", "", true, true},
-           {"batch", "N", "choices per forward", "8"},
-           {"add-bos", "", "put BOS before every context"},
-           {"samples", "FILE", "write the log-likelihoods of every item, a JSON object per line"},
-           {"json", "", "print one JSON object in the harness's layout"}}),
+      joined(joined(joined(model_options(), packed_options()), choice_options()), rank_options()),
       {"fbi-llm eval choice --model runs/a --tasks piqa=eval/piqa.jsonl --tasks "
        "arc_easy=eval/arc_easy.jsonl --dtype fp16",
        "fbi-llm eval choice --model export/hf --tasks my_task.jsonl --json"},
