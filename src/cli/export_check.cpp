@@ -49,8 +49,7 @@ eval::KeptLogits logits_of(std::unique_ptr<nn::LlamaForCausalLM> model) {
 std::unique_ptr<nn::LlamaForCausalLM> load_gguf(const std::filesystem::path& source,
                                                 const std::filesystem::path& exported) {
   auto model = nn::open_model_folder(source).config;
-  const auto weights =
-      nn::stored_weights(exporter::gguf_source(exported / exporter::kGgufFile, model));
+  const auto weights = exporter::gguf_source(exported / exporter::kGgufFile, model);
   model.binarize = config::Binarize::kNone;
   auto out = std::make_unique<nn::LlamaForCausalLM>(model, nn::LlamaOptions{at::kCPU, at::kFloat});
   nn::load_weights(*out, *weights);

@@ -15,6 +15,9 @@ std::string layer_prefix(std::int64_t layer) {
   return concat("model.layers.", layer, ".");
 }
 
+std::string sign_bits_name(std::string_view weight) {
+  return sibling(weight, kSignBits);
+}
 std::string scale_name(std::string_view weight) {
   return sibling(weight, kScale);
 }

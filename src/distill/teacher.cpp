@@ -47,12 +47,10 @@ nn::ModelFolder check_teacher(const config::TeacherConfig& teacher,
                               bool shard) {
   auto folder = nn::open_model_folder(teacher.path);
   check_teacher_fit(folder.config, teacher, student, train, shard);
-  nn::check_weights(nn::LlamaForCausalLM(folder.config, nn::LlamaOptions{at::kMeta}),
-                    *folder.weights);
   return folder;
 }
 
-Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights,
+Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const formats::ModelSource& weights,
                  distributed::Communicator& communicator)
     : model_(std::move(model)), communicator_(&communicator) {
   const auto values =
@@ -68,7 +66,7 @@ Teacher::Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSo
         load(*slot);
         continue;
       }
-      const at::Tensor value = weights.tensor(slot->name, slot->shape);
+      const at::Tensor value = nn::read_tensor(weights, slot->name, slot->shape);
       const auto rows = distributed::range(slot->rows(), communicator.rank(), communicator.size());
       own.push_back(value.narrow(0, rows.begin, rows.rows())
                         .to(values, /*non_blocking=*/false, /*copy=*/true));

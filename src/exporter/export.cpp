@@ -13,15 +13,16 @@ using formats::DType;
 class NativeContent final : public FolderContent {
  public:
   NativeContent(const formats::ModelSource& source, const config::ModelConfig& model)
-      : reader_(source, DType::kF32), tensors_(model_tensors(model)) {}
+      : reader_(source, DType::kF32), tensors_(config::model_tensors(model)) {}
 
-  const std::vector<TensorSpec>& tensors() const override { return tensors_; }
-  formats::TensorView layout(const TensorSpec& tensor) const override {
+  const std::vector<config::TensorSpec>& tensors() const override { return tensors_; }
+  formats::TensorView layout(const config::TensorSpec& tensor) const override {
     return {tensor.name, DType::kF32, tensor.shape, {}};
   }
-  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const override {
+  std::vector<std::byte> encode(const config::TensorSpec& tensor,
+                                ZeroCounts& zeros) const override {
     const std::vector<float> values = reader_.read_for_cast(tensor);
-    if (tensor.role == TensorSpec::Role::kLatent) zeros += count_zeros(values);
+    if (tensor.role == config::TensorSpec::Role::kLatent) zeros += count_zeros(values);
     std::vector<std::byte> bytes(values.size() * sizeof(float));
     cast(values, DType::kF32, bytes);
     return bytes;
@@ -29,7 +30,7 @@ class NativeContent final : public FolderContent {
 
  private:
   TensorReader reader_;
-  std::vector<TensorSpec> tensors_;
+  std::vector<config::TensorSpec> tensors_;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "exporter/check_source.h"
 #include "exporter/model_files.h"
 #include "exporter/staged_export.h"
 #include "fbi/core/error.h"
@@ -15,9 +16,10 @@ namespace {
 void write_tensors(const FolderContent& content, StagedExport::Impl& staged,
                    const ExportOptions& options) {
   std::vector<formats::TensorView> layout;
-  for (const TensorSpec& tensor : content.tensors()) layout.push_back(content.layout(tensor));
+  for (const config::TensorSpec& tensor : content.tensors())
+    layout.push_back(content.layout(tensor));
   formats::TensorFolderWriter writer(staged.staging, std::move(layout), options.max_shard_bytes);
-  for (const TensorSpec& tensor : content.tensors()) {
+  for (const config::TensorSpec& tensor : content.tensors()) {
     writer.write(content.encode(tensor, staged.report.zeros));
     staged.wrote_tensor(tensor, content.tensors().size(), options);
   }
@@ -53,7 +55,7 @@ StagedExport export_folder(const formats::ModelSource& source, const config::Mod
                            const FolderContent& content, ExportKind kind, const Folding& folding,
                            const std::filesystem::path& target, const ExportOptions& options) {
   std::vector<std::string> warnings = check_tokenizer_fits(options.tokenizer, model);
-  check_tensors(source, model);
+  check_source(source, model);
   auto staged = std::make_unique<StagedExport::Impl>(target);
   staged->report.warnings = std::move(warnings);
   write_tensors(content, *staged, options);

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "exporter/model_card.h"
-#include "exporter/model_tensors.h"
+#include "fbi/config/model_tensors.h"
 #include "fbi/exporter/export.h"
 #include "fbi/formats/safetensors.h"
 
@@ -16,11 +16,12 @@ class FolderContent {
  public:
   virtual ~FolderContent() = default;
   /// In the order in which they are written.
-  virtual const std::vector<TensorSpec>& tensors() const = 0;
+  virtual const std::vector<config::TensorSpec>& tensors() const = 0;
   /// Name, type and shape in the file; no bytes.
-  virtual formats::TensorView layout(const TensorSpec& tensor) const = 0;
+  virtual formats::TensorView layout(const config::TensorSpec& tensor) const = 0;
   /// DataError when a value is not finite or does not fit the type. Adds to `zeros`.
-  virtual std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const = 0;
+  virtual std::vector<std::byte> encode(const config::TensorSpec& tensor,
+                                        ZeroCounts& zeros) const = 0;
 };
 
 /// Writes a folder of safetensors files with all that belongs to it. `model` is resolved; `kind` is

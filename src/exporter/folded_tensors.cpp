@@ -8,7 +8,7 @@
 
 namespace fbi::exporter {
 
-using Role = TensorSpec::Role;
+using Role = config::TensorSpec::Role;
 
 FoldedTensors::FoldedTensors(const formats::ModelSource& source, const config::ModelConfig& model,
                              const Folding& folding)
@@ -17,11 +17,12 @@ FoldedTensors::FoldedTensors(const formats::ModelSource& source, const config::M
       shift_(model.shift),
       folding_(folding),
       reader_(source, folding.dtype),
-      tensors_(model_tensors(model)) {
-  std::erase_if(tensors_, [](const TensorSpec& tensor) { return !tensor.is_weight(); });
+      tensors_(config::model_tensors(model)) {
+  std::erase_if(tensors_, [](const config::TensorSpec& tensor) { return !tensor.is_weight(); });
 }
 
-std::vector<std::byte> FoldedTensors::encode(const TensorSpec& tensor, ZeroCounts& zeros) const {
+std::vector<std::byte> FoldedTensors::encode(const config::TensorSpec& tensor,
+                                             ZeroCounts& zeros) const {
   std::vector<std::byte> bytes(
       static_cast<std::size_t>(tensor.numel() * formats::size_of(folding_.dtype)));
   if (tensor.role != Role::kLatent) {
@@ -32,7 +33,8 @@ std::vector<std::byte> FoldedTensors::encode(const TensorSpec& tensor, ZeroCount
   return bytes;
 }
 
-ZeroCounts FoldedTensors::fold_matrix(const TensorSpec& tensor, std::span<std::byte> out) const {
+ZeroCounts FoldedTensors::fold_matrix(const config::TensorSpec& tensor,
+                                      std::span<std::byte> out) const {
   const kernels::MatrixShape shape = {tensor.shape[0], tensor.shape[1]};
   const auto scales = config::scale_shape(binarize_, {shape.rows, shape.columns});
   const std::vector<float> latent = reader_.read_finite(tensor);

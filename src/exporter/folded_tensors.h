@@ -17,21 +17,21 @@ class FoldedTensors final : public FolderContent {
   FoldedTensors(const formats::ModelSource& source, const config::ModelConfig& model,
                 const Folding& folding);
   /// Without scales and shifts.
-  const std::vector<TensorSpec>& tensors() const override { return tensors_; }
-  formats::TensorView layout(const TensorSpec& tensor) const override {
+  const std::vector<config::TensorSpec>& tensors() const override { return tensors_; }
+  formats::TensorView layout(const config::TensorSpec& tensor) const override {
     return {tensor.name, folding_.dtype, tensor.shape, {}};
   }
-  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const override;
+  std::vector<std::byte> encode(const config::TensorSpec& tensor, ZeroCounts& zeros) const override;
 
  private:
-  ZeroCounts fold_matrix(const TensorSpec& tensor, std::span<std::byte> out) const;
+  ZeroCounts fold_matrix(const config::TensorSpec& tensor, std::span<std::byte> out) const;
 
   const formats::ModelSource& source_;
   config::Binarize binarize_;
   bool shift_;
   Folding folding_;
   TensorReader reader_;
-  std::vector<TensorSpec> tensors_;
+  std::vector<config::TensorSpec> tensors_;
 };
 
 }  // namespace fbi::exporter

@@ -52,7 +52,7 @@ void write_tensors(const GgufContents& contents, const config::ModelConfig& mode
   const std::vector<float> factors = rope_factors(model);
   std::vector<formats::GgufTensor> layout;
   std::uint64_t tensor_bytes = 0;
-  for (const TensorSpec& tensor : contents.tensors()) {
+  for (const config::TensorSpec& tensor : contents.tensors()) {
     const formats::GgufType type = contents.type(tensor);
     layout.push_back({gguf_name(tensor.name), type, tensor.shape, {}});
     const std::int64_t columns = tensor.shape.back();
@@ -64,7 +64,7 @@ void write_tensors(const GgufContents& contents, const config::ModelConfig& mode
   staged.report.note = note_of(contents, options.tokenizer);
 
   formats::GgufWriter writer(staged.staging / kGgufFile, metadata, layout);
-  for (const TensorSpec& tensor : contents.tensors()) {
+  for (const config::TensorSpec& tensor : contents.tensors()) {
     const std::vector<std::byte> bytes = contents.encode(tensor, staged.report.zeros);
     writer.write(permuted(bytes, tensor.shape[0], permuted_heads(tensor.name, model)));
     staged.wrote_tensor(tensor, contents.tensors().size(), options);
@@ -80,7 +80,7 @@ class GgufSource final : public formats::ModelSource {
       : file_(path), model_(model) {
     std::map<std::string, const formats::GgufTensor*> views;
     for (const formats::GgufTensor& view : file_.tensors()) views.emplace(view.name, &view);
-    for (const TensorSpec& tensor : model_tensors(model_)) {
+    for (const config::TensorSpec& tensor : config::model_tensors(model_)) {
       const auto found = views.find(gguf_name(tensor.name));
       if (found != views.end()) views_.emplace(tensor.name, found->second);
     }

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "exporter/check_source.h"
 #include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/kernels/binary_matrix.h"
@@ -16,18 +17,19 @@ namespace {
 
 using formats::DType;
 using formats::GgufType;
-using Role = TensorSpec::Role;
+using Role = config::TensorSpec::Role;
 
 class FoldedContents final : public GgufContents {
  public:
   FoldedContents(const formats::ModelSource& source, const config::ModelConfig& model,
                  const Folding& folding)
       : folded_(source, model, folding), dtype_(folding.dtype) {}
-  const std::vector<TensorSpec>& tensors() const override { return folded_.tensors(); }
-  GgufType type(const TensorSpec& tensor) const override {
+  const std::vector<config::TensorSpec>& tensors() const override { return folded_.tensors(); }
+  GgufType type(const config::TensorSpec& tensor) const override {
     return tensor.shape.size() == 1 ? GgufType::kF32 : formats::gguf_type(dtype_);
   }
-  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const override {
+  std::vector<std::byte> encode(const config::TensorSpec& tensor,
+                                ZeroCounts& zeros) const override {
     std::vector<std::byte> bytes = folded_.encode(tensor, zeros);
     if (tensor.shape.size() > 1 || dtype_ == DType::kF32) return bytes;
     std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
@@ -57,24 +59,25 @@ class BitContents final : public GgufContents {
       : model_(model), reader_(source, DType::kF16) {
     check_training(source.description());
     check_widths();
-    check_tensors(source, model_);
-    tensors_ = model_tensors(model_);
-    std::erase_if(tensors_, [](const TensorSpec& t) { return !t.is_weight(); });
+    check_source(source, model_);
+    tensors_ = config::model_tensors(model_);
+    std::erase_if(tensors_, [](const config::TensorSpec& t) { return !t.is_weight(); });
     for (std::int64_t layer = 0; layer < model_.num_hidden_layers; ++layer) {
       const std::string output = config::layer_prefix(layer) + "self_attn.o_proj.weight";
       if (!folds(output)) dense_.insert(output);
     }
   }
 
-  const std::vector<TensorSpec>& tensors() const override { return tensors_; }
+  const std::vector<config::TensorSpec>& tensors() const override { return tensors_; }
 
-  GgufType type(const TensorSpec& tensor) const override {
+  GgufType type(const config::TensorSpec& tensor) const override {
     if (tensor.shape.size() == 1) return GgufType::kF32;
     const bool bits = tensor.role == Role::kLatent && !dense_.contains(tensor.name);
     return bits ? GgufType::kQ1_0 : GgufType::kF16;
   }
 
-  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const override {
+  std::vector<std::byte> encode(const config::TensorSpec& tensor,
+                                ZeroCounts& zeros) const override {
     if (tensor.role == Role::kLatent) return matrix(tensor, zeros);
     std::vector<float> values =
         tensor.shape.size() == 1 ? reader_.read_finite(tensor) : reader_.read_for_cast(tensor);
@@ -147,11 +150,11 @@ class BitContents final : public GgufContents {
     std::int64_t columns = model_.hidden_size;
     if (weight.ends_with("o_proj.weight")) columns = model_.num_attention_heads * model_.head_dim;
     if (weight.ends_with("down_proj.weight")) columns = model_.intermediate_size;
-    const TensorSpec spec{config::scale_name(weight), {1, columns}, Role::kScale};
+    const config::TensorSpec spec{config::scale_name(weight), {1, columns}, Role::kScale};
     return as_fp16 ? reader_.read_for_cast(spec) : reader_.read_finite(spec);
   }
 
-  std::vector<std::byte> matrix(const TensorSpec& tensor, ZeroCounts& zeros) const {
+  std::vector<std::byte> matrix(const config::TensorSpec& tensor, ZeroCounts& zeros) const {
     const kernels::MatrixShape shape = {tensor.shape[0], tensor.shape[1]};
     const std::vector<float> latent = reader_.read_finite(tensor);
     zeros.exact += count_zeros(latent).exact;
@@ -201,7 +204,7 @@ class BitContents final : public GgufContents {
 
   config::ModelConfig model_;
   TensorReader reader_;
-  std::vector<TensorSpec> tensors_;
+  std::vector<config::TensorSpec> tensors_;
   std::set<std::string> dense_;  // attention outputs whose alpha does not fold
 };
 
@@ -210,7 +213,7 @@ class BitContents final : public GgufContents {
 std::unique_ptr<GgufContents> folded_contents(const formats::ModelSource& source,
                                               const config::ModelConfig& model,
                                               const Folding& folding) {
-  check_tensors(source, model);
+  check_source(source, model);
   return std::make_unique<FoldedContents>(source, model, folding);
 }
 

@@ -15,11 +15,12 @@ class GgufContents {
  public:
   virtual ~GgufContents() = default;
   /// In the order in which they are written.
-  virtual const std::vector<TensorSpec>& tensors() const = 0;
-  virtual formats::GgufType type(const TensorSpec& tensor) const = 0;
+  virtual const std::vector<config::TensorSpec>& tensors() const = 0;
+  virtual formats::GgufType type(const config::TensorSpec& tensor) const = 0;
   /// The whole tensor in its type; adds to `zeros`. DataError when a value is not finite or too
   /// large.
-  virtual std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const = 0;
+  virtual std::vector<std::byte> encode(const config::TensorSpec& tensor,
+                                        ZeroCounts& zeros) const = 0;
   /// What a user should know, for the report; "" when there is nothing.
   virtual std::string note() const { return ""; }
 };
@@ -36,7 +37,7 @@ std::unique_ptr<GgufContents> folded_contents(const formats::ModelSource& source
 ///   o: into the rows of v; down: into the rows of up, as the fp16 scales of their blocks.
 /// Blocks of all others have scale 1. Query heads that share a value head must agree in o's alpha;
 /// where they do not, o is a dense F16 matrix of ±fp16(alpha). Embedding and head are F16.
-/// UsageError, with the reason, for a model that this does not hold; DataError as check_tensors.
+/// UsageError, with the reason, for a model that this does not hold; DataError as check_source.
 std::unique_ptr<GgufContents> bit_contents(const formats::ModelSource& source,
                                            const config::ModelConfig& model);
 

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "exporter/check_source.h"
 #include "exporter/model_files.h"
 #include "exporter/staged_export.h"
 #include "exporter/tensor_reader.h"
@@ -19,9 +20,9 @@ namespace fs = std::filesystem;
 using formats::DType;
 
 std::vector<formats::TensorView> layout_of(const formats::TensorFolder& source,
-                                           const std::vector<TensorSpec>& tensors) {
+                                           const std::vector<config::TensorSpec>& tensors) {
   std::vector<formats::TensorView> layout;
-  for (const TensorSpec& tensor : tensors) {
+  for (const config::TensorSpec& tensor : tensors) {
     layout.push_back(source.at(tensor.name));
     const DType dtype = layout.back().dtype;
     if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16) {
@@ -51,9 +52,9 @@ StagedExport import_model(const fs::path& source, const config::ModelConfig& unr
   config::ModelConfig model = unresolved;
   config::resolve(model);
   const auto values = formats::folder_source(source);
-  check_tensors(*values, model);
+  check_source(*values, model);
   const formats::TensorFolder folder(source);
-  const std::vector<TensorSpec> tensors = model_tensors(model);
+  const std::vector<config::TensorSpec> tensors = config::model_tensors(model);
   const auto layout = layout_of(folder, tensors);
 
   auto staged = std::make_unique<StagedExport::Impl>(target);
@@ -61,7 +62,8 @@ StagedExport import_model(const fs::path& source, const config::ModelConfig& unr
   const TensorReader reader(*values, DType::kF32);
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const std::vector<float> checked = reader.read_finite(tensors[i]);
-    if (tensors[i].role == TensorSpec::Role::kLatent) staged->report.zeros += count_zeros(checked);
+    if (tensors[i].role == config::TensorSpec::Role::kLatent)
+      staged->report.zeros += count_zeros(checked);
     writer.write(layout[i].bytes);
     staged->wrote_tensor(tensors[i], tensors.size(), options);
   }

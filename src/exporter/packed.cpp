@@ -13,27 +13,26 @@ namespace fbi::exporter {
 namespace {
 
 using formats::DType;
-using Role = TensorSpec::Role;
-
-std::string bits_name(const std::string& weight) {
-  return concat(weight.substr(0, weight.size() - config::kLatentWeight.size()), config::kSignBits);
-}
+using Role = config::TensorSpec::Role;
 
 class PackedContent final : public FolderContent {
  public:
   PackedContent(const formats::ModelSource& source, const config::ModelConfig& model,
                 DType dense_dtype)
-      : dense_dtype_(dense_dtype), reader_(source, dense_dtype), tensors_(model_tensors(model)) {}
+      : dense_dtype_(dense_dtype),
+        reader_(source, dense_dtype),
+        tensors_(config::model_tensors(model)) {}
 
-  const std::vector<TensorSpec>& tensors() const override { return tensors_; }
-  formats::TensorView layout(const TensorSpec& tensor) const override {
+  const std::vector<config::TensorSpec>& tensors() const override { return tensors_; }
+  formats::TensorView layout(const config::TensorSpec& tensor) const override {
     if (tensor.role != Role::kLatent) return {tensor.name, dtype_of(tensor), tensor.shape, {}};
-    return {bits_name(tensor.name),
+    return {config::sign_bits_name(tensor.name),
             DType::kU8,
             {tensor.shape[0], kernels::row_bytes(tensor.shape[1])},
             {}};
   }
-  std::vector<std::byte> encode(const TensorSpec& tensor, ZeroCounts& zeros) const override {
+  std::vector<std::byte> encode(const config::TensorSpec& tensor,
+                                ZeroCounts& zeros) const override {
     if (tensor.role == Role::kLatent) return sign_bits(tensor, zeros);
     const DType dtype = dtype_of(tensor);
     std::vector<std::byte> bytes(
@@ -45,11 +44,11 @@ class PackedContent final : public FolderContent {
 
  private:
   /// Matrices that are not binarized are worth rounding; vectors cost nothing.
-  DType dtype_of(const TensorSpec& tensor) const {
+  DType dtype_of(const config::TensorSpec& tensor) const {
     return tensor.role == Role::kDense && tensor.shape.size() == 2 ? dense_dtype_ : DType::kF32;
   }
 
-  std::vector<std::byte> sign_bits(const TensorSpec& tensor, ZeroCounts& zeros) const {
+  std::vector<std::byte> sign_bits(const config::TensorSpec& tensor, ZeroCounts& zeros) const {
     const std::vector<float> latent = reader_.read_finite(tensor);
     zeros.exact += count_zeros(latent).exact;
     const kernels::MatrixShape shape = {tensor.shape[0], tensor.shape[1]};
@@ -62,7 +61,7 @@ class PackedContent final : public FolderContent {
 
   DType dense_dtype_;
   TensorReader reader_;
-  std::vector<TensorSpec> tensors_;
+  std::vector<config::TensorSpec> tensors_;
 };
 
 }  // namespace

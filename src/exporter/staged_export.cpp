@@ -48,7 +48,7 @@ StagedExport::Impl::~Impl() {
   if (!committed) fs::remove_all(staging, ignored);
 }
 
-void StagedExport::Impl::wrote_tensor(const TensorSpec& tensor, std::size_t total,
+void StagedExport::Impl::wrote_tensor(const config::TensorSpec& tensor, std::size_t total,
                                       const ExportOptions& options) {
   ++report.tensors;
   if (tensor.is_weight()) report.weights += tensor.numel();

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 
-#include "exporter/model_tensors.h"
+#include "fbi/config/model_tensors.h"
 #include "fbi/exporter/export.h"
 
 namespace fbi::exporter {
@@ -17,7 +17,8 @@ struct StagedExport::Impl {
   explicit Impl(const std::filesystem::path& target);
   ~Impl();
   /// Counts one of `total` tensors in the report and tells options.on_progress.
-  void wrote_tensor(const TensorSpec& tensor, std::size_t total, const ExportOptions& options);
+  void wrote_tensor(const config::TensorSpec& tensor, std::size_t total,
+                    const ExportOptions& options);
   /// Fills in the report's bits_per_weight once all tensors are counted.
   void wrote_all(std::uint64_t tensor_bytes);
   /// Fills in the report's files and bytes.

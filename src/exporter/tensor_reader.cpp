@@ -21,15 +21,15 @@ std::string position_text(std::size_t index, const std::vector<std::int64_t>& sh
 
 }  // namespace
 
-std::vector<float> TensorReader::read_for_cast(const TensorSpec& tensor) const {
+std::vector<float> TensorReader::read_for_cast(const config::TensorSpec& tensor) const {
   return read(tensor, overflow_limit(dtype_));
 }
 
-std::vector<float> TensorReader::read_finite(const TensorSpec& tensor) const {
+std::vector<float> TensorReader::read_finite(const config::TensorSpec& tensor) const {
   return read(tensor, overflow_limit(formats::DType::kF32));
 }
 
-std::vector<float> TensorReader::read(const TensorSpec& tensor, float limit) const {
+std::vector<float> TensorReader::read(const config::TensorSpec& tensor, float limit) const {
   std::vector<float> values(static_cast<std::size_t>(tensor.numel()));
   source_.read(tensor.name, values);
   for (std::size_t i = 0; i < values.size(); ++i) {
@@ -38,7 +38,7 @@ std::vector<float> TensorReader::read(const TensorSpec& tensor, float limit) con
   return values;
 }
 
-void TensorReader::refuse(const TensorSpec& tensor, std::size_t index, float value) const {
+void TensorReader::refuse(const config::TensorSpec& tensor, std::size_t index, float value) const {
   const std::string found = concat(tensor.name, position_text(index, tensor.shape), " is ", value,
                                    " in ", source_.description());
   if (!std::isfinite(value)) {

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "exporter/model_tensors.h"
+#include "fbi/config/model_tensors.h"
 #include "fbi/formats/model_source.h"
 #include "fbi/formats/safetensors.h"
 
@@ -15,13 +15,13 @@ class TensorReader {
       : source_(source), dtype_(dtype) {}
 
   /// Values that will be cast to the export's dtype. DataError when one is not finite or too large.
-  std::vector<float> read_for_cast(const TensorSpec& tensor) const;
+  std::vector<float> read_for_cast(const config::TensorSpec& tensor) const;
   /// Values of which only the sign is kept, or all of fp32. DataError when one is not finite.
-  std::vector<float> read_finite(const TensorSpec& tensor) const;
+  std::vector<float> read_finite(const config::TensorSpec& tensor) const;
 
  private:
-  std::vector<float> read(const TensorSpec& tensor, float limit) const;
-  [[noreturn]] void refuse(const TensorSpec& tensor, std::size_t index, float value) const;
+  std::vector<float> read(const config::TensorSpec& tensor, float limit) const;
+  [[noreturn]] void refuse(const config::TensorSpec& tensor, std::size_t index, float value) const;
 
   const formats::ModelSource& source_;
   formats::DType dtype_;

@@ -1,7 +1,11 @@
 #include "fbi/formats/model_source.h"
 
+#include <algorithm>
+#include <set>
 #include <utility>
 
+#include "fbi/config/model_tensors.h"
+#include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/formats/safetensors.h"
@@ -52,6 +56,16 @@ class CheckpointSource final : public ModelSource {
   ShardedTensors tensors_;
 };
 
+/// A line for each; a wrong num_hidden_layers makes thousands.
+std::string lines_of(const std::vector<std::string>& problems) {
+  constexpr std::size_t kShown = 20;
+  std::string text;
+  for (std::size_t i = 0; i < std::min(problems.size(), kShown); ++i)
+    text += concat("\n  ", problems[i]);
+  if (problems.size() > kShown) text += concat("\n  and ", problems.size() - kShown, " more");
+  return text;
+}
+
 }  // namespace
 
 std::unique_ptr<ModelSource> folder_source(const std::filesystem::path& directory) {
@@ -60,6 +74,36 @@ std::unique_ptr<ModelSource> folder_source(const std::filesystem::path& director
 
 std::unique_ptr<ModelSource> checkpoint_source(std::unique_ptr<CheckpointReader> reader) {
   return std::make_unique<CheckpointSource>(std::move(reader));
+}
+
+void check_tensors(const ModelSource& source, const config::ModelConfig& model, Scales scales) {
+  const std::vector<std::string> names = source.names();
+  const bool scaled =
+      scales == Scales::kRequired || std::ranges::any_of(names, [](const std::string& name) {
+        return name.ends_with(config::kScale);
+      });
+  std::set<std::string> expected;
+  std::vector<std::string> unfit, unused;
+  for (const config::TensorSpec& tensor : config::model_tensors(model)) {
+    if (!scaled && !tensor.is_weight()) continue;
+    expected.insert(tensor.name);
+    const auto found = source.shape(tensor.name);
+    if (!found) {
+      unfit.push_back(concat("missing: ", tensor.name, " ", shape_text(tensor.shape)));
+    } else if (*found != tensor.shape) {
+      unfit.push_back(concat(tensor.name, ": expected ", shape_text(tensor.shape), ", found ",
+                             shape_text(*found)));
+    }
+  }
+  for (const std::string& name : names) {
+    if (!expected.contains(name) && !config::is_passed_over(name, model.tie_word_embeddings))
+      unused.push_back(concat("not used by this architecture: ", name));
+  }
+  if (unfit.empty() && unused.empty()) return;
+  throw DataError(concat("tensors in ", source.description(),
+                         " do not fit the model:", lines_of(unfit), lines_of(unused),
+                         "\nCheck the model's config.json (sizes, num_hidden_layers, "
+                         "tie_word_embeddings, binarize, shift)."));
 }
 
 std::string content_hash(const std::filesystem::path& directory) {

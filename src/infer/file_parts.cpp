@@ -3,6 +3,7 @@
 
 #include "fbi/config/huggingface.h"
 #include "fbi/config/model_size.h"
+#include "fbi/config/model_tensors.h"
 #include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
@@ -28,13 +29,15 @@ class TensorCheck {
       : tensors_(tensors), model_(model) {}
 
   void run() {
-    expect_float(config::kEmbedding, {model_.vocab_size, model_.hidden_size});
-    for (std::int64_t layer = 0; layer < model_.num_hidden_layers && few_problems(); ++layer) {
-      expect_layer(config::layer_prefix(layer));
-    }
-    expect_float(config::kFinalNorm, {model_.hidden_size});
-    if (!model_.tie_word_embeddings) {
-      expect_float(config::kHead, {model_.vocab_size, model_.hidden_size});
+    for (const config::TensorSpec& tensor : config::model_tensors(model_)) {
+      if (!few_problems()) break;
+      if (tensor.role != config::TensorSpec::Role::kLatent || tensors_.find(tensor.name)) {
+        expect(tensor.name, tensor.shape, "F32, F16 or BF16", is_float);
+      } else {
+        expect(config::sign_bits_name(tensor.name),
+               {tensor.shape[0], kernels::row_bytes(tensor.shape[1])}, "U8",
+               [](DType dtype) { return dtype == DType::kU8; });
+      }
     }
     refuse_others();
     if (problems_.empty()) return;
@@ -48,28 +51,6 @@ class TensorCheck {
   void complain(const std::string& problem) {
     if (few_problems()) problems_ += "\n  " + problem;
     ++problem_count_;
-  }
-
-  void expect_layer(const std::string& prefix) {
-    expect_float(prefix + "input_layernorm.weight", {model_.hidden_size});
-    expect_float(prefix + "post_attention_layernorm.weight", {model_.hidden_size});
-    for (const config::LinearShape& linear : config::decoder_linears(model_)) {
-      const std::string name = concat(prefix, linear.name);
-      const std::string latent = concat(name, config::kLatentWeight);
-      if (tensors_.find(latent)) {
-        expect_float(latent, {linear.outputs, linear.inputs});
-      } else {
-        expect(concat(name, config::kSignBits), {linear.outputs, kernels::row_bytes(linear.inputs)},
-               "U8", [](DType dtype) { return dtype == DType::kU8; });
-      }
-      const Shape scales = config::scale_shape(model_.binarize, linear);
-      expect_float(concat(name, config::kScale), scales);
-      if (model_.shift) expect_float(concat(name, config::kShift), scales);
-    }
-  }
-
-  void expect_float(const std::string& name, const Shape& shape) {
-    expect(name, shape, "F32, F16 or BF16", is_float);
   }
 
   void expect(const std::string& name, const Shape& shape, const char* dtypes,

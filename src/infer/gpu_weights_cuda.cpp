@@ -111,8 +111,8 @@ void Weights::load_layer(const ModelParts& parts, std::int64_t index, std::byte*
                        queue.stream());
     queue.wait();  // the staging memory is free again
   }
-  upload(layer.input_norm, parts.norm(prefix + "input_layernorm.weight"));
-  upload(layer.post_attention_norm, parts.norm(prefix + "post_attention_layernorm.weight"));
+  upload(layer.input_norm, parts.norm(prefix + config::kInputNorm));
+  upload(layer.post_attention_norm, parts.norm(prefix + config::kPostAttentionNorm));
 }
 
 }  // namespace fbi::infer::gpu

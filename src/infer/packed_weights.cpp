@@ -21,8 +21,8 @@ LayerWeights layer_weights(const ModelParts& parts, std::int64_t layer,
   const std::string prefix = config::layer_prefix(layer);
   const auto shapes = config::decoder_linears(parts.config());
   LayerWeights weights;
-  weights.input_norm = parts.norm(prefix + "input_layernorm.weight");
-  weights.post_attention_norm = parts.norm(prefix + "post_attention_layernorm.weight");
+  weights.input_norm = parts.norm(prefix + config::kInputNorm);
+  weights.post_attention_norm = parts.norm(prefix + config::kPostAttentionNorm);
   std::vector<std::uint8_t> memory;
   for (std::size_t n = 0; n < shapes.size(); ++n) {
     const std::string name = concat(prefix, shapes[n].name);

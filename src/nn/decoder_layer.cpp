@@ -89,13 +89,13 @@ DecoderLayer::DecoderLayer(const config::ModelConfig& model, std::int64_t index,
   const auto linear = [&](const char* name, std::int64_t outputs, std::int64_t inputs) {
     return make_linear_slot(prefix + name + ".weight", outputs, inputs, model, values);
   };
-  input_norm_ = make_norm_slot(prefix + "input_layernorm.weight", hidden, values.device());
+  input_norm_ = make_norm_slot(prefix + config::kInputNorm, hidden, values.device());
   q_ = linear("self_attn.q_proj", queries, hidden);
   k_ = linear("self_attn.k_proj", keys, hidden);
   v_ = linear("self_attn.v_proj", keys, hidden);
   o_ = linear("self_attn.o_proj", hidden, queries);
   post_attention_norm_ =
-      make_norm_slot(prefix + "post_attention_layernorm.weight", hidden, values.device());
+      make_norm_slot(prefix + config::kPostAttentionNorm, hidden, values.device());
   gate_ = linear("mlp.gate_proj", inner, hidden);
   up_ = linear("mlp.up_proj", inner, hidden);
   down_ = linear("mlp.down_proj", hidden, inner);

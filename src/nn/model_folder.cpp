@@ -1,7 +1,6 @@
 #include "fbi/nn/model_folder.h"
 
 #include <utility>
-#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -21,26 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// The sizes that memory is needed for, held against the tensors that are there before any of it is
-/// taken.
-void check_sizes(const formats::TensorFolder& tensors, const config::ModelConfig& model) {
-  const std::string last = config::layer_prefix(model.num_hidden_layers - 1);
-  const std::pair<std::string, std::vector<std::int64_t>> needed[] = {
-      {config::kEmbedding, {model.vocab_size, model.hidden_size}},
-      {last + "self_attn.q_proj.weight",
-       {model.num_attention_heads * model.head_dim, model.hidden_size}},
-      {last + "self_attn.k_proj.weight",
-       {model.num_key_value_heads * model.head_dim, model.hidden_size}},
-      {last + "mlp.down_proj.weight", {model.hidden_size, model.intermediate_size}}};
-  for (const auto& [name, shape] : needed) {
-    const auto& found = tensors.at(name).shape;
-    if (found != shape)
-      throw DataError(concat(name, ": expected ", formats::shape_text(shape), ", found ",
-                             formats::shape_text(found), " in ", tensors.path().string(),
-                             "; check its config.json"));
-  }
-}
-
 ModelFolder open_tensor_folder(const fs::path& path) {
   ModelFolder folder;
   folder.path = path;
@@ -51,8 +30,6 @@ ModelFolder open_tensor_folder(const fs::path& path) {
     throw UsageError(concat(path.string(),
                             " is a packed export, of signs alone: give the run, its checkpoint, or "
                             "a native export"));
-  check_sizes(tensors, folder.config);
-  folder.stored_dtype = torch_dtype(tensors.at(config::kEmbedding).dtype);
   const auto* scale =
       tensors.find(concat(config::layer_prefix(0), "self_attn.q_proj", config::kScale));
   folder.kind = scale ? "native export" : "Hugging Face folder";
@@ -64,8 +41,10 @@ ModelFolder open_tensor_folder(const fs::path& path) {
         config_file.string(),
         ": tie_scales and shift=false belong to binarize column, but the tensors are of binarize ",
         config::to_string(folder.config.binarize)));
+  folder.weights = formats::folder_source(path);
+  formats::check_tensors(*folder.weights, folder.config, formats::Scales::kRequired);
+  folder.stored_dtype = torch_dtype(tensors.at(config::kEmbedding).dtype);
   folder.tokenizer = find_tokenizer(path);
-  folder.weights = stored_weights(formats::folder_source(path));
   return folder;
 }
 
@@ -113,7 +92,8 @@ ModelFolder model_of_checkpoint(std::unique_ptr<formats::CheckpointReader> reade
   folder.run_config_json = state["config"].dump();
   folder.config = config::parse_run_config(folder.run_config_json, place, folder.path).model;
   folder.tokenizer = find_tokenizer(folder.path);
-  folder.weights = stored_weights(formats::checkpoint_source(std::move(reader)));
+  folder.weights = formats::checkpoint_source(std::move(reader));
+  formats::check_tensors(*folder.weights, folder.config, formats::Scales::kRequired);
   return folder;
 }
 

@@ -341,7 +341,7 @@ class TrainingRun {
   std::optional<log::FileSink> log_file_;  // rank 0
   // Set by open_saved_state(), until begin() has read them.
   std::unique_ptr<formats::CheckpointReader> checkpoint_;
-  std::unique_ptr<nn::WeightSource> initial_weights_;
+  std::unique_ptr<formats::ModelSource> initial_weights_;
   RunEvaluation evaluation_;
   Session session_;
   PaceMeter pace_;

@@ -124,15 +124,14 @@ SampleReader Session::sample_reader() {
   };
 }
 
-std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config,
-                                                       distributed::Communicator& communicator) {
+std::unique_ptr<formats::ModelSource> open_initial_weights(
+    const config::RunConfig& config, distributed::Communicator& communicator) {
   if (config.train.init_from.empty()) return nullptr;
   try {
     auto folder = open_model_together(config.train.init_from, communicator);
-    nn::check_weights(nn::LlamaForCausalLM(config.model, nn::LlamaOptions{at::kMeta}),
-                      *folder.weights);
+    formats::check_tensors(*folder.weights, config.model, formats::Scales::kOptional);
     if (config.model.tie_word_embeddings && !folder.config.tie_word_embeddings &&
-        folder.weights->contains(config::kHead))
+        folder.weights->shape(config::kHead))
       throw DataError(concat(folder.path.string(),
                              " has a head of its own, which a model with "
                              "model.tie_word_embeddings=true would lose: set it to false"));
@@ -144,7 +143,7 @@ std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& 
   }
 }
 
-void Session::start(std::unique_ptr<nn::WeightSource> weights) {
+void Session::start(std::unique_ptr<formats::ModelSource> weights) {
   const auto source =
       weights ? std::move(weights) : nn::random_weights(config_.model, config_.train.seed);
   nn::LoadReport report;

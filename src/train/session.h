@@ -11,6 +11,7 @@
 #include "fbi/distill/teacher.h"
 #include "fbi/distributed/communicator.h"
 #include "fbi/formats/checkpoint_reader.h"
+#include "fbi/formats/model_source.h"
 #include "fbi/nn/llama.h"
 #include "fbi/nn/model_folder.h"
 #include "fbi/optim/adamw.h"
@@ -29,7 +30,7 @@ class Session {
   Session(const config::RunConfig& config, distributed::Communicator& communicator, Inputs inputs);
 
   /// Step 0, from what open_initial_weights gave, or from random weights.
-  void start(std::unique_ptr<nn::WeightSource> weights);
+  void start(std::unique_ptr<formats::ModelSource> weights);
   /// Continues from a checkpoint, bit for bit.
   void restore(const formats::CheckpointReader& checkpoint);
   /// Commits a checkpoint and returns its folder. Throws DiskError.
@@ -63,8 +64,8 @@ class Session {
 
 /// The weights that train.init_from names, null when it is empty. DataError or CheckpointError when
 /// they do not fit model.*; no value is read for that. Collective: rank 0 chooses the checkpoint.
-std::unique_ptr<nn::WeightSource> open_initial_weights(const config::RunConfig& config,
-                                                       distributed::Communicator& communicator);
+std::unique_ptr<formats::ModelSource> open_initial_weights(const config::RunConfig& config,
+                                                           distributed::Communicator& communicator);
 
 /// The configuration inside a checkpoint.
 config::RunConfig checkpoint_config(const formats::CheckpointReader& checkpoint);

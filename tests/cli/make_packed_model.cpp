@@ -7,10 +7,11 @@
 #include <filesystem>
 #include <memory>
 
-#include "exporter/memory_source.h"
+#include "config/small_model.h"
 #include "fbi/exporter/packed.h"
 #include "fbi/text/tokenizer.h"
 #include "fbi/text/train_sentencepiece.h"
+#include "formats/memory_source.h"
 
 int main(int argc, char** argv) {
   if (argc != 3) {
@@ -21,7 +22,7 @@ int main(int argc, char** argv) {
     const std::filesystem::path folder = argv[1], from = argv[2];
     std::unique_ptr<fbi::text::Tokenizer> given;
     if (from.extension() == ".json") given = fbi::text::load_tokenizer(from);
-    fbi::config::ModelConfig model = fbi::exporter::small_model();
+    fbi::config::ModelConfig model = fbi::config::small_model();
     model.vocab_size = given ? given->vocab_size() : 320;
     model.hidden_size = 48;
     model.intermediate_size = 80;
@@ -29,7 +30,7 @@ int main(int argc, char** argv) {
     model.num_key_value_heads = 2;
     model.head_dim = 8;
     model.max_position_embeddings = 60000;  // to write a text of this length takes a minute
-    fbi::exporter::MemorySource source(model);
+    fbi::formats::MemorySource source(model);
     for (const char* name : {"model.embed_tokens.weight", "lm_head.weight"}) {
       for (float& value : source.values(name)) value *= 20;  // logits that prefer some tokens
     }

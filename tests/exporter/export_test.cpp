@@ -14,13 +14,14 @@
 #include <string>
 #include <vector>
 
-#include "exporter/memory_source.h"
+#include "config/small_model.h"
 #include "fbi/config/huggingface.h"
 #include "fbi/config/tensor_names.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/core/system.h"
 #include "fbi/formats/safetensors.h"
+#include "formats/memory_source.h"
 #include "support/entries.h"
 #include "support/expect_error.h"
 #include "support/shared_data.h"
@@ -31,14 +32,17 @@ namespace fbi::exporter {
 namespace {
 
 namespace fs = std::filesystem;
+using config::small_model;
+using config::tied_model;
 using ::fbi::test::entries;
 using ::fbi::test::expect_error;
 using ::fbi::test::TempDir;
 using formats::DType;
+using formats::MemorySource;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
-using Role = TensorSpec::Role;
+using Role = config::TensorSpec::Role;
 
 const std::string kDown = "model.layers.1.mlp.down_proj.weight";
 
@@ -105,7 +109,7 @@ void expect_folded(const config::ModelConfig& model, DType dtype) {
   // Only fp16 rounds alpha and beta before the sum.
   const auto part = [&](float x) { return dtype == DType::kF16 ? round(x) : x; };
   std::size_t tensors = 0;
-  for (const TensorSpec& spec : model_tensors(model)) {
+  for (const config::TensorSpec& spec : config::model_tensors(model)) {
     if (!spec.is_weight()) continue;
     ++tensors;
     const formats::TensorView& view = written.at(spec.name);

@@ -6,11 +6,12 @@
 #include <string>
 #include <vector>
 
+#include "config/small_model.h"
 #include "exporter/gguf_layout.h"
-#include "exporter/memory_source.h"
 #include "fbi/config/load.h"
 #include "fbi/core/file.h"
 #include "fbi/formats/gguf.h"
+#include "formats/memory_source.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "text/small_tokenizer.h"
@@ -18,7 +19,10 @@
 namespace fbi::exporter {
 namespace {
 
+using config::small_model;
+using config::tied_model;
 using formats::DType;
+using formats::MemorySource;
 using test::expect_error;
 
 /// All values of a source, by name.

@@ -8,12 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "exporter/memory_source.h"
+#include "config/small_model.h"
 #include "fbi/config/huggingface.h"
 #include "fbi/config/load.h"
 #include "fbi/core/file.h"
 #include "fbi/exporter/fold.h"
 #include "fbi/formats/safetensors.h"
+#include "formats/memory_source.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 #include "support/write_tensor_folder.h"
@@ -22,7 +23,9 @@ namespace fbi::exporter {
 namespace {
 
 namespace fs = std::filesystem;
+using config::small_model;
 using formats::DType;
+using formats::MemorySource;
 using test::expect_error;
 
 class Import : public testing::Test {
@@ -68,7 +71,7 @@ TEST_F(Import, KeepsEveryBitInItsDtype) {
       options.max_shard_bytes = 2000;
       const ExportReport report = import_model(from_, model, out_, options).commit();
       const formats::TensorFolder source(from_), written(out_);
-      EXPECT_EQ(written.names().size(), model_tensors(model).size());
+      EXPECT_EQ(written.names().size(), config::model_tensors(model).size());
       EXPECT_EQ(report.tensors, static_cast<std::int64_t>(written.names().size()));
       for (const std::string& name : written.names()) {
         EXPECT_EQ(written.at(name).dtype, dtype);

@@ -3,25 +3,29 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 
-#include "exporter/memory_source.h"
+#include "config/small_model.h"
 #include "fbi/config/huggingface.h"
 #include "fbi/core/file.h"
 #include "fbi/formats/checksums.h"
+#include "formats/memory_source.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
 
 namespace fbi::exporter {
 namespace {
 
+using config::small_model;
 using ::fbi::test::expect_error;
 using ::fbi::test::TempDir;
 using formats::DType;
+using formats::MemorySource;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::Not;
-using Role = TensorSpec::Role;
+using Role = config::TensorSpec::Role;
 
 std::vector<float> floats(const formats::TensorView& view) {
   std::vector<float> values(static_cast<std::size_t>(view.numel()));
@@ -38,7 +42,7 @@ TEST(ExportPackedTest, HoldsSignsScalesAndTheDenseRest) {
     const ExportReport report = export_packed(source, model, dir / "out", DType::kF32).commit();
     const formats::TensorFolder written(dir / "out");
     EXPECT_EQ(written.names().size(), source.tensors.size());
-    for (const TensorSpec& spec : model_tensors(model)) {
+    for (const config::TensorSpec& spec : config::model_tensors(model)) {
       const std::vector<float>& values = source.values(spec.name);
       if (spec.role != Role::kLatent) {
         EXPECT_EQ(floats(written.at(spec.name)), values) << spec.name;

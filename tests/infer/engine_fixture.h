@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "exporter/memory_source.h"
+#include "config/small_model.h"
 #include "fbi/infer/engine.h"
 #include "infer/word_tokenizer.h"
 
@@ -18,7 +18,7 @@ inline constexpr std::chrono::seconds kLong{60};  // nothing here takes so long
 inline constexpr std::int64_t kVocab = 61;
 
 inline config::ModelConfig engine_model() {
-  config::ModelConfig model = exporter::small_model();
+  config::ModelConfig model = config::small_model();
   model.vocab_size = kVocab;
   model.max_position_embeddings = 64;
   return model;

@@ -1,8 +1,10 @@
+#include <cmath>
 #include <cstring>
 #include <thread>
 
 #include "fbi/core/file.h"
 #include "fbi/exporter/packed.h"
+#include "formats/memory_source.h"
 #include "infer/engine_fixture.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
@@ -153,7 +155,7 @@ TEST_F(EngineTest, RefusesWhatCannotBeContinued) {
 
 TEST(EngineErrorTest, ABrokenRowEndsOnlyItsOwnText) {
   const test::TempDir dir;
-  exporter::MemorySource source(engine_model());
+  formats::MemorySource source(engine_model());
   exporter::export_packed(source, engine_model(), dir / "m", formats::DType::kF32).commit();
   const auto file = dir / "m" / "model.safetensors";
   std::string bytes = read_file(file);

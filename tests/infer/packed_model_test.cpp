@@ -8,12 +8,13 @@
 #include <fstream>
 #include <numeric>
 
-#include "exporter/memory_source.h"
+#include "config/small_model.h"
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 #include "fbi/eval/perplexity.h"
 #include "fbi/exporter/packed.h"
 #include "fbi/kernels/dispatch.h"
+#include "formats/memory_source.h"
 #include "infer/test_models.h"
 #include "support/expect_error.h"
 #include "support/temp_dir.h"
@@ -21,9 +22,9 @@
 namespace fbi::infer {
 namespace {
 
-using exporter::MemorySource;
-using exporter::small_model;
+using config::small_model;
 using formats::DType;
+using formats::MemorySource;
 using test::expect_error;
 using test::TempDir;
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "exporter/memory_source.h"
+#include "formats/memory_source.h"
 
 namespace fbi::infer {
 
@@ -15,7 +15,7 @@ namespace fbi::infer {
 /// runtime is compared with.
 class PlainLlama {
  public:
-  PlainLlama(exporter::MemorySource& source, const config::ModelConfig& model)
+  PlainLlama(formats::MemorySource& source, const config::ModelConfig& model)
       : source_(source), model_(model) {}
 
   /// Logits of every position, [S, V].
@@ -150,7 +150,7 @@ class PlainLlama {
     for (std::size_t i = 0; i < x.size(); ++i) x[i] += y[i];
   }
 
-  exporter::MemorySource& source_;
+  formats::MemorySource& source_;
   config::ModelConfig model_;
 };
 

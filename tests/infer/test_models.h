@@ -5,17 +5,18 @@
 #include <cmath>
 #include <vector>
 
-#include "exporter/memory_source.h"
+#include "config/small_model.h"
 #include "fbi/exporter/packed.h"
 #include "fbi/infer/packed_model.h"
+#include "formats/memory_source.h"
 #include "infer/plain_llama.h"
 #include "support/temp_dir.h"
 
 /// Small models for tests of the runtime, and what is expected of their logits.
 namespace fbi::infer {
 
-using exporter::MemorySource;
-using exporter::small_model;
+using config::small_model;
+using formats::MemorySource;
 
 /// Larger than small_model, so that tables have several parts and rows several blocks, and with
 /// activations of every size: embedding and scales of about 1.

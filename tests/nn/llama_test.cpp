@@ -201,7 +201,7 @@ TEST(Llama, ValuesAreKeptInTheDtypeThatWasAskedFor) {
   const auto weights = random_weights(config, 1);
   load_weights(model, *weights);
   for (const auto* slot : model.slots()) {
-    const at::Tensor exact = weights->tensor(slot->name, slot->shape);
+    const at::Tensor exact = read_tensor(*weights, slot->name, slot->shape);
     const auto dtype = slot->kind == ops::SlotKind::kVector ? at::kFloat : at::kBFloat16;
     EXPECT_EQ(slot->value.scalar_type(), dtype) << slot->name;
     EXPECT_TRUE(slot->value.equal(exact.to(dtype))) << slot->name;
@@ -223,7 +223,7 @@ TEST(Llama, TiedScalesAreMeansOverAllTheirRows) {
       const auto& slot = slot_named(*model, prefix + name);
       EXPECT_TRUE(slot.alpha.is_same(slot_named(*model, prefix + "q_proj.weight").alpha));
       EXPECT_EQ(slot.learns_shift, shift);
-      const at::Tensor latent = weights->tensor(slot.name, slot.shape).to(at::kDouble);
+      const at::Tensor latent = read_tensor(*weights, slot.name, slot.shape).to(at::kDouble);
       const at::Tensor beta = shift ? latent.mean(0) : at::zeros({16}, at::kDouble);
       EXPECT_TRUE(slot.beta.to(at::kDouble).allclose(beta, 1e-6, 1e-8));
       sum += (latent - beta).abs().sum(0);

@@ -217,24 +217,9 @@ TEST_F(Folder, WithATensorOfAnotherShapeIsRefused) {
   auto tensors = random_model(dense_, 1);
   tensors["model.layers.1.self_attn.k_proj.weight"] = at::zeros({16, 16});
   write(dense_, tensors);
-  test::expect_error<DataError>([&] { hidden_of(path()); },
-                                "model.layers.1.self_attn.k_proj.weight",
-                                "expected [8, 16], found [16, 16] in " + path().string());
-}
-
-TEST_F(Folder, IsHeldAgainstAModelThatTakesNoMemory) {
-  write(packed_, random_model(packed_, 1));
-  const auto check = [&](const config::ModelConfig& config) {
-    check_weights(LlamaForCausalLM(config, {.device = at::kMeta}),
-                  *open_model_folder(path()).weights);
-  };
-  check(packed_);
-  test::expect_error<DataError>([&] { check(tiny_model(config::Binarize::kRow)); },
-                                "model.layers.0.self_attn.q_proj.wscale", "expected [16, 1]",
-                                "found [1, 16]");
-  packed_.vocab_size = 24;
-  test::expect_error<DataError>([&] { check(packed_); }, "model.embed_tokens.weight",
-                                "expected [24, 16]", "found [23, 16]");
+  test::expect_error<DataError>(
+      [&] { open_model_folder(path()); }, "tensors in " + path().string() + " do not fit the model",
+      "model.layers.1.self_attn.k_proj.weight: expected [8, 16], found [16, 16]", "config.json");
 }
 
 TEST_F(Folder, WithSizesThatItsTensorsDoNotHaveTakesNoMemory) {
@@ -242,13 +227,14 @@ TEST_F(Folder, WithSizesThatItsTensorsDoNotHaveTakesNoMemory) {
   dense_.vocab_size = 16'000'000;
   dense_.hidden_size = 65536;
   write(dense_, tensors);
-  test::expect_error<DataError>([&] { hidden_of(path()); }, "model.embed_tokens.weight",
-                                "expected [16000000, 65536], found [23, 16] in " + path().string());
+  test::expect_error<DataError>(
+      [&] { open_model_folder(path()); }, path().string(),
+      "model.embed_tokens.weight: expected [16000000, 65536], found [23, 16]");
   dense_ = tiny_model(config::Binarize::kNone);
   dense_.num_hidden_layers = 4096;
   write(dense_, tensors);
-  test::expect_error<DataError>([&] { hidden_of(path()); }, path().string(),
-                                "model.layers.4095.self_attn.q_proj.weight");
+  test::expect_error<DataError>([&] { open_model_folder(path()); }, path().string(),
+                                "missing: model.layers.2.input_layernorm.weight [16]");
 }
 
 TEST_F(Folder, WithHalfTheScalesIsRefused) {
@@ -322,13 +308,29 @@ TEST(EvaluationDtype, HasThreeNames) {
 TEST(RandomWeights, DependOnSeedAndNameAlone) {
   const auto config = tiny_model(config::Binarize::kNone);
   const auto one = random_weights(config, 1), other = random_weights(config, 2);
+  const std::string up = "model.layers.0.mlp.up_proj.weight";
   const std::vector<std::int64_t> shape{20, 16};
-  const at::Tensor value = one->tensor("model.layers.0.mlp.up_proj.weight", shape);
-  EXPECT_TRUE(
-      value.equal(random_weights(config, 1)->tensor("model.layers.0.mlp.up_proj.weight", shape)));
-  EXPECT_FALSE(value.equal(one->tensor("model.layers.0.mlp.gate_proj.weight", shape)));
-  EXPECT_FALSE(value.equal(other->tensor("model.layers.0.mlp.up_proj.weight", shape)));
-  EXPECT_TRUE(one->tensor("model.norm.weight", {16}).equal(at::ones({16})));
+  const at::Tensor value = read_tensor(*one, up, shape);
+  EXPECT_TRUE(value.equal(read_tensor(*random_weights(config, 1), up, shape)));
+  EXPECT_FALSE(value.equal(read_tensor(*one, "model.layers.0.mlp.gate_proj.weight", shape)));
+  EXPECT_FALSE(value.equal(read_tensor(*other, up, shape)));
+  EXPECT_TRUE(read_tensor(*one, "model.norm.weight", {16}).equal(at::ones({16})));
+  test::expect_error<DataError>(
+      [&] {
+        read_tensor(*one, up, {16, 20});
+      },
+      up, "expected [16, 20], found [20, 16]", "random weights, seed 1");
+  test::expect_error<DataError>([&] { read_tensor(*one, "x", shape); }, "no tensor x");
+}
+
+TEST(RandomWeights, GiveThePaddingTokenZeros) {
+  auto config = tiny_model(config::Binarize::kNone);
+  config.pad_token_id = 5;
+  const at::Tensor embedding =
+      read_tensor(*random_weights(config, 1), "model.embed_tokens.weight", {23, 16});
+  const at::Tensor is_zero = embedding.eq(0).all(1);
+  EXPECT_EQ(is_zero.sum().item<std::int64_t>(), 1);
+  EXPECT_TRUE(is_zero[5].item<bool>());
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "distributed/ranks.h"
 #include "fbi/config/tensor_names.h"
 #include "fbi/distributed/shard_plan.h"
+#include "fbi/formats/model_source.h"
 #include "fbi/nn/weights.h"
 #include "fbi/ops/packing.h"
 #include "fbi/ops/scale_strides.h"
@@ -21,7 +22,7 @@ namespace {
 // Divides no recording's micro-batch: the last chunk is short.
 constexpr std::int64_t kLossChunkTokens = 50;
 
-class RecordedWeights final : public nn::WeightSource {
+class RecordedWeights final : public formats::ModelSource {
  public:
   explicit RecordedWeights(const NamedTensors& tensors) : tensors_(tensors) {}
   std::string description() const override { return "recording"; }
@@ -30,10 +31,14 @@ class RecordedWeights final : public nn::WeightSource {
     for (const auto& entry : tensors_) out.push_back(entry.first);
     return out;
   }
-  bool contains(const std::string& name) const override { return tensors_.contains(name); }
-  at::Tensor tensor(const std::string& name,
-                    const std::vector<std::int64_t>& shape) const override {
-    return tensors_.at(name).view(shape).clone();
+  std::optional<std::vector<std::int64_t>> shape(const std::string& name) const override {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) return std::nullopt;
+    return found->second.sizes().vec();
+  }
+  void read(const std::string& name, std::span<float> out) const override {
+    const at::Tensor values = tensors_.at(name).contiguous();
+    std::copy_n(values.const_data_ptr<float>(), out.size(), out.begin());
   }
 
  private:
@@ -116,11 +121,11 @@ NamedTensors gradients(const optim::AdamW& optimizer, distributed::Communicator&
   return out;
 }
 
-NamedTensors initial_scales(nn::LlamaForCausalLM& model, const nn::WeightSource& weights) {
+NamedTensors initial_scales(nn::LlamaForCausalLM& model, const formats::ModelSource& weights) {
   NamedTensors out;
   for (auto* slot : model.slots()) {
     if (slot->kind != ops::SlotKind::kPacked) continue;
-    const at::Tensor latent = weights.tensor(slot->name, slot->shape);
+    const at::Tensor latent = nn::read_tensor(weights, slot->name, slot->shape);
     ops::pack_signs(*slot, latent);
     ops::initial_scales(*slot, latent);
     const auto shape = ops::scale_shape(*slot);
@@ -173,7 +178,7 @@ ReplayResult replay(distributed::Communicator& communicator, const Trace& trace,
     teacher = std::make_unique<distill::Teacher>(std::move(model));
   }
   const RecordedWeights weights(trace.student_init);
-  nn::check_weights(student, weights);
+  formats::check_tensors(weights, student.config(), formats::Scales::kRequired);
   optim::AdamW optimizer(student.slots(), optimizer_config(trace), communicator);
 
   ReplayResult result;

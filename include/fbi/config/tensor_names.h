@@ -11,6 +11,9 @@ inline constexpr const char* kEmbedding = "model.embed_tokens.weight";
 inline constexpr const char* kFinalNorm = "model.norm.weight";
 inline constexpr const char* kHead = "lm_head.weight";
 std::string layer_prefix(std::int64_t layer);  ///< "model.layers.0."
+/// Behind a layer_prefix:
+inline constexpr const char* kInputNorm = "input_layernorm.weight";
+inline constexpr const char* kPostAttentionNorm = "post_attention_layernorm.weight";
 
 /// Behind the name of a linear layer, `model.layers.0.self_attn.q_proj`:
 inline constexpr std::string_view kLatentWeight = ".weight";   ///< [O, I]; of a dense layer, too
@@ -18,7 +21,8 @@ inline constexpr std::string_view kSignBits = ".weight_bits";  ///< U8 [O, ceil(
 inline constexpr std::string_view kScale = ".wscale";          ///< alpha
 inline constexpr std::string_view kShift = ".wbias";           ///< beta
 
-/// "….q_proj.weight" -> "….q_proj.wscale" or "….q_proj.wbias".
+/// "….q_proj.weight" -> "….q_proj.weight_bits", "….q_proj.wscale" or "….q_proj.wbias".
+std::string sign_bits_name(std::string_view weight);
 std::string scale_name(std::string_view weight);
 std::string shift_name(std::string_view weight);
 

@@ -7,6 +7,7 @@
 #include "fbi/config/run_config.h"
 #include "fbi/distributed/communicator.h"
 #include "fbi/distributed/row_exchange.h"
+#include "fbi/formats/model_source.h"
 #include "fbi/nn/llama.h"
 #include "fbi/nn/model_folder.h"
 #include "fbi/nn/weights.h"
@@ -23,7 +24,7 @@ class Teacher {
   /// One spread over the ranks of `communicator`, read matrix by matrix from `weights`. The model's
   /// layers have no values yet (LlamaOptions::allocate_layers false). Bit for bit the same hidden
   /// states as a whole one.
-  Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const nn::WeightSource& weights,
+  Teacher(std::unique_ptr<nn::LlamaForCausalLM> model, const formats::ModelSource& weights,
           distributed::Communicator& communicator);
 
   nn::LlamaForCausalLM& model() { return *model_; }

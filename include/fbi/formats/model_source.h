@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "fbi/config/run_config.h"
 #include "fbi/formats/checkpoint_reader.h"
 
 namespace fbi::formats {
@@ -29,6 +30,14 @@ class ModelSource {
 std::unique_ptr<ModelSource> folder_source(const std::filesystem::path& directory);
 /// The parameters of a checkpoint; the state of its optimizer is left out.
 std::unique_ptr<ModelSource> checkpoint_source(std::unique_ptr<CheckpointReader> reader);
+
+/// Scales may be absent as a whole where a dense model is to start a binarized one.
+enum class Scales { kRequired, kOptional };
+
+/// Compares names and shapes of a source with those of an architecture, without reading values; all
+/// missing, misshapen and unused tensors (config::is_passed_over: none of these) come in one
+/// DataError, at most 20 of a kind.
+void check_tensors(const ModelSource& source, const config::ModelConfig& model, Scales scales);
 
 /// XXH3-128 that tells the weights of such a folder, or the content of a checkpoint, from others
 /// without reading them: from the hashes in the manifest; else from the tensors' names, types,

@@ -6,6 +6,7 @@
 
 #include "fbi/config/run_config.h"
 #include "fbi/formats/checkpoint_reader.h"
+#include "fbi/formats/model_source.h"
 #include "fbi/formats/tensor_view.h"
 #include "fbi/nn/weights.h"
 
@@ -21,14 +22,15 @@ struct ModelFolder {
   std::filesystem::path path;  ///< the folder that holds the tensors
   std::string kind;            ///< "Hugging Face folder" | "native export" | "checkpoint"
   config::ModelConfig config;  ///< resolved
-  std::unique_ptr<WeightSource> weights;
-  at::ScalarType stored_dtype = at::kFloat;  ///< of the embedding
+  std::unique_ptr<formats::ModelSource> weights;  ///< names and shapes are those of `config`
+  at::ScalarType stored_dtype = at::kFloat;       ///< of the embedding
   std::filesystem::path tokenizer;  ///< the tokenizer that belongs to it; empty when there is none
   std::string run_config_json;      ///< checkpoint only: the configuration of the run that wrote it
 };
 
-/// Throws DataError (no model there, unreadable, architecture not implemented), UsageError (a
-/// packed export, whose weights are not there) or CheckpointError (no valid checkpoint).
+/// Throws DataError (no model there, unreadable, architecture not implemented, other tensors),
+/// UsageError (a packed export, whose weights are not there) or CheckpointError (no valid
+/// checkpoint).
 ModelFolder open_model_folder(const std::filesystem::path& path);
 
 /// The model of a checkpoint that is open.

@@ -5,9 +5,8 @@
 #include <vector>
 
 #include "fbi/config/run_config.h"
-#include "fbi/formats/model_source.h"
 
-namespace fbi::exporter {
+namespace fbi::config {
 
 /// One tensor that an architecture consists of.
 struct TensorSpec {
@@ -23,11 +22,6 @@ struct TensorSpec {
 /// All tensors of an architecture under their published names, in the order in which they are
 /// written. A latent weight `….weight` is followed by its `….wscale` and, unless model.shift is
 /// false, `….wbias`; a tied alpha is there once for each of its layers; a tied head is left out.
-std::vector<TensorSpec> model_tensors(const config::ModelConfig& model);
+std::vector<TensorSpec> model_tensors(const ModelConfig& model);
 
-/// Compares names and shapes of a source with those of an architecture; all missing, misshapen and
-/// unused tensors (config::is_passed_over: none of these) come in one DataError. Then DataError
-/// when layers with tied scales have different ones.
-void check_tensors(const formats::ModelSource& source, const config::ModelConfig& model);
-
-}  // namespace fbi::exporter
+}  // namespace fbi::config

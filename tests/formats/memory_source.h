@@ -1,19 +1,23 @@
 #pragma once
 
-#include <cmath>
+#include <algorithm>
+#include <cstdint>
 #include <map>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "exporter/model_tensors.h"
+#include "fbi/config/model_tensors.h"
 #include "fbi/core/error.h"
 #include "fbi/core/hash.h"
 #include "fbi/core/random.h"
+#include "fbi/formats/model_source.h"
 
-namespace fbi::exporter {
+namespace fbi::formats {
 
 /// A model in memory, with values that a test may change.
-class MemorySource final : public formats::ModelSource {
+class MemorySource final : public ModelSource {
  public:
   struct Tensor {
     std::vector<std::int64_t> shape;
@@ -23,11 +27,11 @@ class MemorySource final : public formats::ModelSource {
   /// All tensors of an architecture: normal numbers of standard deviation 0.02, alpha about 0.02,
   /// beta around 0, norms around 1.
   explicit MemorySource(const config::ModelConfig& model) {
-    for (const TensorSpec& spec : model_tensors(model)) {
+    for (const config::TensorSpec& spec : config::model_tensors(model)) {
       Tensor& tensor = tensors[spec.name];
       tensor.shape = spec.shape;
       tensor.values.resize(static_cast<std::size_t>(spec.numel()));
-      const bool scale = spec.role == TensorSpec::Role::kScale;
+      const bool scale = spec.role == config::TensorSpec::Role::kScale;
       const bool norm = spec.name.ends_with("norm.weight");
       // Layers with tied scales have those of the first.
       std::string name = spec.name;
@@ -66,27 +70,4 @@ class MemorySource final : public formats::ModelSource {
   std::map<std::string, Tensor> tensors;
 };
 
-/// Every size differs from every other, so that no two axes can be confused.
-inline config::ModelConfig small_model(config::Binarize binarize = config::Binarize::kColumn) {
-  config::ModelConfig model;
-  model.vocab_size = 29;
-  model.hidden_size = 12;
-  model.intermediate_size = 20;
-  model.num_hidden_layers = 2;
-  model.num_attention_heads = 4;
-  model.num_key_value_heads = 2;
-  model.head_dim = 4;
-  model.max_position_embeddings = 32;
-  model.binarize = binarize;
-  return model;
-}
-
-/// With tied scales and without shifts.
-inline config::ModelConfig tied_model() {
-  config::ModelConfig model = small_model();
-  model.tie_scales = true;
-  model.shift = false;
-  return model;
-}
-
-}  // namespace fbi::exporter
+}  // namespace fbi::formats
