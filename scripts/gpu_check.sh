@@ -3,9 +3,10 @@
 # report: commit, GPU, driver, figures, and how each part ended. The parts do not need each other: one that fails or takes too long
 # is noted, with its output, and the next begins. The report is written anew after each part, so that a run that is killed leaves one.
 #
-#   scripts/gpu_check.sh [--quick] [--cases LIST] [--build DIR] [--report FILE] [--libraries DIR]
+#   scripts/gpu_check.sh [--quick] [--only LIST] [--cases LIST] [--build DIR] [--report FILE] [--libraries DIR]
 #
-#   --quick          one short training benchmark (130M), the 1-bit runtime at 130M, and short kernel benchmarks instead of all
+#   --quick          one short training benchmark and the 1-bit runtime at 130M, instead of all
+#   --only LIST      of tests, kernels, inference and training these, with commas between them, in this order
 #   --cases LIST     training benchmarks of tests/bench/bench_training.py, with commas between them; without it GPU-130M, GPU-1.3B,
 #                    GPU-1.3B-recompute, GPU-1.3B-next-token and GPU-1.3B-fp8-signs. Those with a teacher of 7B are for a run of
 #                    their own: it is 13 GB that are written and read, on disk and in memory
@@ -25,13 +26,14 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-quick=false cases='' build=build/gpu report='' libraries=''
+quick=false only='' cases='' build=build/gpu report='' libraries=''
 while (($#)); do
   case $1 in
     --quick) quick=true ;;
-    --cases | --build | --report | --libraries)
+    --only | --cases | --build | --report | --libraries)
       [[ -n ${2:-} ]] || usage_error "$1 needs a value"
       case $1 in
+        --only) only=$2 ;;
         --cases) cases=$2 ;;
         --build) build=$2 ;;
         --report) report=$2 ;;
@@ -44,6 +46,9 @@ while (($#)); do
     *) usage_error "unexpected argument $1" ;;
   esac
   shift
+done
+for group in ${only//,/ }; do
+  [[ " tests kernels inference training " == *" $group "* ]] || usage_error "--only: expected some of tests, kernels, inference and training, found $group"
 done
 if [[ -n $libraries ]]; then
   [[ -f $libraries/env.sh ]] || die "$libraries is no folder of scripts/deps.sh --copy or --prefix: it has no env.sh"
@@ -133,6 +138,8 @@ program() {
   if [[ -x $3 ]]; then part "$@"; else left_out "$1" "$3 was not built" && failed=1; fi
 }
 
+asked_for() { [[ -z $only || ",$only," == *",$1,"* ]]; }
+
 configure() {
   local generator=() nccl=${LIBTORCH_ROOT:-}/../nvidia/nccl/include
   [[ -f $nccl/nccl.h ]] && export CMAKE_INCLUDE_PATH=$nccl${CMAKE_INCLUDE_PATH:+:$CMAKE_INCLUDE_PATH} # the one of this LibTorch
@@ -166,10 +173,8 @@ training_benches() {
 }
 
 kernel_bench() {
-  local options=()
-  if $quick; then options=(--benchmark_min_time=0.05); fi
   if [[ -x $build/bin/cuda_kernels_bench ]]; then
-    part cuda_kernels_bench 180 "$build/bin/cuda_kernels_bench" "${options[@]}"
+    part cuda_kernels_bench 180 "$build/bin/cuda_kernels_bench" --benchmark_min_time=0.05
   else
     left_out cuda_kernels_bench "Google Benchmark is not installed, or it was not built"
   fi
@@ -223,8 +228,10 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 configure
 ((failed)) && finish
 build_all
-for test in "${tests[@]}"; do program "$test" 240 "$build/bin/$test"; done
-kernel_bench
-inference_benches
-training_benches
+if asked_for tests; then
+  for test in "${tests[@]}"; do program "$test" 240 "$build/bin/$test"; done
+fi
+if asked_for kernels; then kernel_bench; fi
+if asked_for inference; then inference_benches; fi
+if asked_for training; then training_benches; fi
 finish

@@ -1,5 +1,7 @@
 #include "cli/ranks.h"
 
+#include <algorithm>
+#include <chrono>
 #include <limits>
 #include <span>
 
@@ -24,6 +26,9 @@ std::optional<std::string> text(const Arguments& arguments, const std::string& n
   return arguments.text(name);
 }
 
+/// Before ranks meet each one loads LibTorch, for a GPU gigabytes of it, and starts its GPU.
+constexpr std::chrono::milliseconds kLatestStart{300'000};
+
 std::unique_ptr<distributed::Communicator> make_group(const distributed::Rendezvous& rendezvous,
                                                       const std::string& device_name,
                                                       const config::ParallelConfig& parallel,
@@ -34,6 +39,7 @@ std::unique_ptr<distributed::Communicator> make_group(const distributed::Rendezv
   distributed::ProcessGroupOptions options;
   options.timeout =
       std::chrono::milliseconds(static_cast<std::int64_t>(parallel.timeout_seconds * 1000));
+  options.start_timeout = std::min(options.timeout, kLatestStart);
   options.must_agree = {{"configuration", hash128_hex(std::as_bytes(std::span(must_agree)))},
                         {"program version", version()}};
   auto communicator = backend == "nccl" ? distributed::make_nccl_group(rendezvous, device, options)

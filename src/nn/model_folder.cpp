@@ -20,19 +20,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kPackedKind = "packed export";
+
 ModelFolder open_tensor_folder(const fs::path& path) {
   ModelFolder folder;
   folder.path = path;
   const fs::path config_file = path / "config.json";
   folder.config = config::model_config_from_hf_json(read_file(config_file), config_file.string());
   const formats::TensorFolder tensors(path);
-  if (tensors.find(concat(config::layer_prefix(0), "self_attn.q_proj", config::kSignBits)))
-    throw UsageError(concat(path.string(),
-                            " is a packed export, of signs alone: give the run, its checkpoint, or "
-                            "a native export"));
-  const auto* scale =
-      tensors.find(concat(config::layer_prefix(0), "self_attn.q_proj", config::kScale));
-  folder.kind = scale ? "native export" : "Hugging Face folder";
+  const std::string first = concat(config::layer_prefix(0), "self_attn.q_proj");
+  const auto* scale = tensors.find(concat(first, config::kScale));
+  const bool packed = scale && tensors.find(concat(first, config::kSignBits));
+  folder.kind = packed ? kPackedKind : scale ? "native export" : "Hugging Face folder";
   folder.config.binarize =
       scale ? config::binarize_of_scale(scale->shape) : config::Binarize::kNone;
   if (folder.config.binarize != config::Binarize::kColumn &&
@@ -41,7 +40,8 @@ ModelFolder open_tensor_folder(const fs::path& path) {
         config_file.string(),
         ": tie_scales and shift=false belong to binarize column, but the tensors are of binarize ",
         config::to_string(folder.config.binarize)));
-  folder.weights = formats::folder_source(path);
+  folder.weights =
+      packed ? formats::packed_source(path, folder.config) : formats::folder_source(path);
   formats::check_tensors(*folder.weights, folder.config, formats::Scales::kRequired);
   folder.stored_dtype = torch_dtype(tensors.at(config::kEmbedding).dtype);
   folder.tokenizer = find_tokenizer(path);
@@ -95,6 +95,13 @@ ModelFolder model_of_checkpoint(std::unique_ptr<formats::CheckpointReader> reade
   folder.weights = formats::checkpoint_source(std::move(reader));
   formats::check_tensors(*folder.weights, folder.config, formats::Scales::kRequired);
   return folder;
+}
+
+void require_latent_weights(const ModelFolder& folder) {
+  if (folder.kind == kPackedKind)
+    throw UsageError(concat(folder.path.string(),
+                            " is a packed export, of signs alone: give the run, its checkpoint, or "
+                            "a native export"));
 }
 
 ModelFolder open_model_folder(const fs::path& path) {

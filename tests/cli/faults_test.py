@@ -274,35 +274,38 @@ class Meeting(Faults):
     def test_every_rank_says_why(self):
         cases = []  # (what, ranks, parts of what each rank says)
 
+        def rank_of(*words, **options):
+            return Rank(self, *words, "parallel.timeout_seconds=20", **options)
+
         def case(what, ranks, *parts):
             cases.append((what, ranks, parts))
 
         port = self.port()
-        case("world sizes differ", [Rank(self, 0, 2, port, "never"), Rank(self, 1, 4, port, "never")],
+        case("world sizes differ", [rank_of(0, 2, port, "never"), rank_of(1, 4, port, "never")],
              "was started as one of 4 ranks, rank 0 as one of 2")
         port = self.port()
-        case("a rank is there twice", [Rank(self, rank, 3, port, "never", THREE) for rank in (0, 1, 1)], "both are rank 1")
+        case("a rank is there twice", [rank_of(rank, 3, port, "never", THREE) for rank in (0, 1, 1)], "both are rank 1")
         port = self.port()
-        case("a rank is missing", [Rank(self, rank, 3, port, "never", THREE) for rank in (0, 2)], "of 3 ranks only 2 arrived in time; missing: 1")
+        case("a rank is missing", [rank_of(rank, 3, port, "never", THREE) for rank in (0, 2)], "of 3 ranks only 2 arrived in time; missing: 1")
         port = self.port()
-        case("configurations differ", [Rank(self, 0, 3, port, "never", THREE), Rank(self, 1, 3, port, "never", THREE),
-                                       Rank(self, 2, 3, port, "never", THREE, "optimizer.lr=0.5")],
+        case("configurations differ", [rank_of(0, 3, port, "never", THREE), rank_of(1, 3, port, "never", THREE),
+                                       rank_of(2, 3, port, "never", THREE, "optimizer.lr=0.5")],
              "ranks disagree in configuration", "but rank 2 (process")
         with socket.socket() as occupied:
             occupied.bind(("", 0))
             occupied.listen()
             port = occupied.getsockname()[1]
-            case("the port is in use", [Rank(self, 0, 2, port, "never")], f"rank 0 can't listen at 127.0.0.1:{port}", "MASTER_PORT")
-            case("somebody else answers", [Rank(self, 1, 2, port, "never")], f"127.0.0.1:{port}")
+            case("the port is in use", [rank_of(0, 2, port, "never")], f"rank 0 can't listen at 127.0.0.1:{port}", "MASTER_PORT")
+            case("somebody else answers", [rank_of(1, 2, port, "never")], f"127.0.0.1:{port}")
             port = self.port()
-            case("nobody answers", [Rank(self, 1, 2, port, "never")], f"rank 1 can't reach rank 0 at 127.0.0.1:{port}")
-            case("rank 0 is on no machine", [Rank(self, 1, 2, port, "never", MASTER_ADDR="no-such-host.invalid")], "can't reach rank 0 at no-such-host.invalid")
+            case("nobody answers", [rank_of(1, 2, port, "never")], f"rank 1 can't reach rank 0 at 127.0.0.1:{port}")
+            case("rank 0 is on no machine", [rank_of(1, 2, port, "never", MASTER_ADDR="no-such-host.invalid")], "can't reach rank 0 at no-such-host.invalid")
             case("the batch does not divide", self.start(3, "never"), "train.global_batch = 8: expected a multiple of 6 (micro_batch 2 x 3 ranks)")
             case("Slurm says something else than the flags",
-                 [Rank(self, 0, 2, port, "never", words=["--world-size", "3"], RANK="", WORLD_SIZE="", LOCAL_RANK="", SLURM_JOB_ID="5", SLURM_PROCID="0",
+                 [rank_of(0, 2, port, "never", words=["--world-size", "3"], RANK="", WORLD_SIZE="", LOCAL_RANK="", SLURM_JOB_ID="5", SLURM_PROCID="0",
                        SLURM_STEP_ID="0", SLURM_LOCALID="0", SLURM_STEP_NUM_TASKS="2", SLURM_STEP_NUM_NODES="1")], "--world-size=3", "SLURM_STEP_NUM_TASKS=2")
-            case("variables are no numbers", [Rank(self, 0, 2, port, "never", RANK="first")], 'RANK: expected a whole number', '"first"')
-            case("a rank beyond the last", [Rank(self, 2, 2, port, "never")], "expected a rank in [0, 2)")
+            case("variables are no numbers", [rank_of(0, 2, port, "never", RANK="first")], 'RANK: expected a whole number', '"first"')
+            case("a rank beyond the last", [rank_of(2, 2, port, "never")], "expected a rank in [0, 2)")
             for what, ranks, parts in cases:
                 for rank in ranks:
                     with self.subTest(what):

@@ -212,12 +212,24 @@ class BadInput(unittest.TestCase):
         checkpoint = "student/checkpoints/step-00000030"
         self.refuse(2, "generate", "--model", checkpoint, says=[f"{checkpoint} is a checkpoint; pack it"])
 
-    def test_a_packed_export_where_weights_are_needed(self):
+    def test_a_packed_export_is_a_model_like_others(self):
+        for form in ("hf", "packed"):
+            for source in ("student", "packed"):
+                call(FBI_LLM, "export", "--checkpoint", source, "--format", form, "--dtype", "fp32", "--out", f"{form}-of-{source}")
+            same, other = ((WORK / f"{form}-of-{source}" / "model.safetensors").read_bytes() for source in ("student", "packed"))
+            self.assertTrue(same == other, form)
+        call(FBI_LLM, "export", "--checkpoint", "packed", "--format", "gguf", "--out", "gguf")
+        words = ("--tokens", "data/train-00000.tokens", "--max-windows", 3, "--threads", 1, "--out")
+        for model in ("student", "packed"):
+            call(FBI_LLM, "eval", "logits", "--model", model, *words, f"{model}.safetensors")
+        self.assertEqual((WORK / "student.safetensors").read_bytes(), (WORK / "packed.safetensors").read_bytes())
+        call(FBI_LLM, "train", "--config", "config.json", "--run-dir", "pupil", "--set", "teacher.path=packed", "--set", "train.steps=1",
+             "--set", 'objective={"next_token": 0, "distill": 1}')
+
+    def test_a_packed_export_where_latent_weights_are_needed(self):
         run, data = ("train", "--config", "config.json", "--run-dir", "none", "--dry-run", "--set"), ("--tokens", "data/train-00000.tokens")
-        distill = ("--set", 'objective={"next_token": 0, "distill": 1}')
-        for words in (("export", "--checkpoint", "packed", "--out", "none"), ("import", "--from", "packed", "--out", "none"),
-                      (*run, "train.init_from=packed"), (*run, "teacher.path=packed", *distill),
-                      ("eval", "logits", "--model", "packed", *data, "--out", "none")):
+        for words in (("export", "--checkpoint", "packed", "--format", "native", "--out", "none"),
+                      ("import", "--from", "packed", "--out", "none"), (*run, "train.init_from=packed")):
             message = call(FBI_LLM, *words, code=2)
             self.assertIn("packed is a packed export", message)
             self.assertIn("give the run, its checkpoint, or a native export", message)

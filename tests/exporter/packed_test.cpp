@@ -68,6 +68,39 @@ TEST(ExportPackedTest, HoldsSignsScalesAndTheDenseRest) {
   }
 }
 
+TEST(ExportPackedTest, IsASourceOfSignsAndScales) {
+  for (const auto binarize :
+       {config::Binarize::kColumn, config::Binarize::kRow, config::Binarize::kSingle}) {
+    const TempDir dir;
+    const config::ModelConfig model = small_model(binarize);
+    MemorySource original(model);
+    export_packed(original, model, dir / "out", DType::kF32).commit();
+    const auto packed = formats::packed_source(dir / "out", model);
+    formats::check_tensors(*packed, model, formats::Scales::kRequired);
+    for (const config::TensorSpec& spec : config::model_tensors(model)) {
+      std::vector<float> expected = original.values(spec.name), found(expected.size());
+      if (spec.role == Role::kLatent)
+        for (float& value : expected) value = value >= 0 ? 1.0f : -1.0f;
+      packed->read(spec.name, found);
+      EXPECT_EQ(found, expected) << spec.name;
+    }
+  }
+}
+
+TEST(ExportPackedTest, SignsOfAnotherModelDoNotFit) {
+  const TempDir dir;
+  export_packed(MemorySource(small_model()), small_model(), dir / "out").commit();
+  config::ModelConfig other = small_model();
+  other.intermediate_size = 40;
+  const auto packed = formats::packed_source(dir / "out", other);
+  expect_error<DataError>(
+      [&] { formats::check_tensors(*packed, other, formats::Scales::kRequired); },
+      "model.layers.1.mlp.down_proj.weight: expected [12, 40], found [12, 3]");
+  std::vector<float> none(1);
+  expect_error<DataError>([&] { packed->read("model.layers.9.mlp.down_proj.weight", none); },
+                          "model.layers.9.mlp.down_proj.weight");
+}
+
 TEST(ExportPackedTest, IsNoLlamaForTransformers) {
   const TempDir dir;
   export_packed(MemorySource(small_model()), small_model(), dir / "out").commit();

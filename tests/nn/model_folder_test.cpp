@@ -184,15 +184,15 @@ TEST_F(Folder, WithoutAModelIsRefused) {
   test::expect_error<CheckpointError>(open, path().string() + ": the run has no checkpoint yet");
 }
 
-TEST_F(Folder, WithSignBitsAloneIsRefused) {
+TEST_F(Folder, WithSignBitsThatAreNoneIsRefused) {
   auto tensors = random_model(packed_, 1);
   tensors["model.layers.0.self_attn.q_proj.weight_bits"] =
       tensors.at("model.layers.0.self_attn.q_proj.weight");
   tensors.erase("model.layers.0.self_attn.q_proj.weight");
   write(packed_, tensors);
-  test::expect_error<UsageError>([&] { open_model_folder(path()); },
-                                 path().string() + " is a packed export",
-                                 "give the run, its checkpoint, or a native export");
+  test::expect_error<DataError>([&] { open_model_folder(path()); },
+                                "model.layers.0.self_attn.q_proj.weight_bits in " +
+                                    path().string() + ": expected U8, found F32");
 }
 
 TEST_F(Folder, ThatCouldBeANameOfTheHubSaysHowToFetchIt) {

@@ -242,6 +242,19 @@ esac""")
                 self.assertEqual(re.findall(r"bench_training.py (\S+) --device cuda --rounds 1 --steps (\d)", self.report()),
                                  [(case, str(steps)) for case in cases])
 
+    def test_parts_can_be_chosen(self):
+        self.make_tests_that("true")
+        self.program("python3", 'case $1 in -c) ;; *) echo "$*" ;; esac')
+        of = {"tests": "nccl_test", "kernels": "unpack_share_bench", "inference": "inference-7b-fp32", "training": "training-GPU-1.3B"}
+        for only in ("training", "tests,inference"):
+            with self.subTest(only):
+                self.assertEqual(self.check("--only", only).returncode, 0)
+                found = {part for part, name in of.items() if f"| {name} |" in self.report()}
+                self.assertEqual(found, set(only.split(",")))
+        done = self.check("--only", "tests,kernel")
+        self.assertEqual((done.returncode, done.stdout), (2, ""))
+        self.assertIn("--only: expected some of tests, kernels, inference and training, found kernel", done.stderr)
+
     def test_a_failed_or_skipped_test_fails(self):
         for text, result in (("exit 3", "exit 3,"), ('echo "[  SKIPPED ] Gpu.Any"', "exit 0, but tests were skipped")):
             with self.subTest(text):

@@ -28,6 +28,9 @@ class ModelSource {
 
 /// A folder with safetensors: Hugging Face model or native export.
 std::unique_ptr<ModelSource> folder_source(const std::filesystem::path& directory);
+/// A packed export of `model`: its latent weights are +1 and -1, of which only the signs are known.
+std::unique_ptr<ModelSource> packed_source(const std::filesystem::path& directory,
+                                           const config::ModelConfig& model);
 /// The parameters of a checkpoint; the state of its optimizer is left out.
 std::unique_ptr<ModelSource> checkpoint_source(std::unique_ptr<CheckpointReader> reader);
 

@@ -20,7 +20,7 @@ at::ScalarType torch_dtype(formats::DType dtype);
 /// export), a checkpoint folder, or a run directory (its newest valid checkpoint).
 struct ModelFolder {
   std::filesystem::path path;  ///< the folder that holds the tensors
-  std::string kind;            ///< "Hugging Face folder" | "native export" | "checkpoint"
+  std::string kind;            ///< "Hugging Face folder" | "native export" | "packed export" | "checkpoint"
   config::ModelConfig config;  ///< resolved
   std::unique_ptr<formats::ModelSource> weights;  ///< names and shapes are those of `config`
   at::ScalarType stored_dtype = at::kFloat;       ///< of the embedding
@@ -28,10 +28,12 @@ struct ModelFolder {
   std::string run_config_json;      ///< checkpoint only: the configuration of the run that wrote it
 };
 
-/// Throws DataError (no model there, unreadable, architecture not implemented, other tensors),
-/// UsageError (a packed export, whose weights are not there) or CheckpointError (no valid
-/// checkpoint).
+/// Throws DataError (no model there, unreadable, architecture not implemented, other tensors)
+/// or CheckpointError (no valid checkpoint).
 ModelFolder open_model_folder(const std::filesystem::path& path);
+
+/// For what trains the weights, or keeps them for training: UsageError for a packed export.
+void require_latent_weights(const ModelFolder& folder);
 
 /// The model of a checkpoint that is open.
 ModelFolder model_of_checkpoint(std::unique_ptr<formats::CheckpointReader> reader);

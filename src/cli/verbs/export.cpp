@@ -31,6 +31,7 @@ struct ExportFormat {
   const char* allowed_dtype = nullptr;  ///< of --dtype, "" for none; null: what `write` takes
   const char* dtype_refusal = nullptr;  ///< what is said of others
   bool is_bits = false;  ///< one bit per weight: it has no zero, and is held to kPackedTolerance
+  bool keeps_latent_weights = false;
 };
 
 constexpr ExportFormat kExportFormats[] = {
@@ -44,7 +45,8 @@ constexpr ExportFormat kExportFormats[] = {
      .compare = compare_export,
      .default_dtype = formats::DType::kF32,
      .allowed_dtype = "",
-     .dtype_refusal = "a native export is always fp32"},
+     .dtype_refusal = "a native export is always fp32",
+     .keeps_latent_weights = true},
     {.name = "packed",
      .write =
          [](const auto& source, const auto& model, const auto& target, const auto& folding,
@@ -82,7 +84,7 @@ const ExportFormat& format_of(const Arguments& arguments) {
     throw UsageError(concat("--format: expected ", format_names(), ", found '", name, "'"));
   if (format->is_bits && arguments.has("published-fp16-zeros"))
     throw UsageError("--published-fp16-zeros: a bit has no zero; use --format hf");
-  if (name == "native")
+  if (format->keeps_latent_weights)
     arguments.refuse({"published-fp16-zeros"},
                      "rounds to fp16, but a native export is always fp32; use --format hf");
   if (format->allowed_dtype && arguments.has("dtype") &&
@@ -92,9 +94,9 @@ const ExportFormat& format_of(const Arguments& arguments) {
 }
 
 /// The tensors of a folder; what a checkpoint says of itself goes onto the model card.
-std::unique_ptr<formats::ModelSource> source_of(const nn::ModelFolder& folder,
+std::unique_ptr<formats::ModelSource> source_of(nn::ModelFolder& folder,
                                                 exporter::ModelCard& card) {
-  if (folder.kind != "checkpoint") return formats::folder_source(folder.path);
+  if (folder.kind != "checkpoint") return std::move(folder.weights);
   auto reader = std::make_unique<formats::CheckpointReader>(
       folder.path, /*verify_hash=*/false);  // opening the folder verified it
   card.step = reader->manifest().step;
@@ -172,7 +174,8 @@ void check_distance(const ExportComparison& comparison, const ExportFormat& form
 
 int run_export(const Arguments& arguments) {
   const ExportFormat& format = format_of(arguments);
-  const auto folder = nn::open_model_folder(arguments.text("checkpoint"));
+  auto folder = nn::open_model_folder(arguments.text("checkpoint"));
+  if (format.keeps_latent_weights) nn::require_latent_weights(folder);
   const auto folding = folding_of(arguments, format, folder.config);
   const std::filesystem::path target = arguments.text("out");
 

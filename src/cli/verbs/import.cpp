@@ -18,6 +18,7 @@ int run_import(const Arguments& arguments) {
     throw UsageError(
         concat(folder.path.string(),
                " is a checkpoint of this program; use: fbi-llm export --format native"));
+  nn::require_latent_weights(folder);
   ProgressBar bar;
   exporter::ExportOptions options;
   options.on_progress = [&](const exporter::ExportProgress& progress) {

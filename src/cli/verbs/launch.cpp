@@ -67,7 +67,7 @@ Verb launch_verb() {
       "Starts N processes of this program, which find each other by RANK, WORLD_SIZE, "
       "LOCAL_RANK, MASTER_ADDR and MASTER_PORT (a "
       "free port). What follows -- is the verb with its options. With --nodes the same is "
-      "started on every machine, within half a minute. Signals are passed on to all "
+      "started on every machine, within five minutes. Signals are passed on to all "
       "ranks. When one fails, the others "
       "are ended, and its exit code is that of the launch: a failure of its own counts before "
       "5 (another rank lost), that before 75. "

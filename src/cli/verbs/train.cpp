@@ -82,37 +82,38 @@ int run_train(const Arguments& arguments) {
 }  // namespace
 
 Verb train_verb() {
-  Verb verb{"train",
-            "train a model: distil a 1-bit student, or train a dense one",
-            "Trains as the configuration says and writes everything to the run directory: "
-            "config.json, metrics.jsonl, train.log and "
-            "checkpoints/. Stopping it (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2) saves a "
-            "checkpoint and "
-            "exits with 75; --resume auto continues bit for bit, "
-            "also after a crash. model.binarize=none trains a dense model, e.g. a teacher.",
-            "",
-            {{"config", "FILE", "run configuration, e.g. configs/130m.json", "", true},
-             {"set", "KEY=VALUE", "change a field of it, e.g. optimizer.lr=2e-4", "", false, true},
-             {"run-dir", "DIR", "where the run is kept", "", true},
-             {"resume", "WHAT",
-              "none: the folder must be new; auto: continue from the newest valid checkpoint; or a "
-              "checkpoint folder",
-              "none"},
-             {"allow-change", "KEY", "let this field differ from the run that is continued", "",
-              false, true},
-             {"profile-steps", "N",
-              "trace the first N steps after the start into trace.json of the run directory, for "
-              "Perfetto or chrome://tracing; on a GPU these "
-              "steps wait for each part and are slower",
-              "0"},
-             {"dry-run", "",
-              "check configuration, data, teacher, memory and disk; train nothing, write nothing"},
-             {"gpus", "N",
-              "with --dry-run: plan for N GPUs, one rank each, that this machine need not have"}},
-            {"fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --run-dir runs/a "
-             "--resume auto",
-             "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run --gpus 32"},
-            run_train};
+  Verb verb{
+      "train",
+      "train a model: distil a 1-bit student, or train a dense one",
+      "Trains as the configuration says and writes everything to the run directory: "
+      "config.json, metrics.jsonl, train.log and "
+      "checkpoints/. Stopping it (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2) saves a "
+      "checkpoint and "
+      "exits with 75; --resume auto continues, also after a crash, as if nothing had happened: "
+      "on CPUs bit for bit. model.binarize=none trains a dense model, e.g. a teacher.",
+      "",
+      {{"config", "FILE", "run configuration, e.g. configs/130m.json", "", true},
+       {"set", "KEY=VALUE", "change a field of it, e.g. optimizer.lr=2e-4", "", false, true},
+       {"run-dir", "DIR", "where the run is kept", "", true},
+       {"resume", "WHAT",
+        "none: the folder must be new; auto: continue from the newest valid checkpoint; or a "
+        "checkpoint folder",
+        "none"},
+       {"allow-change", "KEY", "let this field differ from the run that is continued", "", false,
+        true},
+       {"profile-steps", "N",
+        "trace the first N steps after the start into trace.json of the run directory, for "
+        "Perfetto or chrome://tracing; on a GPU these "
+        "steps wait for each part and are slower",
+        "0"},
+       {"dry-run", "",
+        "check configuration, data, teacher, memory and disk; train nothing, write nothing"},
+       {"gpus", "N",
+        "with --dry-run: plan for N GPUs, one rank each, that this machine need not have"}},
+      {"fbi-llm train --config configs/130m.json --set optimizer.lr=2e-4 --run-dir runs/a "
+       "--resume auto",
+       "fbi-llm train --config configs/7b.json --run-dir runs/7b --dry-run --gpus 32"},
+      run_train};
   for (auto& option : rank_options()) verb.options.push_back(std::move(option));
   verb.heeds_stop = true;
   verb.memory_hint =
