@@ -56,11 +56,11 @@ std::string schedule_text(const config::RunConfig& config) {
 }
 
 /// Also of a machine on which nothing is to be trained: the run may be meant for another one.
-std::string machine_text(const Estimate& estimate, Processor processor) {
-  const auto needed = static_cast<std::uint64_t>(total_bytes(estimate.memory.peak().bytes));
-  const auto ranks = static_cast<std::uint64_t>(estimate.world_size);
+std::string machine_text(const estimate::Estimate& needs, estimate::Processor processor) {
+  const auto needed = static_cast<std::uint64_t>(estimate::total_bytes(needs.memory.peak().bytes));
+  const auto ranks = static_cast<std::uint64_t>(needs.world_size);
   const std::uint64_t here = usable_memory_bytes();
-  if (processor != Processor::kCpu || here == 0 || needed * ranks <= here) return {};
+  if (processor != estimate::Processor::kCpu || here == 0 || needed * ranks <= here) return {};
   return note(
       concat("this machine has ", format_bytes(here), " of memory, ",
              needed > here ? "which is too little" : concat("too little for all ", ranks, " ranks"),
@@ -71,11 +71,12 @@ std::string machine_text(const Estimate& estimate, Processor processor) {
 /// As long as all arithmetic after `first_step` would take as dense products, at the rate that this
 /// machine has now: what else it does changes that from minute to minute, so it is no bound.
 std::string time_text(const config::RunConfig& config, std::int64_t first_step,
-                      const Estimate& needs, Processor processor) {
+                      const estimate::Estimate& needs, estimate::Processor processor) {
   const std::int64_t steps = needs.steps - first_step;
   const double operations =
       needs.flops.total() * static_cast<double>(needs.tokens_per_step) * static_cast<double>(steps);
-  if (processor != Processor::kCpu || needs.world_size > 1 || operations < kLongRun) return {};
+  if (processor != estimate::Processor::kCpu || needs.world_size > 1 || operations < kLongRun)
+    return {};
   ops::set_threads(config.train.threads);
   const bool bf16 = config.train.precision == config::Precision::kBf16;
   const double rate = measure_matrix_rate(bf16 ? at::kBFloat16 : at::kFloat, at::kCPU);
@@ -90,7 +91,8 @@ std::string time_text(const config::RunConfig& config, std::int64_t first_step,
 }
 
 /// A run that has a checkpoint goes on from it. Returns the step.
-std::int64_t check_start(config::RunConfig config, RunOptions options, Processor processor) {
+std::int64_t check_start(config::RunConfig config, RunOptions options,
+                         estimate::Processor processor) {
   const checkpoint::RunPaths paths{options.directory};
   const auto resume = checkpoint::Resume::from_text(options.resume);
   checkpoint::require_usable(paths, resume);
@@ -99,7 +101,7 @@ std::int64_t check_start(config::RunConfig config, RunOptions options, Processor
         return std::make_unique<formats::CheckpointReader>(folder, /*verify_hash=*/false);
       });
   const auto saved = newest ? checkpoint_config(*newest) : saved_run_config(options.directory);
-  const at::Device device(processor == Processor::kGpu ? at::kCUDA : at::kCPU);
+  const at::Device device(processor == estimate::Processor::kGpu ? at::kCUDA : at::kCPU);
   keep_sign_products(config, options, saved, device);
   check_inputs(newest.get(), saved, config, options.allow_change);
   if (newest && !checkpoint::is_of_run(paths, newest->path())) check_branch(*newest, config.train);
@@ -108,12 +110,12 @@ std::int64_t check_start(config::RunConfig config, RunOptions options, Processor
   return 0;
 }
 
-std::string disk_text(const config::RunConfig& config, const Estimate& estimate,
+std::string disk_text(const config::RunConfig& config, const estimate::Estimate& needs,
                       const std::filesystem::path& directory) {
   const auto stored = formats::list_checkpoints(checkpoint::RunPaths{directory}.checkpoints());
   const std::int64_t missing =
-      std::max<std::int64_t>(estimate.kept_checkpoints - std::ssize(stored), 0);
-  const auto needed = static_cast<std::uint64_t>(estimate.bytes_of_checkpoints(missing + 1));
+      std::max<std::int64_t>(needs.kept_checkpoints - std::ssize(stored), 0);
+  const auto needed = static_cast<std::uint64_t>(needs.bytes_of_checkpoints(missing + 1));
   const std::uint64_t free = free_disk_bytes(directory);
   if (needed > free)
     throw DiskError(concat(
@@ -121,23 +123,24 @@ std::string disk_text(const config::RunConfig& config, const Estimate& estimate,
         format_bytes(needed), ", free are ", format_bytes(free), "; lower checkpoint.keep",
         config.checkpoint.keep_every > 0 ? ", raise checkpoint.keep_every" : "",
         " or use another disk"));
-  return concat(disk_report(estimate), "            free are ", format_bytes(free), "\n");
+  return concat(estimate::disk_report(needs), "            free are ", format_bytes(free), "\n");
 }
 
 }  // namespace
 
 std::string dry_run(const config::RunConfig& config, const RunOptions& options, int world_size,
-                    Processor processor) {
+                    estimate::Processor processor) {
   const std::int64_t first_step = check_start(config, options, processor);
   const std::string data = data_text(config);
   const RunEvaluation evaluation(config, /*rank=*/0, /*size=*/1);
-  const auto teacher = stored_teacher(config, world_size, processor);
-  const Estimate needs = estimate(config, teacher, world_size, processor);
-  return model_report(config.model) + teacher_report(teacher, config.teacher.path) + data +
-         run_report(config, needs) + schedule_text(config) +
-         time_text(config, first_step, needs, processor) + memory_report(needs) +
-         machine_text(needs, processor) + traffic_report(needs) + flops_report(needs) +
-         disk_text(config, needs, options.directory) +
+  const auto teacher = estimate::stored_teacher(config, world_size, processor);
+  const estimate::Estimate needs = estimate::estimate(config, teacher, world_size, processor);
+  return estimate::model_report(config.model) +
+         estimate::teacher_report(teacher, config.teacher.path) + data +
+         estimate::run_report(config, needs) + schedule_text(config) +
+         time_text(config, first_step, needs, processor) + estimate::memory_report(needs) +
+         machine_text(needs, processor) + estimate::traffic_report(needs) +
+         estimate::flops_report(needs) + disk_text(config, needs, options.directory) +
          "dry run: all checks passed, nothing was trained\n";
 }
 

@@ -9,6 +9,9 @@
 namespace fbi::train {
 namespace {
 
+using estimate::MemoryByKind;
+using estimate::MemoryKind;
+
 /// Counts a storage for the kind that names it first.
 class HeldBytes {
  public:
@@ -61,7 +64,7 @@ std::vector<std::pair<std::string_view, std::int64_t>> MemoryUse::parts() const 
     if (bytes > 0) out.emplace_back(name, bytes);
     rest = std::max<std::int64_t>(rest - bytes, 0);
   };
-  for (std::size_t kind = 0; kind < kMemoryKinds; ++kind)
+  for (std::size_t kind = 0; kind < estimate::kMemoryKinds; ++kind)
     take(to_string(static_cast<MemoryKind>(kind)), held[kind]);
   if (peak_device_bytes == 0)
     take("program", std::min(program_bytes, rest));  // tensors may lie in memory that it had freed

@@ -21,7 +21,7 @@ PaceMeter::PaceMeter(const config::RunConfig& config, const nn::LlamaForCausalLM
                      const nn::LlamaForCausalLM* teacher, int world_size)
     : step_tokens_(static_cast<double>(config.train.global_batch * config.train.seq_len)),
       rank_tokens_(step_tokens_ / world_size),
-      flops_(token_flops(config, teacher ? &teacher->config() : nullptr)) {
+      flops_(estimate::token_flops(config, teacher ? &teacher->config() : nullptr)) {
   if (flops_.total() * rank_tokens_ * static_cast<double>(config.train.steps) < kLongRun) return;
   double token_seconds = (flops_.student - flops_.student_fp8) / matrix_rate(student.options());
   if (teacher)

@@ -5,8 +5,8 @@
 #include <string>
 
 #include "fbi/config/run_config.h"
+#include "fbi/estimate/estimate.h"
 #include "fbi/nn/llama.h"
-#include "fbi/train/estimate.h"
 #include "fbi/train/metrics.h"
 #include "fbi/train/timeline.h"
 
@@ -35,7 +35,7 @@ class PaceMeter {
 
   double step_tokens_;  ///< of all ranks
   double rank_tokens_;
-  TokenFlops flops_;
+  estimate::TokenFlops flops_;
   std::map<std::string, double> matrix_rates_;
   double products_seconds_ = 0;  ///< what the arithmetic of a step would take at the measured rates
   std::deque<double> recent_;    ///< seconds of the last steps

@@ -38,7 +38,9 @@ class Session {
 
   Trainer& trainer() { return *trainer_; }
   nn::LlamaForCausalLM& student() { return *student_; }
-  MemoryByKind held_memory() const { return train::held_memory(*optimizer_, teacher_.get()); }
+  estimate::MemoryByKind held_memory() const {
+    return train::held_memory(*optimizer_, teacher_.get());
+  }
   const data::TrainingData& data() const { return *data_; }
   /// Null without distillation.
   const nn::LlamaForCausalLM* teacher() { return teacher_ ? &teacher_->model() : nullptr; }

@@ -69,8 +69,8 @@ class RunInputs : public ::testing::Test {
     config::RunConfig resolved = config_;
     config::resolve(resolved, 1);
     const RunOptions options{runs_.path("run"), "auto", {}, "test"};
-    test::expect_error<UsageError>([&] { dry_run(resolved, options, 1, Processor::kCpu); },
-                                   parts...);
+    test::expect_error<UsageError>(
+        [&] { dry_run(resolved, options, 1, estimate::Processor::kCpu); }, parts...);
   }
   void expect_of_whole_run() {
     EXPECT_EQ(metrics_lines(runs_.path("run")), metrics_lines(runs_.path("whole")));

@@ -10,7 +10,7 @@
 
 #include "fbi/config/load.h"
 #include "fbi/core/file.h"
-#include "fbi/train/estimate.h"
+#include "fbi/estimate/estimate.h"
 #include "fbi/train/timeline.h"
 #include "train/matrix_rate.h"
 #include "train/pace_meter.h"
@@ -18,6 +18,8 @@
 
 namespace fbi::train {
 namespace {
+
+using estimate::MemoryKind;
 
 std::int64_t now_seconds = 0;
 std::int64_t test_clock() {
@@ -171,8 +173,8 @@ TEST(Meters, AreInEveryLineOfMetrics) {
   config.optimizer.warmup_steps = 1;
   runs.run(config, "run");
   config::resolve(config, 1);
-  const auto teacher = stored_teacher(config, 1, Processor::kCpu);
-  const TokenFlops flops = token_flops(config, &teacher->model);
+  const auto teacher = estimate::stored_teacher(config, 1, estimate::Processor::kCpu);
+  const estimate::TokenFlops flops = estimate::token_flops(config, &teacher->model);
   std::ifstream file(runs.path("run") / "metrics.jsonl");
   int lines = 0;
   for (std::string text; std::getline(file, text); ++lines) {
@@ -203,7 +205,8 @@ TEST(Meters, PeakMemoryIsSortedByKind) {
   runs.run(config, "run");
   config::resolve(config, 1);
   const auto expected =
-      estimate(config, stored_teacher(config, 1, Processor::kCpu), 1, Processor::kCpu)
+      estimate::estimate(config, estimate::stored_teacher(config, 1, estimate::Processor::kCpu), 1,
+                         estimate::Processor::kCpu)
           .memory.constant;
   std::ifstream metrics(runs.path("run") / "metrics.jsonl");
   for (std::string text; std::getline(metrics, text);) {

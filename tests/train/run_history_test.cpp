@@ -122,7 +122,8 @@ TEST_F(Run, ThatBranchesOffMustHaveStepsToTake) {
   const RunOptions options{runs_.path("branch"), checkpoint, {"optimizer.total_steps"}, "test"};
   const std::string part =
       "train.steps=30 leaves nothing to train: the branch is to begin at step 30";
-  test::expect_error<UsageError>([&] { dry_run(resolved, options, 1, Processor::kCpu); }, part);
+  test::expect_error<UsageError>([&] { dry_run(resolved, options, 1, estimate::Processor::kCpu); },
+                                 part);
   test::expect_error<UsageError>(
       [&] { runs_.run(config_, "branch", checkpoint, {}, {"optimizer.total_steps"}); }, part);
   EXPECT_FALSE(fs::exists(runs_.path("branch") / "config.json"));
@@ -240,7 +241,7 @@ TEST_F(Run, ThatIsContinuedIsPlannedFromItsCheckpoint) {
     config::resolve(resolved, 1);
     const std::string resume = first_step == 0 ? "none" : "auto";
     const RunOptions options{runs_.path(first_step == 0 ? "new" : "whole"), resume, {}, "test"};
-    return dry_run(resolved, options, 1, Processor::kCpu);
+    return dry_run(resolved, options, 1, estimate::Processor::kCpu);
   };
   using ::testing::HasSubstr;
   EXPECT_THAT(plan(0), HasSubstr(" for all steps, if "));

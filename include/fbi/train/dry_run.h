@@ -3,7 +3,7 @@
 #include <string>
 
 #include "fbi/config/run_config.h"
-#include "fbi/train/estimate.h"
+#include "fbi/estimate/estimate.h"
 #include "fbi/train/run.h"
 
 namespace fbi::train {
@@ -16,6 +16,6 @@ namespace fbi::train {
 /// tells. Notes say what is possible but hardly meant. Throws what training would throw. Writes
 /// nothing but line indexes of data that have none.
 std::string dry_run(const config::RunConfig& config, const RunOptions& options, int world_size,
-                    Processor processor);
+                    estimate::Processor processor);
 
 }  // namespace fbi::train

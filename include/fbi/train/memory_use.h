@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "fbi/train/estimate.h"
+#include "fbi/estimate/estimate.h"
 
 namespace fbi::distill {
 class Teacher;
@@ -18,16 +18,16 @@ class AdamW;
 namespace fbi::train {
 
 /// Bytes of the tensors that a run holds all the time on this rank, by kind, each storage once:
-/// what MemoryEstimate::constant says beforehand, but for the rotary frequencies. `teacher` may be
-/// null.
-MemoryByKind held_memory(const optim::AdamW& optimizer, const distill::Teacher* teacher);
+/// what estimate::MemoryEstimate::constant says beforehand, but for the rotary frequencies.
+/// `teacher` may be null.
+estimate::MemoryByKind held_memory(const optim::AdamW& optimizer, const distill::Teacher* teacher);
 
 /// What this rank's memory went to at most so far.
 struct MemoryUse {
   std::int64_t peak_bytes = 0;         ///< peak_resident_bytes
   std::int64_t peak_device_bytes = 0;  ///< ops::peak_device_bytes; 0 on a CPU
   std::int64_t program_bytes = 0;      ///< resident before anything of the run was made
-  MemoryByKind held{};                 ///< held_memory
+  estimate::MemoryByKind held{};       ///< held_memory
 
   std::int64_t peak() const { return peak_device_bytes > 0 ? peak_device_bytes : peak_bytes; }
   /// The peak, the device's where there is one, by name: what is held, on a CPU "program", and

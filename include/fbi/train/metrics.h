@@ -11,7 +11,7 @@
 namespace fbi::train {
 
 /// How fast the run is going, by the clock, and what it takes; never part of the arithmetic.
-/// Operations are those of TokenFlops, of this rank's tokens.
+/// Operations are those of estimate::TokenFlops, of this rank's tokens.
 struct Pace {
   double step_seconds = 0;       ///< duration of this step
   double cpu_seconds = 0;        ///< processor time of this process in it, all threads

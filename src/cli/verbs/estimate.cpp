@@ -9,14 +9,14 @@
 #include "fbi/config/model_size.h"
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
-#include "fbi/train/estimate.h"
+#include "fbi/estimate/estimate.h"
 
 namespace fbi::cli {
 namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-using train::Estimate;
+using estimate::Estimate;
 
 constexpr double kSecondsPerDay = 86400;
 
@@ -50,7 +50,7 @@ double positive_number(const Arguments& arguments, const char* option) {
 }
 
 struct Teacher {
-  std::optional<train::TeacherPlan> plan;
+  std::optional<estimate::TeacherPlan> plan;
   std::string source;
 };
 
@@ -63,8 +63,9 @@ Teacher find_teacher(const Arguments& arguments, const config::RunConfig& config
     model.binarize = config::Binarize::kNone;
     config::RunConfig with_file = config;  // which messages are to name
     with_file.teacher.path = file;
-    return {train::described_teacher(with_file, model, gpus, train::planned_processor(config)),
-            "shape of " + file};
+    return {
+        estimate::described_teacher(with_file, model, gpus, estimate::planned_processor(config)),
+        "shape of " + file};
   }
   if (!fs::exists(config.teacher.path))
     throw UsageError(
@@ -72,7 +73,7 @@ Teacher find_teacher(const Arguments& arguments, const config::RunConfig& config
                " is not on this machine; name a file with its architecture: --teacher FILE "
                "(its config.json, or a run configuration of the same shape, e.g. configs/7b.json "
                "for Llama-2-7B)"));
-  return {train::stored_teacher(config, gpus, train::planned_processor(config)),
+  return {estimate::stored_teacher(config, gpus, estimate::planned_processor(config)),
           config.teacher.path};
 }
 
@@ -106,19 +107,19 @@ Rate assumed_rate(const Arguments& arguments, const Estimate& estimate) {
 struct Fit {
   std::int64_t memory = 0, reserve = 0;
   bool fits = true;
-  std::vector<train::FittingSettings> settings;  ///< when it does not fit
+  std::vector<estimate::FittingSettings> settings;  ///< when it does not fit
 };
 
 Fit check_fit(const Arguments& arguments, const config::RunConfig& config,
-              const std::optional<train::TeacherPlan>& teacher, const Estimate& estimate) {
+              const std::optional<estimate::TeacherPlan>& teacher, const Estimate& estimate) {
   Fit fit;
   fit.memory = parse_bytes("gpu-memory", arguments.text("gpu-memory"));
   fit.reserve = parse_bytes("reserve", arguments.text("reserve"));
   const std::int64_t budget = fit.memory - fit.reserve;
-  fit.fits = train::total_bytes(estimate.memory.peak().bytes) <= budget;
+  fit.fits = estimate::total_bytes(estimate.memory.peak().bytes) <= budget;
   if (!fit.fits)
-    fit.settings = train::find_fitting_settings(config, teacher, estimate.world_size,
-                                                train::planned_processor(config), budget);
+    fit.settings = estimate::find_fitting_settings(config, teacher, estimate.world_size,
+                                                   estimate::planned_processor(config), budget);
   return fit;
 }
 
@@ -135,8 +136,8 @@ std::string fit_text(const Fit& fit) {
   for (const auto& way : fit.settings) {
     out += "           ";
     for (const auto& change : way.changes) out += " --set " + change;
-    out += concat("   ", format_bytes(train::total_bytes(way.estimate.memory.peak().bytes)), ", ",
-                  format_bytes(way.estimate.traffic.total()), " sent per step, ",
+    out += concat("   ", format_bytes(estimate::total_bytes(way.estimate.memory.peak().bytes)),
+                  ", ", format_bytes(way.estimate.traffic.total()), " sent per step, ",
                   std::llround(way.estimate.flops.total() / 1e9), " GFLOP per token\n");
   }
   return out;
@@ -151,21 +152,22 @@ std::string time_text(const Rate& rate, const Estimate& estimate) {
 
 std::string report(const config::RunConfig& config, const Teacher& teacher,
                    const Estimate& estimate, const Fit& fit, const Rate& rate) {
-  return train::model_report(config.model) + train::teacher_report(teacher.plan, teacher.source) +
-         train::run_report(config, estimate) + train::memory_report(estimate) + fit_text(fit) +
-         train::traffic_report(estimate) + train::flops_report(estimate) +
-         time_text(rate, estimate) + train::disk_report(estimate);
+  return estimate::model_report(config.model) +
+         estimate::teacher_report(teacher.plan, teacher.source) +
+         estimate::run_report(config, estimate) + estimate::memory_report(estimate) +
+         fit_text(fit) + estimate::traffic_report(estimate) + estimate::flops_report(estimate) +
+         time_text(rate, estimate) + estimate::disk_report(estimate);
 }
 
-Json by_kind(const train::MemoryByKind& bytes) {
+Json by_kind(const estimate::MemoryByKind& bytes) {
   Json json;
-  for (std::size_t kind = 0; kind < train::kMemoryKinds; ++kind)
-    json[std::string(to_string(static_cast<train::MemoryKind>(kind)))] = bytes[kind];
-  json["total"] = train::total_bytes(bytes);
+  for (std::size_t kind = 0; kind < estimate::kMemoryKinds; ++kind)
+    json[std::string(to_string(static_cast<estimate::MemoryKind>(kind)))] = bytes[kind];
+  json["total"] = estimate::total_bytes(bytes);
   return json;
 }
 
-Json memory_json(const train::MemoryEstimate& memory) {
+Json memory_json(const estimate::MemoryEstimate& memory) {
   Json json{{"peak_phase", memory.peak().name},
             {"peak", by_kind(memory.peak().bytes)},
             {"constant", by_kind(memory.constant)}};
@@ -173,7 +175,7 @@ Json memory_json(const train::MemoryEstimate& memory) {
   return json;
 }
 
-Json traffic_json(const train::TrafficEstimate& t) {
+Json traffic_json(const estimate::TrafficEstimate& t) {
   return {{"gradients", t.gradients},
           {"bits", t.bits},
           {"values", t.values},
@@ -234,8 +236,8 @@ int run_estimate(const Arguments& arguments) {
   load.world_size = gpus;
   const auto config = config::load_run_config(arguments.text("config"), load);
   const Teacher teacher = find_teacher(arguments, config, static_cast<int>(gpus));
-  const Estimate estimate = train::estimate(config, teacher.plan, static_cast<int>(gpus),
-                                            train::planned_processor(config));
+  const Estimate estimate = estimate::estimate(config, teacher.plan, static_cast<int>(gpus),
+                                               estimate::planned_processor(config));
   const Fit fit = check_fit(arguments, config, teacher.plan, estimate);
   const Rate rate = assumed_rate(arguments, estimate);
   if (arguments.has("json"))

@@ -9,6 +9,7 @@
 #include "fbi/core/log.h"
 #include "fbi/distributed/agreement.h"
 #include "fbi/distributed/communicator.h"
+#include "fbi/estimate/estimate.h"
 #include "fbi/ops/device.h"
 #include "fbi/train/dry_run.h"
 #include "fbi/train/run.h"
@@ -42,11 +43,11 @@ std::int64_t planned_ranks(const Arguments& arguments, const distributed::Rendez
   return arguments.integer("gpus", 1, 1'000'000);
 }
 
-train::Processor planned_processor(const Arguments& arguments, const config::RunConfig& config,
-                                   int local_rank) {
-  if (arguments.has("gpus")) return train::planned_processor(config);
-  return ops::choose_device(config.train.device, local_rank).is_cuda() ? train::Processor::kGpu
-                                                                       : train::Processor::kCpu;
+estimate::Processor planned_processor(const Arguments& arguments, const config::RunConfig& config,
+                                      int local_rank) {
+  if (arguments.has("gpus")) return estimate::planned_processor(config);
+  return ops::choose_device(config.train.device, local_rank).is_cuda() ? estimate::Processor::kGpu
+                                                                       : estimate::Processor::kCpu;
 }
 
 int run_train(const Arguments& arguments) {
@@ -64,7 +65,7 @@ int run_train(const Arguments& arguments) {
                                   profile_steps(arguments)};
   if (arguments.has("dry-run")) {
     const auto processor = planned_processor(arguments, config, rendezvous.local_rank);
-    const bool on_gpus = processor == train::Processor::kGpu;
+    const bool on_gpus = processor == estimate::Processor::kGpu;
     if (load.world_size > 1) choose_backend(config.parallel, on_gpus);
     std::cout << train::dry_run(config, options, static_cast<int>(load.world_size), processor);
     return 0;

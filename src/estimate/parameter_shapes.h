@@ -5,7 +5,7 @@
 
 #include "fbi/config/run_config.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 
 inline constexpr std::int64_t kFloatBytes = 4;
 
@@ -50,4 +50,4 @@ struct ParameterShapes {
 
 ParameterShapes parameter_shapes(const config::ModelConfig& model);
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate

@@ -1,6 +1,6 @@
-#include "train/layer_walk.h"
+#include "estimate/layer_walk.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 namespace {
 
 enum Linear { kQuery, kKey, kValue, kOutput, kGate, kUp, kDown };
@@ -250,4 +250,4 @@ LayerWalk::Buffer LayerWalk::backward(const Buffer& dy, Graph graph) {
   return dh;  // dx is added to it
 }
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate

@@ -1,18 +1,18 @@
-#include "fbi/train/estimate.h"
+#include "fbi/estimate/estimate.h"
 
 #include <algorithm>
 #include <bit>
 #include <limits>
 #include <numeric>
 
+#include "estimate/parameter_shapes.h"
+#include "estimate/step_walk.h"
 #include "fbi/config/load.h"
 #include "fbi/config/model_size.h"
 #include "fbi/core/error.h"
 #include "fbi/distill/teacher.h"
-#include "train/parameter_shapes.h"
-#include "train/step_walk.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 
 Processor planned_processor(const config::RunConfig& config) {
   return config.train.device == "cpu" ? Processor::kCpu : Processor::kGpu;
@@ -241,4 +241,4 @@ std::vector<FittingSettings> find_fitting_settings(const config::RunConfig& conf
   return found;
 }
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate

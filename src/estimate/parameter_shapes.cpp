@@ -1,9 +1,9 @@
-#include "train/parameter_shapes.h"
+#include "estimate/parameter_shapes.h"
 
 #include "fbi/config/model_size.h"
 #include "fbi/distributed/shard_plan.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 
 std::int64_t ParameterMatrix::block_rows(int world_size) const {
   return distributed::ShardPlan(rows, world_size).block_rows();
@@ -28,4 +28,4 @@ ParameterShapes parameter_shapes(const config::ModelConfig& model) {
   return shapes;
 }
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate

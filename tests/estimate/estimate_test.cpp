@@ -1,5 +1,5 @@
 // The estimator against arithmetic done by hand.
-#include "fbi/train/estimate.h"
+#include "fbi/estimate/estimate.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 #include "fbi/core/error.h"
 #include "support/expect_error.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 namespace {
 
 using ::testing::Contains;
@@ -267,4 +267,4 @@ TEST(Estimate, RefusesWhatTrainingWouldRefuse) {
 }
 
 }  // namespace
-}  // namespace fbi::train
+}  // namespace fbi::estimate

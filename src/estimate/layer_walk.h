@@ -2,10 +2,10 @@
 
 #include <vector>
 
+#include "estimate/memory_ledger.h"
 #include "fbi/config/model_size.h"
-#include "train/memory_ledger.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 
 /// Sizes of one micro-step of a model on one rank. T tokens, D hidden, Q and K widths of all query
 /// and key heads, F feed-forward.
@@ -82,4 +82,4 @@ class LayerWalk {
   std::vector<Buffer>* gradients_ = nullptr;
 };
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate

@@ -1,7 +1,7 @@
 #include "fbi/distill/teacher.h"
-#include "fbi/train/estimate.h"
+#include "fbi/estimate/estimate.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 namespace {
 
 bool is_spread(const config::RunConfig& config, int world_size) {
@@ -25,4 +25,4 @@ TeacherPlan described_teacher(const config::RunConfig& config, const config::Mod
   return plan_teacher(teacher, config.teacher, at::kHalf, processor);
 }
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate

@@ -3,9 +3,9 @@
 #include <memory>
 #include <utility>
 
-#include "fbi/train/estimate.h"
+#include "fbi/estimate/estimate.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 
 /// Counts bytes while a step is walked through in the order of its code, as an allocator would, and
 /// keeps the highest total of each phase.
@@ -50,4 +50,4 @@ class MemoryLedger {
   std::vector<MemoryPhase> phases_;
 };
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate

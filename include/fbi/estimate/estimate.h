@@ -12,9 +12,9 @@
 #include "fbi/config/run_config.h"
 
 /// What a run needs, computed from its configuration alone: memory of a rank, traffic between
-/// ranks, arithmetic, disk. No tensor is made. tests/train/estimate_memory_test.cpp
-/// (EstimateAgainstARun) holds the figures to what small runs really allocate and send.
-namespace fbi::train {
+/// ranks, arithmetic, disk. No tensor is made. tests/estimate/against_a_run_test.cpp holds the
+/// figures to what small runs really allocate and send.
+namespace fbi::estimate {
 
 /// What a rank's memory is used for.
 enum class MemoryKind {
@@ -150,4 +150,4 @@ std::string traffic_report(const Estimate& estimate);
 std::string flops_report(const Estimate& estimate);
 std::string disk_report(const Estimate& estimate);
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate

@@ -9,16 +9,16 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/zeros.h>
 
+#include "estimate/counting_allocator.h"
 #include "fbi/config/load.h"
 #include "fbi/distill/fp8_teacher.h"
+#include "fbi/estimate/estimate.h"
 #include "fbi/nn/weights.h"
 #include "fbi/ops/parallel.h"
-#include "fbi/train/estimate.h"
 #include "fbi/train/memory_use.h"
 #include "fbi/train/trainer.h"
-#include "train/counting_allocator.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 namespace {
 
 /// Rank 0 of a group whose other ranks send zeros. Memory and traffic are those of a real rank; one
@@ -150,14 +150,14 @@ class SmallRun {
     student_ = std::make_unique<nn::LlamaForCausalLM>(
         config_.model, nn::LlamaOptions{at::kCPU, torch_dtype(c.precision)});
     took(MemoryKind::kValues);
-    student_->allocate_gradients(layer_gradients(c.ranks, c.shard_gradients));
+    student_->allocate_gradients(train::layer_gradients(c.ranks, c.shard_gradients));
     took(MemoryKind::kGradients);
     optimizer_ = std::make_unique<optim::AdamW>(student_->slots(), config_.optimizer, communicator_,
                                                 torch_dtype(c.gradients));
     took(MemoryKind::kMoments);
     sort_by_kind();
-    trainer_ = std::make_unique<Trainer>(
-        TrainerParts{*student_, teacher_.get(), *optimizer_, communicator_, read_samples},
+    trainer_ = std::make_unique<train::Trainer>(
+        train::TrainerParts{*student_, teacher_.get(), *optimizer_, communicator_, read_samples},
         config_.objective, config_.train, optim::make_schedule(config_.optimizer),
         c.shard_gradients);
     took(MemoryKind::kWorkspace);
@@ -168,12 +168,12 @@ class SmallRun {
     peaks_["loading"] = memory_.peak();
   }
 
-  /// Trainer::step as it is.
+  /// train::Trainer::step as it is.
   void step() {
     measure("step", [&] { trainer_->step(); });
   }
 
-  /// The parts of Trainer::micro_step, and the update.
+  /// The parts of train::Trainer::micro_step, and the update.
   void phases() {
     const auto& t = config_.train;
     const at::Tensor ids =
@@ -204,7 +204,7 @@ class SmallRun {
       teacher = plan_teacher(small_teacher(), config_.teacher, at::kBFloat16, Processor::kCpu);
     return estimate(config_, teacher, communicator_.size(), Processor::kCpu);
   }
-  MemoryByKind held() const { return held_memory(*optimizer_, teacher_.get()); }
+  MemoryByKind held() const { return train::held_memory(*optimizer_, teacher_.get()); }
   const std::map<MemoryKind, std::int64_t>& constant() const { return constant_; }
   const std::map<std::string, std::int64_t>& peaks() const { return peaks_; }
   const distributed::Traffic& traffic() const { return communicator_.traffic(); }
@@ -262,7 +262,7 @@ class SmallRun {
   std::unique_ptr<distill::Teacher> teacher_;
   std::unique_ptr<nn::LlamaForCausalLM> student_;
   std::unique_ptr<optim::AdamW> optimizer_;
-  std::unique_ptr<Trainer> trainer_;
+  std::unique_ptr<train::Trainer> trainer_;
 };
 
 class EstimateAgainstARun : public ::testing::TestWithParam<Case> {};
@@ -301,7 +301,8 @@ TEST_P(EstimateAgainstARun, HeldTensorsByKind) {
   }
 }
 
-/// Traffic byte for byte; what the run loop asks for after a step is not part of Trainer::step.
+/// Traffic byte for byte; what the run loop asks for after a step is not part of
+/// train::Trainer::step.
 TEST_P(EstimateAgainstARun, PeakWithinOnePercentAndTraffic) {
   SmallRun run(GetParam());
   run.step();
@@ -439,4 +440,4 @@ INSTANTIATE_TEST_SUITE_P(SeveralRanks, EstimateAgainstARun, ::testing::ValuesIn(
                          name_of);
 
 }  // namespace
-}  // namespace fbi::train
+}  // namespace fbi::estimate

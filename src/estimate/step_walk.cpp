@@ -1,15 +1,15 @@
-#include "train/step_walk.h"
+#include "estimate/step_walk.h"
 
 #include <algorithm>
 #include <deque>
 
+#include "estimate/layer_walk.h"
+#include "estimate/parameter_shapes.h"
 #include "fbi/distill/objective.h"
 #include "fbi/ops/sign_products.h"
 #include "fbi/optim/adamw.h"
-#include "train/layer_walk.h"
-#include "train/parameter_shapes.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 namespace {
 
 using Buffer = MemoryLedger::Buffer;
@@ -151,7 +151,7 @@ class StepWalk {
   }
 
   /// Buffers that backward writes matrix gradients to, as far as they are held all the time; as
-  /// layer_gradients says.
+  /// train::layer_gradients says.
   std::int64_t gradient_elements() const {
     const std::int64_t layers = world_size_ == 1                   ? 0
                                 : config_.parallel.shard_gradients ? 1
@@ -353,4 +353,4 @@ bool multiplies_in_fp8(const config::RunConfig& config) {
   return config.train.sign_products == "fp8" && config.model.binarize != config::Binarize::kNone;
 }
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate

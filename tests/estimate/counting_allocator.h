@@ -8,7 +8,7 @@
 
 #include <c10/core/CPUAllocator.h>
 
-namespace fbi::train {
+namespace fbi::estimate {
 
 /// While it exists, every tensor on the CPU comes from here: counts the bytes that live, and their
 /// maximum. One at a time; it must outlive the tensors that were made with it.
@@ -60,4 +60,4 @@ class CountingAllocator final : public c10::Allocator {
   std::int64_t live_ = 0, peak_ = 0;
 };
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate

@@ -3,9 +3,9 @@
 #include "fbi/config/model_size.h"
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
-#include "fbi/train/estimate.h"
+#include "fbi/estimate/estimate.h"
 
-namespace fbi::train {
+namespace fbi::estimate {
 namespace {
 
 constexpr std::array<std::string_view, kMemoryKinds> kKinds = {
@@ -117,4 +117,4 @@ std::string disk_report(const Estimate& estimate) {
                 " and one being written\n");
 }
 
-}  // namespace fbi::train
+}  // namespace fbi::estimate
