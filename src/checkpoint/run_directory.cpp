@@ -140,6 +140,13 @@ Resume Resume::from_text(const std::string& text) {
   }
   if (text == "none") return {};
   if (text == "auto") return {Mode::kAuto, {}};
+  std::error_code ignored;
+  if (!fs::exists(text, ignored))
+    throw UsageError(concat("--resume: expected none, auto or a checkpoint folder, found '", text,
+                            "', which does not exist"));
+  if (const auto all = formats::list_checkpoints(RunPaths{text}.checkpoints()); !all.empty())
+    throw UsageError(concat("--resume: ", text, " is a run; name one of its checkpoints, such as ",
+                            all.front().string()));
   return {Mode::kPath, text};
 }
 

@@ -20,9 +20,17 @@ Value choice(const Arguments& arguments, const std::string& name,
                           "; found '", text, "'"));
 }
 
-/// What lies at --model is no export yet.
-void refuse_run(const std::filesystem::path& model) {
+/// What lies at --model is no export, or none yet.
+void refuse_other(const std::filesystem::path& model) {
   std::error_code ignored;
+  if (!std::filesystem::is_directory(model, ignored))
+    throw DataError(concat(model.string(),
+                           " is not a folder; expected a packed export (fbi-llm "
+                           "export --format packed) or a native one"));
+  if (std::filesystem::exists(model / "model.gguf", ignored))
+    throw UsageError(concat(model.string(),
+                            " is a GGUF export, for llama.cpp; export the model with "
+                            "--format packed"));
   const bool run = std::filesystem::is_directory(model / "checkpoints", ignored);
   if (!run && !std::filesystem::exists(model / "manifest.json", ignored)) return;
   throw UsageError(concat(model.string(), " is a ", run ? "run" : "checkpoint",
@@ -66,7 +74,7 @@ std::vector<Option> packed_model_options() {
 }
 
 infer::PackedOptions packed_options_of(const Arguments& arguments) {
-  if (arguments.has("model")) refuse_run(arguments.text("model"));
+  if (arguments.has("model")) refuse_other(arguments.text("model"));
   infer::PackedOptions options;
   options.threads = arguments.threads();
   options.activations = choice<kernels::Activations>(

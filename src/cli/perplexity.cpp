@@ -22,16 +22,19 @@ std::vector<Option> window_options() {
           {"max-tokens", "N", "--text: only the first N tokens; 0: all", "0"}};
 }
 
-eval::WindowSource open_windows(
-    const Arguments& arguments, std::int64_t vocab_size,
-    const std::function<std::unique_ptr<text::Tokenizer>()>& tokenizer) {
+eval::WindowSource open_windows(const Arguments& arguments, std::int64_t vocab_size,
+                                const std::filesystem::path& own,
+                                const std::function<std::unique_ptr<text::Tokenizer>()>& load) {
   if (arguments.has("tokens") == arguments.has("text"))
     throw UsageError("give the data with either --tokens FILE or --text FILE");
   if (arguments.has("tokens")) {
     arguments.refuse({"seq-len", "max-tokens"},
                      "is for --text; windows of --tokens have a length of their own, and "
                      "--max-windows takes a part of them");
-    return eval::sample_windows(data::open_token_windows(arguments.text("tokens"), vocab_size));
+    auto samples = data::open_token_windows(arguments.text("tokens"), vocab_size);
+    data::require_tokenizer(arguments.text("tokens"),
+                            arguments.has("tokenizer") ? arguments.text("tokenizer") : own);
+    return eval::sample_windows(std::move(samples));
   }
   const std::string file = arguments.text("text"), content = text::read_text_file(file);
   text::check_plain_text(content, file);
@@ -39,7 +42,7 @@ eval::WindowSource open_windows(
     log::warn(file,
               " holds JSON, which is scored as it stands; `prepare` takes the texts out of its "
               "lines, and --tokens scores them");
-  const auto ids = eval::text_tokens(*tokenizer(), text::without_byte_order_mark(content));
+  const auto ids = eval::text_tokens(*load(), text::without_byte_order_mark(content));
   return eval::stream_windows(ids, arguments.integer("seq-len"), arguments.integer("max-tokens"));
 }
 
@@ -75,8 +78,9 @@ int print_perplexity(const Measure& measure, const Arguments& arguments, bool pr
 
 int print_packed_perplexity(const Arguments& arguments) {
   infer::PackedModel model(arguments.text("model"), packed_options_of(arguments));
-  const auto windows = open_windows(arguments, model.vocab_size(),
-                                    [&] { return load_packed_tokenizer(arguments, model); });
+  const auto windows =
+      open_windows(arguments, model.vocab_size(), text::find_tokenizer(arguments.text("model")),
+                   [&] { return load_packed_tokenizer(arguments, model); });
   const auto measure = [&](const eval::PerplexityOptions& options) {
     return unless_stopped(options, [&](const eval::PerplexityOptions& stoppable) {
       return eval::perplexity(model, windows, stoppable);

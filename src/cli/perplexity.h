@@ -13,9 +13,11 @@ namespace fbi::cli {
 
 /// --tokens, --text, --seq-len, --max-tokens: the pieces of text that a model is evaluated on.
 std::vector<Option> window_options();
-/// `tokenizer` is called for --text only.
+/// `own`: the file of the model's tokenizer where there is one; --tokenizer counts before it.
+/// `load` is called for --text only.
 eval::WindowSource open_windows(const Arguments& arguments, std::int64_t vocab_size,
-                                const std::function<std::unique_ptr<text::Tokenizer>()>& tokenizer);
+                                const std::filesystem::path& own,
+                                const std::function<std::unique_ptr<text::Tokenizer>()>& load);
 
 /// window_options() and --batch, --max-windows, --json.
 std::vector<Option> perplexity_options();

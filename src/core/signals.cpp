@@ -1,7 +1,11 @@
 #include "fbi/core/signals.h"
 
+#include <unistd.h>
+
 #include <atomic>
+#include <cerrno>
 #include <csignal>
+#include <string_view>
 
 namespace fbi {
 namespace {
@@ -9,9 +13,19 @@ namespace {
 std::atomic<int> stop_signal = 0;
 static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may touch nothing else");
 
+std::atomic<bool> at_terminal = false;
+static_assert(std::atomic<bool>::is_always_lock_free);
+
 extern "C" void remember_signal(int signal) {
   int none = 0;
-  stop_signal.compare_exchange_strong(none, signal);
+  if (!stop_signal.compare_exchange_strong(none, signal) || signal != SIGINT || !at_terminal)
+    return;
+  constexpr std::string_view kText =
+      "\nstopping when what has begun is done; Ctrl-C again ends at once and loses what is not "
+      "saved\n";
+  const int error = errno;
+  [[maybe_unused]] const auto written = write(STDERR_FILENO, kText.data(), kText.size());
+  errno = error;
 }
 
 void set_handler(int signal, void (*handler)(int), int flags) {
@@ -42,6 +56,7 @@ std::vector<int> stop_signals() {
 }
 
 void install_stop_handlers() {
+  at_terminal = isatty(STDERR_FILENO) == 1;
   for (const int signal : stop_signals()) set_handler(signal, remember_signal, SA_RESTART);
   // SA_RESETHAND: the next SIGINT meets the default action.
   set_handler(SIGINT, remember_signal, SA_RESTART | SA_RESETHAND);

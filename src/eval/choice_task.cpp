@@ -210,8 +210,8 @@ const Form& form_of(const std::string& name) {
 }
 
 ChoiceItem read_item(const Form& form, const std::string& text) {
-  const Json line = Json::parse(text);
-  if (!line.is_object()) throw BadField{"expected an object"};
+  const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!line.is_object()) throw BadField{"expected a JSON object"};
   ChoiceItem item = form.read(line);
   const auto count = static_cast<std::int64_t>(item.choices.size());
   if (count < 2) throw BadField{concat("expected at least 2 choices, found ", count)};

@@ -120,7 +120,8 @@ class HeaderReader {
     const auto begin = offsets[0].get<std::uint64_t>(), end = offsets[1].get<std::uint64_t>();
     if (begin > end || end > buffer_.size()) {
       refuse("data_offsets ", offsets.dump(), " outside the ", buffer_.size(),
-             " bytes of tensors in the file");
+             " bytes of tensors in the file",
+             begin > end ? "" : "; it may have been cut short on its way: fetch or make it again");
     }
     if (end - begin != expected_bytes) {
       refuse("expected ", expected_bytes, " bytes for ", to_string(view.dtype), " ", shape.dump(),

@@ -109,9 +109,10 @@ ModelFolder open_model_folder(const fs::path& path) {
     throw DataError(
         concat(path.string(),
                " is not a folder; expected a Hugging Face model, a checkpoint or a run directory",
-               is_hub_name(path) ? concat("; to fetch it from the Hugging Face hub: hf download ",
-                                          path.string(), " --local-dir ", path.string())
-                                 : ""));
+               is_hub_name(path)
+                   ? concat("; if it is the name of a model of the Hugging Face hub: hf download ",
+                            path.string(), " --local-dir ", path.string())
+                   : ""));
   if (auto checkpoint = formats::open_checkpoint_of(path))
     return model_of_checkpoint(std::move(checkpoint));
   if (!fs::exists(path / "config.json")) {

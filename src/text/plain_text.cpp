@@ -20,6 +20,7 @@ constexpr OtherFormat kOtherFormats[] = {
     {"zstd in gzip or zstd", "\x28\xb5\x2f\xfd", "unpack it once: gzip -dk or zstd -d "},
     {"bzip2", "BZh91AY&SY", "unpack it: bzip2 -dk "},
     {"zip", "PK\x03\x04", "unpack it: unzip "},
+    {"PDF", "%PDF-", "take its text out: pdftotext "},
     // A page's header follows, whose first field has this byte.
     {"Parquet", "PAR1\x15", "write its texts as JSON lines, e.g. by duckdb or pandas: "}};
 

@@ -1,5 +1,7 @@
 #include "fbi/text/tokenizer.h"
 
+#include <algorithm>
+
 #include <system_error>
 
 #include "fbi/core/error.h"
@@ -33,6 +35,22 @@ std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path) {
     }
   }
   return file.extension() == ".json" ? load_byte_bpe(file) : load_sentencepiece(file);
+}
+
+std::string difference_of(const Tokenizer& one, const Tokenizer& other) {
+  if (one.file_hash() == other.file_hash()) return {};
+  // Control pieces but for these two never stand in data, and have other names in later versions.
+  const auto counts = [](const Tokenizer& tokenizer, std::int32_t id) {
+    return tokenizer.type(id) != PieceType::kControl || id == tokenizer.bos_id() ||
+           id == tokenizer.eos_id();
+  };
+  const auto shared = static_cast<std::int32_t>(std::min(one.vocab_size(), other.vocab_size()));
+  for (std::int32_t id = 0; id < shared; ++id) {
+    if (one.piece(id) == other.piece(id) || !(counts(one, id) || counts(other, id))) continue;
+    return concat("id ", id, " is \"", one.piece(id), "\" in ", one.path().string(), " and \"",
+                  other.piece(id), "\" in ", other.path().string());
+  }
+  return {};
 }
 
 fs::path find_tokenizer(const fs::path& folder) {

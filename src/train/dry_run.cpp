@@ -69,7 +69,7 @@ std::string machine_text(const estimate::Estimate& needs, estimate::Processor pr
 }
 
 /// As long as all arithmetic after `first_step` would take as dense products, at the rate that this
-/// machine has now: what else it does changes that from minute to minute, so it is no bound.
+/// machine has now. Small models take up to twice as long, for what is no product.
 std::string time_text(const config::RunConfig& config, std::int64_t first_step,
                       const estimate::Estimate& needs, estimate::Processor processor) {
   const std::int64_t steps = needs.steps - first_step;
@@ -82,7 +82,7 @@ std::string time_text(const config::RunConfig& config, std::int64_t first_step,
   const double rate = measure_matrix_rate(bf16 ? at::kBFloat16 : at::kFloat, at::kCPU);
   const double seconds = operations / rate;
   std::string text = concat(
-      "time        about ", format_duration(seconds), " for ",
+      "time        at least about ", format_duration(seconds), " for ",
       first_step == 0 ? "all steps" : concat("the ", steps, " steps after step ", first_step),
       ", if matrix products stay at the ", flops_text(rate), " just measured here\n");
   if (seconds > kLongTime)

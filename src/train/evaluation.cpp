@@ -160,12 +160,14 @@ RunEvaluation::RunEvaluation(const config::RunConfig& config, int rank, int size
     options.parts = size;
     return options;
   };
+  const auto tokenizer = data::find_tokenizer(config.data);
   for (const std::string& file : options_.tokens) {
     const std::string name = std::filesystem::path(file).stem().string();
     check_name(name);
     held_out_.push_back(
         {name, eval::sample_windows(data::open_token_windows(file, model.vocab_size))});
     naming(file, [&] {
+      if (tokenizer) data::require_tokenizer(file, *tokenizer);
       eval::check_windows(held_out_.back().windows, model.vocab_size, model.max_position_embeddings,
                           own_part(perplexity_options()));
     });

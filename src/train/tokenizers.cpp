@@ -1,6 +1,5 @@
 #include "train/tokenizers.h"
 
-#include <algorithm>
 #include <filesystem>
 
 #include "fbi/config/compare.h"
@@ -24,23 +23,15 @@ std::unique_ptr<text::Tokenizer> readable(const fs::path& file, const char* whos
   }
 }
 
-/// Control pieces but for these two never stand in data, and have other names in later versions.
-bool counts(const text::Tokenizer& tokenizer, std::int32_t id) {
-  return tokenizer.type(id) != text::PieceType::kControl || id == tokenizer.bos_id() ||
-         id == tokenizer.eos_id();
-}
-
-/// By their pieces: one tokenizer may lie in files of several kinds, or have pieces added behind.
-void require_same_pieces(const text::Tokenizer& data, const text::Tokenizer& teacher) {
-  const auto shared = static_cast<std::int32_t>(std::min(data.vocab_size(), teacher.vocab_size()));
-  for (std::int32_t id = 0; id < shared; ++id) {
-    if (data.piece(id) == teacher.piece(id) || !(counts(data, id) || counts(teacher, id))) continue;
-    throw DataError(concat("the data were prepared with another tokenizer than the teacher's: id ",
-                           id, " is \"", data.piece(id), "\" in ", data.path().string(), " and \"",
-                           teacher.piece(id), "\" in ", teacher.path().string(),
-                           "; prepare the data with the teacher's: fbi-llm prepare --tokenizer ",
-                           teacher.path().string()));
-  }
+/// `model`: a folder that a model comes from, which means by ids what the data mean.
+void compare_with(const text::Tokenizer& data, const fs::path& model, const char* whose) {
+  const fs::path file = model.empty() ? model : nn::find_tokenizer(model);
+  const auto other = file.empty() ? nullptr : readable(file, whose);
+  const std::string difference = other ? text::difference_of(data, *other) : "";
+  if (difference.empty()) return;
+  throw DataError(
+      concat("the data were prepared with another tokenizer than ", whose, ": ", difference,
+             "; prepare the data with that one: fbi-llm prepare --tokenizer ", file.string()));
 }
 
 }  // namespace
@@ -61,10 +52,8 @@ void check_tokenizers(const config::RunConfig& config, const data::TrainingData&
                            "(XXH3 ",
                            data.tokenizer_hash(), ", found ", own->file_hash(),
                            "); put that one there, or prepare the data again"));
-  if (config.objective.distill <= 0) return;
-  const fs::path of_teacher = nn::find_tokenizer(config.teacher.path);
-  const auto teacher = of_teacher.empty() ? nullptr : readable(of_teacher, "the teacher's");
-  if (teacher && teacher->file_hash() != own->file_hash()) require_same_pieces(*own, *teacher);
+  if (config.objective.distill > 0) compare_with(*own, config.teacher.path, "the teacher's");
+  compare_with(*own, config.train.init_from, "that of train.init_from");
 }
 
 }  // namespace fbi::train

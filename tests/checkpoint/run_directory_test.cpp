@@ -47,10 +47,17 @@ std::unique_ptr<formats::CheckpointReader> open_checkpoint(const RunDirectory& d
 TEST(Resume, FromText) {
   EXPECT_EQ(Resume::from_text("none").mode, Resume::Mode::kNone);
   EXPECT_EQ(Resume::from_text("auto").mode, Resume::Mode::kAuto);
-  const Resume path = Resume::from_text("runs/a/checkpoints/step-00000010");
-  EXPECT_EQ(path.mode, Resume::Mode::kPath);
-  EXPECT_EQ(path.checkpoint, "runs/a/checkpoints/step-00000010");
   EXPECT_THROW(Resume::from_text(""), UsageError);
+  expect_error<UsageError>([] { Resume::from_text("atuo"); },
+                           "expected none, auto or a checkpoint folder, found 'atuo'");
+  const test::TempDir root;
+  make_run(root / "run", {10, 20});
+  expect_error<UsageError>([&] { Resume::from_text((root / "run").string()); },
+                           "run is a run; name one of its checkpoints, such as",
+                           "checkpoints/step-00000020");
+  const Resume path = Resume::from_text((root / "run/checkpoints/step-00000010").string());
+  EXPECT_EQ(path.mode, Resume::Mode::kPath);
+  EXPECT_EQ(path.checkpoint, root / "run/checkpoints/step-00000010");
 }
 
 TEST(RunDirectory, ANewOneIsCreatedAndLocked) {
@@ -153,8 +160,9 @@ TEST(RunDirectory, APathStartsANewRunOrContinuesItsOwnFromTheNewest) {
   make_run(root / "third", {5});
   expect_error<UsageError>([&] { RunDirectory::create_or_resume(root / "third", from_ten); },
                            "holds another run");
-  const auto absent = RunDirectory::create_or_resume(
-      root / "fourth", Resume::from_text((root / "nowhere").string()));
+  fs::create_directory(root / "empty");
+  const auto absent =
+      RunDirectory::create_or_resume(root / "fourth", Resume::from_text((root / "empty").string()));
   EXPECT_THROW(open_checkpoint(absent), CheckpointError);
 }
 

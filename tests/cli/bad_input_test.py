@@ -151,6 +151,19 @@ class BadInput(unittest.TestCase):
         changes = {**DISTILL, "data.paths": ["foreign"]}
         self.refused(3, parts, changes)
         self.refused(3, parts, changes, words=("--dry-run",))
+        self.refused(3, ("prepared with another tokenizer than that of train.init_from", *parts[1:]),
+                     {"data.paths": ["foreign"], "train.init_from": "teacher"})
+        windows = ("foreign/train-00000.tokens was prepared with another tokenizer than the model's: id ", "foreign/tokenizer.model and ")
+        self.refused(3, ("evaluation of train-00000: ", *windows), {"evaluation.tokens": ["foreign/train-00000.tokens"], "evaluation.every_steps": 5})
+        run("export", "--checkpoint", "teacher", "--format", "native", "--out", "native")
+        for model in ("teacher", "hf", "native"):
+            output = run("eval", "perplexity", "--model", model, "--tokens", "foreign/train-00000.tokens", code=3)
+            for part in windows:
+                self.assertIn(part, output)
+        run("eval", "perplexity", "--model", "hf", "--tokens", "foreign/train-00000.tokens", "--tokenizer", "other.model", "--max-windows", 1)
+        done = subprocess.run(program.command("export", "--checkpoint", "teacher", "--tokenizer", "other.model", "--out", "renamed"), cwd=WORK,
+                              capture_output=True, text=True)
+        self.assertIn("warning --tokenizer is not the tokenizer that the model has: id ", done.stderr)
         shutil.copy(WORK / "tokenizer.model", WORK / "foreign/tokenizer.model")
         self.refused(3, ("foreign/tokenizer.model is not the tokenizer that the shards beside it were prepared with",),
                      {"data.paths": ["foreign"]})
@@ -203,17 +216,20 @@ class BadInput(unittest.TestCase):
                                            (7, "config.json/run", (), "config.json is not a folder"),
                                            (2, "fresh", ("--gpus", "2", "--set", "train.device=auto", "--set", "parallel.backend=gloo"), "gloo is for ranks on CPUs"),
                                            (2, "hf", ("--resume", "auto"), "holds no run to continue"),
-                                           (4, "fresh", ("--resume", "nowhere"), "nowhere/manifest.json")):
+                                           (2, "fresh", ("--resume", "nowhere"), "found 'nowhere', which does not exist"),
+                                           (2, "fresh", ("--resume", "teacher"), "teacher is a run; name one of its checkpoints, such as teacher/checkpoints/"),
+                                           (2, "teacher", ("--resume", "auto", "--allow-change", "optimizer.lrr"), "did you mean optimizer.lr?"),
+                                           (2, "teacher", ("--resume", "auto", "--allow-change", "optimizer"), "optimizer is a section")):
             self.assertIn(part, train(run_dir, "--dry-run", *words, code=code))
         self.assertEqual(files_below(WORK / "teacher"), before)
         self.assertFalse((WORK / "fresh").exists())
 
     def test_a_dry_run_says_how_long(self):
         long = train("fresh", "--dry-run", changes={"train.steps": 10**9, "train.global_batch": 400, "optimizer.total_steps": 0})
-        self.assertRegex(long, r"\ntime +about \d+d\S* for all steps, if matrix products stay at the [\d.]+ .FLOP/s just measured")
+        self.assertRegex(long, r"\ntime +at least about \d+d\S* for all steps, if matrix products stay at the [\d.]+ .FLOP/s just measured")
         self.assertIn("note        that is long", long)
         rest = train("teacher", "--resume", "auto", "--dry-run", changes={"train.steps": 10**9})
-        self.assertRegex(rest, r"\ntime +about \d+d\S* for the \d{9} steps after step \d+, if")
+        self.assertRegex(rest, r"\ntime +at least about \d+d\S* for the \d{9} steps after step \d+, if")
         self.assertNotIn("\ntime ", train("fresh", "--dry-run"), "nothing is measured for seconds of work")
 
     def test_weights_that_mix_nothing(self):

@@ -1,6 +1,7 @@
 """fbi-llm as its users meet it: the main job from a text to an exported model, and what happens when it is interrupted.
 Usage: program_test.py PATH-OF-FBI-LLM [unittest arguments]"""
 import array
+import contextlib
 import fcntl
 import json
 import math
@@ -13,6 +14,7 @@ import signal
 import struct
 import subprocess
 import termios
+import threading
 import unittest
 import xml.dom.minidom
 
@@ -291,6 +293,34 @@ class Ended(unittest.TestCase):
                               timeout=120)
         os.close(write)
         self.assertEqual(done.returncode, -signal.SIGPIPE, done.stderr)
+
+
+    def test_a_preparation_that_is_stopped_leaves_nothing(self):
+        with open(WORK / "long.txt", "w") as long:
+            long.writelines([(WORK / "stories.txt").read_text()] * 1000)
+        terminal, stderr = os.openpty()
+        process = subprocess.Popen(program.command("prepare", "--input", "long.txt", "--tokenizer", "tokenizer.model", "--threads", 1, "--out", "long"),
+                                   cwd=WORK, stdout=subprocess.DEVNULL, stderr=stderr)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        os.close(stderr)
+        printed = []
+
+        def read():
+            with contextlib.suppress(OSError):  # the other end is closed
+                while data := os.read(terminal, 4096):
+                    printed.append(data)
+        reader = threading.Thread(target=read)
+        reader.start()
+        wait_until(lambda: process.poll() is not None or list(WORK.glob("long.partial*")), "the preparation has begun")
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(timeout=120), 75)
+        reader.join()
+        os.close(terminal)
+        text = b"".join(printed).decode()
+        self.assertIn("Ctrl-C again ends at once", text)
+        self.assertIn("stopped; nothing is left of long", text)
+        self.assertEqual([path.name for path in WORK.glob("long*")], ["long.txt"])
 
 
 class Interrupted(unittest.TestCase):

@@ -115,8 +115,8 @@ TEST_F(ChoiceTasks, PromptForms) {
 TEST_F(ChoiceTasks, Refusals) {
   expect_error<UsageError>([&] { read_choice_task("mmlu", path_); }, "'mmlu'", "boolq, piqa");
   refused("", "", "holds no item");
-  refused("", "{", "line 1");
-  refused("", "[]", "line 1", "expected an object");
+  refused("", "{", "line 1: expected a JSON object");
+  refused("", "[]", "line 1", "expected a JSON object");
   refused("", "\n{\"context\":\"a\"}", "line 2", "field choices is missing");
   refused("", R"({"context":1,"choices":["a","b"],"gold":0})", "field context: expected a text");
   refused("", R"({"context":"a","choices":["a",2],"gold":0})",

@@ -8,7 +8,8 @@ namespace fbi {
 /// its connection ends.
 std::vector<int> stop_signals();
 
-/// The stop signals from now on only set a flag; a second SIGINT ends the process the default way.
+/// The stop signals from now on only set a flag; a second SIGINT ends the process the default way,
+/// which the first one tells a terminal.
 /// SIGXFSZ and SIGPIPE are ignored: a file-size limit or a closed pipe is an error of `write`, not
 /// the end of the process. Signals that the parent process had blocked arrive from here on. For
 /// programs that ask stop_requested(), before their work begins.

@@ -41,5 +41,9 @@ std::unique_ptr<SampleSource> open_json_lines(const std::filesystem::path& path,
 /// or {"token_ids": [...]}), all of one length. Every id must be below vocab_size.
 std::unique_ptr<SampleSource> open_token_windows(const std::filesystem::path& path,
                                                  std::int64_t vocab_size);
+/// DataError when a shard was prepared with another tokenizer than `tokenizer`, a model's file, so
+/// that its ids mean other text; as far as the shard's own lies beside it and both can be read.
+void require_tokenizer(const std::filesystem::path& windows,
+                       const std::filesystem::path& tokenizer);
 
 }  // namespace fbi::data

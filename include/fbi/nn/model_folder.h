@@ -20,8 +20,8 @@ at::ScalarType torch_dtype(formats::DType dtype);
 /// export), a checkpoint folder, or a run directory (its newest valid checkpoint).
 struct ModelFolder {
   std::filesystem::path path;  ///< the folder that holds the tensors
-  std::string kind;            ///< "Hugging Face folder" | "native export" | "packed export" | "checkpoint"
-  config::ModelConfig config;  ///< resolved
+  std::string kind;  ///< "Hugging Face folder" | "native export" | "packed export" | "checkpoint"
+  config::ModelConfig config;                     ///< resolved
   std::unique_ptr<formats::ModelSource> weights;  ///< names and shapes are those of `config`
   at::ScalarType stored_dtype = at::kFloat;       ///< of the embedding
   std::filesystem::path tokenizer;  ///< the tokenizer that belongs to it; empty when there is none

@@ -70,6 +70,11 @@ class Tokenizer {
   virtual const std::string& file_hash() const = 0;
 };
 
+/// Where two vocabularies differ, of which one text is to get the same ids: `id 5 is "a" in FILE
+/// and "b" in FILE`; empty when nowhere. By their pieces, for one tokenizer may lie in files of
+/// several kinds, or have pieces added behind.
+std::string difference_of(const Tokenizer& one, const Tokenizer& other);
+
 /// A sound file of a kind of tokenizer that is not implemented.
 struct OtherTokenizer : DataError {
   using DataError::DataError;

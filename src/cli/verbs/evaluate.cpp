@@ -21,7 +21,7 @@ namespace fbi::cli {
 namespace {
 
 eval::WindowSource windows_for(const Arguments& arguments, const LoadedModel& loaded) {
-  return open_windows(arguments, loaded.folder.config.vocab_size,
+  return open_windows(arguments, loaded.folder.config.vocab_size, loaded.folder.tokenizer,
                       [&] { return load_model_tokenizer(arguments, loaded.folder); });
 }
 

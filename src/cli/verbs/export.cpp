@@ -145,14 +145,18 @@ exporter::Folding folding_of(const Arguments& arguments, const ExportFormat& for
 std::unique_ptr<text::Tokenizer> tokenizer_of(const Arguments& arguments,
                                               const nn::ModelFolder& folder,
                                               exporter::ExportOptions& options) {
-  if (arguments.has("tokenizer")) return text::load_tokenizer(arguments.text("tokenizer"));
-  if (folder.tokenizer.empty()) return nullptr;
+  std::unique_ptr<text::Tokenizer> given, own;
+  if (arguments.has("tokenizer")) given = text::load_tokenizer(arguments.text("tokenizer"));
   try {
-    return text::load_tokenizer(folder.tokenizer);
+    if (!folder.tokenizer.empty()) own = text::load_tokenizer(folder.tokenizer);
   } catch (const text::OtherTokenizer& error) {
-    options.unread_tokenizer = exporter::UnreadTokenizer{folder.tokenizer, error.what()};
-    return nullptr;
+    if (!given)
+      options.unread_tokenizer = exporter::UnreadTokenizer{folder.tokenizer, error.what()};
   }
+  const std::string difference = given && own ? text::difference_of(*own, *given) : "";
+  if (!difference.empty())
+    log::warn("--tokenizer is not the tokenizer that the model has: ", difference);
+  return given ? std::move(given) : std::move(own);
 }
 
 /// DataError when the export is too far from the model.

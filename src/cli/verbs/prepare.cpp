@@ -6,7 +6,9 @@
 #include "cli/verbs.h"
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
+#include "fbi/core/log.h"
 #include "fbi/core/parallel.h"
+#include "fbi/core/signals.h"
 
 namespace fbi::cli {
 namespace {
@@ -41,11 +43,20 @@ int run_prepare(const Arguments& arguments) {
   options.skip_broken = arguments.integer("skip-broken");
   ThreadPool pool(arguments.threads());
   ProgressBar bar;
-  const auto result = data::prepare(
-      options, pool, [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
-        bar.show(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total),
-                 concat(what, ", ", format_bytes(done), " of ", format_bytes(total)));
-      });
+  struct StopAsked {};
+  data::PrepareResult result;
+  try {
+    result = data::prepare(
+        options, pool, [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
+          if (stop_requested()) throw StopAsked();
+          bar.show(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total),
+                   concat(what, ", ", format_bytes(done), " of ", format_bytes(total)));
+        });
+  } catch (const StopAsked&) {
+    bar.clear();
+    log::warn("stopped; nothing is left of ", options.output.string());
+    return static_cast<int>(ExitCode::kStopped);
+  }
   bar.clear();
   std::cout << options.output.string()
             << (result.already_done ? " already holds this preparation:\n" : " prepared:\n");
@@ -64,7 +75,7 @@ int run_prepare(const Arguments& arguments) {
 }  // namespace
 
 Verb prepare_verb() {
-  return {
+  Verb verb{
       "prepare",
       "turn text or JSON lines into token shards for training",
       "Cuts documents into samples of seq-len + 1 ids: each document is BOS, its ids, EOS; "
@@ -92,6 +103,8 @@ Verb prepare_verb() {
        "fbi-llm prepare --input c4.jsonl.zst --field text --tokenizer llama2/tokenizer.model --out "
        "data/c4"},
       run_prepare};
+  verb.heeds_stop = true;
+  return verb;
 }
 
 }  // namespace fbi::cli

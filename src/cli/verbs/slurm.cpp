@@ -39,6 +39,9 @@ void set_shape(const Arguments& arguments, SlurmJob& job) {
   if (!missing.empty()) throw UsageError(concat("fbi-llm slurm needs --preset NAME, or:", missing));
   job.config = arguments.has("config") ? arguments.text("config")
                                        : concat("configs/", preset->name, ".json");
+  if (!arguments.has("config") && !std::filesystem::exists(job.config))
+    throw UsageError(concat("--preset ", preset->name, " needs ", job.config,
+                            ": call it in this program's repository, or give --config FILE"));
   job.nodes = arguments.has("nodes") ? arguments.integer("nodes", 1, 1 << 16) : preset->nodes;
   job.gpus_per_node = arguments.has("gpus-per-node") ? arguments.integer("gpus-per-node", 0, 1024)
                                                      : preset->gpus_per_node;

@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 
 #include "cli/ranks.h"
 #include "cli/run_display.h"
 #include "cli/verbs.h"
+#include "fbi/config/describe.h"
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
@@ -50,6 +52,20 @@ estimate::Processor planned_processor(const Arguments& arguments, const config::
                                                                        : estimate::Processor::kCpu;
 }
 
+/// UsageError for a key of --allow-change that is no field's.
+void check_fields(const std::vector<std::string>& keys) {
+  const auto fields = config::list_fields();
+  for (const std::string& key : keys) {
+    if (std::ranges::count(fields, key, &config::FieldInfo::key) > 0) continue;
+    try {
+      config::explain(key);
+    } catch (const UsageError& unknown) {
+      throw UsageError(concat("--allow-change: ", unknown.what()));
+    }
+    throw UsageError(concat("--allow-change: ", key, " is a section; name the field in it"));
+  }
+}
+
 int run_train(const Arguments& arguments) {
   const auto rendezvous = discover_rank(arguments);
   quieten_other_ranks(rendezvous);
@@ -59,6 +75,7 @@ int run_train(const Arguments& arguments) {
   load.overrides = arguments.list("set");
   load.world_size = planned_ranks(arguments, rendezvous);
   load.continued = continued ? &*continued : nullptr;
+  check_fields(arguments.list("allow-change"));
   const auto config = config::load_run_config(arguments.text("config"), load);
   const train::RunOptions options{directory, arguments.text("resume"),
                                   arguments.list("allow-change"), command_line(arguments),
