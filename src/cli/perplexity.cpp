@@ -32,8 +32,9 @@ eval::WindowSource open_windows(const Arguments& arguments, std::int64_t vocab_s
                      "is for --text; windows of --tokens have a length of their own, and "
                      "--max-windows takes a part of them");
     auto samples = data::open_token_windows(arguments.text("tokens"), vocab_size);
-    data::require_tokenizer(arguments.text("tokens"),
-                            arguments.has("tokenizer") ? arguments.text("tokenizer") : own);
+    data::require_tokenizer(
+        arguments.text("tokens"),
+        arguments.has("tokenizer") ? std::filesystem::path(arguments.text("tokenizer")) : own);
     return eval::sample_windows(std::move(samples));
   }
   const std::string file = arguments.text("text"), content = text::read_text_file(file);

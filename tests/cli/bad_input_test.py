@@ -154,7 +154,7 @@ class BadInput(unittest.TestCase):
         self.refused(3, ("prepared with another tokenizer than that of train.init_from", *parts[1:]),
                      {"data.paths": ["foreign"], "train.init_from": "teacher"})
         windows = ("foreign/train-00000.tokens was prepared with another tokenizer than the model's: id ", "foreign/tokenizer.model and ")
-        self.refused(3, ("evaluation of train-00000: ", *windows), {"evaluation.tokens": ["foreign/train-00000.tokens"], "evaluation.every_steps": 5})
+        self.refused(3, ("evaluation of foreign/train-00000.tokens: ", *windows), {"evaluation.tokens": ["foreign/train-00000.tokens"], "evaluation.every_steps": 5})
         run("export", "--checkpoint", "teacher", "--format", "native", "--out", "native")
         for model in ("teacher", "hf", "native"):
             output = run("eval", "perplexity", "--model", model, "--tokens", "foreign/train-00000.tokens", code=3)
