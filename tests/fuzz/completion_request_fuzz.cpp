@@ -2,9 +2,9 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "cli/runtime/completion_api.h"
 #include "fuzz/accepted.h"
 #include "infer/word_tokenizer.h"
+#include "serve/completion_api.h"
 
 namespace {
 
@@ -30,7 +30,7 @@ fbi::config::ModelConfig small_model() {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static const fbi::infer::PackedModel model(small_model(), {.threads = 1});
   static const fbi::infer::WordTokenizer words({"a", "bb", " ", "day", "One"});
-  static const fbi::cli::runtime::CompletionApi api(model, words, "m", kMaxTexts);
+  static const fbi::serve::CompletionApi api(model, words, "m", kMaxTexts);
   try {
     const auto request = api.parse({reinterpret_cast<const char*>(data), size});
     if (request.texts.empty() || request.texts.size() > kMaxTexts) std::abort();
@@ -40,9 +40,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       if (text.options.max_new_tokens < 0) std::abort();
     }
     ++fbi::fuzz::accepted;
-  } catch (const fbi::cli::runtime::ApiError& error) {
+  } catch (const fbi::serve::ApiError& error) {
     if (error.status != 400) std::abort();
-    fbi::cli::runtime::error_json(error.status, error.what(), error.field);
+    fbi::serve::error_json(error.status, error.what(), error.field);
   }
   return 0;
 }

@@ -6,8 +6,6 @@
 #include <thread>
 
 #include "cli/packed_arguments.h"
-#include "cli/runtime/completion_api.h"
-#include "cli/runtime/http_server.h"
 #include "cli/verbs.h"
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
@@ -15,12 +13,10 @@
 #include "fbi/core/signals.h"
 #include "fbi/core/system.h"
 #include "fbi/infer/engine.h"
+#include "fbi/serve/http_server.h"
 
 namespace fbi::cli {
 namespace {
-
-using runtime::CompletionApi;
-using runtime::HttpServer;
 
 constexpr std::size_t kOtherConnections = 32;  // of those who look, are refused, or still send
 constexpr std::uint64_t kMegabyte = 1'000'000;
@@ -57,7 +53,7 @@ void divide_memory(const Arguments& arguments, const infer::PackedModel& model,
 }
 
 void introduce(const infer::PackedModel& model, const infer::EngineOptions& options,
-               const runtime::HttpOptions& http, int port) {
+               const serve::HttpOptions& http, int port) {
   const std::uint64_t one =
       model.cache_bytes_per_position() * static_cast<std::uint64_t>(model.max_position());
   const std::uint64_t all = one * static_cast<std::uint64_t>(options.max_batch);
@@ -85,7 +81,7 @@ int run_serve(const Arguments& arguments) {
   infer::EngineOptions engine_options = {.max_batch = arguments.integer("max-batch", 1, kMaxBatch),
                                          .queue = arguments.integer("queue", 0, kMaxQueue)};
   const std::int64_t texts = engine_options.max_batch + engine_options.queue;
-  runtime::HttpOptions http;
+  serve::HttpOptions http;
   http.host = arguments.text("host");
   http.port = static_cast<int>(arguments.integer("port", 0, 65535));
   http.max_body_bytes =
@@ -99,8 +95,9 @@ int run_serve(const Arguments& arguments) {
   const auto tokenizer = load_packed_tokenizer(arguments, model);
   divide_memory(arguments, model, engine_options);
   infer::Engine engine(model, *tokenizer, engine_options);
-  const CompletionApi api(model, *tokenizer, model_name(arguments), texts);
-  HttpServer server(engine, api, http);
+  http.model_name = model_name(arguments);
+  http.max_texts = texts;
+  serve::HttpServer server(engine, model, *tokenizer, http);
   introduce(model, engine_options, http, server.bind());
   auto listener = std::async(std::launch::async, [&] { server.run(); });
   const auto listens = [&] {

@@ -1,4 +1,4 @@
-#include "cli/runtime/http_server.h"
+#include "fbi/serve/http_server.h"
 
 #include <sys/socket.h>
 
@@ -14,12 +14,13 @@
 #include <thread>
 #include <utility>
 
-#include "cli/runtime/http_connections.h"
-#include "cli/runtime/metrics.h"
 #include "fbi/core/error.h"
 #include "fbi/core/log.h"
+#include "serve/completion_api.h"
+#include "serve/http_connections.h"
+#include "serve/metrics.h"
 
-namespace fbi::cli::runtime {
+namespace fbi::serve {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -252,8 +253,11 @@ class Answer {
 
 class HttpServer::Impl {
  public:
-  Impl(infer::Engine& engine, const CompletionApi& api, const HttpOptions& options)
-      : engine_(engine), api_(api), options_(options) {
+  Impl(infer::Engine& engine, const infer::PackedModel& model, const text::Tokenizer& tokenizer,
+       const HttpOptions& options)
+      : engine_(engine),
+        api_(model, tokenizer, options.model_name, options.max_texts),
+        options_(options) {
     set_up_connections();
     server_.set_pre_routing_handler([this](const httplib::Request& http, httplib::Response& out) {
       return refuse_early(http, out);
@@ -451,7 +455,7 @@ class HttpServer::Impl {
   }
 
   infer::Engine& engine_;
-  const CompletionApi& api_;
+  const CompletionApi api_;
   const HttpOptions options_;
   Metrics metrics_;
   Listener server_;
@@ -459,8 +463,9 @@ class HttpServer::Impl {
   std::atomic<int> active_ = 0;
 };
 
-HttpServer::HttpServer(infer::Engine& engine, const CompletionApi& api, const HttpOptions& options)
-    : impl_(std::make_unique<Impl>(engine, api, options)) {}
+HttpServer::HttpServer(infer::Engine& engine, const infer::PackedModel& model,
+                       const text::Tokenizer& tokenizer, const HttpOptions& options)
+    : impl_(std::make_unique<Impl>(engine, model, tokenizer, options)) {}
 HttpServer::~HttpServer() = default;
 
 int HttpServer::bind() {
@@ -473,4 +478,4 @@ void HttpServer::stop() {
   impl_->stop();
 }
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::serve

@@ -13,7 +13,7 @@
 #include "fbi/infer/engine.h"
 
 /// The bodies of OpenAI's completions interface, without HTTP.
-namespace fbi::cli::runtime {
+namespace fbi::serve {
 
 /// A request that cannot be answered.
 class ApiError : public std::runtime_error {
@@ -112,4 +112,4 @@ class CompletionApi {
 /// "stop" or "length", as the interface has no more.
 std::string finish_reason(infer::FinishReason reason);
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::serve

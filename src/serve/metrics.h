@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "cli/runtime/completion_api.h"
 #include "fbi/infer/engine.h"
+#include "serve/completion_api.h"
 
-namespace fbi::cli::runtime {
+namespace fbi::serve {
 
 /// What a server counts for Prometheus. By hand, because Debian's client library brings a web
 /// server and curl along. Member functions may be called from any thread.
@@ -56,4 +56,4 @@ class Metrics {
   Histogram first_token_, token_, completion_;
 };
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::serve

@@ -1,4 +1,4 @@
-#include "cli/runtime/api_keys.h"
+#include "fbi/serve/api_keys.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/file.h"
 
-namespace fbi::cli::runtime {
+namespace fbi::serve {
 namespace {
 
 constexpr std::uint64_t kMaxKeyFileBytes = 1 << 20;
@@ -71,4 +71,4 @@ bool ApiKeys::admit(std::string_view authorization) const {
   return admitted;
 }
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::serve

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace fbi::cli::runtime {
+namespace fbi::serve {
 
 /// Keys of which a request must bring one. They stand in no message and no log.
 class ApiKeys {
@@ -24,4 +24,4 @@ class ApiKeys {
   std::vector<std::string> keys_;
 };
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::serve

@@ -1,4 +1,4 @@
-#include "cli/runtime/metrics.h"
+#include "serve/metrics.h"
 
 #include <algorithm>
 #include <array>
@@ -8,7 +8,7 @@
 #include "fbi/core/error.h"
 #include "fbi/core/version.h"
 
-namespace fbi::cli::runtime {
+namespace fbi::serve {
 namespace {
 
 constexpr double kWaits[] = {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250};
@@ -115,4 +115,4 @@ std::string Metrics::text(const infer::Engine::Load& load) const {
   return text;
 }
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::serve

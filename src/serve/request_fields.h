@@ -11,10 +11,10 @@
 #include <string>
 #include <utility>
 
-#include "cli/runtime/completion_api.h"
 #include "fbi/core/error.h"
+#include "serve/completion_api.h"
 
-namespace fbi::cli::runtime {
+namespace fbi::serve {
 
 using Json = nlohmann::json;
 
@@ -102,4 +102,4 @@ class Fields {
   std::set<std::string> known_;
 };
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::serve

@@ -1,4 +1,4 @@
-#include "cli/runtime/completion_api.h"
+#include "serve/completion_api.h"
 
 #include <algorithm>
 #include <chrono>
@@ -7,12 +7,12 @@
 #include <random>
 #include <utility>
 
-#include "cli/runtime/request_fields.h"
 #include "fbi/core/error.h"
 #include "fbi/core/system.h"
 #include "fbi/text/byte_level.h"
+#include "serve/request_fields.h"
 
-namespace fbi::cli::runtime {
+namespace fbi::serve {
 
 namespace {
 
@@ -411,4 +411,4 @@ nlohmann::ordered_json CompletionApi::model() const {
           {"max_model_len", model_.max_position()}};
 }
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::serve

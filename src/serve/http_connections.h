@@ -8,7 +8,7 @@
 #include <semaphore>
 #include <utility>
 
-namespace fbi::cli::runtime {
+namespace fbi::serve {
 
 /// As many threads as connections may be served. When all are busy the server accepts no more, and
 /// further connections wait in the system.
@@ -40,4 +40,4 @@ class Listener final : public httplib::Server {
   void lengthen_backlog() { ::listen(svr_sock_, 1024); }
 };
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::serve

@@ -1,17 +1,22 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 
-#include "cli/runtime/api_keys.h"
-#include "cli/runtime/completion_api.h"
 #include "fbi/infer/engine.h"
+#include "fbi/infer/packed_model.h"
+#include "fbi/serve/api_keys.h"
+#include "fbi/text/tokenizer.h"
 
-namespace fbi::cli::runtime {
+/// OpenAI's completions interface over HTTP.
+namespace fbi::serve {
 
 struct HttpOptions {
+  std::string model_name;        ///< as answers call it
+  std::int64_t max_texts = 272;  ///< what one request may ask for
   std::string host = "127.0.0.1";
   int port = 8080;  ///< 0: any that is free
   std::size_t max_body_bytes = 1 << 20;
@@ -25,7 +30,9 @@ struct HttpOptions {
 /// nobody; one that goes away, or takes nothing for some seconds, has its texts cancelled.
 class HttpServer {
  public:
-  HttpServer(infer::Engine& engine, const CompletionApi& api, const HttpOptions& options);
+  /// `model` and `tokenizer` are those of the engine; all outlive the server.
+  HttpServer(infer::Engine& engine, const infer::PackedModel& model,
+             const text::Tokenizer& tokenizer, const HttpOptions& options);
   ~HttpServer();
 
   /// Takes the port, and returns it. UsageError when that cannot be done.
@@ -40,4 +47,4 @@ class HttpServer {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::serve

@@ -1,5 +1,5 @@
 """fbi-run serve over loopback: answers are those of `generate`, whoever else asks; bad requests, slow clients and those who
-leave disturb nobody.  Usage: serve_test.py PATH-OF-FBI-RUN PATH-OF-MAKE_PACKED_MODEL [unittest arguments]"""
+leave disturb nobody.  Usage: requests_test.py PATH-OF-FBI-RUN PATH-OF-MAKE_PACKED_MODEL [unittest arguments]"""
 import concurrent.futures
 import json
 import math

@@ -1,5 +1,5 @@
 """What the operator of fbi-run serve sees: metrics, keys, options, and that it stops cleanly.
-Usage: serve_operation_test.py PATH-OF-FBI-RUN PATH-OF-MAKE_PACKED_MODEL [unittest arguments]"""
+Usage: operation_test.py PATH-OF-FBI-RUN PATH-OF-MAKE_PACKED_MODEL [unittest arguments]"""
 import http.client
 import json
 import math
