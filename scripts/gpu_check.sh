@@ -47,9 +47,10 @@ while (($#)); do
   esac
   shift
 done
-for group in ${only//,/ }; do
+for group in $(tr , '\n' <<<"$only"); do
   [[ " tests kernels inference training " == *" $group "* ]] || usage_error "--only: expected some of tests, kernels, inference and training, found $group"
 done
+[[ -z $only || -n ${only//[ ,]/} ]] || usage_error "--only names nothing"
 if [[ -n $libraries ]]; then
   [[ -f $libraries/env.sh ]] || die "$libraries is no folder of scripts/deps.sh --copy or --prefix: it has no env.sh"
   libraries=$(cd "$libraries" && pwd)
@@ -138,7 +139,7 @@ program() {
   if [[ -x $3 ]]; then part "$@"; else left_out "$1" "$3 was not built" && failed=1; fi
 }
 
-asked_for() { [[ -z $only || ",$only," == *",$1,"* ]]; }
+asked_for() { [[ -z $only || ",${only// /}," == *",$1,"* ]]; }
 
 configure() {
   local generator=() nccl=${LIBTORCH_ROOT:-}/../nvidia/nccl/include

@@ -140,8 +140,8 @@ Resume Resume::from_text(const std::string& text) {
   }
   if (text == "none") return {};
   if (text == "auto") return {Mode::kAuto, {}};
-  std::error_code ignored;
-  if (!fs::exists(text, ignored))
+  std::error_code error;  // a file server that does not answer is another matter
+  if (!fs::exists(text, error) && !error)
     throw UsageError(concat("--resume: expected none, auto or a checkpoint folder, found '", text,
                             "', which does not exist"));
   if (const auto all = formats::list_checkpoints(RunPaths{text}.checkpoints()); !all.empty())

@@ -27,7 +27,9 @@ void refuse_other(const std::filesystem::path& model) {
     throw DataError(concat(model.string(),
                            " is not a folder; expected a packed export (fbi-llm "
                            "export --format packed) or a native one"));
-  if (std::filesystem::exists(model / "model.gguf", ignored))
+  const bool tensors = std::filesystem::exists(model / "model.safetensors", ignored) ||
+                       std::filesystem::exists(model / "model.safetensors.index.json", ignored);
+  if (!tensors && std::filesystem::exists(model / "model.gguf", ignored))
     throw UsageError(concat(model.string(),
                             " is a GGUF export, for llama.cpp; export the model with "
                             "--format packed"));

@@ -27,7 +27,7 @@ std::optional<std::string> text(const Arguments& arguments, const std::string& n
 }
 
 /// Before ranks meet each one loads LibTorch, for a GPU gigabytes of it, and starts its GPU.
-constexpr std::chrono::milliseconds kLatestStart{300'000};
+constexpr std::chrono::milliseconds kEarliestStart{30'000}, kLatestStart{300'000};
 
 std::unique_ptr<distributed::Communicator> make_group(const distributed::Rendezvous& rendezvous,
                                                       const std::string& device_name,
@@ -39,7 +39,7 @@ std::unique_ptr<distributed::Communicator> make_group(const distributed::Rendezv
   distributed::ProcessGroupOptions options;
   options.timeout =
       std::chrono::milliseconds(static_cast<std::int64_t>(parallel.timeout_seconds * 1000));
-  options.start_timeout = std::min(options.timeout, kLatestStart);
+  options.start_timeout = std::clamp(options.timeout, kEarliestStart, kLatestStart);
   options.must_agree = {{"configuration", hash128_hex(std::as_bytes(std::span(must_agree)))},
                         {"program version", version()}};
   auto communicator = backend == "nccl" ? distributed::make_nccl_group(rendezvous, device, options)

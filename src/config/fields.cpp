@@ -281,7 +281,8 @@ void list(FieldList& f, ParallelConfig& c) {
         "memory, more traffic.");
   f.add("timeout_seconds", &c.timeout_seconds, {0, 1e9, true},
         "How long a rank waits for one that lives but does not come before the run ends with exit "
-        "code 5; for one without a sign of life, 20 seconds at most.");
+        "code 5 (at the start 30 to 300 seconds); for one without a sign of life, 20 seconds at "
+        "most.");
 }
 
 void list(FieldList& f, CheckpointConfig& c) {

@@ -6,6 +6,7 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
 #include "fbi/core/error.h"
+#include "fbi/core/signals.h"
 
 namespace fbi::distributed {
 namespace {
@@ -50,6 +51,7 @@ Hello decode(const std::vector<std::uint8_t>& bytes) {
 bool wait_for(c10d::Store& store, const std::string& key, Clock::time_point deadline) {
   milliseconds pause{2};
   while (!store.check({key})) {
+    heed_stop();
     if (Clock::now() >= deadline) return false;
     std::this_thread::sleep_for(pause);
     pause = std::min(2 * pause, milliseconds(100));
@@ -86,6 +88,11 @@ void wait_for_farewells(c10d::Store& store) {
 }
 
 }  // namespace
+
+void heed_stop() {
+  if (const int signal = stop_requested())
+    throw StoppedError(concat("stopped by signal ", signal, " before all ranks had met"));
+}
 
 void shake_hands(c10d::Store& store, const Hello& hello, milliseconds timeout) {
   const auto deadline = Clock::now() + timeout;

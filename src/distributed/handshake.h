@@ -32,7 +32,10 @@ std::string find_missing(const std::vector<Hello>& hellos, int world_size);
 /// Every rank says hello through the store, rank 0 judges, and all learn the verdict: returns on
 /// all or throws the same on all: UsageError when they do not fit together, PeerError when some
 /// have not come in time, which another start may mend. PeerError also where rank 0 is lost
-/// meanwhile.
+/// meanwhile, StoppedError after a stop signal.
 void shake_hands(c10d::Store& store, const Hello& hello, std::chrono::milliseconds timeout);
+
+/// StoppedError when a stop signal has come: for those who wait for other ranks.
+void heed_stop();
 
 }  // namespace fbi::distributed

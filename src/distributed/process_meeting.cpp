@@ -17,6 +17,7 @@ namespace fbi::distributed {
 namespace {
 
 constexpr std::chrono::milliseconds kAnswerTime{1000};  ///< for an answer after the last attempt
+constexpr std::chrono::milliseconds kBetweenLooks{100};
 
 // Counted, because the one that makes a group ends while that of the group lives on.
 std::mutex log_level_mutex;
@@ -31,15 +32,18 @@ void ignore_broken_pipes() {
   sigaction(SIGPIPE, &action, nullptr);
 }
 
-/// The constructor waits without limit for a program that takes connections and never answers; the
-/// thread that does so is left behind then.
+/// The constructor waits without limit for a program that takes connections and never answers, and
+/// heeds no stop; the thread that does so is left behind then.
 StorePointer make_store(const std::string& address, const c10d::TCPStoreOptions& options) {
   std::packaged_task<StorePointer()> task(
       [=]() -> StorePointer { return c10::make_intrusive<c10d::TCPStore>(address, options); });
   auto store = task.get_future();
   std::thread(std::move(task)).detach();
-  if (store.wait_for(options.timeout + kAnswerTime) != std::future_status::ready) {
-    throw PeerError("nobody answers there, or another kind of program");
+  const auto deadline = std::chrono::steady_clock::now() + options.timeout + kAnswerTime;
+  while (store.wait_for(kBetweenLooks) != std::future_status::ready) {
+    heed_stop();
+    if (std::chrono::steady_clock::now() > deadline)
+      throw PeerError("nobody answers there, or another kind of program");
   }
   return store.get();
 }
@@ -54,6 +58,8 @@ StorePointer open_store(const Rendezvous& rendezvous, const ProcessGroupOptions&
     StorePointer opened = make_store(rendezvous.master_addr, store);
     if (rendezvous.attempt.empty()) return opened;
     return c10::make_intrusive<c10d::PrefixStore>(rendezvous.attempt, std::move(opened));
+  } catch (const StoppedError&) {
+    throw;
   } catch (const std::exception& error) {
     const std::string place = concat(rendezvous.master_addr, ":", rendezvous.master_port);
     if (store.isServer) {

@@ -32,11 +32,13 @@ class PackedSource final : public ModelSource {
     }
   }
   std::string description() const override { return tensors_.path().string(); }
+  /// Signs beside the weights that they are of keep their own name, which no model has.
   std::vector<std::string> names() const override {
     std::vector<std::string> all = tensors_.names();
     for (std::string& name : all) {
       const auto latent = latent_.find(name);
-      if (latent != latent_.end()) name = latent->second.name;
+      if (latent != latent_.end() && !tensors_.find(latent->second.name))
+        name = latent->second.name;
     }
     return all;
   }

@@ -71,6 +71,9 @@ class PackedModel::Impl {
     }
   }
 
+  /// Adds the log-likelihood of each text to `sums`; their ids and lengths are checked.
+  void score(std::span<const eval::ScoredText> texts, std::vector<double>& sums);
+
  private:
   PackedOptions options_;
   Team team_;

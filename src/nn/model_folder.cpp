@@ -12,6 +12,7 @@
 #include "fbi/core/file.h"
 #include "fbi/core/log.h"
 #include "fbi/formats/checkpoint_reader.h"
+#include "fbi/formats/checksums.h"
 #include "fbi/formats/safetensors.h"
 #include "fbi/text/tokenizer.h"
 
@@ -40,6 +41,7 @@ ModelFolder open_tensor_folder(const fs::path& path) {
         config_file.string(),
         ": tie_scales and shift=false belong to binarize column, but the tensors are of binarize ",
         config::to_string(folder.config.binarize)));
+  if (packed) formats::Checksums(path).check_model();
   folder.weights =
       packed ? formats::packed_source(path, folder.config) : formats::folder_source(path);
   formats::check_tensors(*folder.weights, folder.config, formats::Scales::kRequired);

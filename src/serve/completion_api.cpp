@@ -29,12 +29,14 @@ Json parsed(std::string_view body) {
     }
     return true;
   };
-  Json json = Json::parse(body, check_depth, /*allow_exceptions=*/false);
-  if (json.is_discarded()) throw ApiError(400, "the body is not valid JSON");
-  if (!json.is_object()) {
-    throw ApiError(400, concat("expected a JSON object, found ", json.type_name()));
+  try {
+    Json json = Json::parse(body, check_depth);
+    if (!json.is_object())
+      throw ApiError(400, concat("expected a JSON object, found ", json.type_name()));
+    return json;
+  } catch (const Json::parse_error& error) {
+    throw ApiError(400, concat("the body is not valid JSON, at byte ", error.byte));
   }
-  return json;
 }
 
 /// Those of an array; of anything else itself.

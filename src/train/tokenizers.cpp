@@ -23,9 +23,8 @@ std::unique_ptr<text::Tokenizer> readable(const fs::path& file, const char* whos
   }
 }
 
-/// `model`: a folder that a model comes from, which means by ids what the data mean.
-void compare_with(const text::Tokenizer& data, const fs::path& model, const char* whose) {
-  const fs::path file = model.empty() ? model : nn::find_tokenizer(model);
+/// `file`: of a model that means by ids what the data mean; may be empty.
+void compare_with(const text::Tokenizer& data, const fs::path& file, const char* whose) {
   const auto other = file.empty() ? nullptr : readable(file, whose);
   const std::string difference = other ? text::difference_of(data, *other) : "";
   if (difference.empty()) return;
@@ -52,8 +51,14 @@ void check_tokenizers(const config::RunConfig& config, const data::TrainingData&
                            "(XXH3 ",
                            data.tokenizer_hash(), ", found ", own->file_hash(),
                            "); put that one there, or prepare the data again"));
-  if (config.objective.distill > 0) compare_with(*own, config.teacher.path, "the teacher's");
-  compare_with(*own, config.train.init_from, "that of train.init_from");
+  if (config.objective.distill > 0)
+    compare_with(*own, nn::find_tokenizer(config.teacher.path), "the teacher's");
+}
+
+void check_first_tokenizer(const config::DataConfig& data, const fs::path& model) {
+  const auto file = data::find_tokenizer(data);
+  const auto own = file && !model.empty() ? readable(*file, "the data's") : nullptr;
+  if (own) compare_with(*own, model, "that of the model");
 }
 
 }  // namespace fbi::train

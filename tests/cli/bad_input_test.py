@@ -151,7 +151,7 @@ class BadInput(unittest.TestCase):
         changes = {**DISTILL, "data.paths": ["foreign"]}
         self.refused(3, parts, changes)
         self.refused(3, parts, changes, words=("--dry-run",))
-        self.refused(3, ("prepared with another tokenizer than that of train.init_from", *parts[1:]),
+        self.refused(3, ("train.init_from: the data were prepared with another tokenizer than that of the model", *parts[1:]),
                      {"data.paths": ["foreign"], "train.init_from": "teacher"})
         windows = ("foreign/train-00000.tokens was prepared with another tokenizer than the model's: id ", "foreign/tokenizer.model and ")
         self.refused(3, ("evaluation of foreign/train-00000.tokens: ", *windows), {"evaluation.tokens": ["foreign/train-00000.tokens"], "evaluation.every_steps": 5})

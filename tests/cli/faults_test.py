@@ -317,6 +317,22 @@ class Meeting(Faults):
         self.assertFalse((WORK / "never").exists())
 
 
+    def test_a_stop_is_heeded_while_others_are_awaited(self):
+        port = self.port()
+        for rank in (1, 0):
+            with self.subTest(rank=rank):
+                waiting = Rank(self, rank, 2, port, "never")
+
+                def handles_the_signal():
+                    caught = re.search(r"SigCgt:\s*(\w+)", pathlib.Path(f"/proc/{waiting.process.pid}/status").read_text())
+                    return waiting.process.poll() is not None or int(caught.group(1), 16) >> (signal.SIGTERM - 1) & 1
+                wait_until(handles_the_signal, "the signal is handled")
+                waiting.process.send_signal(signal.SIGTERM)
+                code, text = waiting.end()
+                self.assertEqual(code, 75, text)
+                self.assertIn("stopped by signal 15 before all ranks had met", text)
+
+
 if __name__ == "__main__":
     PROGRAM = str(pathlib.Path(sys.argv.pop(1)).resolve())
     unittest.main()

@@ -226,6 +226,13 @@ class BadInput(unittest.TestCase):
         call(FBI_LLM, "train", "--config", "config.json", "--run-dir", "pupil", "--set", "teacher.path=packed", "--set", "train.steps=1",
              "--set", 'objective={"next_token": 0, "distill": 1}')
 
+    def test_an_altered_packed_export_is_no_model_of_any_verb(self):
+        file = copy_of_packed("altered-bits") / "model.safetensors"
+        data = file.read_bytes()
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        for words in (("eval", "logits", "--tokens", "data/train-00000.tokens", "--out", "none", "--model"), ("export", "--out", "none", "--checkpoint")):
+            self.assertIn("has been altered", call(FBI_LLM, *words, "altered-bits", code=3))
+
     def test_a_packed_export_where_latent_weights_are_needed(self):
         run, data = ("train", "--config", "config.json", "--run-dir", "none", "--dry-run", "--set"), ("--tokens", "data/train-00000.tokens")
         for words in (("export", "--checkpoint", "packed", "--format", "native", "--out", "none"),

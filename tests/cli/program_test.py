@@ -319,7 +319,7 @@ class Ended(unittest.TestCase):
         os.close(terminal)
         text = b"".join(printed).decode()
         self.assertIn("Ctrl-C again ends at once", text)
-        self.assertIn("stopped; nothing is left of long", text)
+        self.assertIn("stopped; long is as it was before", text)
         self.assertEqual([path.name for path in WORK.glob("long*")], ["long.txt"])
 
 

@@ -195,6 +195,16 @@ TEST_F(Folder, WithSignBitsThatAreNoneIsRefused) {
                                     path().string() + ": expected U8, found F32");
 }
 
+TEST_F(Folder, WithSignBitsBesideTheWeightsIsRefused) {
+  auto tensors = random_model(packed_, 1);
+  tensors["model.layers.0.self_attn.q_proj.weight_bits"] =
+      tensors.at("model.layers.0.self_attn.q_proj.weight");
+  write(packed_, tensors);
+  test::expect_error<DataError>(
+      [&] { open_model_folder(path()); },
+      "not used by this architecture: model.layers.0.self_attn.q_proj.weight_bits");
+}
+
 TEST_F(Folder, ThatCouldBeANameOfTheHubSaysHowToFetchIt) {
   test::expect_error<DataError>([&] { open_model_folder("some-org/some-model"); },
                                 "some-org/some-model is not a folder",

@@ -296,7 +296,8 @@ class BadRequests(unittest.TestCase):
 
     def test_bodies_that_are_no_request(self):
         for body in ("", "{", "nonsense", b"\xff\xfe\x00", '{"prompt": "\xff"}'.encode("latin-1"), "[" * 8, '{"prompt": "a"} x'):
-            self.refuse(body, "not valid JSON")
+            self.refuse(body, "not valid JSON, at byte ")
+        self.refuse('{"prompt": "a"} x', "at byte 17")
         for body in ("[]", "3", '"prompt"', "null"):
             self.refuse(body, "expected a JSON object")
 

@@ -45,6 +45,7 @@ using CheckpointError = ErrorOf<ExitCode::kCheckpoint>;
 using PeerError = ErrorOf<ExitCode::kPeer>;
 using DivergedError = ErrorOf<ExitCode::kDiverged>;
 using DiskError = ErrorOf<ExitCode::kDisk>;
+using StoppedError = ErrorOf<ExitCode::kStopped>;
 
 /// Joins its arguments into one string through operator<<.
 template <class... Args>

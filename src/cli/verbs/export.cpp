@@ -152,6 +152,8 @@ std::unique_ptr<text::Tokenizer> tokenizer_of(const Arguments& arguments,
   } catch (const text::OtherTokenizer& error) {
     if (!given)
       options.unread_tokenizer = exporter::UnreadTokenizer{folder.tokenizer, error.what()};
+  } catch (const DataError&) {
+    if (!given) throw;  // another one is the way around a broken one
   }
   const std::string difference = given && own ? text::difference_of(*own, *given) : "";
   if (!difference.empty())
@@ -214,7 +216,7 @@ Verb export_verb() {
       "matrices, loadable by transformers and the "
       "evaluation harness. native: latent weights, scales and shifts under the published "
       "names. packed: one bit per binarized weight, for fbi-run and "
-      "for generate, serve, bench and eval perplexity of fbi-llm. gguf: model.gguf with the "
+      "for all of fbi-llm but training its weights. gguf: model.gguf with the "
       "folded weights and the tokenizer, for llama.cpp. gguf-q1_0: the same at one bit per "
       "weight, in llama.cpp's own type, for "
       "models trained with model.tie_scales=true and model.shift=false. Every export is "

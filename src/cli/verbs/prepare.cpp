@@ -54,7 +54,7 @@ int run_prepare(const Arguments& arguments) {
         });
   } catch (const StopAsked&) {
     bar.clear();
-    log::warn("stopped; nothing is left of ", options.output.string());
+    log::warn("stopped; ", options.output.string(), " is as it was before");
     return static_cast<int>(ExitCode::kStopped);
   }
   bar.clear();

@@ -1,4 +1,5 @@
 """Writes the corpora of the fuzz targets, small sound and broken inputs, beside this file."""
+import gzip
 import json
 import math
 import pathlib
@@ -43,6 +44,11 @@ def gguf(keys, tensors, offsets=None):
         out += text(name) + struct.pack(f"<I{len(extents)}QIQ", len(extents), *extents, kind, offset)
         next_offset += len(padded(data))
     return padded(out) + b"".join(padded(data) for _, _, _, data in tensors)
+
+
+def zstd(content):
+    """A frame of one segment and one block, not compressed; at most 255 bytes."""
+    return struct.pack("<IBB", 0xFD2FB528, 0x20, len(content)) + struct.pack("<I", len(content) << 3 | 1)[:3] + content
 
 
 def tokenizer_json(pieces, merges, **model):
@@ -162,6 +168,18 @@ def main():
     write("tokenizer_json/unknown-piece", json.dumps(tokenizer_json(joined, ["O c"])))
     write("tokenizer_json/id-twice", json.dumps(tokenizer_json({"On": 7}, [])))
     write("tokenizer_json/large-id", json.dumps(tokenizer_json({"On": 2**31}, [])))
+
+    story = b"Once upon a time there was a fox.\n" * 4
+    packed = gzip.compress(story, mtime=0)
+    write("text_file/plain", story)
+    write("text_file/gzip", packed)
+    write("text_file/members", packed + packed)
+    write("text_file/gzip-cut", packed[:-6])
+    write("text_file/bomb", gzip.compress(bytes(1 << 22), mtime=0))
+    frame = zstd(story[:34])
+    write("text_file/zstd", frame)
+    write("text_file/frames", frame + struct.pack("<II", 0x184D2A50, 4) + b"skip" + frame)
+    write("text_file/zstd-cut", frame[:-3])
 
     for path in sorted((HERE / "../../formats/torch_files").glob("*.bin")):
         if zipfile.is_zipfile(path):
