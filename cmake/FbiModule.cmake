@@ -11,7 +11,7 @@ endfunction()
 # list of modules whose headers this one may include; scripts/check_layers.py reads it from here.
 # Public headers are all of include/fbi/<name>/.
 #
-# With CMAKE_UNITY_BUILD (the presets release and asan) several files are compiled as one, which takes less than
+# With CMAKE_UNITY_BUILD (the presets release, aarch64, asan and tsan-runtime) several files are compiled as one, which takes less than
 # half of the time. Names outside of functions must therefore differ in a module, anonymous namespaces included.
 function(fbi_module name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;MODULES;LIBRARIES;PRIVATE_LIBRARIES")

@@ -94,7 +94,7 @@ run() {
   fi
 }
 
-# into FILE COMMAND...: keeps what a command prints, and shows it unless it is JSON.
+# into FILE COMMAND...: keeps what a command prints; one that fails leaves no FILE.
 into() {
   local file=$1
   shift

@@ -28,11 +28,12 @@ enum class Content { kEmpty, kRun, kForeign };
 /// Names that a run creates itself, so that one killed before it wrote its configuration counts as
 /// a run, too.
 bool belongs_to_run(const fs::path& entry) {
-  static const char* const kNames[] = {"config.json", "environment.json", "metrics.jsonl",
-                                       "train.log",   "checkpoints",      "branched-from.txt"};
+  const RunPaths names;  // without a root: their names
   std::string name = entry.filename().string();
   name.resize(std::min(name.find(".tmp"), name.size()));  // DurableFile's, of a killed process
-  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+  const fs::path known[] = {names.config(), names.environment(), names.metrics(),
+                            names.log(),    names.checkpoints(), names.origin()};
+  return std::ranges::count(known, fs::path(name)) > 0;
 }
 
 /// With the run locked: nobody writes them any more, on whichever machine they come from.
@@ -183,12 +184,11 @@ RunDirectory::RunDirectory(RunPaths paths, Resume resume, bool is_continued, Run
       is_continued_(is_continued),
       lock_(std::move(lock)) {}
 
-RunDirectory RunDirectory::create_or_resume(const fs::path& directory, const Resume& resume,
-                                            std::chrono::seconds lock_stale_after) {
+RunDirectory RunDirectory::create_or_resume(const fs::path& directory, const Resume& resume) {
   const RunPaths paths{directory};
   require_suitable(paths, resume);
   create_folder(paths.root);
-  RunLock lock(paths.root, lock_stale_after);
+  RunLock lock(paths.root);
   // Another process may have used the folder before the lock was ours.
   require_suitable(paths, resume);
   const bool is_continued = content_of(paths) == Content::kRun;

@@ -2,7 +2,7 @@
 
 #include "cli/verb.h"
 
-/// Every verb is defined in a file of its own in src/cli/verbs/.
+/// Verbs are defined in src/cli/verbs/.
 namespace fbi::cli {
 
 Verb tokenizer_train_verb();
@@ -20,6 +20,7 @@ Verb generate_verb();
 Verb import_verb();
 Verb inspect_verb();
 Verb serve_verb();
+Verb bench_verb();
 Verb config_verb();
 
 }  // namespace fbi::cli

@@ -22,7 +22,9 @@ class Rules {
 
   void check() {
     check_objective();
-    check_weights();
+    check_teacher();
+    check_backend();
+    check_data_weights();
     check_batch();
     check_length();
     check_schedule();
@@ -41,6 +43,10 @@ class Rules {
       problems_.add("objective", "",
                     "next_token and distill are both 0: there is nothing to learn");
     }
+  }
+
+  void check_teacher() {
+    const ObjectiveConfig& objective = config_.objective;
     if (sound({"objective.distill", "teacher.path"}) && objective.distill > 0 &&
         config_.teacher.path.empty()) {
       problems_.add(
@@ -51,6 +57,9 @@ class Rules {
       problems_.add("parallel.shard_teacher", "true",
                     "expected false, because teacher.dtype is fp8: such a teacher stays whole");
     }
+  }
+
+  void check_backend() {
     const std::string &backend = config_.parallel.backend, &device = config_.train.device;
     if (world_size_ > 1 &&
         ((backend == "gloo" && device == "cuda") || (backend == "nccl" && device == "cpu"))) {
@@ -60,7 +69,7 @@ class Rules {
     }
   }
 
-  void check_weights() {
+  void check_data_weights() {
     const DataConfig& data = config_.data;
     if (sound({"data.paths", "data.weights"}) && !data.weights.empty() &&
         data.weights.size() != data.paths.size()) {

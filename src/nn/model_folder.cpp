@@ -91,8 +91,7 @@ ModelFolder model_of_checkpoint(std::unique_ptr<formats::CheckpointReader> reade
   if (!state.is_object() || !state.contains("config"))
     throw CheckpointError(
         concat(place, ": state.config is missing; this is no checkpoint of a training run"));
-  folder.run_config_json = state["config"].dump();
-  folder.config = config::parse_run_config(folder.run_config_json, place, folder.path).model;
+  folder.config = config::parse_run_config(state["config"].dump(), place, folder.path).model;
   folder.tokenizer = find_tokenizer(folder.path);
   folder.weights = formats::checkpoint_source(std::move(reader));
   formats::check_tensors(*folder.weights, folder.config, formats::Scales::kRequired);

@@ -110,9 +110,6 @@ const at::Tensor& SlotState::gradient() const {
   return grad.defined() ? grad : slot->grad;
 }
 
-AdamW::AdamW(AdamW&&) noexcept = default;
-AdamW::~AdamW() = default;
-
 /// A slot with an alpha of its own is behind no other that uses it.
 std::size_t AdamW::find_alpha_owner(const ParameterSlot& slot) const {
   if (slot.kind != SlotKind::kPacked || slot.owns_alpha()) return states_.size() - 1;

@@ -130,7 +130,7 @@ std::unique_ptr<formats::ModelSource> open_initial_weights(
   try {
     auto folder = open_model_together(config.train.init_from, communicator);
     nn::require_latent_weights(folder);
-    check_first_tokenizer(config.data, folder.tokenizer);
+    check_first_tokenizer(config.data, nn::find_tokenizer(config.train.init_from));
     formats::check_tensors(*folder.weights, config.model, formats::Scales::kOptional);
     if (config.model.tie_word_embeddings && !folder.config.tie_word_embeddings &&
         folder.weights->shape(config::kHead))

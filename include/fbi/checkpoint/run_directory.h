@@ -1,6 +1,5 @@
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -52,8 +51,8 @@ class RunDirectory {
   /// has no later checkpoint. A folder that does not qualify is not touched: UsageError. While a
   /// live process holds it: UsageError naming host and pid. Not writable: DiskError. A run that is
   /// continued is freed of what killed processes left in checkpoints/.
-  static RunDirectory create_or_resume(const std::filesystem::path& directory, const Resume& resume,
-                                       std::chrono::seconds lock_stale_after = kLockStaleAfter);
+  static RunDirectory create_or_resume(const std::filesystem::path& directory,
+                                       const Resume& resume);
 
   const RunPaths& paths() const { return paths_; }
   /// Whether the directory held a run before.

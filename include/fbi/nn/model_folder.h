@@ -25,7 +25,6 @@ struct ModelFolder {
   std::unique_ptr<formats::ModelSource> weights;  ///< names and shapes are those of `config`
   at::ScalarType stored_dtype = at::kFloat;       ///< of the embedding
   std::filesystem::path tokenizer;  ///< the tokenizer that belongs to it; empty when there is none
-  std::string run_config_json;      ///< checkpoint only: the configuration of the run that wrote it
 };
 
 /// Throws DataError (no model there, unreadable, architecture not implemented, other tensors)

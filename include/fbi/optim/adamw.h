@@ -69,8 +69,6 @@ class AdamW {
   /// demand, which one rank alone may have.
   AdamW(const std::vector<ops::ParameterSlot*>& slots, const config::OptimizerConfig& config,
         distributed::Communicator& communicator, at::ScalarType gradient_wire_dtype = at::kFloat);
-  AdamW(AdamW&&) noexcept;
-  ~AdamW();
 
   /// Takes over the latent weight that the slot's working copy was made from (fp32, slot shape).
   void adopt_latent(ops::ParameterSlot& slot, const at::Tensor& latent);

@@ -22,9 +22,9 @@ const Program& program() {
 }
 
 const std::vector<Verb>& verbs() {
-  static const std::vector<Verb> all{runtime::generate_verb(),       renamed(serve_verb()),
-                                     runtime::perplexity_verb(),     runtime::choice_verb(),
-                                     renamed(runtime::bench_verb()), renamed(inspect_verb())};
+  static const std::vector<Verb> all{runtime::generate_verb(),   renamed(serve_verb()),
+                                     runtime::perplexity_verb(), runtime::choice_verb(),
+                                     renamed(bench_verb()),      renamed(inspect_verb())};
   return all;
 }
 

@@ -8,6 +8,5 @@ namespace fbi::cli::runtime {
 Verb generate_verb();
 Verb perplexity_verb();
 Verb choice_verb();
-Verb bench_verb();
 
 }  // namespace fbi::cli::runtime

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/packed_arguments.h"
-#include "cli/runtime/verbs.h"
+#include "cli/verbs.h"
 #include "fbi/config/load.h"
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
@@ -14,7 +14,7 @@
 #include "fbi/eval/compare.h"
 #include "fbi/kernels/dispatch.h"
 
-namespace fbi::cli::runtime {
+namespace fbi::cli {
 namespace {
 
 using OrderedJson = nlohmann::ordered_json;
@@ -295,4 +295,4 @@ Verb bench_verb() {
       run};
 }
 
-}  // namespace fbi::cli::runtime
+}  // namespace fbi::cli
