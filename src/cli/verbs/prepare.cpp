@@ -6,7 +6,6 @@
 #include "cli/verbs.h"
 #include "fbi/core/error.h"
 #include "fbi/core/human.h"
-#include "fbi/core/log.h"
 #include "fbi/core/parallel.h"
 #include "fbi/core/signals.h"
 
@@ -43,20 +42,13 @@ int run_prepare(const Arguments& arguments) {
   options.skip_broken = arguments.integer("skip-broken");
   ThreadPool pool(arguments.threads());
   ProgressBar bar;
-  struct StopAsked {};
-  data::PrepareResult result;
-  try {
-    result = data::prepare(
-        options, pool, [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
-          if (stop_requested()) throw StopAsked();
-          bar.show(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total),
-                   concat(what, ", ", format_bytes(done), " of ", format_bytes(total)));
-        });
-  } catch (const StopAsked&) {
-    bar.clear();
-    log::warn("stopped; ", options.output.string(), " is as it was before");
-    return static_cast<int>(ExitCode::kStopped);
-  }
+  const auto result = data::prepare(
+      options, pool, [&](std::string_view what, std::uint64_t done, std::uint64_t total) {
+        if (stop_requested())
+          throw StoppedError(concat("stopped; ", options.output.string(), " is as it was before"));
+        bar.show(static_cast<std::int64_t>(done), static_cast<std::int64_t>(total),
+                 concat(what, ", ", format_bytes(done), " of ", format_bytes(total)));
+      });
   bar.clear();
   std::cout << options.output.string()
             << (result.already_done ? " already holds this preparation:\n" : " prepared:\n");
